@@ -1,0 +1,177 @@
+"""One job: one point of a sweep as frozen, plain data. These classes are the schema of the configuration.
+
+Standard library only: the driver turns Hydra's configuration into a Job, and each rank reads the same Job back from
+JSON, without Hydra.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Dict, Optional
+
+
+@dataclass(frozen=True)
+class Allocator:
+    """One arm. ``library`` is a soname or a path to preload (None: nothing is preloaded, so glibc serves)."""
+
+    name: str = "glibc"
+    library: Optional[str] = None
+    env: Dict[str, str] = field(default_factory=dict)
+    shows: str = ""
+    package: Optional[str] = None  # what to install on Debian or Ubuntu when the library is not there
+
+
+@dataclass(frozen=True)
+class Model:
+    """A GPT in Megatron's terms. ``padded_vocabulary`` is what the embedding and the logits really hold."""
+
+    name: str = "gpt124m"
+    layers: int = 12
+    hidden: int = 768
+    heads: int = 12
+    sequence: int = 1024
+    vocabulary: int = 50257
+    padded_vocabulary: int = 50304
+    ops: str = "megatron"
+
+    @property
+    def num_parameters(self) -> int:
+        """Tied head, learned positions, biases everywhere: (V + s)h + l(12h^2 + 13h) + 2h."""
+        h = self.hidden
+        return (self.padded_vocabulary + self.sequence) * h + self.layers * (12 * h * h + 13 * h) + 2 * h
+
+
+@dataclass(frozen=True)
+class Train:
+    """Megatron's training arguments, with its defaults."""
+
+    micro_batch_size: int = 1
+    global_batch_size: int = 1024
+    dropout: float = 0.1
+    activation_checkpointing: bool = True
+    lr: float = 1.5e-4
+    weight_decay: float = 0.01
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_eps: float = 1e-8
+    clip_grad: float = 1.0
+    init_method_std: float = 0.02
+    overlap_grad_reduce: bool = True
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Tensor and pipeline parallel sizes: columns of the published table, 1 here."""
+
+    tensor: int = 1
+    pipeline: int = 1
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How much is measured. ``sampled`` runs short iterations until the interval is narrow; ``full`` runs whole ones."""
+
+    mode: str = "sampled"
+    iteration_micro_batches: int = 4  # sampled: micro-batches between two optimizer steps
+    iterations: int = 2  # full: whole iterations that count, after one that does not
+    relative_half_width: float = 0.02  # sampled: stop when the 95 % interval of a micro-batch is this narrow
+    min_samples: int = 8  # sampled: steady micro-batches, at least ...
+    max_samples: int = 200  # ... and at most
+    min_seconds: float = 0.0  # sampled: keep on measuring for so long ...
+    max_seconds: float = 120.0  # ... and start no iteration that would end after this
+
+
+@dataclass(frozen=True)
+class Data:
+    """``path``: a file whose bytes are the tokens (memory-mapped); None: synthetic tokens."""
+
+    path: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How ranks start. Nothing here changes what is computed, but threads change how fast."""
+
+    threads_per_rank: Optional[int] = None  # None: all cores of the rank
+    oversubscribe: bool = False  # more ranks than cores are allowed: for trying the machinery
+    interface: Optional[str] = None  # None: the one that routes to the leader
+    timeout_seconds: float = 300.0  # to find the peers, and for a collective to end
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that decides what one job runs."""
+
+    nodes: int = 1
+    ranks_per_node: int = 1
+    repeat: int = 0
+    seed: int = 1234
+    allocator: Allocator = field(default_factory=Allocator)
+    model: Model = field(default_factory=Model)
+    train: Train = field(default_factory=Train)
+    parallel: Parallel = field(default_factory=Parallel)
+    measure: Measure = field(default_factory=Measure)
+    data: Data = field(default_factory=Data)
+    launch: Launch = field(default_factory=Launch)
+
+    @property
+    def num_ranks(self) -> int:
+        return self.nodes * self.ranks_per_node
+
+    @property
+    def dp(self) -> int:
+        """Data-parallel size, as in Megatron: the ranks that tensor and pipeline parallelism leave over."""
+        return self.num_ranks // (self.parallel.tensor * self.parallel.pipeline)
+
+    @property
+    def num_micro_batches(self) -> int:
+        """Micro-batches that one rank runs in one whole iteration."""
+        return self.train.global_batch_size // (self.train.micro_batch_size * self.dp)
+
+    @property
+    def rank_bytes(self) -> int:
+        """Memory that one rank needs, estimated in bytes: enough to refuse what cannot fit, not a prediction.
+
+        Weights, gradients, Adam's two moments and DDP's buckets at 4 bytes a parameter each; the logits twice; a saved
+        activation per layer; and one layer's blocks (all layers' without checkpointing): eight of [heads, S, S], twelve of
+        [S, 4H]; and 0.5 GiB for Python and torch themselves.
+        """
+        m, batch = self.model, self.train.micro_batch_size
+        layer = batch * m.sequence * (8 * m.heads * m.sequence + 12 * 4 * m.hidden)
+        layers = 1 if self.train.activation_checkpointing else m.layers
+        floats = (5 * m.num_parameters + batch * m.sequence * (2 * m.padded_vocabulary + m.layers * m.hidden) + layers * layer)
+        return 4 * floats + (1 << 29)
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 over all that decides the measurement, as 64 hex digits; a sentence about an arm is not part of it."""
+        content = to_dict(self)
+        del content["launch"]["interface"], content["launch"]["timeout_seconds"]
+        content["allocator"] = {key: content["allocator"][key] for key in ("name", "library", "env")}
+        return hashlib.sha256(canonical(content).encode()).hexdigest()
+
+    @property
+    def directory(self) -> str:
+        """Name of the job's directory: it carries its meaning, and has no character that a shell or Hydra minds."""
+        return f"n{self.nodes:03d}_{self.allocator.name}_r{self.repeat:02d}-{self.content_hash[:8]}"
+
+
+def canonical(value: Any) -> str:
+    """JSON with one spelling: sorted keys, no spaces, so that a hash over it means something."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def to_dict(job: Job) -> Dict[str, Any]:
+    return dataclasses.asdict(job)
+
+
+PARTS = {"allocator": Allocator, "model": Model, "train": Train, "parallel": Parallel, "measure": Measure, "data": Data,
+          "launch": Launch}
+
+
+def from_dict(values: Dict[str, Any]) -> Job:
+    """The inverse of :func:`to_dict`. Raises TypeError on a key that Job does not have."""
+    return Job(**{key: PARTS[key](**value) if key in PARTS else value for key, value in values.items()})
