@@ -1,0 +1,257 @@
+"""Which copy of the command am I, and how this copy starts the ranks of its own node and watches them.
+
+N copies of one command, started by anything that tells each its number, run the same sweep in step. Each starts the ranks
+of its node as fresh processes; torch.distributed is where the ranks meet. With no launcher one copy starts all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from typing import IO, Any, Callable, Dict, List, Mapping, Optional
+
+import psutil
+
+from bench import allocators
+from bench.config import ConfigError
+from bench.job import Job, to_dict
+
+
+@dataclass(frozen=True)
+class Copy:
+    """This copy of the command among ``num_copies``, one per node."""
+
+    launcher: str = "none"
+    node_rank: int = 0
+    num_copies: int = 1
+    master_addr: str = "127.0.0.1"
+    master_port: int = 0
+
+
+# launcher: (variable of the number, variable of how many, variables that may name the first node's address)
+LAUNCHERS = {
+    "bench": ("BENCH_NODE_RANK", "BENCH_NUM_NODES", ()),
+    "torchrun": ("GROUP_RANK", "GROUP_WORLD_SIZE", ("MASTER_ADDR",)),
+    "openmpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", ("MASTER_ADDR",)),
+    "slurm": ("SLURM_PROCID", "SLURM_NTASKS", ("SLURM_STEP_NODELIST", "SLURM_LAUNCH_NODE_IPADDR")),
+    "pmi": ("PMI_RANK", "PMI_SIZE", ("MASTER_ADDR",)),
+}
+
+
+def which_copy(environ: Mapping[str, str]) -> Copy:
+    """Read from the launcher's variables. Raises ConfigError where they say too little: a guess would be a wrong result."""
+    for launcher, (rank, size, addresses) in LAUNCHERS.items():
+        # An interactive Slurm shell has SLURM_PROCID=0 for itself; the step's size is what counts.
+        if rank not in environ or size not in environ:
+            continue
+        node_rank, num_copies = int(environ[rank]), int(environ[size])
+        if not 0 <= node_rank < num_copies:
+            raise ConfigError(f"{rank}={node_rank} must be at least 0 and less than {size}={num_copies}.")
+        if num_copies == 1:
+            return Copy(launcher)
+        names = ("BENCH_MASTER_ADDR",) + addresses
+        candidates = [first_host(environ[name]) for name in names if environ.get(name)]
+        address = next((a for a in map(address_of, candidates) if a), None)
+        if address is None:
+            tried = ", ".join(candidates) or "nothing"
+            raise ConfigError(f"BENCH_MASTER_ADDR is not set and no address of the first node follows from {launcher} (tried {tried}): "
+                              f"set it to a name or address of the first node that every node can reach.")
+        return Copy(launcher, node_rank, num_copies, address, master_port(environ))
+    if any(parent.name() == "slurmstepd" for parent in psutil.Process().parents()):
+        raise ConfigError("SLURM_PROCID is not set, though Slurm started this process: something removed the variables "
+                          "(apptainer --cleanenv does), and every copy would believe that it is alone; keep SLURM_* or set BENCH_NODE_RANK "
+                          "and BENCH_NUM_NODES.")
+    return Copy()
+
+
+def first_host(names: str) -> str:
+    """First host of a Slurm node list (``n[1-4]``); a plain name or address is its own."""
+    import hostlist
+
+    return hostlist.expand_hostlist(names)[0] if "[" in names or "," in names else names
+
+
+def address_of(name: str) -> Optional[str]:
+    try:
+        return socket.getaddrinfo(name, None, socket.AF_INET)[0][4][0]
+    except OSError:
+        return None
+
+
+def master_port(environ: Mapping[str, str]) -> int:
+    """The same on every copy, another for another job step, below the ephemeral ports."""
+    given = environ.get("BENCH_MASTER_PORT")
+    if given:
+        return int(given)
+    # torchrun itself listens on MASTER_PORT. mpirun's copies have PMIX_NAMESPACE in common, but in a Slurm job not the step.
+    names = ("PMIX_NAMESPACE",) if "PMIX_NAMESPACE" in environ else ("SLURM_JOB_ID", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", "MASTER_PORT")
+    step = ".".join(environ.get(name, "") for name in names)
+    return 20000 + int(hashlib.sha256(step.encode()).hexdigest(), 16) % 10000
+
+
+def interface_to(address: str) -> Optional[str]:
+    """Name of the network interface whose address packets to ``address`` leave from; None if there is no way there."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((address, 9))  # sends nothing: it only asks the routing table
+        except OSError:
+            return None
+        mine = probe.getsockname()[0]
+    return next((name for name, addresses in psutil.net_if_addrs().items() if any(a.address == mine for a in addresses)), None)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+def share_cpus(cpus: List[int], ranks: int) -> List[List[int]]:
+    """Disjoint, contiguous, equal shares of the logical CPUs; CPUs are shared only where there are fewer than ranks."""
+    if ranks > len(cpus):
+        return [[cpus[i % len(cpus)]] for i in range(ranks)]
+    share = len(cpus) // ranks
+    return [cpus[i * share : (i + 1) * share] for i in range(ranks)]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``error`` is None and ``ranks`` every rank's part of the record (on the first node), or error is one sentence."""
+
+    error: Optional[str] = None
+    ranks: Optional[List[Dict[str, Any]]] = None
+
+
+class RankFailed(RuntimeError):
+    """One sentence about the rank that failed first."""
+
+
+@dataclass
+class Rank:
+    number: int
+    process: subprocess.Popen
+    events: IO[bytes]
+    log: IO[bytes]
+    pending: bytes = b""
+    error: Optional[str] = None
+
+
+Watch = Mapping[socket.socket, Callable[[], Optional[str]]]
+
+
+def run_ranks(job: Job, copy: Copy, port: int, on_event: Callable[[int, Dict[str, Any]], None], watch: Watch) -> Outcome:
+    """Start this node's ranks of ``job``, tell ``on_event`` what they say, and end when all have ended or one failed.
+
+    ``watch``: sockets of the other copies, each with what to call when it has something; a sentence back ends the job.
+    No process is left behind, whatever happens.
+    """
+    simulated = copy.num_copies == 1
+    here = range(job.num_ranks) if simulated else range(copy.node_rank * job.ranks_per_node, (copy.node_rank + 1) * job.ranks_per_node)
+    ranks: List[Rank] = []
+    try:
+        path = allocators.resolve(job.allocator)
+        shares = share_cpus(sorted(os.sched_getaffinity(0)), len(here))
+        interface = job.launch.interface or interface_to(copy.master_addr)
+        # A copy that torchrun started would otherwise have its ranks wait for a store that torchrun keeps for itself.
+        meeting = {"MASTER_ADDR": copy.master_addr, "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "False",
+                   **({"GLOO_SOCKET_IFNAME": interface} if interface else {})}
+        for number, cpus in zip(here, shares):
+            threads = job.launch.threads_per_rank or len(cpus)
+            env = {**allocators.environment(job.allocator, path, threads, os.environ), **meeting}
+            orders = {"job": to_dict(job), "rank": number, "node": number // job.ranks_per_node, "cpus": cpus, "threads": threads}
+            ranks.append(start_rank(number, orders, env))
+        return watch_ranks(ranks, on_event, watch)
+    except (allocators.AllocatorError, RankFailed) as error:
+        return Outcome(error=str(error))
+    finally:
+        for rank in ranks:
+            end_rank(rank)
+
+
+def start_rank(number: int, orders: Dict[str, Any], env: Dict[str, str]) -> Rank:
+    # LD_PRELOAD is in the environment of this one exec: no shell and no helper comes between it and Python.
+    receive, send = os.pipe()
+    log = tempfile.TemporaryFile()
+    process = subprocess.Popen([sys.executable, "-I", "-B", "-W", "ignore", "-m", "bench.rank", str(send)], stdin=subprocess.PIPE,
+                               stdout=log, stderr=log, env=env, pass_fds=[send], start_new_session=True)
+    os.close(send)
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(orders).encode() + b"\n")
+    process.stdin.close()
+    return Rank(number, process, os.fdopen(receive, "rb", buffering=0), log)
+
+
+def watch_ranks(ranks: List[Rank], on_event: Callable[[int, Dict[str, Any]], None], watch: Watch) -> Outcome:
+    result: Optional[List[Dict[str, Any]]] = None
+    with selectors.DefaultSelector() as selector:
+        for rank in ranks:
+            selector.register(rank.events, selectors.EVENT_READ, rank)
+        for peer in watch:
+            selector.register(peer, selectors.EVENT_READ, None)
+        running = len(ranks)
+        while running:
+            for key, _ in selector.select():
+                if key.data is None:
+                    bad_news = watch[key.fileobj]()  # type: ignore[index]
+                    if bad_news:
+                        raise RankFailed(bad_news)
+                    continue
+                rank = key.data
+                events = read_events(rank)
+                if events is None:
+                    selector.unregister(rank.events)
+                    running -= 1
+                    refuse_failure(rank, ranks)
+                for event in events or []:
+                    if event["event"] == "result":
+                        result = event["ranks"]
+                    elif event["event"] == "failed":
+                        rank.error = event["error"]
+                    else:
+                        on_event(rank.number, event)
+    return Outcome(ranks=result)
+
+
+def read_events(rank: Rank) -> Optional[List[Dict[str, Any]]]:
+    """Whole lines that have arrived; None at the end of the pipe, which is the end of the process."""
+    chunk = rank.events.read(1 << 20)
+    if not chunk:
+        return None
+    *lines, rank.pending = (rank.pending + chunk).split(b"\n")
+    return [json.loads(line) for line in lines]
+
+
+def refuse_failure(rank: Rank, ranks: List[Rank]) -> None:
+    """Raise RankFailed if this rank ended badly, naming the cause: a rank that was killed comes before those that
+    only lost their connection to it."""
+    code = rank.process.wait()
+    if code == 0:
+        return
+    killed = [r for r in ranks if (r.process.poll() or 0) < 0]
+    first = killed[0] if killed else rank
+    code = first.process.poll() or code
+    if code < 0:
+        hint = " (often: out of memory)" if code == -signal.SIGKILL else ""
+        raise RankFailed(f"rank {first.number} on {os.uname().nodename} was killed by {signal.Signals(-code).name}{hint}.")
+    first.log.seek(0)
+    last = first.log.read().decode(errors="replace").strip().splitlines()[-1:]
+    raise RankFailed(f"rank {first.number} on {os.uname().nodename} failed: {first.error or ' '.join(last) or f'exit code {code}'}")
+
+
+def end_rank(rank: Rank) -> None:
+    if rank.process.poll() is None:
+        try:
+            os.killpg(rank.process.pid, signal.SIGKILL)
+        except ProcessLookupError:  # it has just ended by itself
+            pass
+        rank.process.wait()
+    rank.events.close()
+    rank.log.close()

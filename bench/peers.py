@@ -1,0 +1,199 @@
+"""The control connection: every copy of the command holds one TCP connection to the first, which leads.
+
+Only the leader decides what runs, what a resumed sweep skips, and when it is over, so no shared file system is needed.
+Messages are lines of JSON: ``hello``, ``run``, ``kill`` and ``end`` one way or the other, ``done`` after each job.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import time
+from typing import Any, Callable, Dict, List, Optional
+
+from bench.config import ConfigError
+from bench.job import Job, from_dict, to_dict
+from bench.launch import Copy, Outcome, free_port, run_ranks
+
+Tell = Callable[[int, Dict[str, Any]], None]
+GRACE_SECONDS = 30.0  # for a follower to end its ranks and say so
+
+
+class Connection:
+    """One line of JSON at a time over a socket. A broken connection reads as None, once and for all."""
+
+    def __init__(self, sock: socket.socket, timeout_seconds: float):
+        self.socket, self.pending, self.alive = sock, b"", True
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        # A node whose network is gone says nothing: probe an idle connection, and give up unacknowledged data in time.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(timeout_seconds / 4)))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(timeout_seconds / 8)))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(timeout_seconds * 1000))
+
+    def send(self, message: Dict[str, Any]) -> None:
+        try:
+            self.socket.sendall(json.dumps(message).encode() + b"\n")
+        except OSError:
+            self.alive = False
+
+    def receive(self, timeout_seconds: Optional[float] = None) -> Optional[Dict[str, Any]]:
+        """The next message; None when the other side is gone or the time is over."""
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        while b"\n" not in self.pending:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not self.alive or not select.select([self.socket], [], [], left)[0]:
+                return None
+            try:
+                chunk = self.socket.recv(1 << 16)
+            except OSError:
+                chunk = b""
+            if not chunk:
+                self.alive = False
+                return None
+            self.pending += chunk
+        line, _, self.pending = self.pending.partition(b"\n")
+        return json.loads(line)
+
+
+class Leader:
+    """The first copy. With no others it simply runs the ranks here."""
+
+    def __init__(self, copy: Copy, hello: Dict[str, Any], timeout_seconds: float):
+        self.copy, self.followers = copy, {}  # type: Copy, Dict[int, Connection]
+        self.facts: List[Dict[str, Any]] = [hello["facts"]]
+        if copy.num_copies > 1:
+            self._gather(hello, timeout_seconds)
+
+    def _gather(self, hello: Dict[str, Any], timeout_seconds: float) -> None:
+        deadline = time.monotonic() + timeout_seconds
+        facts: Dict[int, Dict[str, Any]] = {0: hello["facts"]}
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind(("", self.copy.master_port))
+            except OSError as error:
+                raise ConfigError(f"port {self.copy.master_port} of the first node is taken ({error.strerror}): set BENCH_MASTER_PORT, "
+                                  "to the same free port on every node.") from error
+            listener.listen(self.copy.num_copies)
+            while len(facts) < self.copy.num_copies:
+                listener.settimeout(max(0.001, deadline - time.monotonic()))
+                try:
+                    follower = Connection(listener.accept()[0], timeout_seconds)
+                except socket.timeout:
+                    missing = ", ".join(str(n) for n in range(self.copy.num_copies) if n not in facts)
+                    raise PeersLost(f"nodes {missing} of {self.copy.num_copies} did not reach {self.copy.master_addr}:{self.copy.master_port} within "
+                                    f"launch.timeout_seconds={timeout_seconds:g}: is the address right, and the port open?") from None
+                other = follower.receive(GRACE_SECONDS)
+                if other is None:  # somebody else's probe of the port
+                    continue
+                wrong = disagreement(hello, other)
+                follower.send({"do": "refuse", "why": wrong} if wrong else {"do": "welcome"})
+                if wrong:
+                    raise ConfigError(wrong)
+                facts[other["node_rank"]] = other["facts"]
+                self.followers[other["node_rank"]] = follower
+        self.facts = [facts[n] for n in range(self.copy.num_copies)]
+
+    def run(self, job: Job, on_event: Tell) -> Outcome:
+        """Run one job on its first ``job.nodes`` nodes (all of them here when simulated)."""
+        active = {n: c for n, c in self.followers.items() if n < job.nodes}
+        gone = [n for n, c in active.items() if not c.alive]
+        if gone:
+            return Outcome(error=f"node {gone[0]} ({self.facts[gone[0]]['hostname']}) is gone since an earlier job.")
+        port = free_port()
+        for connection in active.values():
+            connection.send({"do": "run", "job": to_dict(job), "port": port})
+        done: Dict[int, Dict[str, Any]] = {}
+
+        def listen(n: int) -> Callable[[], Optional[str]]:
+            def news() -> Optional[str]:
+                message = active[n].receive(GRACE_SECONDS)
+                if message is None:
+                    active[n].alive = False
+                    return f"node {n} ({self.facts[n]['hostname']}) is gone: its copy of the command ended or its network is down."
+                done[n] = message
+                return message["error"]
+            return news
+
+        outcome = run_ranks(job, self.copy, port, on_event, {c.socket: listen(n) for n, c in active.items()})
+        for n, connection in active.items():
+            if n in done or not connection.alive:
+                continue
+            if outcome.error:
+                connection.send({"do": "kill"})
+            message = connection.receive(GRACE_SECONDS)
+            if message is None:
+                connection.alive = False
+            outcome = better(outcome, message)
+        return outcome
+
+    def end(self) -> None:
+        for connection in self.followers.values():
+            connection.send({"do": "end"})
+            connection.socket.close()
+
+
+class PeersLost(RuntimeError):
+    """One sentence: who was not there in time."""
+
+
+def better(outcome: Outcome, message: Optional[Dict[str, Any]]) -> Outcome:
+    """The more telling of two errors: who was killed explains who lost a connection."""
+    if message is None:
+        return outcome if outcome.error else Outcome(error="a node did not say how its part of the job ended.")
+    if message["error"] and (not outcome.error or "was killed" in message["error"]):
+        return Outcome(error=message["error"])
+    return outcome
+
+
+def disagreement(leader: Dict[str, Any], follower: Dict[str, Any]) -> Optional[str]:
+    """What must be the same on all nodes before anything runs, and is not. One sentence, or None."""
+    for what, value in leader["same"].items():
+        other = follower["same"].get(what)
+        if other != value:
+            return (f"mixed configuration: {what} is {value} on {leader['facts']['hostname']} but {other} on "
+                    f"{follower['facts']['hostname']}: start the same command from the same image on every node.")
+    return None
+
+
+def follow(copy: Copy, hello: Dict[str, Any], timeout_seconds: float) -> None:
+    """A copy that does not lead: connect, run what the leader says, until it says that it is over or is gone."""
+    connection = Connection(connect(copy, timeout_seconds), timeout_seconds)
+    connection.send({**hello, "node_rank": copy.node_rank})
+    answer = connection.receive(timeout_seconds)
+    if answer is None:
+        raise PeersLost(f"the first node ({copy.master_addr}:{copy.master_port}) closed the connection or did not answer.")
+    if answer["do"] == "refuse":
+        raise ConfigError(answer["why"])
+    while True:
+        message = connection.receive()
+        if message is None:
+            raise PeersLost(f"the first node ({copy.master_addr}) is gone: its copy of the command ended or its network is down.")
+        if message["do"] == "end":
+            return
+        if message["do"] == "run":
+            job = from_dict(message["job"])
+            outcome = run_ranks(job, copy, message["port"], lambda rank, event: None, {connection.socket: lambda: stop_word(connection)})
+            connection.send({"do": "done", "error": outcome.error})
+
+
+def stop_word(connection: Connection) -> str:
+    connection.receive(GRACE_SECONDS)
+    return "stopped by the first node."
+
+
+def connect(copy: Copy, timeout_seconds: float) -> socket.socket:
+    """Copies start at different times: try until the leader listens. Raises PeersLost when the time is over."""
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        try:
+            sock = socket.create_connection((copy.master_addr, copy.master_port), timeout=max(0.1, deadline - time.monotonic()))
+            sock.settimeout(None)
+            return sock
+        except OSError as error:
+            if time.monotonic() + 0.2 > deadline:
+                raise PeersLost(f"the first node does not answer at {copy.master_addr}:{copy.master_port} within launch.timeout_seconds="
+                                f"{timeout_seconds:g} ({error}): is it started, and is BENCH_MASTER_ADDR right?") from error
+            time.sleep(0.2)
