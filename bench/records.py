@@ -1,0 +1,179 @@
+"""The record: the one JSON file that a job leaves. Written whole or not at all, checked when read, and enough to derive
+every figure again. docs/record.md lists its fields.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+
+from bench.job import Job, canonical, from_dict
+from bench.stats import mean_interval
+
+SCHEMA = 1
+COUNTERS = ("minor_faults", "major_faults", "user_seconds", "system_seconds")
+Record = Dict[str, Any]
+
+
+class RecordError(ValueError):
+    """One sentence: which file, what is wrong with it."""
+
+
+def seal(record: Record) -> Record:
+    """The record with its own SHA-256, over everything else in it."""
+    content = {key: value for key, value in record.items() if key != "sha256"}
+    return {**content, "sha256": hashlib.sha256(canonical(content).encode()).hexdigest()}
+
+
+def write(path: Path, record: Record) -> None:
+    """Write beside and rename, so that a reader, a full disk or a kill never sees half a record. Raises RecordError."""
+    text = json.dumps(seal(record), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Any file of the results, atomically. Raises RecordError in one sentence where the folder or the disk refuses."""
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(beside, "w") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        try:
+            beside.unlink()
+        except OSError:
+            pass
+        raise RecordError(f"{path} could not be written ({error.strerror}): free some space or set BENCH_OUT to another folder; "
+                          "earlier records are whole.") from error
+
+
+def read(path: Path) -> Record:
+    """The record in ``path``. Raises RecordError for a file that is cut short, edited, or of another schema version."""
+    try:
+        record = json.loads(path.read_text())
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise RecordError(f"{path} is not a whole record (cut short?): {error}.") from error
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        version = record.get("schema") if isinstance(record, dict) else None
+        raise RecordError(f"{path} has schema {version}, and this version reads schema {SCHEMA} only.")
+    if seal(record)["sha256"] != record.get("sha256"):
+        raise RecordError(f"{path} was changed after it was written: its SHA-256 does not match.")
+    return record
+
+
+def read_all(directories: Iterable[Path]) -> Tuple[List[Record], List[Tuple[Path, str]]]:
+    """All records under ``directories``, in the order of their paths, each with its ``path`` added; and what was refused, with
+    the reason."""
+    found, refused = [], []
+    for directory in directories:
+        for path in sorted(Path(directory).glob("**/record*.json")):
+            try:
+                found.append({**read(path), "path": str(path)})
+            except RecordError as error:
+                refused.append((path, str(error)))
+    return found, refused
+
+
+def tflops(job: Job, sec_per_it: float) -> float:
+    """TFLOPs per node, hardware FLOPs with recomputation: 96 B s l h^2 (1 + s/(6h) + V/(16 l h)) / (sec nodes 1e12).
+
+    D. Narayanan et al., "Efficient Large-Scale Language Model Training on GPU Clusters Using Megatron-LM", SC'21,
+    equation 3; 72 in place of 96 where nothing is recomputed. B is the global batch, V the padded vocabulary.
+    """
+    m = job.model
+    factor = 96 if job.train.activation_checkpointing else 72
+    flops = (factor * job.train.global_batch_size * m.sequence * m.layers * m.hidden**2
+             * (1 + m.sequence / (6 * m.hidden) + m.padded_vocabulary / (16 * m.layers * m.hidden)))
+    return flops / (sec_per_it * job.nodes * 1e12)
+
+
+def derive(record: Record) -> Dict[str, Any]:
+    """Every summary of a job, from its raw samples. Times are those of the slowest rank; see docs/record.md for the fields."""
+    job = from_dict(record["job"])
+    parts = [derive_rank(job, rank) for rank in record["ranks"]]
+    slowest = max(parts, key=lambda part: part["sec_per_it"])
+    by_node: Dict[int, Dict[str, float]] = {}
+    for rank, part in zip(record["ranks"], parts):
+        node = by_node.setdefault(rank["node"], dict.fromkeys(COUNTERS, 0.0))
+        for counter in COUNTERS:
+            node[counter] += sum(phase[counter] for phase in part["phases"].values())
+    per_node = {counter: max(node[counter] for node in by_node.values()) for counter in COUNTERS}
+    interval = mean_interval(slowest["samples"])
+    speed = tflops(job, slowest["sec_per_it"])
+    full = job.measure.mode == "full"
+    done = sum(record["ranks"][0]["micro_batches"]["steady"])
+    notes = [f"full {sum(record['ranks'][0]['iterations']['steady'])} it" if full else f"sampled {done}/{job.num_micro_batches}"]
+    if record["launch"]["simulated"]:
+        notes.append("simulated")
+    return {
+        **{k: slowest[k] for k in ("sec_per_it", "samples", "micro_batch_seconds", "first_seconds", "sync_seconds",
+                                   "optimizer_seconds", "phases")},
+        "sec_per_it_low": finite(interval.low), "sec_per_it_high": finite(interval.high),
+        "micro_batches_per_it": job.num_micro_batches, "sampled_micro_batches": done,
+        "tflops": speed, "est_aggr_petaflops": speed * job.nodes / 1024, "aggr_petaflops_si": speed * job.nodes / 1000,
+        "mem_mib": record["host_used_mib"], "peak_rss_bytes": max(rank["peak_rss_bytes"] for rank in record["ranks"]),
+        **{f"{counter}_per_it": value for counter, value in per_node.items()},
+        "rank_spread": {"min_sec_per_it": min(p["sec_per_it"] for p in parts), "max_sec_per_it": slowest["sec_per_it"],
+                        "min_micro_batch_seconds": min(p["micro_batch_seconds"] for p in parts),
+                        "max_micro_batch_seconds": max(p["micro_batch_seconds"] for p in parts)},
+        "losses": [fmean(losses) for losses in zip(*(rank["micro_batches"]["loss"] for rank in record["ranks"]))],
+        "ghz": record["hosts"][0]["cpu"]["ghz"], "notes": ", ".join(notes)}
+
+
+def finite(value: float) -> Optional[float]:
+    return value if value == value and abs(value) != float("inf") else None
+
+
+def derive_rank(job: Job, rank: Dict[str, Any]) -> Dict[str, Any]:
+    """One rank's whole iteration out of its steady micro-batches.
+
+    A whole iteration of n micro-batches is a first one (which makes the gradients), a last one (which synchronises them),
+    n - 2 between, and an optimizer step. Its time, and each counter, is that sum over the means of each kind, so that
+    Sec/it = n * mean(middle) + (first - middle) + sync + optimizer. In full mode Sec/it is the mean wall time of the
+    iterations themselves, and the parts only say where it went.
+    """
+    mb, it = rank["micro_batches"], rank["iterations"]
+    n = job.num_micro_batches
+    steady = [i for i, yes in enumerate(mb["steady"]) if yes]
+    kinds = {kind: [i for i in steady if mb["kind"][i] == kind] for kind in ("first", "middle", "last")}
+    typical = kinds["middle"] or kinds["first"] or steady
+
+    def mean(column: Sequence[float], kind: str) -> float:
+        return fmean(column[i] for i in (kinds[kind] or typical))
+
+    def whole(column: Sequence[float]) -> Tuple[float, float]:
+        """n micro-batches without what synchronising adds; and that."""
+        middle = mean(column, "middle")
+        return n * middle + (mean(column, "first") - middle if n > 1 else 0.0), mean(column, "last") - middle
+
+    seconds = [f + b for f, b in zip(mb["forward_seconds"], mb["backward_seconds"])]
+    steady_its = [i for i, yes in enumerate(it["steady"]) if yes] or [len(it["steady"]) - 1]
+    optimizer = fmean(it["optimizer_seconds"][i] for i in steady_its)
+    phases: Dict[str, Dict[str, float]] = {phase: {} for phase in ("forward", "backward", "sync", "optimizer")}
+    for name in ("seconds",) + COUNTERS:
+        phases["forward"][name], forward_sync = whole(mb[f"forward_{name}"])
+        phases["backward"][name], backward_sync = whole(mb[f"backward_{name}"])
+        phases["sync"][name] = forward_sync + backward_sync
+        phases["optimizer"][name] = fmean(it[f"optimizer_{name}"][i] for i in steady_its)
+    everything, sync = whole(seconds)
+    middle = mean(seconds, "middle")
+    if job.measure.mode == "full":
+        samples = [it["wall_seconds"][i] for i in steady_its]
+        sec_per_it = fmean(samples)
+    else:
+        sec_per_it = everything + sync + optimizer
+        # Each steady micro-batch against the mean of its kind, as a whole iteration; their mean is Sec/it. A kind seen
+        # once says nothing of spread.
+        samples = [sec_per_it * seconds[i] / mean(seconds, kind) for kind, members in kinds.items() if len(members) > 1
+                   for i in members] or [sec_per_it]
+    return {"sec_per_it": sec_per_it, "samples": samples, "micro_batch_seconds": middle, "sync_seconds": sync,
+            "first_seconds": mean(seconds, "first") - middle, "optimizer_seconds": optimizer, "phases": phases}
