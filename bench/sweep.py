@@ -1,0 +1,246 @@
+"""A sweep: which jobs, in which order, what of it is done already, and the loop over the rest.
+
+Hydra's own sweeper runs the plain product in the order written, each job in the same process. hydra_plugins/ extends it at
+its extension point and calls this: every job is composed and checked before the first one runs, the arms of a block are shuffled by the
+seed, what a valid record of this host answers is not run again, and each job's ranks are fresh processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import os
+import signal
+import time
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, TextIO, Tuple
+
+import psutil
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
+
+from bench import __version__, allocators, facts, records
+from bench.config import ConfigError, Study, check_fits, job_of, study_of
+from bench.job import Job, canonical, to_dict
+from bench.launch import Copy, which_copy
+from bench.peers import Leader, PeersLost, follow
+from bench.progress import Progress
+from bench.stats import shuffle_arms
+
+
+def jobs_of(arguments: Sequence[str], params: Mapping[str, str], context: Any, config: DictConfig) -> Tuple[Study, List[Job]]:
+    """The product of the command line over the experiment's ``params``, every point composed and checked."""
+    given = {argument.split("=")[0].lstrip("+") for argument in arguments}
+    # What the command line says of a key replaces what the experiment says of it.
+    lines = [f"{key}={value}" for key, value in params.items() if key.lstrip("+") not in given] + list(arguments)
+    parsed = OverridesParser.create(config_loader=context.config_loader).parse_overrides(lines)
+    points = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
+    configs = [context.config_loader.load_sweep_config(config, list(point)) for point in points]
+    return study_of(configs[0]), [job_of(one, numa_nodes()) for one in configs]
+
+
+def numa_nodes() -> int:
+    return max(1, len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))))
+
+
+def in_blocks(jobs: Sequence[Job], shuffle: bool) -> List[Job]:
+    """Block after block (``repeat``), in each the arms of one configuration back to back, shuffled by seed and block."""
+    def others(job: Job) -> str:
+        content = to_dict(job)
+        del content["allocator"], content["repeat"]
+        return canonical(content)
+
+    if len({job.content_hash for job in jobs}) < len(jobs):
+        raise ConfigError("two points of this sweep are the same job: remove what is listed twice.")
+    first_seen = {key: i for i, key in enumerate(dict.fromkeys(others(job) for job in jobs))}
+    ordered: List[Job] = []
+    groups = sorted(jobs, key=lambda job: (job.repeat, first_seen[others(job)]))
+    for _, group in itertools.groupby(groups, key=lambda job: (job.repeat, first_seen[others(job)])):
+        arms = {job.allocator.name: job for job in group}
+        names = shuffle_arms(list(arms), next(iter(arms.values())).seed, next(iter(arms.values())).repeat) if shuffle else list(arms)
+        ordered += [arms[name] for name in names]
+    return ordered
+
+
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM: ends the job under way and the sweep; what is done stays."""
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    def raise_interrupted(number: int, frame: Any) -> None:
+        raise Interrupted(signal.Signals(number).name)
+
+    old = {number: signal.signal(number, raise_interrupted) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def results_directory() -> Path:
+    return Path(os.environ.get("BENCH_OUT") or "results").absolute()
+
+
+def run(study: Study, jobs: Sequence[Job]) -> int:
+    """Run the jobs of one sweep as this copy's part of it asks; the exit code: 0, 1 a job failed, 130 interrupted."""
+    jobs = in_blocks(jobs, study.shuffle_arms)
+    copy = which_copy(os.environ)
+    timeout_seconds = jobs[0].launch.timeout_seconds
+    check_hosts(jobs, copy)
+    host = facts.host()
+    hello = {"facts": host, "same": {
+        "version": __version__, "sweep": canonical([job.content_hash for job in jobs]), "Python": host["python"], "packages": host["packages"],
+        "image": host["image"], "number of copies": copy.num_copies}}
+    progress = Progress(len(jobs))
+    with interruptible(), contextlib.ExitStack() as stack:
+        try:
+            if copy.node_rank:
+                follow(copy, hello, timeout_seconds)
+                return 0
+            out = results_directory() / study.name
+            stack.enter_context(locked(out))
+            leader = Leader(copy, hello, timeout_seconds)
+            stack.callback(leader.end)
+            return Runner(study, out, leader, progress).run(jobs)
+        except Interrupted as signal_name:
+            progress.say(f"stopped by {signal_name}: the records so far are whole, and the same command goes on where this one ended.")
+            return 130
+        except PeersLost as error:
+            progress.say(str(error))
+            return 1
+
+
+def check_hosts(jobs: Sequence[Job], copy: Copy) -> None:
+    """Refuse, before anything runs, jobs that these hosts cannot hold. Raises ConfigError."""
+    cpus, available = len(os.sched_getaffinity(0)), psutil.virtual_memory().available
+    for job in jobs:
+        if copy.num_copies == 1:
+            check_fits(job, job.num_ranks, cpus, available)
+        else:
+            if job.nodes > copy.num_copies:
+                raise ConfigError(f"nodes={job.nodes}, but {copy.launcher} started {copy.num_copies} copies: start one on each of {job.nodes} nodes.")
+            check_fits(job, job.ranks_per_node, cpus, available)
+        if allocators.wants_huge_pages(job.allocator) and not facts_allow_huge_pages():
+            raise ConfigError(f"allocator={job.allocator.name} asks for transparent huge pages, which this host never gives: leave the arm out, or "
+                              "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled.")
+
+
+def facts_allow_huge_pages() -> bool:
+    path = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return path.exists() and "[never]" not in path.read_text()
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Only one command at a time writes into a study: two would disturb each other's times, too. Raises ConfigError."""
+    lock: Optional[TextIO] = None
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = open(directory / ".lock", "w")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ConfigError(f"study={directory.name}: another command is writing into {directory}; wait for it, or set BENCH_OUT to another folder.") from error
+    except OSError as error:
+        raise ConfigError(f"BENCH_OUT={directory.parent}: results cannot be written there ({error.strerror}); set BENCH_OUT to a folder that you can write to.") from error
+    with lock:
+        yield
+
+
+@dataclass
+class Runner:
+    """The first copy's loop: skip what is answered, run the rest, write each record as soon as it is there."""
+
+    study: Study
+    out: Path
+    leader: Leader
+    progress: Progress
+
+    def run(self, jobs: Sequence[Job]) -> int:
+        done: List[records.Record] = []
+        for finding in facts.findings(self.leader.facts[0], facts.load()):
+            if finding.level == "bad":
+                self.progress.say(f"{finding.what}: {finding.advice}")
+        with self.progress:
+            for job in jobs:
+                record = self.answered(job)
+                if record is None:
+                    self.progress.start(job)
+                    record = self.measure(job)
+                self.progress.end(job, record)
+                done.append(record)
+                self.publish(done, final=False)
+        self.publish(done, final=True)
+        failed = [r for r in done if not r["valid"]]
+        return 1 if failed else 0
+
+    def publish(self, done: List[records.Record], final: bool) -> None:
+        from bench import report  # plotting libraries load slowly, and not before the first job has ended
+
+        report.write_sweep(self.out, self.study, done, final)
+
+    def answered(self, job: Job) -> Optional[records.Record]:
+        """The valid record of this very job on such hosts, if there is one. One of other hosts is kept, out of the way."""
+        path = self.out / job.directory / "record.json"
+        if not path.exists():
+            return None
+        try:
+            record = records.read(path)
+        except records.RecordError as error:
+            self.progress.say(f"{error} It is measured again.")
+            return None
+        here = facts.fingerprint(self.leader.facts[0])
+        there = facts.fingerprint(record["hosts"][0])
+        if not record["valid"] or record["content_hash"] != job.content_hash:
+            return None
+        if here != there:
+            os.replace(path, path.with_name(f"record-{there[:8]}.json"))
+            return None
+        return {**record, "path": str(path)}
+
+    def measure(self, job: Job) -> records.Record:
+        started, clock, cpu = datetime.now(timezone.utc), time.monotonic(), children_seconds()
+        before = facts.load()
+        used_mib: List[float] = []
+
+        def on_event(rank: int, event: Dict[str, Any]) -> None:
+            if event["event"] == "micro_batch" and rank == 0:
+                if event["iteration"] == 1 and not used_mib:
+                    used_mib.append(facts.used_memory_mib() or 0.0)  # the published column: after the first iteration
+                self.progress.step(job, event, time.monotonic() - clock)
+
+        outcome = self.leader.run(job, on_event)
+        after = facts.load()
+        nodes = [rank["node"] for rank in outcome.ranks or []]
+        simulated = self.leader.copy.num_copies == 1 and job.nodes > 1
+        record: records.Record = {
+            "schema": records.SCHEMA, "bench_version": __version__, "content_hash": job.content_hash, "job": to_dict(job),
+            "status": "failed" if outcome.error else "ok", "valid": not outcome.error, "error": outcome.error,
+            "warnings": facts.noise(before, after, children_seconds() - cpu, len(os.sched_getaffinity(0))),
+            "started_at": started.isoformat(timespec="seconds"), "wall_seconds": time.monotonic() - clock,
+            "launch": {"launcher": self.leader.copy.launcher, "simulated": simulated, "num_copies": self.leader.copy.num_copies,
+                       "master_addr": self.leader.copy.master_addr, "dropped_environment": dropped_environment()},
+            "hosts": self.leader.facts[: max(nodes) + 1 if nodes and not simulated else 1], "load": {"before": before, "after": after},
+            "host_used_mib": used_mib[0] if used_mib else None, "ranks": outcome.ranks, "derived": None}
+        if not outcome.error:
+            record["derived"] = records.derive(record)
+        path = self.out / job.directory / "record.json"
+        records.write(path, record)
+        return {**record, "path": str(path)}
+
+
+def children_seconds() -> float:
+    """CPU seconds of all children that have ended: the ranks of this copy."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def dropped_environment() -> List[str]:
+    """Foreign allocator variables, those that entrypoint.sh removed before us included."""
+    earlier = [name for name in os.environ.get("BENCH_DROPPED_ENVIRONMENT", "").split(",") if name]
+    return sorted(set(allocators.foreign_variables(os.environ)) | set(earlier))

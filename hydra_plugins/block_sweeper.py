@@ -1,0 +1,24 @@
+"""Hydra finds plugins in packages of this name only. All that is ours is in bench/sweep.py."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Optional
+
+from hydra.plugins.sweeper import Sweeper
+from omegaconf import DictConfig
+
+
+class BlockSweeper(Sweeper):
+    """``hydra/sweeper=block``, the default of conf/config.yaml."""
+
+    def __init__(self, params: Optional[Dict[str, str]] = None):
+        self.params = params or {}
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
+        self.context, self.config = hydra_context, config
+
+    def sweep(self, arguments: List[str]) -> Any:
+        from bench import sweep  # not before it is needed: Hydra loads every plugin for every command
+
+        study, jobs = sweep.jobs_of(arguments, self.params, self.context, self.config)
+        raise SystemExit(sweep.run(study, jobs))
