@@ -1,0 +1,56 @@
+# `make` alone lists the targets. Everything they make is in .venv, .tools and the results folder.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+PYTHON := .venv/bin/python
+# `make test` is the quick tier; CI runs all of it, the images and the real Slurm included.
+TESTS := $(if $(filter true,$(CI)),tests,tests/unit tests/integration)
+ARGS ?=
+
+.PHONY: help setup bench test check lock base image sif sbom clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:  ## Python 3.9, the locked environment in .venv, the allocator packages; at once when they are there
+	@scripts/setup.sh
+
+bench: setup  ## train the 124M GPT under glibc and tcmalloc and compare, in about eight minutes (ARGS='more overrides')
+	@./entrypoint.sh +experiment=tcmalloc $(ARGS)
+	@echo "Records, results.csv and report.md are in $${BENCH_OUT:-results}/"
+
+test:  ## the tests: unit and integration in two minutes; all of them, images and Slurm included, when CI=true
+	@scripts/setup.sh dev
+	@$(PYTHON) -m pytest $(TESTS) $(ARGS)
+
+check:  ## lint and types: ruff, mypy, and shellcheck where it is installed
+	@scripts/setup.sh dev
+	@$(PYTHON) -m ruff check --output-format concise .
+	@$(PYTHON) -m mypy
+	@if command -v shellcheck >/dev/null; then git ls-files -z -co --exclude-standard '*.sh' .ci/run | xargs -0r shellcheck; \
+	 else echo "shellcheck is not installed: the shell scripts were not checked"; fi
+
+lock:  ## write both lock files anew from requirements.in and requirements-dev.in
+	@scripts/setup.sh dev
+	@for name in requirements requirements-dev; do \
+	   $(PYTHON) -m uv pip compile -q --upgrade --python $(PYTHON) --generate-hashes --no-header --no-emit-index-url $$name.in -o $$name.lock; \
+	 done
+
+base:  ## the stand-in for the public base image, where no image registry answers
+	@scripts/images.sh base
+
+image:  ## the Docker image
+	@scripts/images.sh image
+
+sif:  ## the Apptainer image, bench.sif
+	@scripts/images.sh sif
+
+sbom:  ## the environment's bill of materials (CycloneDX)
+	@scripts/setup.sh dev
+	@scripts/images.sh sbom
+
+clean:  ## remove the environment, the tools and all caches; results stay
+	@rm -rf .venv .venv.new .tools .pytest_cache .mypy_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
