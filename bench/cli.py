@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Callable
 
 from bench import __version__
-from bench.config import ConfigError, describe_unknown, group_choices, nearest
+from bench.config import ConfigError, describe_unknown, group_choices, nearest, typed
+from bench.job import Allocator
 from bench.records import RecordError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -58,7 +60,7 @@ def usage() -> str:
     return USAGE.format(experiments=choices["experiment"], allocators=choices["allocator"], models=choices["model"])
 
 
-def measure(argv: List[str]) -> int:
+def measure(argv: list[str]) -> int:
     """Hydra composes and our sweeper runs: one job is a sweep of one. The sweeper ends with the exit code."""
     import hydra
     from hydra.errors import HydraException
@@ -80,7 +82,7 @@ def measure(argv: List[str]) -> int:
     return 0
 
 
-def overrides(argv: Sequence[str]) -> List[str]:
+def overrides(argv: Sequence[str]) -> list[str]:
     """``allocator=NAME`` and ``experiment=NAME`` mean ``+allocator=NAME`` and so on: neither is in the defaults list, which is
     what lets the ``+`` spelling compose. $BENCH_CONF adds a folder of the user's own YAML."""
     words = [f"+{word}" if word.startswith(("allocator=", "experiment=")) else word for word in argv]
@@ -88,7 +90,9 @@ def overrides(argv: Sequence[str]) -> List[str]:
     if extra:
         folder = Path(extra).absolute()
         if not folder.is_dir():
-            raise ConfigError(f"BENCH_CONF={extra} is not a folder: name one that holds allocator/NAME.yaml or model/NAME.yaml, or unset it.")
+            raise ConfigError(
+                f"BENCH_CONF={extra} is not a folder: name one that holds allocator/NAME.yaml or model/NAME.yaml, or unset it."
+            )
         quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
         words.append(f"hydra.searchpath=['file://{quoted}']")
     return words
@@ -117,41 +121,60 @@ def explain(error: Exception, argv: Sequence[str]) -> str:
     return " ".join(line.strip() for line in text.splitlines()[:2])
 
 
-def report(argv: List[str]) -> int:
+def arms() -> list[Allocator]:
+    """Every arm of conf/allocator and of $BENCH_CONF."""
+    from omegaconf import OmegaConf
+
+    extra = os.environ.get("BENCH_CONF")
+    folders = [CONF / "allocator"] + ([Path(extra) / "allocator"] if extra else [])
+    return [
+        typed(Allocator, OmegaConf.load(path), path.stem)
+        for folder in folders
+        for path in sorted(folder.glob("*.yaml"))
+    ]
+
+
+def report(argv: list[str]) -> int:
     from bench.report import main as run
 
     return run(argv)
 
 
-def doctor(argv: List[str]) -> int:
+def doctor(argv: list[str]) -> int:
     from bench.doctor import main as run
 
     return run(argv)
 
 
-def slurm(argv: List[str]) -> int:
+def slurm(argv: list[str]) -> int:
     from bench.jobscript import main as run
 
     return run(argv)
 
 
-def rerun(argv: List[str]) -> int:
-    from bench.compare import rerun as run
+def rerun(argv: list[str]) -> int:
+    from bench.rerun import main as run
 
     return run(argv)
 
 
-def compare(argv: List[str]) -> int:
+def compare(argv: list[str]) -> int:
     from bench.compare import main as run
 
     return run(argv)
 
 
-def advise(argv: List[str]) -> int:
+def advise(argv: list[str]) -> int:
     from bench.advise import main as run
 
     return run(argv)
 
 
-COMMANDS: Dict[str, Callable[[List[str]], int]] = {"report": report, "doctor": doctor, "slurm": slurm, "rerun": rerun, "compare": compare,
-                                                   "advise": advise}
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "report": report,
+    "doctor": doctor,
+    "slurm": slurm,
+    "rerun": rerun,
+    "compare": compare,
+    "advise": advise,
+}

@@ -8,15 +8,17 @@ seed, what a valid record of this host answers is not run again, and each job's 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import itertools
 import os
 import signal
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, TextIO, Tuple
+from typing import Any, TextIO
 
 import psutil
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -24,15 +26,18 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from bench import __version__, allocators, facts, records
+from bench.compare import block_ratios
 from bench.config import ConfigError, Study, check_fits, job_of, study_of
 from bench.job import Job, canonical, to_dict
 from bench.launch import Copy, which_copy
 from bench.peers import Leader, PeersLost, follow
 from bench.progress import Progress
-from bench.stats import shuffle_arms
+from bench.stats import needed_blocks, shuffle_arms
 
 
-def jobs_of(arguments: Sequence[str], params: Mapping[str, str], context: Any, config: DictConfig) -> Tuple[Study, List[Job]]:
+def jobs_of(
+    arguments: Sequence[str], params: Mapping[str, str], context: Any, config: DictConfig
+) -> tuple[Study, list[Job]]:
     """The product of the command line over the experiment's ``params``, every point composed and checked."""
     given = {argument.split("=")[0].lstrip("+") for argument in arguments}
     # What the command line says of a key replaces what the experiment says of it.
@@ -47,8 +52,9 @@ def numa_nodes() -> int:
     return max(1, len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))))
 
 
-def in_blocks(jobs: Sequence[Job], shuffle: bool) -> List[Job]:
+def in_blocks(jobs: Sequence[Job], shuffle: bool) -> list[Job]:
     """Block after block (``repeat``), in each the arms of one configuration back to back, shuffled by seed and block."""
+
     def others(job: Job) -> str:
         content = to_dict(job)
         del content["allocator"], content["repeat"]
@@ -57,11 +63,15 @@ def in_blocks(jobs: Sequence[Job], shuffle: bool) -> List[Job]:
     if len({job.content_hash for job in jobs}) < len(jobs):
         raise ConfigError("two points of this sweep are the same job: remove what is listed twice.")
     first_seen = {key: i for i, key in enumerate(dict.fromkeys(others(job) for job in jobs))}
-    ordered: List[Job] = []
+    ordered: list[Job] = []
     groups = sorted(jobs, key=lambda job: (job.repeat, first_seen[others(job)]))
     for _, group in itertools.groupby(groups, key=lambda job: (job.repeat, first_seen[others(job)])):
         arms = {job.allocator.name: job for job in group}
-        names = shuffle_arms(list(arms), next(iter(arms.values())).seed, next(iter(arms.values())).repeat) if shuffle else list(arms)
+        names = (
+            shuffle_arms(list(arms), next(iter(arms.values())).seed, next(iter(arms.values())).repeat)
+            if shuffle
+            else list(arms)
+        )
         ordered += [arms[name] for name in names]
     return ordered
 
@@ -75,7 +85,9 @@ def interruptible() -> Iterator[None]:
     def raise_interrupted(number: int, frame: Any) -> None:
         raise Interrupted(signal.Signals(number).name)
 
-    old = {number: signal.signal(number, raise_interrupted) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    old = {
+        number: signal.signal(number, raise_interrupted) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
     try:
         yield
     finally:
@@ -94,9 +106,17 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
     timeout_seconds = jobs[0].launch.timeout_seconds
     check_hosts(jobs, copy)
     host = facts.host()
-    hello = {"facts": host, "same": {
-        "version": __version__, "sweep": canonical([job.content_hash for job in jobs]), "Python": host["python"], "packages": host["packages"],
-        "image": host["image"], "number of copies": copy.num_copies}}
+    hello = {
+        "facts": host,
+        "same": {
+            "version": __version__,
+            "sweep": canonical([job.content_hash for job in jobs]),
+            "Python": host["python"],
+            "packages": host["packages"],
+            "image": (host["image"] or {}).get("content_sha256"),
+            "number of copies": copy.num_copies,
+        },
+    }
     progress = Progress(len(jobs))
     with interruptible(), contextlib.ExitStack() as stack:
         try:
@@ -109,7 +129,9 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
             stack.callback(leader.end)
             return Runner(study, out, leader, progress).run(jobs)
         except Interrupted as signal_name:
-            progress.say(f"stopped by {signal_name}: the records so far are whole, and the same command goes on where this one ended.")
+            progress.say(
+                f"stopped by {signal_name}: the records so far are whole, and the same command goes on where this one ended."
+            )
             return 130
         except PeersLost as error:
             progress.say(str(error))
@@ -124,11 +146,15 @@ def check_hosts(jobs: Sequence[Job], copy: Copy) -> None:
             check_fits(job, job.num_ranks, cpus, available)
         else:
             if job.nodes > copy.num_copies:
-                raise ConfigError(f"nodes={job.nodes}, but {copy.launcher} started {copy.num_copies} copies: start one on each of {job.nodes} nodes.")
+                raise ConfigError(
+                    f"nodes={job.nodes}, but {copy.launcher} started {copy.num_copies} copies: start one on each of {job.nodes} nodes."
+                )
             check_fits(job, job.ranks_per_node, cpus, available)
         if allocators.wants_huge_pages(job.allocator) and not facts_allow_huge_pages():
-            raise ConfigError(f"allocator={job.allocator.name} asks for transparent huge pages, which this host never gives: leave the arm out, or "
-                              "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled.")
+            raise ConfigError(
+                f"allocator={job.allocator.name} asks for transparent huge pages, which this host never gives: leave the arm out, or "
+                "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled."
+            )
 
 
 def facts_allow_huge_pages() -> bool:
@@ -139,15 +165,19 @@ def facts_allow_huge_pages() -> bool:
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Only one command at a time writes into a study: two would disturb each other's times, too. Raises ConfigError."""
-    lock: Optional[TextIO] = None
+    lock: TextIO | None = None
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock = open(directory / ".lock", "w")
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise ConfigError(f"study={directory.name}: another command is writing into {directory}; wait for it, or set BENCH_OUT to another folder.") from error
+        raise ConfigError(
+            f"study={directory.name}: another command is writing into {directory}; wait for it, or set BENCH_OUT to another folder."
+        ) from error
     except OSError as error:
-        raise ConfigError(f"BENCH_OUT={directory.parent}: results cannot be written there ({error.strerror}); set BENCH_OUT to a folder that you can write to.") from error
+        raise ConfigError(
+            f"BENCH_OUT={directory.parent}: results cannot be written there ({error.strerror}); set BENCH_OUT to a folder that you can write to."
+        ) from error
     with lock:
         yield
 
@@ -162,29 +192,53 @@ class Runner:
     progress: Progress
 
     def run(self, jobs: Sequence[Job]) -> int:
-        done: List[records.Record] = []
-        for finding in facts.findings(self.leader.facts[0], facts.load()):
+        done: list[records.Record] = []
+        for finding in facts.findings(
+            self.leader.facts[0], facts.load(), needed_bytes=max(job.rank_bytes for job in jobs)
+        ):
             if finding.level == "bad":
-                self.progress.say(f"{finding.what}: {finding.advice}")
+                self.progress.say(f"{finding.what} {finding.advice}")
+        started = time.monotonic()
         with self.progress:
-            for job in jobs:
-                record = self.answered(job)
-                if record is None:
-                    self.progress.start(job)
-                    record = self.measure(job)
-                self.progress.end(job, record)
-                done.append(record)
-                self.publish(done, final=False)
+            block = list(jobs)
+            while block:
+                begun = time.monotonic()
+                for job in block:
+                    record = self.answered(job)
+                    if record is None:
+                        self.progress.start(job)
+                        record = self.measure(job)
+                    self.progress.end(job, record)
+                    done.append(record)
+                    self.publish(done, final=False)
+                now = time.monotonic()
+                block = self.next_block(jobs, done, now - started, (now - begun) / len(block))
         self.publish(done, final=True)
         failed = [r for r in done if not r["valid"]]
         return 1 if failed else 0
 
-    def publish(self, done: List[records.Record], final: bool) -> None:
+    def next_block(
+        self, jobs: Sequence[Job], done: list[records.Record], elapsed: float, job_seconds: float
+    ) -> list[Job]:
+        """With measure.blocks=auto: one more of each job of the first block while a ratio's interval is wider than asked and
+        there is time. Width decides, and never significance: stopping on that would make a difference out of noise."""
+        study, first = self.study, [job for job in jobs if job.repeat == jobs[0].repeat]
+        if study.blocks != "auto" or elapsed + job_seconds * len(first) > 60 * study.blocks_max_minutes:
+            return []
+        ratios = block_ratios(done, study.reference)
+        if not any(needed_blocks(ratio, study.blocks_half_width) > ratio.num_blocks for ratio in ratios.values()):
+            return []
+        repeat = 1 + max(record["job"]["repeat"] for record in done)
+        block = in_blocks([dataclasses.replace(job, repeat=repeat) for job in first], study.shuffle_arms)
+        self.progress.num_jobs += len(block)
+        return block
+
+    def publish(self, done: list[records.Record], final: bool) -> None:
         from bench import report  # plotting libraries load slowly, and not before the first job has ended
 
         report.write_sweep(self.out, self.study, done, final)
 
-    def answered(self, job: Job) -> Optional[records.Record]:
+    def answered(self, job: Job) -> records.Record | None:
         """The valid record of this very job on such hosts, if there is one. One of other hosts is kept, out of the way."""
         path = self.out / job.directory / "record.json"
         if not path.exists():
@@ -206,9 +260,9 @@ class Runner:
     def measure(self, job: Job) -> records.Record:
         started, clock, cpu = datetime.now(timezone.utc), time.monotonic(), children_seconds()
         before = facts.load()
-        used_mib: List[float] = []
+        used_mib: list[float] = []
 
-        def on_event(rank: int, event: Dict[str, Any]) -> None:
+        def on_event(rank: int, event: dict[str, Any]) -> None:
             if event["event"] == "micro_batch" and rank == 0:
                 if event["iteration"] == 1 and not used_mib:
                     used_mib.append(facts.used_memory_mib() or 0.0)  # the published column: after the first iteration
@@ -219,14 +273,29 @@ class Runner:
         nodes = [rank["node"] for rank in outcome.ranks or []]
         simulated = self.leader.copy.num_copies == 1 and job.nodes > 1
         record: records.Record = {
-            "schema": records.SCHEMA, "bench_version": __version__, "content_hash": job.content_hash, "job": to_dict(job),
-            "status": "failed" if outcome.error else "ok", "valid": not outcome.error, "error": outcome.error,
+            "schema": records.SCHEMA,
+            "bench_version": __version__,
+            "content_hash": job.content_hash,
+            "job": to_dict(job),
+            "status": "failed" if outcome.error else "ok",
+            "valid": not outcome.error,
+            "error": outcome.error,
             "warnings": facts.noise(before, after, children_seconds() - cpu, len(os.sched_getaffinity(0))),
-            "started_at": started.isoformat(timespec="seconds"), "wall_seconds": time.monotonic() - clock,
-            "launch": {"launcher": self.leader.copy.launcher, "simulated": simulated, "num_copies": self.leader.copy.num_copies,
-                       "master_addr": self.leader.copy.master_addr, "dropped_environment": dropped_environment()},
-            "hosts": self.leader.facts[: max(nodes) + 1 if nodes and not simulated else 1], "load": {"before": before, "after": after},
-            "host_used_mib": used_mib[0] if used_mib else None, "ranks": outcome.ranks, "derived": None}
+            "started_at": started.isoformat(timespec="seconds"),
+            "wall_seconds": time.monotonic() - clock,
+            "launch": {
+                "launcher": self.leader.copy.launcher,
+                "simulated": simulated,
+                "num_copies": self.leader.copy.num_copies,
+                "master_addr": self.leader.copy.master_addr,
+                "dropped_environment": dropped_environment(),
+            },
+            "hosts": self.leader.facts[: max(nodes) + 1 if nodes and not simulated else 1],
+            "load": {"before": before, "after": after},
+            "host_used_mib": used_mib[0] if used_mib else None,
+            "ranks": outcome.ranks,
+            "derived": None,
+        }
         if not outcome.error:
             record["derived"] = records.derive(record)
         path = self.out / job.directory / "record.json"
@@ -240,7 +309,7 @@ def children_seconds() -> float:
     return times.children_user + times.children_system
 
 
-def dropped_environment() -> List[str]:
+def dropped_environment() -> list[str]:
     """Foreign allocator variables, those that entrypoint.sh removed before us included."""
     earlier = [name for name in os.environ.get("BENCH_DROPPED_ENVIRONMENT", "").split(",") if name]
     return sorted(set(allocators.foreign_variables(os.environ)) | set(earlier))

@@ -1,0 +1,154 @@
+"""Which setting is fastest on this host, within a memory limit and a budget of minutes; and the lines for a job script."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+
+from bench import allocators, compare, records, sweep
+from bench.config import ConfigError, Study, group_choices, job_of
+from bench.job import Allocator, Job
+from bench.stats import verdict
+
+FIRST_LOOK_SECONDS = 30.0
+KEPT_AT_LEAST = 2
+Records = list[records.Record]
+
+
+def main(argv: Sequence[str]) -> int:
+    """``advise [--minutes M] [--memory-limit-gib G] [overrides]``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench advise", description="Search the arms on this host for the fastest setting."
+    )
+    parser.add_argument("--minutes", type=float, default=30.0, help="budget (default 30)")
+    parser.add_argument(
+        "--memory-limit-gib", type=float, default=None, help="largest peak resident set of one rank that is allowed"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", help="what to train, e.g. model=tiny train.dropout=0; allocator=a,b searches only those"
+    )
+    options = parser.parse_args(argv)
+    jobs = candidates(options.overrides)
+    study = Study(f"advise-{datetime.now(timezone.utc):%Y%m%dT%H%M%S}", reference="glibc")
+    found = search(study, jobs, 60 * options.minutes, options.memory_limit_gib)
+    print(advice(found, {job.allocator.name: job.allocator for job in jobs}, options.memory_limit_gib, options.minutes))
+    return 0
+
+
+def candidates(overrides: Sequence[str]) -> list[Job]:
+    """One job for each arm that this host has; glibc, the reference, first."""
+    from hydra import compose, initialize_config_dir
+
+    from bench.cli import CONF
+    from bench.cli import overrides as spelled
+
+    named = [word.split("=", 1)[1] for word in overrides if word.lstrip("+").startswith("allocator=")]
+    rest = spelled([word for word in overrides if not word.lstrip("+").startswith("allocator=")])
+    names = named[0].split(",") if named else group_choices(CONF / "allocator")
+    jobs = []
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for name in dict.fromkeys(["glibc", *names]):
+            jobs.append(job_of(compose("config", [*rest, f"+allocator={name}"]), sweep.numa_nodes()))
+    usable = [job for job in jobs if is_usable(job.allocator)]
+    if len(usable) < KEPT_AT_LEAST:
+        raise ConfigError(
+            "advise needs another allocator than glibc, and this host has none: `make setup` brings them."
+        )
+    return usable
+
+
+def is_usable(allocator: Allocator) -> bool:
+    try:
+        allocators.check(allocator)
+    except allocators.AllocatorError:
+        return False
+    return not allocators.wants_huge_pages(allocator) or sweep.facts_allow_huge_pages()
+
+
+def search(study: Study, jobs: Sequence[Job], budget_seconds: float, limit_gib: float | None) -> Records:
+    """Successive halving (Jamieson and Talwalkar, AISTATS 2016): a short look at each arm, then blocks of those left over,
+    half as many each time, the reference always among them, until the next block would not fit into the budget."""
+    started = time.monotonic()
+    shorter = dataclasses.replace(jobs[0].measure, max_seconds=min(FIRST_LOOK_SECONDS, jobs[0].measure.max_seconds))
+    everything: Records = []
+    block, left = 0, [dataclasses.replace(job, measure=shorter) for job in jobs]
+    while True:
+        begun = time.monotonic()
+        now = [dataclasses.replace(job, repeat=block) for job in left]
+        code = sweep.run(study, now)
+        if code == 130:
+            raise SystemExit(code)
+        everything = records.read_all([sweep.results_directory() / study.name])[0]
+        if block < 3:  # one look is noise: an arm is given up only while the field is wide, and never the reference
+            left = survivors(left, everything, limit_gib)
+        block += 1
+        seconds = (time.monotonic() - begun) / len(now) * len(left)
+        if time.monotonic() - started + seconds > budget_seconds:
+            return everything
+
+
+def survivors(jobs: Sequence[Job], found: Records, limit_gib: float | None) -> list[Job]:
+    times = mean_seconds(found, limit_gib)
+    ranked = sorted((job for job in jobs if job.allocator.name in times), key=lambda job: times[job.allocator.name])
+    kept = ranked[: max(KEPT_AT_LEAST, (len(ranked) + 1) // 2)]
+    return [job for job in jobs if job in kept or job.allocator.name == "glibc"]
+
+
+def mean_seconds(found: Records, limit_gib: float | None) -> dict[str, float]:
+    """Seconds per iteration by arm, of the valid records within the memory limit."""
+    times: dict[str, list[float]] = {}
+    for record in found:
+        if record["valid"] and (limit_gib is None or record["derived"]["peak_rss_bytes"] <= limit_gib * 2**30):
+            times.setdefault(record["job"]["allocator"]["name"], []).append(record["derived"]["sec_per_it"])
+    return {arm: sum(values) / len(values) for arm, values in times.items()}
+
+
+def best(found: Records, limit_gib: float | None) -> tuple[str | None, dict[compare.Point, compare.Ratio]]:
+    """The arm with the largest ratio among those measured most often; None when stock glibc itself is as good."""
+    ratios = compare.block_ratios(found, "glibc")
+    allowed = mean_seconds(found, limit_gib)
+    most = max((r.num_blocks for r in ratios.values()), default=0)
+    final = {point: r for point, r in ratios.items() if r.num_blocks == most and point[1] in allowed and r.value > 1}
+    return (max(final, key=lambda point: final[point].value)[1] if final else None), ratios
+
+
+def advice(found: Records, arms: dict[str, Allocator], limit_gib: float | None, minutes: float) -> str:
+    arm, ratios = best(found, limit_gib)
+    lines = ["", f"After {minutes:g} minutes or less, against stock glibc on this host:"]
+    for (_, name), r in sorted(ratios.items(), key=lambda item: -item[1].value):
+        peak = max(
+            record["derived"]["peak_rss_bytes"]
+            for record in found
+            if record["valid"] and record["job"]["allocator"]["name"] == name
+        )
+        lines.append(f"  {name:18} {compare.show(r):24} {r.num_blocks} blocks, peak RSS {peak / 2**30:.2f} GiB")
+    if arm is None:
+        return "\n".join(
+            [
+                *lines,
+                "",
+                "Stock glibc is the best of them"
+                + (f" within {limit_gib:g} GiB" if limit_gib else "")
+                + ": change nothing.",
+            ]
+        )
+    allocator = arms[arm]
+    sentence = verdict(ratios[next(point for point in ratios if point[1] == arm)], arm=arm, reference="glibc").sentence
+    lines += [
+        "",
+        f"{sentence}.",
+        f"Fastest{f' within {limit_gib:g} GiB' if limit_gib else ''}: {arm} ({allocator.shows}). For your job script:",
+        "",
+    ]
+    lines += [*job_script_lines(allocator), ""]
+    return "\n".join(lines)
+
+
+def job_script_lines(allocator: Allocator) -> list[str]:
+    """One `env` in front of the one program, so that no shell and no helper runs under the preload."""
+    path = allocators.resolve(allocator)
+    settings = [f"{name}={value}" for name, value in allocator.env.items()] + ([f"LD_PRELOAD={path}"] if path else [])
+    return ["    env " + " \\\n        ".join([*settings, "python train.py ..."])]
