@@ -13,15 +13,27 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable
 
 from bench.job import Allocator
 from bench.probes import usage
 
 # What a host may have set that changes an allocator behind our back. Dropped, and named in the record.
-FOREIGN = ("LD_PRELOAD", "LD_AUDIT", "MALLOC_", "TCMALLOC_", "HEAPPROFILE", "HEAPCHECK", "MIMALLOC_", "TBB_MALLOC_",
-           "JEMALLOC_", "_RJEM_MALLOC_CONF", "GLIBC_TUNABLES")
+FOREIGN = (
+    "LD_PRELOAD",
+    "LD_AUDIT",
+    "MALLOC_",
+    "TCMALLOC_",
+    "HEAPPROFILE",
+    "HEAPCHECK",
+    "MIMALLOC_",
+    "TBB_MALLOC_",
+    "JEMALLOC_",
+    "_RJEM_MALLOC_CONF",
+    "GLIBC_TUNABLES",
+)
 MIB = 1 << 20
 
 
@@ -29,7 +41,7 @@ class AllocatorError(RuntimeError):
     """One sentence: what is missing or not as asked, and the way out."""
 
 
-def resolve(allocator: Allocator) -> Optional[str]:
+def resolve(allocator: Allocator) -> str | None:
     """Path of the arm's library on this host, or None for an arm that preloads nothing.
 
     A soname is looked up in the loader's own cache, so that no directory and no version is guessed; a path (its ``~``
@@ -38,26 +50,40 @@ def resolve(allocator: Allocator) -> Optional[str]:
     if allocator.library is None:
         return None
     if "/" in allocator.library:
-        path = Path(os.path.expandvars(allocator.library)).expanduser()
+        path = Path(os.path.expandvars(allocator.library)).expanduser().absolute()
+        if any(character in str(path) for character in " :"):
+            raise AllocatorError(
+                f"allocator.library={path} has a space or a colon, at which the loader splits LD_PRELOAD: move or link the file."
+            )
         if path.is_file():
             return str(path)
-        raise AllocatorError(f"allocator.library={path} of {allocator.name} is not a file: name a soname or a library that exists.")
+        raise AllocatorError(
+            f"allocator.library={path} of {allocator.name} is not a file: name a soname or a library that exists."
+        )
     found = _loader_cache().get(allocator.library)
     if found is None:
-        way_out = f"apt-get install {allocator.package}" if allocator.package else "install it, or give allocator.library a path"
-        raise AllocatorError(f"allocator={allocator.name} needs {allocator.library}, which this host's loader does not know: {way_out}.")
+        way_out = (
+            f"apt-get install {allocator.package}"
+            if allocator.package
+            else "install it, or give allocator.library a path"
+        )
+        raise AllocatorError(
+            f"allocator={allocator.name} needs {allocator.library}, which this host's loader does not know: {way_out}."
+        )
     return found
 
 
-def _loader_cache() -> Dict[str, str]:
+def _loader_cache() -> dict[str, str]:
     """soname -> path for this machine's word size and architecture, from ldconfig -p; the first entry wins, as in ld.so."""
     ldconfig = next((p for p in ("/sbin/ldconfig", "/usr/sbin/ldconfig") if os.access(p, os.X_OK)), "ldconfig")
     try:
         listing = subprocess.run([ldconfig, "-p"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
-        raise AllocatorError(f"the loader's cache cannot be read with {ldconfig} -p ({error}): give allocator.library a path.") from error
+        raise AllocatorError(
+            f"the loader's cache cannot be read with {ldconfig} -p ({error}): give allocator.library a path."
+        ) from error
     wanted = {"x86_64": "x86-64", "aarch64": "AArch64"}.get(platform.machine(), "")
-    cache: Dict[str, str] = {}
+    cache: dict[str, str] = {}
     for line in listing.splitlines():
         name, arrow, path = line.strip().partition(" => ")
         if arrow and wanted in name:
@@ -65,12 +91,12 @@ def _loader_cache() -> Dict[str, str]:
     return cache
 
 
-def foreign_variables(environ: Mapping[str, str]) -> List[str]:
+def foreign_variables(environ: Mapping[str, str]) -> list[str]:
     """Names in ``environ`` that would preload or tune an allocator."""
     return sorted(name for name in environ if name.startswith(FOREIGN))
 
 
-def environment(allocator: Allocator, path: Optional[str], threads: int, base: Mapping[str, str]) -> Dict[str, str]:
+def environment(allocator: Allocator, path: str | None, threads: int, base: Mapping[str, str]) -> dict[str, str]:
     """The environment of one rank: ``base`` without what is foreign, then the arm, then the threads."""
     env = {k: v for k, v in base.items() if not k.startswith(FOREIGN) and not k.startswith("PYTHON")}
     env.update(allocator.env)
@@ -85,7 +111,7 @@ def wants_huge_pages(allocator: Allocator) -> bool:
     return "malloc.hugetlb=1" in settings or "thp:always" in settings
 
 
-def prove(allocator: Allocator, path: Optional[str]) -> Dict[str, Any]:
+def prove(allocator: Allocator, path: str | None) -> dict[str, Any]:
     """Show which allocator is live in this very process: ``malloc_library``, ``sha256``, ``version``, ``options``.
 
     The loader only warns about a library that it cannot preload, so the question is put to the process: where do malloc
@@ -94,13 +120,19 @@ def prove(allocator: Allocator, path: Optional[str]) -> Dict[str, Any]:
     """
     serving = {symbol: _library_of(symbol) for symbol in ("malloc", "free", "posix_memalign")}
     if len(set(serving.values())) != 1:
-        raise AllocatorError(f"allocator={allocator.name}: malloc, free and posix_memalign come from different libraries: {serving}.")
+        raise AllocatorError(
+            f"allocator={allocator.name}: malloc, free and posix_memalign come from different libraries: {serving}."
+        )
     live = serving["malloc"]
     wanted = os.path.realpath(path) if path is not None else None
     if wanted is None and not os.path.basename(live).startswith(("libc.so", "libc-")):
-        raise AllocatorError(f"allocator={allocator.name} preloads nothing, but malloc comes from {live}: something outside preloads it.")
+        raise AllocatorError(
+            f"allocator={allocator.name} preloads nothing, but malloc comes from {live}: something outside preloads it."
+        )
     if wanted is not None and live != wanted:
-        raise AllocatorError(f"allocator={allocator.name} asked for {wanted}, but malloc comes from {live}: the loader did not preload it.")
+        raise AllocatorError(
+            f"allocator={allocator.name} asked for {wanted}, but malloc comes from {live}: the loader did not preload it."
+        )
     with open("/proc/self/maps") as f:
         mapped = {line.split(None, 5)[5].strip() for line in f if line.count(" ") > 5 and "/" in line}
     if live not in {os.path.realpath(name) for name in mapped}:
@@ -108,15 +140,26 @@ def prove(allocator: Allocator, path: Optional[str]) -> Dict[str, Any]:
     version, options = _ask(live)
     for name, value in allocator.env.items():
         if os.environ.get(name) != value:
-            raise AllocatorError(f"allocator={allocator.name}: {name} is {os.environ.get(name)!r} in the rank and not {value!r}.")
+            raise AllocatorError(
+                f"allocator={allocator.name}: {name} is {os.environ.get(name)!r} in the rank and not {value!r}."
+            )
     _check_options(allocator, options)
     options.update(allocator.env)
-    return {"malloc_library": live, "sha256": hashlib.sha256(Path(live).read_bytes()).hexdigest(), "version": version,
-            "options": options}
+    return {
+        "malloc_library": live,
+        "sha256": hashlib.sha256(Path(live).read_bytes()).hexdigest(),
+        "version": version,
+        "options": options,
+    }
 
 
 class _DlInfo(ctypes.Structure):
-    _fields_ = [("fname", ctypes.c_char_p), ("fbase", ctypes.c_void_p), ("sname", ctypes.c_char_p), ("saddr", ctypes.c_void_p)]
+    _fields_ = [
+        ("fname", ctypes.c_char_p),
+        ("fbase", ctypes.c_void_p),
+        ("sname", ctypes.c_char_p),
+        ("saddr", ctypes.c_void_p),
+    ]
 
 
 def _library_of(symbol: str) -> str:
@@ -131,7 +174,7 @@ def _library_of(symbol: str) -> str:
     return os.path.realpath(os.fsdecode(info.fname))
 
 
-def _ask(live: str) -> Tuple[str, Dict[str, str]]:
+def _ask(live: str) -> tuple[str, dict[str, str]]:
     """Version and live options in the allocator's own words; the file's name where it has no words."""
     process = ctypes.CDLL(None)
     for symbol, ask in (("tc_version", _ask_tcmalloc), ("mallctl", _ask_jemalloc), ("mi_version", _ask_mimalloc)):
@@ -143,7 +186,7 @@ def _ask(live: str) -> Tuple[str, Dict[str, str]]:
     return os.path.basename(live), {}
 
 
-def _ask_tcmalloc(process: Any) -> Tuple[str, Dict[str, str]]:
+def _ask_tcmalloc(process: Any) -> tuple[str, dict[str, str]]:
     process.tc_version.restype = ctypes.c_char_p
     version = process.tc_version(None, None, None).decode()
     options = {}
@@ -154,13 +197,19 @@ def _ask_tcmalloc(process: Any) -> Tuple[str, Dict[str, str]]:
     return version, options
 
 
-_JEMALLOC_OPTIONS: Dict[str, Callable[[], Any]] = {
-    "opt.dirty_decay_ms": ctypes.c_ssize_t, "opt.muzzy_decay_ms": ctypes.c_ssize_t, "opt.thp": ctypes.c_char_p,
-    "opt.metadata_thp": ctypes.c_char_p, "opt.background_thread": ctypes.c_bool, "opt.oversize_threshold": ctypes.c_size_t,
-    "arena.0.dirty_decay_ms": ctypes.c_ssize_t, "arena.0.muzzy_decay_ms": ctypes.c_ssize_t}
+_JEMALLOC_OPTIONS: dict[str, Callable[[], Any]] = {
+    "opt.dirty_decay_ms": ctypes.c_ssize_t,
+    "opt.muzzy_decay_ms": ctypes.c_ssize_t,
+    "opt.thp": ctypes.c_char_p,
+    "opt.metadata_thp": ctypes.c_char_p,
+    "opt.background_thread": ctypes.c_bool,
+    "opt.oversize_threshold": ctypes.c_size_t,
+    "arena.0.dirty_decay_ms": ctypes.c_ssize_t,
+    "arena.0.muzzy_decay_ms": ctypes.c_ssize_t,
+}
 
 
-def _ask_jemalloc(process: Any) -> Tuple[str, Dict[str, str]]:
+def _ask_jemalloc(process: Any) -> tuple[str, dict[str, str]]:
     def mallctl(name: str, kind: Callable[[], Any]) -> Any:
         value, size = kind(), ctypes.c_size_t(ctypes.sizeof(kind))  # type: ignore[arg-type]
         failed = process.mallctl(name.encode(), ctypes.byref(value), ctypes.byref(size), None, ctypes.c_size_t(0))
@@ -171,7 +220,7 @@ def _ask_jemalloc(process: Any) -> Tuple[str, Dict[str, str]]:
     return "jemalloc " + mallctl("version", ctypes.c_char_p).decode(), options
 
 
-def _ask_mimalloc(process: Any) -> Tuple[str, Dict[str, str]]:
+def _ask_mimalloc(process: Any) -> tuple[str, dict[str, str]]:
     number = process.mi_version()
     return f"mimalloc {number // 100}.{number // 10 % 10}.{number % 10}" if number < 1000 else f"mimalloc {number}", {}
 
@@ -212,7 +261,7 @@ def retention_faults(rounds: int = 6) -> int:
     return min(counts[1:])
 
 
-def check(allocator: Allocator) -> Dict[str, Any]:
+def check(allocator: Allocator) -> dict[str, Any]:
     """Try the arm in a small fresh process of its own: its proof, and ``retention_faults``. Raises AllocatorError."""
     path = resolve(allocator)
     root = str(Path(__file__).resolve().parent.parent)

@@ -142,7 +142,9 @@ class Job:
         m, batch = self.model, self.train.micro_batch_size
         layer = batch * m.sequence * (8 * m.heads * m.sequence + 12 * 4 * m.hidden)
         layers = 1 if self.train.activation_checkpointing else m.layers
-        floats = (5 * m.num_parameters + batch * m.sequence * (2 * m.padded_vocabulary + m.layers * m.hidden) + layers * layer)
+        floats = (
+            5 * m.num_parameters + batch * m.sequence * (2 * m.padded_vocabulary + m.layers * m.hidden) + layers * layer
+        )
         return 4 * floats + (1 << 29)
 
     @property
@@ -168,8 +170,15 @@ def to_dict(job: Job) -> Dict[str, Any]:
     return dataclasses.asdict(job)
 
 
-PARTS = {"allocator": Allocator, "model": Model, "train": Train, "parallel": Parallel, "measure": Measure, "data": Data,
-          "launch": Launch}
+PARTS = {
+    "allocator": Allocator,
+    "model": Model,
+    "train": Train,
+    "parallel": Parallel,
+    "measure": Measure,
+    "data": Data,
+    "launch": Launch,
+}
 
 
 def from_dict(values: Dict[str, Any]) -> Job:

@@ -15,8 +15,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import IO, Any, Callable, Dict, List, Mapping, Optional
+from typing import IO, Any, Callable, Optional
 
 import psutil
 
@@ -62,13 +63,17 @@ def which_copy(environ: Mapping[str, str]) -> Copy:
         address = next((a for a in map(address_of, candidates) if a), None)
         if address is None:
             tried = ", ".join(candidates) or "nothing"
-            raise ConfigError(f"BENCH_MASTER_ADDR is not set and no address of the first node follows from {launcher} (tried {tried}): "
-                              f"set it to a name or address of the first node that every node can reach.")
+            raise ConfigError(
+                f"BENCH_MASTER_ADDR is not set and no address of the first node follows from {launcher} (tried {tried}): "
+                f"set it to a name or address of the first node that every node can reach."
+            )
         return Copy(launcher, node_rank, num_copies, address, master_port(environ))
     if any(parent.name() == "slurmstepd" for parent in psutil.Process().parents()):
-        raise ConfigError("SLURM_PROCID is not set, though Slurm started this process: something removed the variables "
-                          "(apptainer --cleanenv does), and every copy would believe that it is alone; keep SLURM_* or set BENCH_NODE_RANK "
-                          "and BENCH_NUM_NODES.")
+        raise ConfigError(
+            "SLURM_PROCID is not set, though Slurm started this process: something removed the variables "
+            "(apptainer --cleanenv does), and every copy would believe that it is alone; keep SLURM_* or set BENCH_NODE_RANK "
+            "and BENCH_NUM_NODES."
+        )
     return Copy()
 
 
@@ -79,9 +84,9 @@ def first_host(names: str) -> str:
     return hostlist.expand_hostlist(names)[0] if "[" in names or "," in names else names
 
 
-def address_of(name: str) -> Optional[str]:
+def address_of(name: str) -> str | None:
     try:
-        return socket.getaddrinfo(name, None, socket.AF_INET)[0][4][0]
+        return str(socket.getaddrinfo(name, None, socket.AF_INET)[0][4][0])
     except OSError:
         return None
 
@@ -92,12 +97,16 @@ def master_port(environ: Mapping[str, str]) -> int:
     if given:
         return int(given)
     # torchrun itself listens on MASTER_PORT. mpirun's copies have PMIX_NAMESPACE in common, but in a Slurm job not the step.
-    names = ("PMIX_NAMESPACE",) if "PMIX_NAMESPACE" in environ else ("SLURM_JOB_ID", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", "MASTER_PORT")
+    names = (
+        ("PMIX_NAMESPACE",)
+        if "PMIX_NAMESPACE" in environ
+        else ("SLURM_JOB_ID", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", "MASTER_PORT")
+    )
     step = ".".join(environ.get(name, "") for name in names)
     return 20000 + int(hashlib.sha256(step.encode()).hexdigest(), 16) % 10000
 
 
-def interface_to(address: str) -> Optional[str]:
+def interface_to(address: str) -> str | None:
     """Name of the network interface whose address packets to ``address`` leave from; None if there is no way there."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
@@ -105,7 +114,9 @@ def interface_to(address: str) -> Optional[str]:
         except OSError:
             return None
         mine = probe.getsockname()[0]
-    return next((name for name, addresses in psutil.net_if_addrs().items() if any(a.address == mine for a in addresses)), None)
+    return next(
+        (name for name, addresses in psutil.net_if_addrs().items() if any(a.address == mine for a in addresses)), None
+    )
 
 
 def free_port() -> int:
@@ -114,7 +125,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def share_cpus(cpus: List[int], ranks: int) -> List[List[int]]:
+def share_cpus(cpus: list[int], ranks: int) -> list[list[int]]:
     """Disjoint, contiguous, equal shares of the logical CPUs; CPUs are shared only where there are fewer than ranks."""
     if ranks > len(cpus):
         return [[cpus[i % len(cpus)]] for i in range(ranks)]
@@ -126,8 +137,8 @@ def share_cpus(cpus: List[int], ranks: int) -> List[List[int]]:
 class Outcome:
     """``error`` is None and ``ranks`` every rank's part of the record (on the first node), or error is one sentence."""
 
-    error: Optional[str] = None
-    ranks: Optional[List[Dict[str, Any]]] = None
+    error: str | None = None
+    ranks: list[dict[str, Any]] | None = None
 
 
 class RankFailed(RuntimeError):
@@ -141,32 +152,48 @@ class Rank:
     events: IO[bytes]
     log: IO[bytes]
     pending: bytes = b""
-    error: Optional[str] = None
+    error: str | None = None
 
 
 Watch = Mapping[socket.socket, Callable[[], Optional[str]]]
 
 
-def run_ranks(job: Job, copy: Copy, port: int, on_event: Callable[[int, Dict[str, Any]], None], watch: Watch) -> Outcome:
+def run_ranks(
+    job: Job, copy: Copy, port: int, on_event: Callable[[int, dict[str, Any]], None], watch: Watch
+) -> Outcome:
     """Start this node's ranks of ``job``, tell ``on_event`` what they say, and end when all have ended or one failed.
 
     ``watch``: sockets of the other copies, each with what to call when it has something; a sentence back ends the job.
     No process is left behind, whatever happens.
     """
     simulated = copy.num_copies == 1
-    here = range(job.num_ranks) if simulated else range(copy.node_rank * job.ranks_per_node, (copy.node_rank + 1) * job.ranks_per_node)
-    ranks: List[Rank] = []
+    here = (
+        range(job.num_ranks)
+        if simulated
+        else range(copy.node_rank * job.ranks_per_node, (copy.node_rank + 1) * job.ranks_per_node)
+    )
+    ranks: list[Rank] = []
     try:
         path = allocators.resolve(job.allocator)
         shares = share_cpus(sorted(os.sched_getaffinity(0)), len(here))
         interface = job.launch.interface or interface_to(copy.master_addr)
         # A copy that torchrun started would otherwise have its ranks wait for a store that torchrun keeps for itself.
-        meeting = {"MASTER_ADDR": copy.master_addr, "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "False",
-                   **({"GLOO_SOCKET_IFNAME": interface} if interface else {})}
+        meeting = {
+            "MASTER_ADDR": copy.master_addr,
+            "MASTER_PORT": str(port),
+            "TORCHELASTIC_USE_AGENT_STORE": "False",
+            **({"GLOO_SOCKET_IFNAME": interface} if interface else {}),
+        }
         for number, cpus in zip(here, shares):
             threads = job.launch.threads_per_rank or len(cpus)
             env = {**allocators.environment(job.allocator, path, threads, os.environ), **meeting}
-            orders = {"job": to_dict(job), "rank": number, "node": number // job.ranks_per_node, "cpus": cpus, "threads": threads}
+            orders = {
+                "job": to_dict(job),
+                "rank": number,
+                "node": number // job.ranks_per_node,
+                "cpus": cpus,
+                "threads": threads,
+            }
             ranks.append(start_rank(number, orders, env))
         return watch_ranks(ranks, on_event, watch)
     except (allocators.AllocatorError, RankFailed) as error:
@@ -176,12 +203,19 @@ def run_ranks(job: Job, copy: Copy, port: int, on_event: Callable[[int, Dict[str
             end_rank(rank)
 
 
-def start_rank(number: int, orders: Dict[str, Any], env: Dict[str, str]) -> Rank:
+def start_rank(number: int, orders: dict[str, Any], env: dict[str, str]) -> Rank:
     # LD_PRELOAD is in the environment of this one exec: no shell and no helper comes between it and Python.
     receive, send = os.pipe()
     log = tempfile.TemporaryFile()
-    process = subprocess.Popen([sys.executable, "-I", "-B", "-W", "ignore", "-m", "bench.rank", str(send)], stdin=subprocess.PIPE,
-                               stdout=log, stderr=log, env=env, pass_fds=[send], start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-B", "-W", "ignore", "-m", "bench.rank", str(send)],
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=log,
+        env=env,
+        pass_fds=[send],
+        start_new_session=True,
+    )
     os.close(send)
     assert process.stdin is not None
     process.stdin.write(json.dumps(orders).encode() + b"\n")
@@ -189,8 +223,8 @@ def start_rank(number: int, orders: Dict[str, Any], env: Dict[str, str]) -> Rank
     return Rank(number, process, os.fdopen(receive, "rb", buffering=0), log)
 
 
-def watch_ranks(ranks: List[Rank], on_event: Callable[[int, Dict[str, Any]], None], watch: Watch) -> Outcome:
-    result: Optional[List[Dict[str, Any]]] = None
+def watch_ranks(ranks: list[Rank], on_event: Callable[[int, dict[str, Any]], None], watch: Watch) -> Outcome:
+    result: list[dict[str, Any]] | None = None
     with selectors.DefaultSelector() as selector:
         for rank in ranks:
             selector.register(rank.events, selectors.EVENT_READ, rank)
@@ -204,23 +238,30 @@ def watch_ranks(ranks: List[Rank], on_event: Callable[[int, Dict[str, Any]], Non
                     if bad_news:
                         raise RankFailed(bad_news)
                     continue
-                rank = key.data
-                events = read_events(rank)
+                events = read_events(key.data)
                 if events is None:
-                    selector.unregister(rank.events)
+                    selector.unregister(key.data.events)
                     running -= 1
-                    refuse_failure(rank, ranks)
+                    refuse_failure(key.data, ranks)
                 for event in events or []:
-                    if event["event"] == "result":
-                        result = event["ranks"]
-                    elif event["event"] == "failed":
-                        rank.error = event["error"]
-                    else:
-                        on_event(rank.number, event)
+                    result = take(event, key.data, on_event) or result
     return Outcome(ranks=result)
 
 
-def read_events(rank: Rank) -> Optional[List[Dict[str, Any]]]:
+def take(
+    event: dict[str, Any], rank: Rank, on_event: Callable[[int, dict[str, Any]], None]
+) -> list[dict[str, Any]] | None:
+    """Act on what a rank said; the ranks' parts of the record if that is what it was."""
+    if event["event"] == "result":
+        return event["ranks"]
+    if event["event"] == "failed":
+        rank.error = event["error"]
+    else:
+        on_event(rank.number, event)
+    return None
+
+
+def read_events(rank: Rank) -> list[dict[str, Any]] | None:
     """Whole lines that have arrived; None at the end of the pipe, which is the end of the process."""
     chunk = rank.events.read(1 << 20)
     if not chunk:
@@ -229,7 +270,7 @@ def read_events(rank: Rank) -> Optional[List[Dict[str, Any]]]:
     return [json.loads(line) for line in lines]
 
 
-def refuse_failure(rank: Rank, ranks: List[Rank]) -> None:
+def refuse_failure(rank: Rank, ranks: list[Rank]) -> None:
     """Raise RankFailed if this rank ended badly, naming the cause: a rank that was killed comes before those that
     only lost their connection to it."""
     code = rank.process.wait()
@@ -240,10 +281,14 @@ def refuse_failure(rank: Rank, ranks: List[Rank]) -> None:
     code = first.process.poll() or code
     if code < 0:
         hint = " (often: out of memory)" if code == -signal.SIGKILL else ""
-        raise RankFailed(f"rank {first.number} on {os.uname().nodename} was killed by {signal.Signals(-code).name}{hint}.")
+        raise RankFailed(
+            f"rank {first.number} on {os.uname().nodename} was killed by {signal.Signals(-code).name}{hint}."
+        )
     first.log.seek(0)
     last = first.log.read().decode(errors="replace").strip().splitlines()[-1:]
-    raise RankFailed(f"rank {first.number} on {os.uname().nodename} failed: {first.error or ' '.join(last) or f'exit code {code}'}")
+    raise RankFailed(
+        f"rank {first.number} on {os.uname().nodename} failed: {first.error or ' '.join(last) or f'exit code {code}'}"
+    )
 
 
 def end_rank(rank: Rank) -> None:

@@ -113,8 +113,9 @@ class MegatronOps:
         scores = torch.empty(batch_heads, sequence, sequence)
         # Query-key layer scaling: divided by the layer number here, multiplied back below. Matters in fp16 only, but
         # Megatron does it by default, and each step is a block.
-        scores = torch.baddbmm(scores, query.transpose(0, 1), key.permute(1, 2, 0), beta=0.0,
-                               alpha=1.0 / (math.sqrt(size) * layer_number))
+        scores = torch.baddbmm(
+            scores, query.transpose(0, 1), key.permute(1, 2, 0), beta=0.0, alpha=1.0 / (math.sqrt(size) * layer_number)
+        )
         scores = scores.view(mask.size(0), -1, sequence, sequence) * layer_number
         scores.masked_fill_(mask, MASKED)
         probs = F.dropout(F.softmax(scores, dim=-1), dropout)
@@ -193,7 +194,9 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         x = self.ops.bias_dropout_add(self.attention(self.ln_1(x), mask), self.proj.bias, x, self.dropout)
-        return self.ops.bias_dropout_add(self.ops.mlp(self.ln_2(x), self.up, self.down), self.down.bias, x, self.dropout)
+        return self.ops.bias_dropout_add(
+            self.ops.mlp(self.ln_2(x), self.up, self.down), self.down.bias, x, self.dropout
+        )
 
     def attention(self, x: Tensor, mask: Tensor) -> Tensor:
         S, B, H = x.shape
@@ -211,7 +214,10 @@ class GPT(nn.Module):
     def __init__(self, model: Model, train: Train):
         super().__init__()
         self.dropout, self.ops, self.activation_checkpointing = (
-            train.dropout, OPS[model.ops], train.activation_checkpointing)
+            train.dropout,
+            OPS[model.ops],
+            train.activation_checkpointing,
+        )
         self.wte = nn.Embedding(model.padded_vocabulary, model.hidden)
         self.wpe = nn.Embedding(model.sequence, model.hidden)
         nn.init.normal_(self.wte.weight, std=train.init_method_std)

@@ -10,13 +10,13 @@ import json
 import select
 import socket
 import time
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable
 
 from bench.config import ConfigError
 from bench.job import Job, from_dict, to_dict
 from bench.launch import Copy, Outcome, free_port, run_ranks
 
-Tell = Callable[[int, Dict[str, Any]], None]
+Tell = Callable[[int, dict[str, Any]], None]
 GRACE_SECONDS = 30.0  # for a follower to end its ranks and say so
 
 
@@ -32,13 +32,13 @@ class Connection:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(timeout_seconds * 1000))
 
-    def send(self, message: Dict[str, Any]) -> None:
+    def send(self, message: dict[str, Any]) -> None:
         try:
             self.socket.sendall(json.dumps(message).encode() + b"\n")
         except OSError:
             self.alive = False
 
-    def receive(self, timeout_seconds: Optional[float] = None) -> Optional[Dict[str, Any]]:
+    def receive(self, timeout_seconds: float | None = None) -> dict[str, Any] | None:
         """The next message; None when the other side is gone or the time is over."""
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while b"\n" not in self.pending:
@@ -60,22 +60,24 @@ class Connection:
 class Leader:
     """The first copy. With no others it simply runs the ranks here."""
 
-    def __init__(self, copy: Copy, hello: Dict[str, Any], timeout_seconds: float):
-        self.copy, self.followers = copy, {}  # type: Copy, Dict[int, Connection]
-        self.facts: List[Dict[str, Any]] = [hello["facts"]]
+    def __init__(self, copy: Copy, hello: dict[str, Any], timeout_seconds: float):
+        self.copy, self.followers = copy, dict[int, Connection]()
+        self.facts: list[dict[str, Any]] = [hello["facts"]]
         if copy.num_copies > 1:
             self._gather(hello, timeout_seconds)
 
-    def _gather(self, hello: Dict[str, Any], timeout_seconds: float) -> None:
+    def _gather(self, hello: dict[str, Any], timeout_seconds: float) -> None:
         deadline = time.monotonic() + timeout_seconds
-        facts: Dict[int, Dict[str, Any]] = {0: hello["facts"]}
+        facts: dict[int, dict[str, Any]] = {0: hello["facts"]}
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 listener.bind(("", self.copy.master_port))
             except OSError as error:
-                raise ConfigError(f"port {self.copy.master_port} of the first node is taken ({error.strerror}): set BENCH_MASTER_PORT, "
-                                  "to the same free port on every node.") from error
+                raise ConfigError(
+                    f"port {self.copy.master_port} of the first node is taken ({error.strerror}): set BENCH_MASTER_PORT, "
+                    "to the same free port on every node."
+                ) from error
             listener.listen(self.copy.num_copies)
             while len(facts) < self.copy.num_copies:
                 listener.settimeout(max(0.001, deadline - time.monotonic()))
@@ -83,8 +85,10 @@ class Leader:
                     follower = Connection(listener.accept()[0], timeout_seconds)
                 except socket.timeout:
                     missing = ", ".join(str(n) for n in range(self.copy.num_copies) if n not in facts)
-                    raise PeersLost(f"nodes {missing} of {self.copy.num_copies} did not reach {self.copy.master_addr}:{self.copy.master_port} within "
-                                    f"launch.timeout_seconds={timeout_seconds:g}: is the address right, and the port open?") from None
+                    raise PeersLost(
+                        f"nodes {missing} of {self.copy.num_copies} did not reach {self.copy.master_addr}:{self.copy.master_port} within "
+                        f"launch.timeout_seconds={timeout_seconds:g}: is the address right, and the port open?"
+                    ) from None
                 other = follower.receive(GRACE_SECONDS)
                 if other is None:  # somebody else's probe of the port
                     continue
@@ -105,16 +109,17 @@ class Leader:
         port = free_port()
         for connection in active.values():
             connection.send({"do": "run", "job": to_dict(job), "port": port})
-        done: Dict[int, Dict[str, Any]] = {}
+        done: dict[int, dict[str, Any]] = {}
 
-        def listen(n: int) -> Callable[[], Optional[str]]:
-            def news() -> Optional[str]:
+        def listen(n: int) -> Callable[[], str | None]:
+            def news() -> str | None:
                 message = active[n].receive(GRACE_SECONDS)
                 if message is None:
                     active[n].alive = False
                     return f"node {n} ({self.facts[n]['hostname']}) is gone: its copy of the command ended or its network is down."
                 done[n] = message
                 return message["error"]
+
             return news
 
         outcome = run_ranks(job, self.copy, port, on_event, {c.socket: listen(n) for n, c in active.items()})
@@ -139,7 +144,7 @@ class PeersLost(RuntimeError):
     """One sentence: who was not there in time."""
 
 
-def better(outcome: Outcome, message: Optional[Dict[str, Any]]) -> Outcome:
+def better(outcome: Outcome, message: dict[str, Any] | None) -> Outcome:
     """The more telling of two errors: who was killed explains who lost a connection."""
     if message is None:
         return outcome if outcome.error else Outcome(error="a node did not say how its part of the job ended.")
@@ -148,34 +153,42 @@ def better(outcome: Outcome, message: Optional[Dict[str, Any]]) -> Outcome:
     return outcome
 
 
-def disagreement(leader: Dict[str, Any], follower: Dict[str, Any]) -> Optional[str]:
+def disagreement(leader: dict[str, Any], follower: dict[str, Any]) -> str | None:
     """What must be the same on all nodes before anything runs, and is not. One sentence, or None."""
     for what, value in leader["same"].items():
         other = follower["same"].get(what)
         if other != value:
-            return (f"mixed configuration: {what} is {value} on {leader['facts']['hostname']} but {other} on "
-                    f"{follower['facts']['hostname']}: start the same command from the same image on every node.")
+            return (
+                f"mixed configuration: {what} is {value} on {leader['facts']['hostname']} but {other} on "
+                f"{follower['facts']['hostname']}: start the same command from the same image on every node."
+            )
     return None
 
 
-def follow(copy: Copy, hello: Dict[str, Any], timeout_seconds: float) -> None:
+def follow(copy: Copy, hello: dict[str, Any], timeout_seconds: float) -> None:
     """A copy that does not lead: connect, run what the leader says, until it says that it is over or is gone."""
     connection = Connection(connect(copy, timeout_seconds), timeout_seconds)
     connection.send({**hello, "node_rank": copy.node_rank})
     answer = connection.receive(timeout_seconds)
     if answer is None:
-        raise PeersLost(f"the first node ({copy.master_addr}:{copy.master_port}) closed the connection or did not answer.")
+        raise PeersLost(
+            f"the first node ({copy.master_addr}:{copy.master_port}) closed the connection or did not answer."
+        )
     if answer["do"] == "refuse":
         raise ConfigError(answer["why"])
     while True:
         message = connection.receive()
         if message is None:
-            raise PeersLost(f"the first node ({copy.master_addr}) is gone: its copy of the command ended or its network is down.")
+            raise PeersLost(
+                f"the first node ({copy.master_addr}) is gone: its copy of the command ended or its network is down."
+            )
         if message["do"] == "end":
             return
         if message["do"] == "run":
             job = from_dict(message["job"])
-            outcome = run_ranks(job, copy, message["port"], lambda rank, event: None, {connection.socket: lambda: stop_word(connection)})
+            outcome = run_ranks(
+                job, copy, message["port"], lambda rank, event: None, {connection.socket: lambda: stop_word(connection)}
+            )
             connection.send({"do": "done", "error": outcome.error})
 
 
@@ -189,11 +202,15 @@ def connect(copy: Copy, timeout_seconds: float) -> socket.socket:
     deadline = time.monotonic() + timeout_seconds
     while True:
         try:
-            sock = socket.create_connection((copy.master_addr, copy.master_port), timeout=max(0.1, deadline - time.monotonic()))
+            sock = socket.create_connection(
+                (copy.master_addr, copy.master_port), timeout=max(0.1, deadline - time.monotonic())
+            )
             sock.settimeout(None)
             return sock
         except OSError as error:
             if time.monotonic() + 0.2 > deadline:
-                raise PeersLost(f"the first node does not answer at {copy.master_addr}:{copy.master_port} within launch.timeout_seconds="
-                                f"{timeout_seconds:g} ({error}): is it started, and is BENCH_MASTER_ADDR right?") from error
+                raise PeersLost(
+                    f"the first node does not answer at {copy.master_addr}:{copy.master_port} within launch.timeout_seconds="
+                    f"{timeout_seconds:g} ({error}): is it started, and is BENCH_MASTER_ADDR right?"
+                ) from error
             time.sleep(0.2)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import glob
 import mmap
 import os
 import resource
 import threading
 import time
-from typing import Dict, NamedTuple
+from typing import NamedTuple
 
 
 class Usage(NamedTuple):
@@ -28,7 +29,7 @@ def usage() -> Usage:
     return Usage(r.ru_minflt, r.ru_majflt, r.ru_utime, r.ru_stime)
 
 
-def memory() -> Dict[str, int]:
+def memory() -> dict[str, int]:
     """``rss_bytes``, ``peak_rss_bytes`` and ``huge_bytes`` (transparent huge pages) of this process.
 
     The peak is VmHWM and not ru_maxrss: the latter survives exec, so that it may be the parent's.
@@ -44,7 +45,7 @@ def rss_bytes() -> int:
         return int(f.read().split()[1]) * mmap.PAGESIZE
 
 
-def _kib_fields(path: str, names: tuple) -> Dict[str, int]:
+def _kib_fields(path: str, names: tuple) -> dict[str, int]:
     try:
         with open(path) as f:
             pairs = (line.split(":", 1) for line in f if ":" in line)
@@ -53,28 +54,28 @@ def _kib_fields(path: str, names: tuple) -> Dict[str, int]:
         return {}
 
 
-def fault_cost_seconds(threads: int = 1, size_bytes: int = 128 << 20) -> float:
+def fault_cost_seconds(threads: int = 1, size_bytes: int = 128 << 20) -> float | None:
     """Wall seconds that one minor fault costs here when ``threads`` threads fault at once, as a loop over a tensor does.
 
     Anonymous memory is mapped, written twice and unmapped, three times over; what the first writing and the unmapping
     take beyond the second writing is the price of its faults: entry, page allocation, zeroing, and giving back. The
-    smallest of the three counts, since noise only adds. Divided by the faults of all threads together, so that
-    ``faults * cost`` is wall time.
+    smallest of three counts for each of them, since noise only adds. Divided by the faults of all threads together, so
+    that ``faults * cost`` is wall time. None where the kernel counts no faults.
     """
-    best = float("inf")
+    first = second = closing = float("inf")
+    faults = 0
     for _ in range(3):
         area = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(area, "madvise") and hasattr(mmap, "MADV_NOHUGEPAGE"):
             area.madvise(mmap.MADV_NOHUGEPAGE)
         before = usage()
-        first = _write(area, threads)
+        first = min(first, _write(area, threads))
         faults = usage().since(before).minor_faults
-        second = _write(area, threads)
+        second = min(second, _write(area, threads))
         start = time.perf_counter()
         area.close()
-        if faults:
-            best = min(best, (first - second + time.perf_counter() - start) / faults)
-    return best
+        closing = min(closing, time.perf_counter() - start)
+    return (first - second + closing) / faults if faults else None
 
 
 def _write(area: mmap.mmap, threads: int) -> float:
@@ -95,6 +96,25 @@ def _write(area: mmap.mmap, threads: int) -> float:
 def pin(cpus: list) -> None:
     """Bind this process, and every thread that it starts from now on, to these logical CPUs."""
     os.sched_setaffinity(0, cpus)
+
+
+def bind_memory(cpus: list) -> int | None:
+    """Take memory only from the NUMA node that holds all ``cpus`` (set_mempolicy(2), MPOL_BIND); its number.
+
+    None, and nothing is bound, where there is one node only or the CPUs lie on several.
+    """
+    nodes = [int(path.rpartition("node")[2]) for path in glob.glob("/sys/devices/system/node/node[0-9]*")]
+    mine = [n for n in nodes if any(os.path.exists(f"/sys/devices/system/node/node{n}/cpu{cpu}") for cpu in cpus)]
+    number = {"x86_64": 238, "aarch64": 237}.get(os.uname().machine)
+    if len(nodes) < 2 or len(mine) != 1 or number is None:
+        return None
+    mask = ctypes.c_ulong(1 << mine[0])
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(
+        ctypes.c_long(number), ctypes.c_int(2), ctypes.byref(mask), ctypes.c_ulong(8 * ctypes.sizeof(mask))
+    ):
+        raise OSError(ctypes.get_errno(), f"memory could not be bound to NUMA node {mine[0]}")
+    return mine[0]
 
 
 def die_with_parent() -> None:

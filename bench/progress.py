@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Dict, Optional
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
 
 from bench.job import Job
 
@@ -16,11 +17,18 @@ class Progress:
 
     def __init__(self, num_jobs: int):
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self.bar: Optional[Bar] = None
+        self.bar: Bar | None = None
         self.num_jobs, self.ended = num_jobs, 0
         if self.console.is_terminal:
-            self.bar = Bar(TextColumn("{task.fields[label]}"), BarColumn(bar_width=30), TextColumn("{task.completed:.1f}/{task.total:.0f} jobs"),
-                           TimeElapsedColumn(), TextColumn("{task.fields[state]}"), console=self.console, auto_refresh=False)
+            self.bar = Bar(
+                TextColumn("{task.fields[label]}"),
+                BarColumn(bar_width=30),
+                TextColumn("{task.completed:.1f}/{task.total:.0f} jobs"),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[state]}"),
+                console=self.console,
+                auto_refresh=False,
+            )
             self.task = self.bar.add_task("", total=num_jobs, label="bench", state="")
 
     def __enter__(self) -> Progress:
@@ -42,18 +50,20 @@ class Progress:
         if not self.bar:
             self.say(f"job {self.ended + 1}/{self.num_jobs} {label(job)} ...")
 
-    def step(self, job: Job, event: Dict[str, Any], elapsed_seconds: float) -> None:
+    def step(self, job: Job, event: dict[str, Any], elapsed_seconds: float) -> None:
         state = f"iteration {event['iteration']} micro-batch {event['index']} loss {event['loss']:.3f}"
         expected = job.measure.max_seconds if job.measure.mode == "sampled" else float("inf")
         self._show(label(job), state, self.ended + min(0.99, elapsed_seconds / (expected + 15)))
 
-    def end(self, job: Job, record: Dict[str, Any]) -> None:
+    def end(self, job: Job, record: dict[str, Any]) -> None:
         self.ended += 1
         again = not hasattr(self, "begun")
         if record["valid"]:
             derived = record["derived"]
-            words = (f"{derived['sec_per_it']:.1f} s/it, {derived['micro_batch_seconds']:.3f} s/micro-batch, "
-                     f"{derived['minor_faults_per_it'] / derived['micro_batches_per_it']:,.0f} minor faults/micro-batch ({derived['notes']})")
+            words = (
+                f"{derived['sec_per_it']:.1f} s/it, {derived['micro_batch_seconds']:.3f} s/micro-batch, "
+                f"{derived['minor_faults_per_it'] / derived['micro_batches_per_it']:,.0f} minor faults/micro-batch ({derived['notes']})"
+            )
         else:
             words = f"failed: {record['error']}"
         self.say(f"{self.ended}/{self.num_jobs} {label(job)}: {words}" + (" [already there]" if again else ""))

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from datetime import timedelta
-from typing import Any, Dict
+from typing import Any
 
 from bench import __version__, allocators, probes
 from bench.job import Job, from_dict
@@ -24,7 +24,8 @@ def main() -> int:
     probes.die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which ends us
     with open(int(sys.argv[1]), "w", buffering=1) as pipe:
-        def tell(event: Dict[str, Any]) -> None:
+
+        def tell(event: dict[str, Any]) -> None:
             pipe.write(json.dumps(event) + "\n")
 
         try:
@@ -35,11 +36,12 @@ def main() -> int:
     return 0
 
 
-def run(orders: Dict[str, Any], tell: Any, started: float) -> None:
+def run(orders: dict[str, Any], tell: Any, started: float) -> None:
     job = from_dict(orders["job"])
     allocator_path = os.environ.pop("LD_PRELOAD", None)  # loaded by now; children must not inherit it
     proof = allocators.prove(job.allocator, allocator_path)
     probes.pin(orders["cpus"])
+    memory_node = probes.bind_memory(orders["cpus"])
     tell({"event": "proved"})
 
     import torch
@@ -48,10 +50,19 @@ def run(orders: Dict[str, Any], tell: Any, started: float) -> None:
     from bench.train import Trainer
 
     torch.set_num_threads(orders["threads"])
-    me = {"rank": orders["rank"], "node": orders["node"], "hostname": os.uname().nodename, "pid": os.getpid(),
-          "cpus": sorted(os.sched_getaffinity(0)), "threads": torch.get_num_threads(), "proof": proof}
-    dist.init_process_group("gloo", rank=orders["rank"], world_size=job.num_ranks,
-                            timeout=timedelta(seconds=job.launch.timeout_seconds))
+    me = {
+        "rank": orders["rank"],
+        "node": orders["node"],
+        "hostname": os.uname().nodename,
+        "pid": os.getpid(),
+        "cpus": sorted(os.sched_getaffinity(0)),
+        "memory_node": memory_node,
+        "threads": torch.get_num_threads(),
+        "proof": proof,
+    }
+    dist.init_process_group(
+        "gloo", rank=orders["rank"], world_size=job.num_ranks, timeout=timedelta(seconds=job.launch.timeout_seconds)
+    )
     refuse_mixture(job, me, torch.__version__)
     trainer = Trainer(job)
     me["startup_seconds"] = time.perf_counter() - started
@@ -67,22 +78,31 @@ def run(orders: Dict[str, Any], tell: Any, started: float) -> None:
     dist.barrier()  # nobody leaves while somebody may still talk to it
 
 
-def refuse_mixture(job: Job, me: Dict[str, Any], torch_version: str) -> None:
+def refuse_mixture(job: Job, me: dict[str, Any], torch_version: str) -> None:
     """Every rank compares what must be the same everywhere, so that a mixed configuration fails on all of them."""
     import torch.distributed as dist
 
-    mine = {"allocator library": me["proof"]["sha256"], "allocator version": me["proof"]["version"],
-            "allocator options": me["proof"]["options"], "configuration": job.content_hash, "torch": torch_version,
-            "python": sys.version.split()[0], "bench": __version__, "number of cores": len(me["cpus"]),
-            "threads": me["threads"]}
+    mine = {
+        "allocator library": me["proof"]["sha256"],
+        "allocator version": me["proof"]["version"],
+        "allocator options": me["proof"]["options"],
+        "configuration": job.content_hash,
+        "torch": torch_version,
+        "python": sys.version.split()[0],
+        "bench": __version__,
+        "number of cores": len(me["cpus"]),
+        "threads": me["threads"],
+    }
     all_of_them: list = [None] * job.num_ranks
     dist.all_gather_object(all_of_them, (me["hostname"], mine))
     first_host, first = all_of_them[0]
     for rank, (host, other) in enumerate(all_of_them):
         for what, value in other.items():
             if value != first[what]:
-                raise RuntimeError(f"mixed configuration: {what} is {first[what]} on rank 0 ({first_host}) but {value} on rank "
-                                   f"{rank} ({host}); make the nodes alike.")
+                raise RuntimeError(
+                    f"mixed configuration: {what} is {first[what]} on rank 0 ({first_host}) but {value} on rank "
+                    f"{rank} ({host}); make the nodes alike."
+                )
 
 
 def sentence(error: Exception) -> str:

@@ -7,16 +7,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any
 
 from bench.job import Job, canonical, from_dict
 from bench.stats import mean_interval
 
 SCHEMA = 1
 COUNTERS = ("minor_faults", "major_faults", "user_seconds", "system_seconds")
-Record = Dict[str, Any]
+Record = dict[str, Any]
 
 
 class RecordError(ValueError):
@@ -50,8 +51,10 @@ def write_text(path: Path, text: str) -> None:
             beside.unlink()
         except OSError:
             pass
-        raise RecordError(f"{path} could not be written ({error.strerror}): free some space or set BENCH_OUT to another folder; "
-                          "earlier records are whole.") from error
+        raise RecordError(
+            f"{path} could not be written ({error.strerror}): free some space or set BENCH_OUT to another folder; "
+            "earlier records are whole."
+        ) from error
 
 
 def read(path: Path) -> Record:
@@ -70,7 +73,7 @@ def read(path: Path) -> Record:
     return record
 
 
-def read_all(directories: Iterable[Path]) -> Tuple[List[Record], List[Tuple[Path, str]]]:
+def read_all(directories: Iterable[Path]) -> tuple[list[Record], list[tuple[Path, str]]]:
     """All records under ``directories``, in the order of their paths, each with its ``path`` added; and what was refused, with
     the reason."""
     found, refused = [], []
@@ -91,17 +94,23 @@ def tflops(job: Job, sec_per_it: float) -> float:
     """
     m = job.model
     factor = 96 if job.train.activation_checkpointing else 72
-    flops = (factor * job.train.global_batch_size * m.sequence * m.layers * m.hidden**2
-             * (1 + m.sequence / (6 * m.hidden) + m.padded_vocabulary / (16 * m.layers * m.hidden)))
+    flops = (
+        factor
+        * job.train.global_batch_size
+        * m.sequence
+        * m.layers
+        * m.hidden**2
+        * (1 + m.sequence / (6 * m.hidden) + m.padded_vocabulary / (16 * m.layers * m.hidden))
+    )
     return flops / (sec_per_it * job.nodes * 1e12)
 
 
-def derive(record: Record) -> Dict[str, Any]:
+def derive(record: Record) -> dict[str, Any]:
     """Every summary of a job, from its raw samples. Times are those of the slowest rank; see docs/record.md for the fields."""
     job = from_dict(record["job"])
     parts = [derive_rank(job, rank) for rank in record["ranks"]]
     slowest = max(parts, key=lambda part: part["sec_per_it"])
-    by_node: Dict[int, Dict[str, float]] = {}
+    by_node: dict[int, dict[str, float]] = {}
     for rank, part in zip(record["ranks"], parts):
         node = by_node.setdefault(rank["node"], dict.fromkeys(COUNTERS, 0.0))
         for counter in COUNTERS:
@@ -111,29 +120,53 @@ def derive(record: Record) -> Dict[str, Any]:
     speed = tflops(job, slowest["sec_per_it"])
     full = job.measure.mode == "full"
     done = sum(record["ranks"][0]["micro_batches"]["steady"])
-    notes = [f"full {sum(record['ranks'][0]['iterations']['steady'])} it" if full else f"sampled {done}/{job.num_micro_batches}"]
+    notes = [
+        f"full {sum(record['ranks'][0]['iterations']['steady'])} it"
+        if full
+        else f"sampled {done}/{job.num_micro_batches}"
+    ]
     if record["launch"]["simulated"]:
         notes.append("simulated")
     return {
-        **{k: slowest[k] for k in ("sec_per_it", "samples", "micro_batch_seconds", "first_seconds", "sync_seconds",
-                                   "optimizer_seconds", "phases")},
-        "sec_per_it_low": finite(interval.low), "sec_per_it_high": finite(interval.high),
-        "micro_batches_per_it": job.num_micro_batches, "sampled_micro_batches": done,
-        "tflops": speed, "est_aggr_petaflops": speed * job.nodes / 1024, "aggr_petaflops_si": speed * job.nodes / 1000,
-        "mem_mib": record["host_used_mib"], "peak_rss_bytes": max(rank["peak_rss_bytes"] for rank in record["ranks"]),
+        **{
+            k: slowest[k]
+            for k in (
+                "sec_per_it",
+                "samples",
+                "micro_batch_seconds",
+                "first_seconds",
+                "sync_seconds",
+                "optimizer_seconds",
+                "phases",
+            )
+        },
+        "sec_per_it_low": finite(interval.low),
+        "sec_per_it_high": finite(interval.high),
+        "micro_batches_per_it": job.num_micro_batches,
+        "sampled_micro_batches": done,
+        "tflops": speed,
+        "est_aggr_petaflops": speed * job.nodes / 1024,
+        "aggr_petaflops_si": speed * job.nodes / 1000,
+        "mem_mib": record["host_used_mib"],
+        "peak_rss_bytes": max(rank["peak_rss_bytes"] for rank in record["ranks"]),
         **{f"{counter}_per_it": value for counter, value in per_node.items()},
-        "rank_spread": {"min_sec_per_it": min(p["sec_per_it"] for p in parts), "max_sec_per_it": slowest["sec_per_it"],
-                        "min_micro_batch_seconds": min(p["micro_batch_seconds"] for p in parts),
-                        "max_micro_batch_seconds": max(p["micro_batch_seconds"] for p in parts)},
+        "rank_spread": {
+            "min_sec_per_it": min(p["sec_per_it"] for p in parts),
+            "max_sec_per_it": slowest["sec_per_it"],
+            "min_micro_batch_seconds": min(p["micro_batch_seconds"] for p in parts),
+            "max_micro_batch_seconds": max(p["micro_batch_seconds"] for p in parts),
+        },
         "losses": [fmean(losses) for losses in zip(*(rank["micro_batches"]["loss"] for rank in record["ranks"]))],
-        "ghz": record["hosts"][0]["cpu"]["ghz"], "notes": ", ".join(notes)}
+        "ghz": record["hosts"][0]["cpu"]["ghz"],
+        "notes": ", ".join(notes),
+    }
 
 
-def finite(value: float) -> Optional[float]:
+def finite(value: float) -> float | None:
     return value if value == value and abs(value) != float("inf") else None
 
 
-def derive_rank(job: Job, rank: Dict[str, Any]) -> Dict[str, Any]:
+def derive_rank(job: Job, rank: dict[str, Any]) -> dict[str, Any]:
     """One rank's whole iteration out of its steady micro-batches.
 
     A whole iteration of n micro-batches is a first one (which makes the gradients), a last one (which synchronises them),
@@ -150,7 +183,7 @@ def derive_rank(job: Job, rank: Dict[str, Any]) -> Dict[str, Any]:
     def mean(column: Sequence[float], kind: str) -> float:
         return fmean(column[i] for i in (kinds[kind] or typical))
 
-    def whole(column: Sequence[float]) -> Tuple[float, float]:
+    def whole(column: Sequence[float]) -> tuple[float, float]:
         """n micro-batches without what synchronising adds; and that."""
         middle = mean(column, "middle")
         return n * middle + (mean(column, "first") - middle if n > 1 else 0.0), mean(column, "last") - middle
@@ -158,7 +191,7 @@ def derive_rank(job: Job, rank: Dict[str, Any]) -> Dict[str, Any]:
     seconds = [f + b for f, b in zip(mb["forward_seconds"], mb["backward_seconds"])]
     steady_its = [i for i, yes in enumerate(it["steady"]) if yes] or [len(it["steady"]) - 1]
     optimizer = fmean(it["optimizer_seconds"][i] for i in steady_its)
-    phases: Dict[str, Dict[str, float]] = {phase: {} for phase in ("forward", "backward", "sync", "optimizer")}
+    phases: dict[str, dict[str, float]] = {phase: {} for phase in ("forward", "backward", "sync", "optimizer")}
     for name in ("seconds",) + COUNTERS:
         phases["forward"][name], forward_sync = whole(mb[f"forward_{name}"])
         phases["backward"][name], backward_sync = whole(mb[f"backward_{name}"])
@@ -173,7 +206,18 @@ def derive_rank(job: Job, rank: Dict[str, Any]) -> Dict[str, Any]:
         sec_per_it = everything + sync + optimizer
         # Each steady micro-batch against the mean of its kind, as a whole iteration; their mean is Sec/it. A kind seen
         # once says nothing of spread.
-        samples = [sec_per_it * seconds[i] / mean(seconds, kind) for kind, members in kinds.items() if len(members) > 1
-                   for i in members] or [sec_per_it]
-    return {"sec_per_it": sec_per_it, "samples": samples, "micro_batch_seconds": middle, "sync_seconds": sync,
-            "first_seconds": mean(seconds, "first") - middle, "optimizer_seconds": optimizer, "phases": phases}
+        samples = [
+            sec_per_it * seconds[i] / mean(seconds, kind)
+            for kind, members in kinds.items()
+            if len(members) > 1
+            for i in members
+        ] or [sec_per_it]
+    return {
+        "sec_per_it": sec_per_it,
+        "samples": samples,
+        "micro_batch_seconds": middle,
+        "sync_seconds": sync,
+        "first_seconds": mean(seconds, "first") - middle,
+        "optimizer_seconds": optimizer,
+        "phases": phases,
+    }

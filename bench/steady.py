@@ -6,8 +6,8 @@ Runs inside the rank between iterations, so standard library only and a few micr
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist, fmean, stdev
-from typing import Sequence
 
 
 def steady_start(samples: Sequence[float]) -> int:

@@ -11,7 +11,7 @@ import gc
 import hashlib
 import mmap
 import time
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable
 
 import torch
 import torch.distributed as dist
@@ -23,8 +23,8 @@ from bench.model import GPT
 from bench.probes import rss_bytes, usage
 from bench.steady import relative_half_width, steady_start
 
-Columns = Dict[str, List[Any]]
-Tell = Callable[[Dict[str, Any]], None]
+Columns = dict[str, list[Any]]
+Tell = Callable[[dict[str, Any]], None]
 
 
 class Tokens:
@@ -36,10 +36,12 @@ class Tokens:
 
     def __init__(self, data: Data, model: Model, seed: int):
         self.model, self.seed = model, seed
-        self.bytes: Optional[Tensor] = None
+        self.bytes: Tensor | None = None
         if data.path is not None:
             with open(data.path, "rb") as f:
-                mapped = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY)  # copy-on-write: torch wants a writable buffer
+                mapped = mmap.mmap(
+                    f.fileno(), 0, access=mmap.ACCESS_COPY
+                )  # copy-on-write: torch wants a writable buffer
             self.bytes = torch.frombuffer(mapped, dtype=torch.uint8)
 
     def sample(self, number: int) -> Tensor:
@@ -51,7 +53,7 @@ class Tokens:
         generator = torch.Generator().manual_seed(sample_seed(self.seed, number))
         return torch.randint(self.model.vocabulary, (length,), generator=generator)
 
-    def batch(self, numbers: range) -> Tuple[Tensor, Tensor]:
+    def batch(self, numbers: range) -> tuple[Tensor, Tensor]:
         """tokens and labels, int64 [B, S] each."""
         samples = torch.stack([self.sample(number) for number in numbers])
         return samples[:, :-1].contiguous(), samples[:, 1:].contiguous()
@@ -95,10 +97,18 @@ class Trainer:
         forward, backward = at_middle.since(at_start), at_end.since(at_middle)
         # Only the last of an iteration synchronises, and only the first makes .grad: the rest are `middle`.
         kind = "last" if last else "first" if index == 0 else "middle"
-        append(self.micro_batches, iteration=iteration, index=index, kind=kind, loss=loss.item(),
-               forward_seconds=middle - start, backward_seconds=end - middle, rss_bytes=rss_bytes(),
-               **{f"forward_{k}": v for k, v in forward._asdict().items()},
-               **{f"backward_{k}": v for k, v in backward._asdict().items()})
+        append(
+            self.micro_batches,
+            iteration=iteration,
+            index=index,
+            kind=kind,
+            loss=loss.item(),
+            forward_seconds=middle - start,
+            backward_seconds=end - middle,
+            rss_bytes=rss_bytes(),
+            **{f"forward_{k}": v for k, v in forward._asdict().items()},
+            **{f"backward_{k}": v for k, v in backward._asdict().items()},
+        )
 
     def iteration(self, number: int, count: int, tell: Tell) -> None:
         """``count`` micro-batches and an optimizer step."""
@@ -112,11 +122,17 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         end, optimizer = self.clock(), usage().since(at_start)
         losses = self.micro_batches["loss"][-count:]
-        append(self.iterations, iteration=number, wall_seconds=end - begin, optimizer_seconds=end - start,
-               grad_norm=norm.item(), loss=sum(losses) / count,
-               **{f"optimizer_{k}": v for k, v in optimizer._asdict().items()})
+        append(
+            self.iterations,
+            iteration=number,
+            wall_seconds=end - begin,
+            optimizer_seconds=end - start,
+            grad_norm=norm.item(),
+            loss=sum(losses) / count,
+            **{f"optimizer_{k}": v for k, v in optimizer._asdict().items()},
+        )
 
-    def seconds(self) -> List[float]:
+    def seconds(self) -> list[float]:
         """Forward and backward of each micro-batch, in order."""
         return [f + b for f, b in zip(self.micro_batches["forward_seconds"], self.micro_batches["backward_seconds"])]
 
@@ -199,11 +215,30 @@ def micro_batches_per_iteration(job: Job) -> int:
     return min(job.measure.iteration_micro_batches, job.num_micro_batches)
 
 
-MICRO_BATCH_COLUMNS = ("iteration", "index", "kind", "loss", "forward_seconds", "backward_seconds", "rss_bytes") + tuple(
-    f"{phase}_{counter}" for phase in ("forward", "backward")
-    for counter in ("minor_faults", "major_faults", "user_seconds", "system_seconds"))
-ITERATION_COLUMNS = ("iteration", "wall_seconds", "optimizer_seconds", "grad_norm", "loss", "optimizer_minor_faults",
-                     "optimizer_major_faults", "optimizer_user_seconds", "optimizer_system_seconds")
+MICRO_BATCH_COLUMNS = (
+    "iteration",
+    "index",
+    "kind",
+    "loss",
+    "forward_seconds",
+    "backward_seconds",
+    "rss_bytes",
+) + tuple(
+    f"{phase}_{counter}"
+    for phase in ("forward", "backward")
+    for counter in ("minor_faults", "major_faults", "user_seconds", "system_seconds")
+)
+ITERATION_COLUMNS = (
+    "iteration",
+    "wall_seconds",
+    "optimizer_seconds",
+    "grad_norm",
+    "loss",
+    "optimizer_minor_faults",
+    "optimizer_major_faults",
+    "optimizer_user_seconds",
+    "optimizer_system_seconds",
+)
 
 
 def append(columns: Columns, **values: Any) -> None:
