@@ -76,89 +76,46 @@ class LeanGelu(torch.autograd.Function):
         return out
 
 
-class LeanAttentionProbs(torch.autograd.Function):
-    """Scores, scale, mask, softmax and dropout of the lean variant, without a block that the backward does not need."""
+class LeanAttention(torch.autograd.Function):
+    """Attention of the lean variant, head by head, so that a head's scores [S, S] are still in the cache when the next
+    operation wants them. Scale and mask go into the one matrix product, softmax works in place."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, bias: Tensor, scale: float, dropout: float) -> Tensor:
-        # One batched product takes the scale as alpha and the mask as what it adds to.
-        scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=scale)
-        probs = torch._softmax(scores, -1, False, out=scores)
-        noise = torch.empty_like(probs).bernoulli_(1 - dropout).div_(1 - dropout) if dropout else None
-        ctx.save_for_backward(query, key, probs, noise)
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float, dropout: float
+    ) -> Tensor:
+        # query, key, value: [S, B*heads, H/heads]; bias: [S, S]
+        sequence, heads, _ = query.shape
+        probs = torch.empty(heads, sequence, sequence)
+        noise = torch.empty_like(probs) if dropout else None
+        context = torch.empty_like(query, memory_format=torch.contiguous_format)
+        for h in range(heads):
+            scores = torch.addmm(bias, query[:, h], key[:, h].t(), alpha=scale, out=probs[h])
+            torch._softmax(scores, -1, False, out=scores)
+            if noise is not None:
+                scores = scores * noise[h].bernoulli_(1 - dropout).div_(1 - dropout)
+            torch.mm(scores, value[:, h], out=context[:, h])
+        ctx.save_for_backward(query, key, value, probs, noise)
         ctx.scale = scale
-        return probs * noise if noise is not None else probs
+        return context
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
-        query, key, probs, noise = ctx.saved_tensors
-        if noise is not None:
-            grad = grad * noise
-        grad = torch._softmax_backward_data(grad, probs, -1, probs)
-        return grad.bmm(key).mul_(ctx.scale), grad.transpose(1, 2).bmm(query).mul_(ctx.scale), None, None, None
+        query, key, value, probs, noise = ctx.saved_tensors
+        grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (query, key, value)]
+        for h in range(probs.size(0)):
+            dropped = probs[h] if noise is None else probs[h] * noise[h]
+            torch.mm(dropped.t(), grad[:, h], out=grads[2][:, h])
+            grad_probs = torch.mm(grad[:, h], value[:, h].t())
+            if noise is not None:
+                grad_probs.mul_(noise[h])
+            grad_scores = torch._softmax_backward_data(grad_probs, probs[h], -1, probs[h])
+            torch.mm(grad_scores, key[:, h], out=grads[0][:, h])
+            torch.mm(grad_scores.t(), query[:, h], out=grads[1][:, h])
+        return grads[0].mul_(ctx.scale), grads[1].mul_(ctx.scale), grads[2], None, None, None
 
 
-class MegatronOps:
-    """As the published program: batched product, scale, mask, softmax, dropout each leave a block [B*heads, S, S]."""
-
-    @staticmethod
-    def mask(batch: int, sequence: int) -> Tensor:
-        """[B, 1, S, S] bool, True where a position must not look (made anew for each micro-batch, as in Megatron)."""
-        return torch.tril(torch.ones((batch, sequence, sequence))).view(batch, 1, sequence, sequence) < 0.5
-
-    @staticmethod
-    def attention_probs(query: Tensor, key: Tensor, mask: Tensor, layer_number: int, dropout: float) -> Tensor:
-        # query, key: [S, B*heads, H/heads] -> [B*heads, S, S]
-        sequence, batch_heads, size = query.shape
-        scores = torch.empty(batch_heads, sequence, sequence)
-        # Query-key layer scaling: divided by the layer number here, multiplied back below. Matters in fp16 only, but
-        # Megatron does it by default, and each step is a block.
-        scores = torch.baddbmm(
-            scores, query.transpose(0, 1), key.permute(1, 2, 0), beta=0.0, alpha=1.0 / (math.sqrt(size) * layer_number)
-        )
-        scores = scores.view(mask.size(0), -1, sequence, sequence) * layer_number
-        scores.masked_fill_(mask, MASKED)
-        probs = F.dropout(F.softmax(scores, dim=-1), dropout)
-        return probs.view(batch_heads, sequence, sequence)
-
-    @staticmethod
-    def mlp(x: Tensor, up: nn.Linear, down: nn.Linear) -> Tensor:
-        # [S, B, H] -> [S, B, 4H] -> [S, B, H]; the bias of `down` is added in bias_dropout_add
-        return F.linear(MegatronGelu.apply(F.linear(x, up.weight), up.bias), down.weight)
-
-    @staticmethod
-    def bias_dropout_add(x: Tensor, bias: Tensor, residual: Tensor, dropout: float) -> Tensor:
-        return residual + F.dropout(x + bias, dropout)
-
-
-class LeanOps:
-    """The same mathematics with what stock PyTorch fuses or does in place."""
-
-    @staticmethod
-    def mask(batch: int, sequence: int) -> Tensor:
-        """[1, S, S] float, what is added to the scores."""
-        return torch.full((1, sequence, sequence), MASKED).triu_(1)
-
-    @staticmethod
-    def attention_probs(query: Tensor, key: Tensor, mask: Tensor, layer_number: int, dropout: float) -> Tensor:
-        size = query.size(-1)
-        return LeanAttentionProbs.apply(query.transpose(0, 1), key.transpose(0, 1), mask, size**-0.5, dropout)
-
-    @staticmethod
-    def mlp(x: Tensor, up: nn.Linear, down: nn.Linear) -> Tensor:
-        return F.linear(LeanGelu.apply(F.linear(x, up.weight, up.bias)), down.weight)
-
-    @staticmethod
-    def bias_dropout_add(x: Tensor, bias: Tensor, residual: Tensor, dropout: float) -> Tensor:
-        if not dropout:
-            return torch.add(residual, bias).add_(x)
-        return F.dropout(x + bias, dropout).add_(residual)
-
-
-OPS = {"megatron": MegatronOps, "lean": LeanOps}
-
-
-class CrossEntropy(torch.autograd.Function):
+class MegatronCrossEntropy(torch.autograd.Function):
     """Softmax cross-entropy that works in place on the logits and turns the same storage into their gradient.
 
     logits [B, S, V], labels [B, S] -> loss [B, S]. The logits are gone afterwards; nobody else may need them.
@@ -179,6 +136,91 @@ class CrossEntropy(torch.autograd.Function):
         flat = probs.view(-1, probs.size(-1))
         flat[torch.arange(flat.size(0)), labels.reshape(-1)] -= 1.0
         return probs.mul_(grad.unsqueeze(-1)), None
+
+
+class LeanCrossEntropy(torch.autograd.Function):
+    """The same, a few rows at a time: log-softmax in one fused operation, and its exponential while it is in the cache."""
+
+    ROWS = 8
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        rows = logits.view(-1, logits.size(-1))
+        for part in rows.split(LeanCrossEntropy.ROWS):
+            torch._log_softmax(part, -1, False, out=part)
+        ctx.save_for_backward(logits, labels)
+        return -rows.gather(-1, labels.reshape(-1, 1)).view_as(labels)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        logits, labels = ctx.saved_tensors
+        rows, weights = logits.view(-1, logits.size(-1)), grad.reshape(-1, 1)
+        for part, weight in zip(rows.split(LeanCrossEntropy.ROWS), weights.split(LeanCrossEntropy.ROWS)):
+            part.exp_().mul_(weight)
+        rows[torch.arange(rows.size(0)), labels.reshape(-1)] -= weights.squeeze(-1)
+        return logits, None
+
+
+class MegatronOps:
+    """As the published program: batched product, scale, mask, softmax, dropout each leave a block [B*heads, S, S]."""
+
+    @staticmethod
+    def mask(batch: int, sequence: int) -> Tensor:
+        """[B, 1, S, S] bool, True where a position must not look (made anew for each micro-batch, as in Megatron)."""
+        return torch.tril(torch.ones((batch, sequence, sequence))).view(batch, 1, sequence, sequence) < 0.5
+
+    @staticmethod
+    def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, layer_number: int, dropout: float) -> Tensor:
+        # each [S, B*heads, H/heads] -> context, the same
+        sequence, batch_heads, size = query.shape
+        scores = torch.empty(batch_heads, sequence, sequence)
+        # Query-key layer scaling: divided by the layer number here, multiplied back below. Matters in fp16 only, but
+        # Megatron does it by default, and each step is a block.
+        alpha = 1.0 / (math.sqrt(size) * layer_number)
+        scores = torch.baddbmm(scores, query.transpose(0, 1), key.permute(1, 2, 0), beta=0.0, alpha=alpha)
+        scores = scores.view(mask.size(0), -1, sequence, sequence) * layer_number
+        scores.masked_fill_(mask, MASKED)
+        probs = F.dropout(F.softmax(scores, dim=-1), dropout).view(batch_heads, sequence, sequence)
+        return torch.bmm(probs, value.transpose(0, 1)).transpose(0, 1).contiguous()
+
+    @staticmethod
+    def mlp(x: Tensor, up: nn.Linear, down: nn.Linear) -> Tensor:
+        # [S, B, H] -> [S, B, 4H] -> [S, B, H]; the bias of `down` is added in bias_dropout_add
+        return F.linear(MegatronGelu.apply(F.linear(x, up.weight), up.bias), down.weight)
+
+    @staticmethod
+    def bias_dropout_add(x: Tensor, bias: Tensor, residual: Tensor, dropout: float) -> Tensor:
+        return residual + F.dropout(x + bias, dropout)
+
+    loss = MegatronCrossEntropy.apply
+
+
+class LeanOps:
+    """The same mathematics with what stock PyTorch fuses or does in place."""
+
+    @staticmethod
+    def mask(batch: int, sequence: int) -> Tensor:
+        """[S, S] float, what is added to the scores."""
+        return torch.full((sequence, sequence), MASKED).triu_(1)
+
+    @staticmethod
+    def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, layer_number: int, dropout: float) -> Tensor:
+        return LeanAttention.apply(query, key, value, mask, query.size(-1) ** -0.5, dropout)
+
+    @staticmethod
+    def mlp(x: Tensor, up: nn.Linear, down: nn.Linear) -> Tensor:
+        return F.linear(LeanGelu.apply(F.linear(x, up.weight, up.bias)), down.weight)
+
+    @staticmethod
+    def bias_dropout_add(x: Tensor, bias: Tensor, residual: Tensor, dropout: float) -> Tensor:
+        if not dropout:
+            return torch.add(residual, bias).add_(x)
+        return F.dropout(x + bias, dropout).add_(residual)
+
+    loss = LeanCrossEntropy.apply
+
+
+OPS: dict[str, Any] = {"megatron": MegatronOps, "lean": LeanOps}
 
 
 class Layer(nn.Module):
@@ -202,9 +244,7 @@ class Layer(nn.Module):
         S, B, H = x.shape
         qkv = self.qkv(x).view(S, B * self.heads, 3 * H // self.heads)
         query, key, value = qkv.chunk(3, dim=-1)  # each [S, B*heads, H/heads], a view
-        probs = self.ops.attention_probs(query, key, mask, self.number, self.dropout)
-        context = torch.bmm(probs, value.transpose(0, 1))  # [B*heads, S, H/heads]
-        context = context.transpose(0, 1).contiguous().view(S, B, H)
+        context = self.ops.attention(query, key, value, mask, self.number, self.dropout).view(S, B, H)
         return F.linear(context, self.proj.weight)
 
 
@@ -237,7 +277,7 @@ class GPT(nn.Module):
         return F.linear(x, self.wte.weight)  # [B, S, V]
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        return CrossEntropy.apply(self.logits(tokens), labels).mean()
+        return self.ops.loss(self.logits(tokens), labels).mean()
 
 
 def linear(fan_in: int, fan_out: int, std: float) -> nn.Linear:
