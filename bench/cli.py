@@ -84,7 +84,9 @@ def measure(argv: list[str]) -> int:
 
 def overrides(argv: Sequence[str]) -> list[str]:
     """``allocator=NAME`` and ``experiment=NAME`` mean ``+allocator=NAME`` and so on: neither is in the defaults list, which is
-    what lets the ``+`` spelling compose. $BENCH_CONF adds a folder of the user's own YAML."""
+    what lets the ``+`` spelling compose. ``-m`` goes: every run is a sweep, and Hydra refuses it between two overrides.
+    $BENCH_CONF adds a folder of the user's own YAML."""
+    argv = [word for word in argv if word not in ("-m", "--multirun")]
     words = [f"+{word}" if word.startswith(("allocator=", "experiment=")) else word for word in argv]
     extra = os.environ.get("BENCH_CONF")
     if extra:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -43,6 +44,8 @@ def study_of(config: DictConfig) -> Study:
     name = str(config.study)
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise ConfigError(f"study={name} is the name of a folder: use letters, digits, dots, dashes and underscores.")
+    if not isinstance(config.sweep, DictConfig) or not isinstance(config.sweep.get("shuffle_arms"), bool):
+        raise ConfigError("sweep is a group of keys: sweep.shuffle_arms is true or false, sweep.reference the name of an arm.")
     values = {
         key: value
         for key, value in OmegaConf.to_container(config.measure, resolve=True).items()
@@ -68,7 +71,7 @@ def job_of(config: DictConfig, numa_nodes: int = 1) -> Job:
     if values.get("ranks_per_node") == "auto":
         values["ranks_per_node"] = numa_nodes
     refuse_unknown(values, [f.name for f in fields(Job)] + list(OUTSIDE_JOB), "")
-    if isinstance(values.get("allocator"), dict):
+    if isinstance(values.get("allocator"), dict) and isinstance(values["allocator"].get("env") or {}, dict):
         values["allocator"]["env"] = {k: str(v) for k, v in (values["allocator"].get("env") or {}).items()}
     for part, schema in PARTS.items():
         values[part] = typed(schema, values.get(part, {}), part)
@@ -106,6 +109,9 @@ def nearest(key: str, known: list[str], prefix: str = "") -> str:
 
 def check(job: Job) -> None:
     """Refuse values that cannot be, alone or together. Raises ConfigError."""
+    for part, name, value in ((p, k, v) for p in PARTS for k, v in vars(getattr(job, p)).items()):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{part}.{name}={value} must be a finite number.")
     positive = {
         "nodes": job.nodes,
         "ranks_per_node": job.ranks_per_node,

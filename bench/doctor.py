@@ -244,12 +244,15 @@ def cpu_numbers(text: str | None) -> list[int]:
 
 def main(argv: Sequence[str]) -> int:
     """``doctor``: what this host has and lacks for a fair measurement, each arm tried. Exit code 1 if something can spoil it."""
+    import argparse
+
     from rich.console import Console
     from rich.table import Table
 
     from bench import allocators, facts
     from bench.cli import arms
 
+    argparse.ArgumentParser(prog="python -m bench doctor", description="What this host has and lacks.").parse_args(argv)
     console = Console(highlight=False)
     here = facts.host()
     table = Table("arm", "live library", "version", "faults per round")

@@ -53,6 +53,8 @@ def which_copy(environ: Mapping[str, str]) -> Copy:
         # An interactive Slurm shell has SLURM_PROCID=0 for itself; the step's size is what counts.
         if rank not in environ or size not in environ:
             continue
+        if not (environ[rank].isdecimal() and environ[size].isdecimal()):
+            raise ConfigError(f"{rank}={environ[rank]!r} and {size}={environ[size]!r} must be whole numbers: which copy of how many.")
         node_rank, num_copies = int(environ[rank]), int(environ[size])
         if not 0 <= node_rank < num_copies:
             raise ConfigError(f"{rank}={node_rank} must be at least 0 and less than {size}={num_copies}.")
@@ -62,10 +64,10 @@ def which_copy(environ: Mapping[str, str]) -> Copy:
         candidates = [first_host(environ[name]) for name in names if environ.get(name)]
         address = next((a for a in map(address_of, candidates) if a), None)
         if address is None:
-            tried = ", ".join(candidates) or "nothing"
+            tried = f"{', '.join(candidates)} cannot be resolved here" if candidates else f"{launcher} does not tell it"
             raise ConfigError(
-                f"BENCH_MASTER_ADDR is not set and no address of the first node follows from {launcher} (tried {tried}): "
-                f"set it to a name or address of the first node that every node can reach."
+                f"the address of the first node is not known ({tried}): set BENCH_MASTER_ADDR to a name or address of it that "
+                "every node can reach."
             )
         return Copy(launcher, node_rank, num_copies, address, master_port(environ))
     if any(parent.name() == "slurmstepd" for parent in psutil.Process().parents()):
@@ -95,6 +97,8 @@ def master_port(environ: Mapping[str, str]) -> int:
     """The same on every copy, another for another job step, below the ephemeral ports."""
     given = environ.get("BENCH_MASTER_PORT")
     if given:
+        if not given.isdecimal() or not 0 < int(given) < 1 << 16:
+            raise ConfigError(f"BENCH_MASTER_PORT={given} must be a port, 1 to 65535.")
         return int(given)
     # torchrun itself listens on MASTER_PORT. mpirun's copies have PMIX_NAMESPACE in common, but in a Slurm job not the step.
     names = (
@@ -177,6 +181,9 @@ def run_ranks(
         path = allocators.resolve(job.allocator)
         shares = share_cpus(sorted(os.sched_getaffinity(0)), len(here))
         interface = job.launch.interface or interface_to(copy.master_addr)
+        if interface and interface not in psutil.net_if_addrs():
+            known = ", ".join(sorted(psutil.net_if_addrs()))
+            raise RankFailed(f"launch.interface={interface} is not an interface of {os.uname().nodename}, which has {known}.")
         # A copy that torchrun started would otherwise have its ranks wait for a store that torchrun keeps for itself.
         meeting = {
             "MASTER_ADDR": copy.master_addr,
@@ -193,6 +200,7 @@ def run_ranks(
                 "node": number // job.ranks_per_node,
                 "cpus": cpus,
                 "threads": threads,
+                "library": path,
             }
             ranks.append(start_rank(number, orders, env))
         return watch_ranks(ranks, on_event, watch)

@@ -17,6 +17,7 @@ from bench.job import Job, from_dict, to_dict
 from bench.launch import Copy, Outcome, free_port, run_ranks
 
 Tell = Callable[[int, dict[str, Any]], None]
+HELLO_SECONDS = 5.0  # from a follower's connecting to its first words
 GRACE_SECONDS = 30.0  # for a follower to end its ranks and say so
 
 
@@ -25,6 +26,7 @@ class Connection:
 
     def __init__(self, sock: socket.socket, timeout_seconds: float):
         self.socket, self.pending, self.alive = sock, b"", True
+        sock.settimeout(None)  # what the connecting took as its limit is none for what follows
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         # A node whose network is gone says nothing: probe an idle connection, and give up unacknowledged data in time.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(timeout_seconds / 4)))
@@ -54,7 +56,14 @@ class Connection:
                 return None
             self.pending += chunk
         line, _, self.pending = self.pending.partition(b"\n")
-        return json.loads(line)
+        try:
+            message = json.loads(line)
+        except ValueError:
+            message = None
+        if not isinstance(message, dict):  # not one of ours: something that looks at open ports
+            self.alive = False
+            return None
+        return message
 
 
 class Leader:
@@ -89,8 +98,8 @@ class Leader:
                         f"nodes {missing} of {self.copy.num_copies} did not reach {self.copy.master_addr}:{self.copy.master_port} within "
                         f"launch.timeout_seconds={timeout_seconds:g}: is the address right, and the port open?"
                     ) from None
-                other = follower.receive(GRACE_SECONDS)
-                if other is None:  # somebody else's probe of the port
+                other = follower.receive(min(HELLO_SECONDS, timeout_seconds))
+                if other is None or "same" not in other:  # somebody else's probe of the port
                     continue
                 wrong = disagreement(hello, other)
                 follower.send({"do": "refuse", "why": wrong} if wrong else {"do": "welcome"})
@@ -186,9 +195,11 @@ def follow(copy: Copy, hello: dict[str, Any], timeout_seconds: float) -> None:
             return
         if message["do"] == "run":
             job = from_dict(message["job"])
-            outcome = run_ranks(
-                job, copy, message["port"], lambda rank, event: None, {connection.socket: lambda: stop_word(connection)}
-            )
+            if connection.pending:  # the order to stop came with the order to run, so the socket will not wake run_ranks
+                outcome = Outcome(error=stop_word(connection))
+            else:
+                watch = {connection.socket: lambda: stop_word(connection)}
+                outcome = run_ranks(job, copy, message["port"], lambda rank, event: None, watch)
             connection.send({"do": "done", "error": outcome.error})
 
 

@@ -38,12 +38,15 @@ def main() -> int:
 
 def run(orders: dict[str, Any], tell: Any, started: float) -> None:
     job = from_dict(orders["job"])
-    allocator_path = os.environ.pop("LD_PRELOAD", None)  # loaded by now; children must not inherit it
+    os.environ.pop("LD_PRELOAD", None)  # loaded by now; children must not inherit it
+    allocator_path = orders["library"]  # not what LD_PRELOAD said: that is what is to be proved
     proof = allocators.prove(job.allocator, allocator_path)
     probes.pin(orders["cpus"])
     memory_node = probes.bind_memory(orders["cpus"])
     tell({"event": "proved"})
 
+    # torch.utils.data loads pandas and pyarrow where they are installed: 66 MiB of heap that is not the workload.
+    sys.modules["pandas"] = None  # type: ignore[assignment]
     import torch
     import torch.distributed as dist
 

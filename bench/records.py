@@ -60,7 +60,7 @@ def write_text(path: Path, text: str) -> None:
 def read(path: Path) -> Record:
     """The record in ``path``. Raises RecordError for a file that is cut short, edited, or of another schema version."""
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(), parse_constant=refuse_constant)
     except OSError as error:
         raise RecordError(f"{path} cannot be read ({error.strerror}).") from error
     except ValueError as error:
@@ -71,6 +71,10 @@ def read(path: Path) -> Record:
     if seal(record)["sha256"] != record.get("sha256"):
         raise RecordError(f"{path} was changed after it was written: its SHA-256 does not match.")
     return record
+
+
+def refuse_constant(word: str) -> None:
+    raise ValueError(f"{word} is not JSON")
 
 
 def read_all(directories: Iterable[Path]) -> tuple[list[Record], list[tuple[Path, str]]]:

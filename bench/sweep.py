@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import itertools
 import os
 import signal
@@ -62,6 +63,9 @@ def in_blocks(jobs: Sequence[Job], shuffle: bool) -> list[Job]:
 
     if len({job.content_hash for job in jobs}) < len(jobs):
         raise ConfigError("two points of this sweep are the same job: remove what is listed twice.")
+    settings = {canonical([job.allocator.name, job.allocator.library, job.allocator.env]): job.allocator.name for job in jobs}
+    if len(set(settings.values())) < len(settings):
+        raise ConfigError("two arms of this sweep differ but have the same allocator.name: give each a file of its own in conf/allocator.")
     first_seen = {key: i for i, key in enumerate(dict.fromkeys(others(job) for job in jobs))}
     ordered: list[Job] = []
     groups = sorted(jobs, key=lambda job: (job.repeat, first_seen[others(job)]))
@@ -110,7 +114,7 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
         "facts": host,
         "same": {
             "version": __version__,
-            "sweep": canonical([job.content_hash for job in jobs]),
+            "sweep": sweep_name(jobs),
             "Python": host["python"],
             "packages": host["packages"],
             "image": (host["image"] or {}).get("content_sha256"),
@@ -136,6 +140,12 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
         except PeersLost as error:
             progress.say(str(error))
             return 1
+
+
+def sweep_name(jobs: Sequence[Job]) -> str:
+    """Short enough for a sentence, and different for different jobs or another order of them."""
+    content = canonical([job.content_hash for job in jobs])
+    return f"{len(jobs)} jobs ({hashlib.sha256(content.encode()).hexdigest()[:12]})"
 
 
 def check_hosts(jobs: Sequence[Job], copy: Copy) -> None:

@@ -118,6 +118,8 @@ class Trainer:
             tell({"event": "micro_batch", "iteration": number, "index": index, "loss": self.micro_batches["loss"][-1]})
         start, at_start = self.clock(), usage()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.job.train.clip_grad)
+        if not torch.isfinite(norm):
+            raise RuntimeError(f"training diverged in iteration {number}: the norm of the gradients is {norm.item()}; lower train.lr.")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         end, optimizer = self.clock(), usage().since(at_start)
@@ -170,7 +172,7 @@ class Trainer:
             return done < measure.iterations + 1
         seconds, start = self.seconds(), self.steady_from()
         kinds = self.micro_batches["kind"]
-        steady = [s for i, s in enumerate(seconds) if i >= start and kinds[i] != "last"]
+        steady = [s for i, s in enumerate(seconds) if i >= start and kinds[i] != "last"] or seconds[start:]
         # Two iterations at the least: Adam makes its state in the first.
         if done >= 2 and elapsed + self.iterations["wall_seconds"][-1] > measure.max_seconds:
             return False
