@@ -13,48 +13,126 @@ from bench.job import Allocator, Job, Measure, Model, Train, to_dict
 TINY = Model(name="tiny", layers=2, hidden=64, heads=4, sequence=64, vocabulary=257, padded_vocabulary=384)
 ARMS = {
     "glibc": Allocator("glibc", shows="the C library's own"),
-    "tcmalloc": Allocator("tcmalloc", "libtcmalloc.so.4", {"TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD": "1099511627776"}, "tcmalloc as it comes"),
-    "tcmalloc_release": Allocator("tcmalloc_release", "libtcmalloc.so.4", {"TCMALLOC_AGGRESSIVE_DECOMMIT": "true"}, "gives all back"),
-    "glibc_tuned_thp": Allocator("glibc_tuned_thp", env={"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}, shows="keeps memory, huge pages"),
+    "tcmalloc": Allocator(
+        "tcmalloc",
+        "libtcmalloc.so.4",
+        {"TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD": "1099511627776"},
+        "tcmalloc as it comes",
+    ),
+    "tcmalloc_release": Allocator(
+        "tcmalloc_release", "libtcmalloc.so.4", {"TCMALLOC_AGGRESSIVE_DECOMMIT": "true"}, "gives all back"
+    ),
+    "glibc_tuned_thp": Allocator(
+        "glibc_tuned_thp", env={"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}, shows="keeps memory, huge pages"
+    ),
 }
 HOST: dict[str, Any] = {
-    "hostname": "node1", "machine": "x86_64",
-    "cpu": {"model": "Some CPU", "vendor": "GenuineIntel", "microcode": "0x1", "logical": 2, "physical": 2, "online": "0-1", "affinity": "0-1",
-            "smt": False, "ghz": 2.6, "ghz_source": "present clock", "governor": None, "turbo": None},
+    "hostname": "node1",
+    "machine": "x86_64",
+    "cpu": {
+        "model": "Some CPU",
+        "vendor": "GenuineIntel",
+        "microcode": "0x1",
+        "logical": 2,
+        "physical": 2,
+        "online": "0-1",
+        "affinity": "0-1",
+        "smt": False,
+        "ghz": 2.6,
+        "ghz_source": "present clock",
+        "governor": None,
+        "turbo": None,
+    },
     "numa": {"nodes": 1, "per_node": {"0": {"cpus": "0-1", "memory_bytes": 1 << 34}}},
-    "memory": {"total_bytes": 1 << 34, "available_bytes": 1 << 33, "swap_total_bytes": 0, "swap_used_bytes": 0, "page_bytes": 4096, "thp": "madvise",
-               "thp_defrag": "madvise", "thp_shmem": "never", "hugepages_total": 0, "hugepages_free": 0, "hugepage_bytes": 1 << 21,
-               "overcommit_memory": 0, "overcommit_ratio": 50},
-    "system": {"kernel": "6.1.0", "mitigations": {"retbleed": "Vulnerable", "spectre_v2": "Mitigation: Retpolines"}, "glibc": "2.36",
-               "distribution": "Debian 12", "virtualisation": None, "perf_event_paranoid": 2},
+    "memory": {
+        "total_bytes": 1 << 34,
+        "available_bytes": 1 << 33,
+        "swap_total_bytes": 0,
+        "swap_used_bytes": 0,
+        "page_bytes": 4096,
+        "thp": "madvise",
+        "thp_defrag": "madvise",
+        "thp_shmem": "never",
+        "hugepages_total": 0,
+        "hugepages_free": 0,
+        "hugepage_bytes": 1 << 21,
+        "overcommit_memory": 0,
+        "overcommit_ratio": 50,
+    },
+    "system": {
+        "kernel": "6.1.0",
+        "mitigations": {"retbleed": "Vulnerable", "spectre_v2": "Mitigation: Retpolines"},
+        "glibc": "2.36",
+        "distribution": "Debian 12",
+        "virtualisation": None,
+        "perf_event_paranoid": 2,
+    },
     "container": {"runtime": "none", "cgroup_version": 2, "cpu_limit": None, "memory_limit_bytes": None},
-    "root_mount": {"fstype": "ext4", "source": "/dev/sda", "subfolder": "/", "options": "rw", "read_only": False, "image_fstypes": []},
-    "image": None, "python": {"version": "3.9.18", "implementation": "CPython", "build": "main", "compiler": "GCC"},
-    "packages": {"torch": "1.10.2+cpu", "numpy": "1.26.4"}, "git": {"revision": "0" * 40, "dirty": False},
+    "root_mount": {
+        "fstype": "ext4",
+        "source": "/dev/sda",
+        "subfolder": "/",
+        "options": "rw",
+        "read_only": False,
+        "image_fstypes": [],
+    },
+    "image": None,
+    "python": {"version": "3.9.18", "implementation": "CPython", "build": "main", "compiler": "GCC"},
+    "packages": {"torch": "1.10.2+cpu", "numpy": "1.26.4"},
+    "git": {"revision": "0" * 40, "dirty": False},
 }
 
 
 def job(arm: str = "glibc", repeat: int = 0, nodes: int = 1, **changes: Any) -> Job:
-    plain = Job(nodes=nodes, repeat=repeat, allocator=ARMS.get(arm) or Allocator(arm, f"lib{arm}.so"), model=TINY,
-                train=Train(global_batch_size=64), measure=Measure())
+    plain = Job(
+        nodes=nodes,
+        repeat=repeat,
+        allocator=ARMS.get(arm) or Allocator(arm, f"lib{arm}.so"),
+        model=TINY,
+        train=Train(global_batch_size=64),
+        measure=Measure(),
+    )
     return dataclasses.replace(plain, **changes)
 
 
-def record(out: Path, one: Job, *, seconds: float = 0.1, faults: int = 1000, fault_seconds: float | None = 1e-6, spread: float = 0.01,
-           num_iterations: int = 4, warm_up: int = 3, peak_bytes: int = 300 << 20, simulated: bool = False, host: dict[str, Any] | None = None,
-           error: str | None = None, loss_shift: float = 0.0, warnings: tuple[str, ...] = (), threads: int = 2) -> dict[str, Any]:
+def record(
+    out: Path,
+    one: Job,
+    *,
+    seconds: float = 0.1,
+    faults: int = 1000,
+    fault_seconds: float | None = 1e-6,
+    spread: float = 0.01,
+    num_iterations: int = 4,
+    warm_up: int = 3,
+    peak_bytes: int = 300 << 20,
+    simulated: bool = False,
+    host: dict[str, Any] | None = None,
+    error: str | None = None,
+    loss_shift: float = 0.0,
+    warnings: tuple[str, ...] = (),
+    threads: int = 2,
+) -> dict[str, Any]:
     """A record of ``one``, with its path below ``out``. ``seconds`` and ``faults`` are those of a steady micro-batch, a third of
     them in the forward; each fault takes ``fault_seconds`` of system time on every thread."""
     noise = random.Random(f"{one.allocator.name}/{one.repeat}/{one.nodes}")
-    count = min(one.measure.iteration_micro_batches, one.num_micro_batches) if one.measure.mode == "sampled" else one.num_micro_batches
+    count = (
+        min(one.measure.iteration_micro_batches, one.num_micro_batches)
+        if one.measure.mode == "sampled"
+        else one.num_micro_batches
+    )
     steps = [(i, k) for i in range(num_iterations) for k in range(count)]
     steady = [n >= warm_up for n in range(len(steps))]
     took = [seconds * (1 + noise.gauss(0, spread)) * (1 if good else 1.8) for good in steady]
     system = faults * (fault_seconds or 0.0) * threads
     columns: dict[str, list[Any]] = {
-        "iteration": [i for i, _ in steps], "index": [k for _, k in steps], "steady": steady,
+        "iteration": [i for i, _ in steps],
+        "index": [k for _, k in steps],
+        "steady": steady,
         "kind": ["last" if k == count - 1 else "first" if k == 0 else "middle" for _, k in steps],
-        "loss": [6 - 0.01 * n + loss_shift for n in range(len(steps))], "rss_bytes": [peak_bytes - (n % 3) * 4096 for n in range(len(steps))]}
+        "loss": [6 - 0.01 * n + loss_shift for n in range(len(steps))],
+        "rss_bytes": [peak_bytes - (n % 3) * 4096 for n in range(len(steps))],
+    }
     for phase, share in (("forward", 1 / 3), ("backward", 2 / 3)):
         columns[f"{phase}_seconds"] = [t * share for t in took]
         columns[f"{phase}_minor_faults"] = [round(faults * share) * (1 if good else 3) for good in steady]
@@ -62,28 +140,83 @@ def record(out: Path, one: Job, *, seconds: float = 0.1, faults: int = 1000, fau
         columns[f"{phase}_system_seconds"] = [system * share] * len(steps)
         columns[f"{phase}_user_seconds"] = [t * share * threads - system * share for t in took]
     iterations: dict[str, list[Any]] = {
-        "iteration": list(range(num_iterations)), "steady": [i * count >= warm_up for i in range(num_iterations)],
-        "wall_seconds": [sum(took[i * count:(i + 1) * count]) for i in range(num_iterations)], "grad_norm": [1.0] * num_iterations,
-        "loss": [6.0] * num_iterations, "optimizer_seconds": [0.05] * num_iterations, "optimizer_minor_faults": [10] * num_iterations,
-        "optimizer_major_faults": [0] * num_iterations, "optimizer_user_seconds": [0.05] * num_iterations, "optimizer_system_seconds": [0.0] * num_iterations}
-    proof = {"malloc_library": f"/usr/lib/{one.allocator.library or 'libc.so.6'}", "sha256": "ab" * 32, "version": "1", "options": {}}
-    ranks = [{"rank": r, "node": r // one.ranks_per_node, "hostname": "node1", "pid": 100 + r, "cpus": [0, 1], "threads": threads, "proof": proof,
-              "proof_end": proof, "peak_rss_bytes": peak_bytes, "rss_bytes": peak_bytes, "huge_bytes": 0, "startup_seconds": 1.0,
-              "fault_cost_seconds": fault_seconds, "parameters_sha256": "cd" * 32, "micro_batches": columns, "iterations": iterations}
-             for r in range(one.num_ranks)]
+        "iteration": list(range(num_iterations)),
+        "steady": [i * count >= warm_up for i in range(num_iterations)],
+        "wall_seconds": [sum(took[i * count : (i + 1) * count]) for i in range(num_iterations)],
+        "grad_norm": [1.0] * num_iterations,
+        "loss": [6.0] * num_iterations,
+        "optimizer_seconds": [0.05] * num_iterations,
+        "optimizer_minor_faults": [10] * num_iterations,
+        "optimizer_major_faults": [0] * num_iterations,
+        "optimizer_user_seconds": [0.05] * num_iterations,
+        "optimizer_system_seconds": [0.0] * num_iterations,
+    }
+    proof = {
+        "malloc_library": f"/usr/lib/{one.allocator.library or 'libc.so.6'}",
+        "sha256": "ab" * 32,
+        "version": "1",
+        "options": {},
+    }
+    ranks = [
+        {
+            "rank": r,
+            "node": r // one.ranks_per_node,
+            "hostname": "node1",
+            "pid": 100 + r,
+            "cpus": [0, 1],
+            "threads": threads,
+            "proof": proof,
+            "proof_end": proof,
+            "peak_rss_bytes": peak_bytes,
+            "rss_bytes": peak_bytes,
+            "huge_bytes": 0,
+            "startup_seconds": 1.0,
+            "fault_cost_seconds": fault_seconds,
+            "parameters_sha256": "cd" * 32,
+            "micro_batches": columns,
+            "iterations": iterations,
+        }
+        for r in range(one.num_ranks)
+    ]
     whole: dict[str, Any] = {
-        "schema": records.SCHEMA, "bench_version": "0.1.0", "content_hash": one.content_hash, "job": to_dict(one), "status": "failed" if error else "ok",
-        "valid": not error, "error": error, "warnings": list(warnings), "started_at": "2026-01-01T00:00:00+00:00", "wall_seconds": 10.0,
-        "launch": {"launcher": "none", "simulated": simulated, "num_copies": 1, "master_addr": "127.0.0.1", "dropped_environment": []},
-        "hosts": [host or HOST], "load": {"before": {}, "after": {}}, "host_used_mib": 1000.0, "ranks": None if error else ranks, "derived": None}
+        "schema": records.SCHEMA,
+        "bench_version": "0.1.0",
+        "content_hash": one.content_hash,
+        "job": to_dict(one),
+        "status": "failed" if error else "ok",
+        "valid": not error,
+        "error": error,
+        "warnings": list(warnings),
+        "started_at": "2026-01-01T00:00:00+00:00",
+        "wall_seconds": 10.0,
+        "launch": {
+            "launcher": "none",
+            "simulated": simulated,
+            "num_copies": 1,
+            "master_addr": "127.0.0.1",
+            "dropped_environment": [],
+        },
+        "hosts": [host or HOST],
+        "load": {"before": {}, "after": {}},
+        "host_used_mib": 1000.0,
+        "ranks": None if error else ranks,
+        "derived": None,
+    }
     if not error:
         whole["derived"] = records.derive(whole)
     return {**records.seal(whole), "path": str(out / one.directory / "record.json")}
 
 
-def study(out: Path, arms: dict[str, dict[str, Any]], blocks: int = 5, nodes: tuple[int, ...] = (1,), **common: Any) -> list[dict[str, Any]]:
+def study(
+    out: Path, arms: dict[str, dict[str, Any]], blocks: int = 5, nodes: tuple[int, ...] = (1,), **common: Any
+) -> list[dict[str, Any]]:
     """``blocks`` blocks of every arm (name -> what `record` takes) at each number of nodes."""
-    return [record(out, job(arm, repeat, n), **{**common, **how}) for repeat in range(blocks) for n in nodes for arm, how in arms.items()]
+    return [
+        record(out, job(arm, repeat, n), **{**common, **how})
+        for repeat in range(blocks)
+        for n in nodes
+        for arm, how in arms.items()
+    ]
 
 
 def write(found: list[dict[str, Any]]) -> None:

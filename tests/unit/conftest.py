@@ -1,0 +1,123 @@
+"""What several files need: jobs composed as the command line composes them, hand-made ranks, a process group of one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import cli, sweep
+from bench.config import Study
+from bench.job import Job, Measure, Model, Train
+
+# Small enough for milliseconds, and with dimensions that all differ, so that no two can be mistaken for each other.
+SMALL = Model("small", layers=2, hidden=24, heads=3, sequence=10, vocabulary=300, padded_vocabulary=320)
+
+
+@pytest.fixture(scope="session")
+def one_thread() -> None:
+    """Models this small are slower on more threads, and much slower on cores that others use."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def small_job() -> Job:
+    return Job(model=SMALL, train=Train(global_batch_size=4), measure=Measure(iteration_micro_batches=4))
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, list[Any]]]:
+    """Exit code of the command line's words, and the study and jobs that they mean, Hydra included; nothing runs."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # cli sets it; so it is put back
+    monkeypatch.setattr(sys, "argv", ["bench"])
+    monkeypatch.delenv("BENCH_CONF", raising=False)
+
+    def run(*words: str) -> tuple[int, list[Any]]:
+        caught: list[Any] = []
+
+        def catch(study: Study, jobs: Sequence[Job]) -> int:
+            caught.extend([study, list(jobs)])
+            return 0
+
+        monkeypatch.setattr(sweep, "run", catch)
+        return cli.main(list(words)), caught
+
+    return run
+
+
+@pytest.fixture
+def compose(command: Callable[..., tuple[int, list[Any]]]) -> Callable[..., tuple[Study, list[Job]]]:
+    """The study and the jobs that the command line's words mean."""
+
+    def composed(*words: str) -> tuple[Study, list[Job]]:
+        code, (study, jobs) = command(*words)
+        assert code == 0
+        return study, jobs
+
+    return composed
+
+
+@pytest.fixture
+def refused(command: Callable[..., tuple[int, list[Any]]], capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """The one sentence with which the command line refuses its words, with exit code 2 and nothing run."""
+
+    def refusal(*words: str) -> str:
+        assert command(*words) == (2, [])
+        said = capsys.readouterr().err
+        assert said.startswith("bench: ") and said.count("\n") == 1 and "Traceback" not in said
+        return said[len("bench: "):].strip()
+
+    return refusal
+
+
+@pytest.fixture
+def make_rank() -> Callable[..., dict[str, Any]]:
+    """One rank's part of a record, with a time for each kind of micro-batch and for the optimizer."""
+
+    def make(first: float = 3.0, middle: float = 2.0, last: float = 2.5, optimizer: float = 0.5, iterations: int = 3,
+             count: int = 4, rank: int = 0, node: int = 0, faults: int = 100, warm_up: int = 0, loss: float = 1.0,
+             jitter: Callable[[int], float] = lambda i: 0.0) -> dict[str, Any]:
+        total = iterations * count
+        kinds = ["last" if i % count == count - 1 else "first" if i % count == 0 else "middle" for i in range(total)]
+        seconds = [{"first": first, "middle": middle, "last": last}[kind] + jitter(i) for i, kind in enumerate(kinds)]
+        mb: dict[str, Any] = {
+            "iteration": [i // count for i in range(total)], "index": [i % count for i in range(total)], "kind": kinds,
+            "steady": [i >= warm_up for i in range(total)], "loss": [loss + i for i in range(total)],
+            "forward_seconds": [0.25 * s for s in seconds], "backward_seconds": [0.75 * s for s in seconds],
+            "rss_bytes": [1 << 20] * total}
+        it: dict[str, Any] = {
+            "iteration": list(range(iterations)), "steady": [i * count >= warm_up for i in range(iterations)],
+            "wall_seconds": [sum(seconds[i * count:(i + 1) * count]) + optimizer for i in range(iterations)],
+            "optimizer_seconds": [optimizer] * iterations, "grad_norm": [1.0] * iterations, "loss": [loss] * iterations}
+        for i, name in enumerate(("minor_faults", "major_faults", "user_seconds", "system_seconds")):
+            mb[f"forward_{name}"] = [faults * 10 ** -i] * total
+            mb[f"backward_{name}"] = [2 * faults * 10 ** -i] * total
+            it[f"optimizer_{name}"] = [5 * faults * 10 ** -i] * iterations
+        return {"rank": rank, "node": node, "hostname": f"h{node}", "pid": 1, "cpus": [0], "threads": 1, "proof": {},
+                "proof_end": {}, "peak_rss_bytes": (rank + 1) << 20, "rss_bytes": 1, "micro_batches": mb,
+                "iterations": it}
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """gloo with this process alone."""
+    import torch.distributed as dist
+
+    store = tmp_path_factory.mktemp("gloo") / "store"
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def conf() -> Path:
+    return cli.CONF
