@@ -45,7 +45,9 @@ def study_of(config: DictConfig) -> Study:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise ConfigError(f"study={name} is the name of a folder: use letters, digits, dots, dashes and underscores.")
     if not isinstance(config.sweep, DictConfig) or not isinstance(config.sweep.get("shuffle_arms"), bool):
-        raise ConfigError("sweep is a group of keys: sweep.shuffle_arms is true or false, sweep.reference the name of an arm.")
+        raise ConfigError(
+            "sweep is a group of keys: sweep.shuffle_arms is true or false, sweep.reference the name of an arm."
+        )
     values = {
         key: value
         for key, value in OmegaConf.to_container(config.measure, resolve=True).items()
@@ -109,6 +111,12 @@ def nearest(key: str, known: list[str], prefix: str = "") -> str:
 
 def check(job: Job) -> None:
     """Refuse values that cannot be, alone or together. Raises ConfigError."""
+    check_numbers(job)
+    check_rules(job)
+    check_shares(job)
+
+
+def check_numbers(job: Job) -> None:
     for part, name, value in ((p, k, v) for p in PARTS for k, v in vars(getattr(job, p)).items()):
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{part}.{name}={value} must be a finite number.")
@@ -135,6 +143,9 @@ def check(job: Job) -> None:
     for key, value in positive.items():
         if not value > 0:
             raise ConfigError(f"{key}={value} must be greater than 0.")
+
+
+def check_rules(job: Job) -> None:
     rules = [
         (job.repeat >= 0, f"repeat={job.repeat} must be 0 or more: it numbers the blocks."),
         (job.seed >= 0, f"seed={job.seed} must be 0 or more."),
@@ -169,6 +180,9 @@ def check(job: Job) -> None:
     for good, words in rules:
         if not good:
             raise ConfigError(words)
+
+
+def check_shares(job: Job) -> None:
     share = job.train.micro_batch_size * job.num_ranks
     if job.train.global_batch_size % share:
         raise ConfigError(

@@ -111,6 +111,8 @@ def refuse_mixture(job: Job, me: dict[str, Any], torch_version: str) -> None:
 def sentence(error: Exception) -> str:
     """The first line of what went wrong, with its kind where the words alone do not tell."""
     words = str(error).strip().splitlines() or ["no message"]
+    if "Timed out waiting" in words[0]:  # gloo's words for a peer that is stopped, or out of reach
+        return "another rank did not answer within launch.timeout_seconds: its process hangs, or the network between the nodes is down."
     plain = isinstance(error, (allocators.AllocatorError, RuntimeError))
     return words[0] if plain else f"{type(error).__name__}: {words[0]}"
 

@@ -16,11 +16,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import facts, records
+from bench import records
 from bench.config import ConfigError, Study
 from bench.job import from_dict
 from bench.records import Record
-from bench.sections import Section, sections
+from bench.sections import Section, fingerprint, sections
 from bench.tables import (
     COMPARED,
     HEADINGS,
@@ -53,7 +53,7 @@ COLUMNS = (
 def write_sweep(out: Path, study: Study, done: Sequence[Record], final: bool) -> None:
     """Called after every job (``final`` False: results.csv alone, in milliseconds) and at the end of a sweep, when the report is
     written too and its tables are printed. Raises RecordError where a file cannot be written."""
-    records.write_text(out / "results.csv", results_csv(done, out))
+    records.write_text(out / "results.csv", results_csv([row(record, out) for record in done]))
     if final:
         found = sections(done, study.reference)
         write_texts(out, found, [])
@@ -88,7 +88,8 @@ def main(argv: Sequence[str]) -> int:
             raise ConfigError(
                 f"report {' '.join(map(str, options.directories))}: there are no records{why or '; run python -m bench first.'}"
             )
-        found = list({Path(record["path"]).resolve(): record for record in found}.values())  # one folder inside another
+        if len(options.directories) > 1:  # one may lie inside another
+            found = list({Path(record["path"]).resolve(): record for record in found}.values())
         names = {record["job"]["allocator"]["name"] for record in found}
         if options.reference not in names and options.reference != "glibc":
             raise ConfigError(
@@ -101,10 +102,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def write_all(out: Path, found: Sequence[Record], refused: Refused, reference: str) -> int:
-    parts = sections(found, reference)
-    records.write_text(out / "results.csv", results_csv(found, out))
+    parts, rows = sections(found, reference), [row(record, out) for record in found]
+    records.write_text(out / "results.csv", results_csv(rows))
     records.write_text(out / "results.tex", latex(parts))
-    write_parquet(out / "results.parquet", found, out)
+    write_parquet(out / "results.parquet", found, rows)
     write_texts(out, parts, refused)
     show(
         parts,
@@ -124,11 +125,11 @@ def write_texts(out: Path, found: Sequence[Section], refused: Refused) -> None:
 # ---- data, a row for each job
 
 
-def results_csv(done: Iterable[Record], out: Path) -> str:
+def results_csv(rows: Iterable[dict[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: written(value) for key, value in row(record, out).items()} for record in done)
+    writer.writerows({key: written(value) for key, value in one.items()} for one in rows)
     return text.getvalue()
 
 
@@ -169,40 +170,32 @@ def row(record: Record, out: Path) -> dict[str, Any]:
         "system_seconds_per_it": figure("system_seconds_per_it", 4),
         "simulated": record["launch"]["simulated"],
         "valid": record["valid"],
-        "record": os.path.relpath(record["path"], out),
+        "record": below(record["path"], str(out)),
     }
 
 
-def write_parquet(path: Path, found: Sequence[Record], out: Path) -> None:
-    """The same rows for machines: typed, with the host and the memory beside, times of each phase included."""
+def below(path: str, folder: str) -> str:
+    """``path`` as seen from ``folder``; the plain case without asking the file system, which ten thousand times takes a second."""
+    return path[len(folder) + 1 :] if path.startswith(folder + os.sep) else os.path.relpath(path, folder)
+
+
+MORE = ("peak_rss_bytes", "micro_batch_seconds", "sync_seconds", "optimizer_seconds", "user_seconds_per_it")
+
+
+def write_parquet(path: Path, found: Sequence[Record], rows: Sequence[dict[str, Any]]) -> None:
+    """The same ``rows`` for machines: typed, with the host and the memory beside, and every phase's figures."""
     import pandas as pd
 
-    rows = []
-    for record in found:
-        one = row(record, out)
-        one["est_aggr_petaflops"] = (record["derived"] or {}).get("est_aggr_petaflops")
+    wide = []
+    for record, one in zip(found, rows):
         derived = record["derived"] or {}
-        for key in (
-            "peak_rss_bytes",
-            "micro_batch_seconds",
-            "sync_seconds",
-            "optimizer_seconds",
-            "user_seconds_per_it",
-            "aggr_petaflops_si",
-        ):
-            one[key] = derived.get(key)
+        figures = {key: derived.get(key) for key in ("est_aggr_petaflops", "aggr_petaflops_si", *MORE)}
         for phase, values in derived.get("phases", {}).items():
-            one.update({f"{phase}_{name}": value for name, value in values.items()})
-        rows.append(
-            {
-                **one,
-                "host": facts.fingerprint(record["hosts"][0]),
-                "started_at": record["started_at"],
-                "content_hash": record["content_hash"],
-            }
-        )
+            figures.update({f"{phase}_{name}": value for name, value in values.items()})
+        facts = {key: record[key] for key in ("started_at", "content_hash")}
+        wide.append({**one, **figures, **facts, "host": fingerprint(record["hosts"][0])})
     buffer = io.BytesIO()
-    pd.DataFrame(rows).to_parquet(buffer, index=False)
+    pd.DataFrame(wide).to_parquet(buffer, index=False)
     beside = path.with_name(f".{path.name}.part")
     try:
         beside.write_bytes(buffer.getvalue())

@@ -30,7 +30,7 @@ from bench import __version__, allocators, facts, records
 from bench.compare import block_ratios
 from bench.config import ConfigError, Study, check_fits, job_of, study_of
 from bench.job import Job, canonical, to_dict
-from bench.launch import Copy, which_copy
+from bench.launch import Copy, interface_to, which_copy
 from bench.peers import Leader, PeersLost, follow
 from bench.progress import Progress
 from bench.stats import needed_blocks, shuffle_arms
@@ -63,9 +63,13 @@ def in_blocks(jobs: Sequence[Job], shuffle: bool) -> list[Job]:
 
     if len({job.content_hash for job in jobs}) < len(jobs):
         raise ConfigError("two points of this sweep are the same job: remove what is listed twice.")
-    settings = {canonical([job.allocator.name, job.allocator.library, job.allocator.env]): job.allocator.name for job in jobs}
+    settings = {
+        canonical([job.allocator.name, job.allocator.library, job.allocator.env]): job.allocator.name for job in jobs
+    }
     if len(set(settings.values())) < len(settings):
-        raise ConfigError("two arms of this sweep differ but have the same allocator.name: give each a file of its own in conf/allocator.")
+        raise ConfigError(
+            "two arms of this sweep differ but have the same allocator.name: give each a file of its own in conf/allocator."
+        )
     first_seen = {key: i for i, key in enumerate(dict.fromkeys(others(job) for job in jobs))}
     ordered: list[Job] = []
     groups = sorted(jobs, key=lambda job: (job.repeat, first_seen[others(job)]))
@@ -280,7 +284,6 @@ class Runner:
 
         outcome = self.leader.run(job, on_event)
         after = facts.load()
-        nodes = [rank["node"] for rank in outcome.ranks or []]
         simulated = self.leader.copy.num_copies == 1 and job.nodes > 1
         record: records.Record = {
             "schema": records.SCHEMA,
@@ -298,9 +301,10 @@ class Runner:
                 "simulated": simulated,
                 "num_copies": self.leader.copy.num_copies,
                 "master_addr": self.leader.copy.master_addr,
+                "interface": job.launch.interface or interface_to(self.leader.copy.master_addr),
                 "dropped_environment": dropped_environment(),
             },
-            "hosts": self.leader.facts[: max(nodes) + 1 if nodes and not simulated else 1],
+            "hosts": self.leader.facts[: job.nodes],
             "load": {"before": before, "after": after},
             "host_used_mib": used_mib[0] if used_mib else None,
             "ranks": outcome.ranks,
