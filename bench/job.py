@@ -137,7 +137,7 @@ class Job:
 
         Weights, gradients, Adam's two moments and DDP's buckets at 4 bytes a parameter each; the logits twice; a saved
         activation per layer; and one layer's blocks (all layers' without checkpointing): eight of [heads, S, S], twelve of
-        [S, 4H]; and 0.5 GiB for Python and torch themselves.
+        [S, 4H]; and 0.25 GiB for Python and torch themselves.
         """
         m, batch = self.model, self.train.micro_batch_size
         layer = batch * m.sequence * (8 * m.heads * m.sequence + 12 * 4 * m.hidden)
@@ -145,7 +145,7 @@ class Job:
         floats = (
             5 * m.num_parameters + batch * m.sequence * (2 * m.padded_vocabulary + m.layers * m.hidden) + layers * layer
         )
-        return 4 * floats + (1 << 29)
+        return 4 * floats + (1 << 28)
 
     @property
     def content_hash(self) -> str:

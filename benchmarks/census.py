@@ -1,0 +1,108 @@
+"""Which blocks of 1 MiB and more does one iteration of two micro-batches allocate, beside the published program's?
+
+    python benchmarks/census.py [--ops megatron lean] [--iterations 3] [--all]
+
+Trains the real 124M model (bench.train.Trainer) in a fresh process per variant, with benchmarks/census.c built by cc
+and preloaded, and counts the last iteration. A count, not a time: it may run on a busy machine. Two minutes.
+
+Goal: megatron within 15 % of the published program in GiB and in the number of 48 MiB and of 12 MiB blocks. Exit code 1
+when it is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from bench import allocators, job
+
+MIB = 1 << 20
+GOAL = 0.15
+LAYERS, MICRO_BATCHES = 12, 2
+# The published program, counted in the same way: blocks per iteration by size in MiB. Per layer and micro-batch 19 of
+# [heads, S, S], 43 of [S, 4H], 57 of [S, H]; one of logits per micro-batch; as the embedding; all gradients, flattened.
+PUBLISHED = {48.0: 19 * LAYERS * MICRO_BATCHES, 12.0: 43 * LAYERS * MICRO_BATCHES, 3.0: 57 * LAYERS * MICRO_BATCHES,
+             196.5: MICRO_BATCHES, 147.4: 10, 475.0: 1}  # fmt: skip
+PUBLISHED_GIB, PUBLISHED_CALLS = 42.3, 3239
+
+
+def count(ops: str, iterations: int) -> None:
+    """In the preloaded process: print the sizes of the last iteration's blocks as JSON, {bytes: calls}."""
+    import torch.distributed as dist
+
+    from bench.train import Trainer
+
+    process = ctypes.CDLL(None)
+    process.census_count.restype = ctypes.c_size_t
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    trainer = Trainer(job.Job(model=job.Model(ops=ops)))
+    for number in range(iterations):
+        process.census_reset()
+        trainer.iteration(number, MICRO_BATCHES, lambda event: None)
+    calls = process.census_count()
+    sizes = (ctypes.c_size_t * 65536).in_dll(process, "census_sizes")
+    if calls > len(sizes):
+        raise RuntimeError(f"{calls} blocks are more than census.c keeps ({len(sizes)})")
+    print(json.dumps(Counter(sizes[:calls])))
+
+
+def census(ops: str, iterations: int) -> Counter[int]:
+    """{bytes: calls} of one steady iteration, counted in a fresh process."""
+    source = Path(__file__).with_name("census.c")
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "census.so"
+        subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
+        env = allocators.environment(job.Allocator(), str(library), len(os.sched_getaffinity(0)), os.environ)
+        command = [sys.executable, "-W", "ignore", __file__, "--count", ops, "--iterations", str(iterations)]
+        output = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return Counter({int(size): calls for size, calls in json.loads(output).items()})
+
+
+def compare(found: Counter[int], every_size: bool) -> list[tuple[str, float, float]]:
+    """(what, published, here), the sizes in MiB to one decimal; sizes that the note does not name only if asked for."""
+    gib = sum(size * calls for size, calls in found.items()) / 2**30
+    by_mib: Counter[float] = Counter()
+    for size, calls in found.items():
+        by_mib[round(size / MIB, 1)] += calls
+    sizes = sorted(by_mib, reverse=True) if every_size else []
+    sizes += [mib for mib in PUBLISHED if mib not in sizes]
+    rows = [("GiB", PUBLISHED_GIB, gib), ("calls", PUBLISHED_CALLS, sum(found.values()))]
+    return rows + [(f"{mib:g} MiB", PUBLISHED.get(mib, 0), by_mib[mib]) for mib in sizes]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ops", nargs="+", choices=("megatron", "lean"), default=["megatron", "lean"])
+    parser.add_argument(
+        "--iterations", type=int, default=3, help="the last counts: DDP rearranges its buckets in the 2nd"
+    )
+    parser.add_argument("--all", action="store_true", help="also sizes that were not noted of the published program")
+    parser.add_argument("--count", choices=("megatron", "lean"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.count:
+        count(args.count, args.iterations)
+        return 0
+    missed = []
+    for ops in args.ops:
+        print(f"{ops:12s}{'published':>12s}{'here':>12s}{'ratio':>8s}")
+        for what, published, here in compare(census(ops, args.iterations), args.all):
+            ratio = f"{here / published:8.2f}" if published else ""
+            print(f"  {what:10s}{published:12g}{here:12.4g}{ratio}", flush=True)
+            if ops == "megatron" and what in ("GiB", "48 MiB", "12 MiB") and abs(here / published - 1) > GOAL:
+                missed.append(f"{what}: {here:.4g} is not within {GOAL:.0%} of {published:g}")
+        print()
+    for words in missed:
+        print(f"MISSED {words}", file=sys.stderr)
+    print("goal missed" if missed else "goal met: megatron allocates what the published program does")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

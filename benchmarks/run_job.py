@@ -1,0 +1,41 @@
+"""One job through the product's own command line, for the benchmarks that need real ones."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench import records
+
+COMMAND = (sys.executable, "-W", "ignore", "-m", "bench")
+
+
+def run_job(out: Path, study: str, *overrides: str) -> records.Record:
+    """The record of one job, in a study of its own under ``out``; not run again where a valid one is there already."""
+    env = {**os.environ, "BENCH_OUT": str(out)}
+    command = [*COMMAND, f"study={study}", *overrides]
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(overrides)} ended with {done.returncode}:\n{done.stdout}")
+    return record_of(out, study)
+
+
+def record_of(out: Path, study: str) -> records.Record:
+    """The one record of ``study``."""
+    (path,) = (out / study).glob("*/record.json")
+    return records.read(path)
+
+
+@contextmanager
+def results(out: Path | None) -> Iterator[Path]:
+    """``out`` (to keep the records, and to go on after an interruption), or a folder that goes away."""
+    if out is not None:
+        yield out.absolute()
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
