@@ -117,30 +117,21 @@ def plain_log(axis: Any, values: Sequence[float]) -> None:
     axis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:,.0f}" if x >= 100 else f"{x:.4g}"))
 
 
-def round_ticks(low: float, high: float, most: int = 6) -> Iterator[float]:
-    """Round numbers between the two, at most ``most`` of them."""
+def round_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round numbers between the two for a logarithmic axis, at most ``most``, none so near another that labels touch."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    finer: list[Callable[[int], Sequence[float]]] = [
-        lambda d: (1,) if d % 2 == 0 else (),
-        lambda d: (1,),
-        lambda d: (1, 3),
-        lambda d: (1, 2, 5),
-        lambda d: (1, 1.5, 2, 3, 5, 7),
-        lambda d: np.arange(10, 100, 5) / 10,
-        lambda d: np.arange(10, 100, 2) / 10,
-        lambda d: np.arange(100, 1000, 5) / 100,
-        lambda d: np.arange(1000, 10000, 20) / 1000,
-        lambda d: np.arange(1000, 10000, 5) / 1000,
-    ]
+    finer: list[list[float]] = [[1], [1, 3], [1, 2, 5], [1, 1.5, 2, 3, 5, 7]]
+    finer += [[1 + step * n for n in range(round(9 / step))] for step in (0.5, 0.2, 0.05, 0.02, 0.005)]
+    candidates = [[10.0**d for d in decades if d % 2 == 0]] + [[m * 10.0**d for d in decades for m in ms] for ms in finer]
     chosen: list[float] = []
-    for steps in finer:
-        ticks = [step * 10.0**d for d in decades for step in steps(d) if low <= step * 10.0**d <= high]
-        apart = min((math.log(b / a) for a, b in zip(ticks, ticks[1:])), default=math.inf) / math.log(high / low)
+    for ticks in candidates:
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        apart = min((math.log(b / a) for a, b in zip(ticks, ticks[1:])), default=math.inf)
         if len(ticks) > most:
             break
-        if apart > 0.11 and len(ticks) > len(chosen):  # else two labels would touch
+        if apart > 0.11 * math.log(high / low) and len(ticks) > len(chosen):
             chosen = ticks
-    yield from chosen or [low * 1.0000001]
+    return chosen or [low * 1.0000001]
 
 
 def svg_text(figure: Figure, name: str, title: str) -> str:

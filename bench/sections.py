@@ -330,8 +330,8 @@ def compare(base: Cell, cell: Cell, losses: Losses) -> Comparison:
         return invalid("no block holds both.")
     ours, theirs = ([block[key] for key in common] for block in blocks)
     try:
-        ratio = stats.ratio(*([r["derived"]["samples"] for r in side] for side in (ours, theirs)))
-        memory = stats.ratio(*([[r["derived"]["peak_rss_bytes"]] for r in side] for side in (ours, theirs)))
+        samples, peaks = ([[of(r["derived"]) for r in side] for side in (ours, theirs)] for of in (_samples, _peak))
+        ratio, memory = stats.ratio(samples[0], samples[1]), stats.ratio(peaks[0], peaks[1])
     except ValueError as error:
         return invalid(f"{error}.")
     verdict = stats.verdict(ratio, arm=cell.arm, reference=base.arm)
@@ -352,6 +352,14 @@ def compare(base: Cell, cell: Cell, losses: Losses) -> Comparison:
         explain(ours, theirs, base.arm, cell.arm, verdict.word),
         len(set(blocks[0]) ^ set(blocks[1])),
     )
+
+
+def _samples(derived: Mapping[str, Any]) -> list[float]:
+    return derived["samples"]
+
+
+def _peak(derived: Mapping[str, Any]) -> list[float]:
+    return [derived["peak_rss_bytes"]]
 
 
 def _cautions(good: Sequence[Record], chosen: str, reference: str) -> list[str]:

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_job import SMALL
 
 from bench import cli, sweep
 from bench.config import Study
-from bench.job import Job, Measure, Model, Train
-
-# Small enough for milliseconds, and with dimensions that all differ, so that no two can be mistaken for each other.
-SMALL = Model("small", layers=2, hidden=24, heads=3, sequence=10, vocabulary=300, padded_vocabulary=320)
+from bench.job import Job, Measure, Train
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +69,7 @@ def refused(command: Callable[..., tuple[int, list[Any]]], capsys: pytest.Captur
         assert command(*words) == (2, [])
         said = capsys.readouterr().err
         assert said.startswith("bench: ") and said.count("\n") == 1 and "Traceback" not in said
-        return said[len("bench: "):].strip()
+        return said[len("bench: ") :].strip()
 
     return refusal
 
@@ -80,28 +78,59 @@ def refused(command: Callable[..., tuple[int, list[Any]]], capsys: pytest.Captur
 def make_rank() -> Callable[..., dict[str, Any]]:
     """One rank's part of a record, with a time for each kind of micro-batch and for the optimizer."""
 
-    def make(first: float = 3.0, middle: float = 2.0, last: float = 2.5, optimizer: float = 0.5, iterations: int = 3,
-             count: int = 4, rank: int = 0, node: int = 0, faults: int = 100, warm_up: int = 0, loss: float = 1.0,
-             jitter: Callable[[int], float] = lambda i: 0.0) -> dict[str, Any]:
+    def make(
+        first: float = 3.0,
+        middle: float = 2.0,
+        last: float = 2.5,
+        optimizer: float = 0.5,
+        iterations: int = 3,
+        count: int = 4,
+        rank: int = 0,
+        node: int = 0,
+        faults: int = 100,
+        warm_up: int = 0,
+        loss: float = 1.0,
+        jitter: Callable[[int], float] = lambda i: 0.0,
+    ) -> dict[str, Any]:
         total = iterations * count
         kinds = ["last" if i % count == count - 1 else "first" if i % count == 0 else "middle" for i in range(total)]
         seconds = [{"first": first, "middle": middle, "last": last}[kind] + jitter(i) for i, kind in enumerate(kinds)]
         mb: dict[str, Any] = {
-            "iteration": [i // count for i in range(total)], "index": [i % count for i in range(total)], "kind": kinds,
-            "steady": [i >= warm_up for i in range(total)], "loss": [loss + i for i in range(total)],
-            "forward_seconds": [0.25 * s for s in seconds], "backward_seconds": [0.75 * s for s in seconds],
-            "rss_bytes": [1 << 20] * total}
+            "iteration": [i // count for i in range(total)],
+            "index": [i % count for i in range(total)],
+            "kind": kinds,
+            "steady": [i >= warm_up for i in range(total)],
+            "loss": [loss + i for i in range(total)],
+            "forward_seconds": [0.25 * s for s in seconds],
+            "backward_seconds": [0.75 * s for s in seconds],
+            "rss_bytes": [1 << 20] * total,
+        }
         it: dict[str, Any] = {
-            "iteration": list(range(iterations)), "steady": [i * count >= warm_up for i in range(iterations)],
-            "wall_seconds": [sum(seconds[i * count:(i + 1) * count]) + optimizer for i in range(iterations)],
-            "optimizer_seconds": [optimizer] * iterations, "grad_norm": [1.0] * iterations, "loss": [loss] * iterations}
+            "iteration": list(range(iterations)),
+            "steady": [i * count >= warm_up for i in range(iterations)],
+            "wall_seconds": [sum(seconds[i * count : (i + 1) * count]) + optimizer for i in range(iterations)],
+            "optimizer_seconds": [optimizer] * iterations,
+            "grad_norm": [1.0] * iterations,
+            "loss": [loss] * iterations,
+        }
         for i, name in enumerate(("minor_faults", "major_faults", "user_seconds", "system_seconds")):
-            mb[f"forward_{name}"] = [faults * 10 ** -i] * total
-            mb[f"backward_{name}"] = [2 * faults * 10 ** -i] * total
-            it[f"optimizer_{name}"] = [5 * faults * 10 ** -i] * iterations
-        return {"rank": rank, "node": node, "hostname": f"h{node}", "pid": 1, "cpus": [0], "threads": 1, "proof": {},
-                "proof_end": {}, "peak_rss_bytes": (rank + 1) << 20, "rss_bytes": 1, "micro_batches": mb,
-                "iterations": it}
+            mb[f"forward_{name}"] = [faults * 10**-i] * total
+            mb[f"backward_{name}"] = [2 * faults * 10**-i] * total
+            it[f"optimizer_{name}"] = [5 * faults * 10**-i] * iterations
+        return {
+            "rank": rank,
+            "node": node,
+            "hostname": f"h{node}",
+            "pid": 1,
+            "cpus": [0],
+            "threads": 1,
+            "proof": {},
+            "proof_end": {},
+            "peak_rss_bytes": (rank + 1) << 20,
+            "rss_bytes": 1,
+            "micro_batches": mb,
+            "iterations": it,
+        }
 
     return make
 

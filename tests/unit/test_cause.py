@@ -22,8 +22,9 @@ def pair(arm_seconds, arm_faults, reference_seconds=0.3, reference_faults=100_00
     return made[0], made[1]
 
 
-def cause(*args, word="faster", **kwargs) -> Cause:
-    return explain(*pair(*args, **kwargs), "glibc", "tcmalloc", word)
+def cause(*figures: float, word: str = "faster", **more: float) -> Cause:
+    reference, arm = pair(*figures, **more)
+    return explain(reference, arm, "glibc", "tcmalloc", word)
 
 
 def test_all_of_a_gain_made_of_faults_is_explained():
@@ -49,7 +50,8 @@ def test_more_than_all_is_not_clipped():
 
 
 def test_a_loss_is_called_one():
-    found = explain(*reversed(pair(0.1, 0)), "tcmalloc", "glibc", "slower")
+    slow, fast = pair(0.1, 0)
+    found = explain(fast, slow, "tcmalloc", "glibc", "slower")
     assert (
         found.share == pytest.approx(1, abs=0.001)
         and "of the loss comes from page faults" in found.sentence
@@ -59,7 +61,7 @@ def test_a_loss_is_called_one():
 
 def test_a_gain_with_more_faults_is_not_explained_by_them():
     found = cause(0.1, 200_000)
-    assert found.share < 0 and "page faults do not explain the gain" in found.sentence
+    assert found.share is not None and found.share < 0 and "page faults do not explain the gain" in found.sentence
 
 
 @pytest.mark.parametrize("word", ["cannot tell", "no difference larger than 3.0 %"])
@@ -83,7 +85,7 @@ def test_the_price_is_the_median_of_the_reference_and_both_are_kept():
             record["ranks"][0]["fault_cost_seconds"] = price
     found = explain(reference, arm, "glibc", "tcmalloc", "faster")
     assert (found.fault_seconds, found.fault_seconds_both) == (2e-6, 4e-6) and found.fault_seconds_range == (1e-6, 9e-6)
-    assert found.share_both == pytest.approx(2 * found.share)
+    assert found.share and found.share_both == pytest.approx(2 * found.share)
 
 
 def test_prices_that_noise_turned_negative_are_not_prices():

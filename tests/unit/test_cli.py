@@ -17,33 +17,39 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("words", [["--version"], ["version"]])
-def test_version(words: list[str], capsys: pytest.CaptureFixture[str]):
+def test_version(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(words) == 0
     assert capsys.readouterr().out == __version__ + "\n"
 
 
 @pytest.mark.parametrize("words", [["-h"], ["--help"], ["help"]])
-def test_help_names_commands_and_choices(words: list[str], capsys: pytest.CaptureFixture[str]):
+def test_help_names_commands_and_choices(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(words) == 0
     said = capsys.readouterr().out
     for word in [*cli.COMMANDS, "tcmalloc_release", "gpt124m", "smoke", "$BENCH_OUT"]:
         assert word in said
 
 
-@pytest.mark.parametrize("word, answer", [("reprot", "did you mean report?"), ("doctr", "did you mean doctor?"), ("xyz", "there are ")])
-def test_a_word_that_is_no_command_is_refused(word: str, answer: str, refused: Callable[..., str]):
+@pytest.mark.parametrize(
+    "word, answer", [("reprot", "did you mean report?"), ("doctr", "did you mean doctor?"), ("xyz", "there are ")]
+)
+def test_a_word_that_is_no_command_is_refused(word: str, answer: str, refused: Callable[..., str]) -> None:
     assert refused(word) == f"{word} is not a command; {answer}" or answer in refused(word)
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
-def test_each_command_is_there_and_gets_its_words(command: str, capsys: pytest.CaptureFixture[str]):
+def test_each_command_is_there_and_gets_its_words(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main([command, "--help"])
     assert end.value.code == 0 and command in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("error, code", [(ConfigError("wrong."), 2), (RecordError("unreadable."), 1), (BrokenPipeError(), 1)])
-def test_errors_are_one_sentence_and_a_code(error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize(
+    "error, code", [(ConfigError("wrong."), 2), (RecordError("unreadable."), 1), (BrokenPipeError(), 1)]
+)
+def test_errors_are_one_sentence_and_a_code(
+    error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fail(words: list[str]) -> int:
         raise error
 
@@ -52,16 +58,24 @@ def test_errors_are_one_sentence_and_a_code(error: Exception, code: int, monkeyp
     assert capsys.readouterr().err == (f"bench: {error}\n" if str(error) else "")
 
 
-@pytest.mark.parametrize("given, meant", [
-    (["allocator=tcmalloc", "-m", "nodes=1,2"], ["+allocator=tcmalloc", "nodes=1,2"]), (["+allocator=a,b"], ["+allocator=a,b"]),
-    (["experiment=smoke"], ["+experiment=smoke"]), (["allocator.name=x", "nodes=2"], ["allocator.name=x", "nodes=2"])])
-def test_both_spellings_mean_the_same(given: list[str], meant: list[str], monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    "given, meant",
+    [
+        (["allocator=tcmalloc", "-m", "nodes=1,2"], ["+allocator=tcmalloc", "nodes=1,2"]),
+        (["+allocator=a,b"], ["+allocator=a,b"]),
+        (["experiment=smoke"], ["+experiment=smoke"]),
+        (["allocator.name=x", "nodes=2"], ["allocator.name=x", "nodes=2"]),
+    ],
+)
+def test_both_spellings_mean_the_same(given: list[str], meant: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BENCH_CONF", raising=False)
     assert cli.overrides(given) == meant
 
 
 @pytest.mark.parametrize("folder", ["plain", "with space", "quote's, comma=[x]"])
-def test_a_folder_of_ones_own_adds_an_arm(folder: str, tmp_path: Path, compose: Callable, monkeypatch: pytest.MonkeyPatch):
+def test_a_folder_of_ones_own_adds_an_arm(
+    folder: str, tmp_path: Path, compose: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mine = tmp_path / folder / "allocator" / "mine.yaml"
     mine.parent.mkdir(parents=True)
     mine.write_text("{name: mine, library: libmine.so.1, package: null, env: {A: '1'}, shows: mine}")
@@ -71,19 +85,19 @@ def test_a_folder_of_ones_own_adds_an_arm(folder: str, tmp_path: Path, compose: 
     assert {"mine", "glibc"} <= {arm.name for arm in cli.arms()}
 
 
-def test_a_folder_of_ones_own_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch):
+def test_a_folder_of_ones_own_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCH_CONF", "/nowhere/at/all")
     with pytest.raises(ConfigError, match="BENCH_CONF=/nowhere/at/all is not a folder"):
         cli.overrides([])
 
 
-def test_a_plain_call_is_a_sweep_of_one(compose: Callable):
+def test_a_plain_call_is_a_sweep_of_one(compose: Callable) -> None:
     study, jobs = compose()
     assert study.name == "main" and len(jobs) == 1
     assert compose("nodes=2")[1] == compose("-m", "nodes=2")[1] == compose("--multirun", "nodes=2")[1]
 
 
-def test_the_sweeps_exit_code_is_the_commands(compose: Callable, monkeypatch: pytest.MonkeyPatch):
+def test_the_sweeps_exit_code_is_the_commands(compose: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     from bench import sweep
 
     for code in (0, 1, 130):
@@ -93,16 +107,23 @@ def test_the_sweeps_exit_code_is_the_commands(compose: Callable, monkeypatch: py
 
 def command_line(*words: str, **env: Any) -> subprocess.CompletedProcess:
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from bench.cli import main; sys.exit(main(sys.argv[1:]))"
-    return subprocess.run([sys.executable, "-I", "-c", code, *words], capture_output=True, text=True, env={**os.environ, **env})
+    return subprocess.run(
+        [sys.executable, "-I", "-c", code, *words], capture_output=True, text=True, env={**os.environ, **env}
+    )
 
 
-def test_a_real_process_refuses_without_a_traceback_and_leaves_nothing_behind(tmp_path: Path):
-    done = command_line("nodes=512", "model=tiny", "train.global_batch_size=512", BENCH_OUT=str(tmp_path / "out"), HOME=str(tmp_path))
+def test_a_real_process_refuses_without_a_traceback_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    done = command_line(
+        "nodes=512", "model=tiny", "train.global_batch_size=512", BENCH_OUT=str(tmp_path / "out"), HOME=str(tmp_path)
+    )
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("bench: nodes=512 with ranks_per_node=1 starts 512 ranks on this host") and done.stderr.count("\n") == 1
+    assert (
+        done.stderr.startswith("bench: nodes=512 with ranks_per_node=1 starts 512 ranks on this host")
+        and done.stderr.count("\n") == 1
+    )
     assert list(tmp_path.iterdir()) == []
 
 
-def test_hydras_own_flags_work(tmp_path: Path):
+def test_hydras_own_flags_work(tmp_path: Path) -> None:
     done = command_line("--cfg", "job", "+allocator=tcmalloc", "train.dropout=0")
     assert done.returncode == 0 and "name: tcmalloc" in done.stdout and "dropout: 0" in done.stdout

@@ -21,8 +21,10 @@ MAY_IMPORT = {"cli": {"__main__"}, "report": {"cli", "sweep"}}
 
 def loaded(*modules: str) -> set[str]:
     """Top-level names in a fresh process that has imported ``modules``."""
-    code = (f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-            f"import {', '.join(modules)}\nprint('\\n'.join({{name.split('.')[0] for name in sys.modules}}))")
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        f"import {', '.join(modules)}\nprint('\\n'.join({{name.split('.')[0] for name in sys.modules}}))"
+    )
     done = subprocess.run([sys.executable, "-I", "-W", "ignore", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())
@@ -31,9 +33,18 @@ def loaded(*modules: str) -> set[str]:
 def imports(module: str, top_only: bool = False) -> set[str]:
     """Full names of what a module imports; ``top_only``: when it is loaded, and not later in a function."""
     tree = ast.parse((ROOT / "bench" / f"{module}.py").read_text())
-    lazy = {id(inner) for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) for inner in ast.walk(node)}
-    typing = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-              for inner in ast.walk(node)}
+    lazy = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for inner in ast.walk(node)
+    }
+    typing = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in ast.walk(node)
+    }
     names: set[str] = set()
     for node in ast.walk(tree):
         if top_only and (id(node) in lazy or id(node) in typing):
@@ -50,48 +61,51 @@ def project_imports(module: str, top_only: bool = False) -> set[str]:
     return {name.split(".")[1] for name in imports(module, top_only) if name.startswith("bench.")} & set(MODULES)
 
 
-def test_the_driver_never_loads_torch():
+def test_the_driver_never_loads_torch() -> None:
     driver = [f"bench.{module}" for module in MODULES if module not in WORKLOAD]
     assert {"bench.cli", "bench.sweep", "bench.report"} <= set(driver)
     assert "torch" not in loaded(*driver, "hydra_plugins.block_sweeper")
 
 
-def test_the_modules_of_the_rank_load_nothing_that_the_driver_works_with():
+def test_the_modules_of_the_rank_load_nothing_that_the_driver_works_with() -> None:
     """Beyond what torch itself loads; what a real rank has loaded is in test_rank.py."""
     chain = loaded("torch", "torch.distributed", *(f"bench.{module}" for module in sorted(RANK_CHAIN)))
     assert "torch" in chain and not (chain - loaded("torch", "torch.distributed")) & NOT_IN_A_RANK
 
 
-def test_the_rank_loads_next_to_nothing_before_its_allocator_is_proved():
+def test_the_rank_loads_next_to_nothing_before_its_allocator_is_proved() -> None:
     assert not loaded("bench.rank") & (NOT_IN_A_RANK | {"torch", "numpy"})
 
 
-def test_the_chain_of_the_rank_is_all_that_its_modules_import():
+def test_the_chain_of_the_rank_is_all_that_its_modules_import() -> None:
     for module in RANK_CHAIN:
         assert project_imports(module) <= RANK_CHAIN, module
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_torch_is_imported_in_the_workload_only(module: str):
+def test_torch_is_imported_in_the_workload_only(module: str) -> None:
     uses = any(name.split(".")[0] == "torch" for name in imports(module))
     assert uses == (module in WORKLOAD | {"rank"})
 
 
 @pytest.mark.parametrize("module", sorted(STANDARD_LIBRARY_ONLY))
-def test_some_need_python_alone(module: str):
-    code = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); import bench.{module}\n"
-            "import os; print('\\n'.join(m.__file__ for m in sys.modules.values() if getattr(m, '__file__', None) and 'site-packages' in m.__file__))")
+def test_some_need_python_alone(module: str) -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import bench.{module}\n"
+        "files = [getattr(m, '__file__', None) or '' for m in sys.modules.values()]\n"
+        "print('\\n'.join(file for file in files if 'site-packages' in file))"
+    )
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_imports_point_one_way(module: str):
+def test_imports_point_one_way(module: str) -> None:
     for end, allowed in MAY_IMPORT.items():
         assert end not in project_imports(module) or module in allowed
 
 
-def test_no_module_needs_itself():
+def test_no_module_needs_itself() -> None:
     needs = {module: project_imports(module, top_only=True) - {module} for module in MODULES}
     left = dict(needs)
     while True:
@@ -102,5 +116,5 @@ def test_no_module_needs_itself():
     assert not left, f"these import each other in a circle: {left}"
 
 
-def test_the_report_and_its_plots_load_only_when_they_are_wanted():
+def test_the_report_and_its_plots_load_only_when_they_are_wanted() -> None:
     assert not loaded("bench.cli", "bench.sweep") & {"matplotlib", "pandas", "pyarrow"}

@@ -10,11 +10,11 @@ from typing import Any, Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import SMALL
+from test_job import SMALL
 from torch import Tensor
 
 from bench.job import Model, Train
-from bench.model import GPT, OPS, CrossEntropy, LeanAttentionProbs, LeanGelu, MegatronGelu
+from bench.model import GPT, OPS, LeanCrossEntropy, LeanGelu, MegatronGelu
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NO_DROPOUT = Train(dropout=0.0)
@@ -49,7 +49,7 @@ def gradients(gpt: GPT, dropout_seed: int = 3) -> tuple[Tensor, dict[str, Tensor
     gpt.zero_grad()
     loss = gpt(*batch())
     loss.backward()
-    return loss.detach(), {name: p.grad for name, p in gpt.named_parameters()}
+    return loss.detach(), {name: p.grad.clone() for name, p in gpt.named_parameters()}
 
 
 def assert_same(a: tuple[Tensor, dict[str, Tensor]], b: tuple[Tensor, dict[str, Tensor]], rtol: float) -> None:
@@ -75,7 +75,7 @@ def plain_logits(gpt: GPT, tokens: Tensor) -> Tensor:
     for layer in gpt.layers:
         y = F.layer_norm(x, hidden, layer.ln_1.weight, layer.ln_1.bias, 1e-5)
         heads = F.linear(y, layer.qkv.weight, layer.qkv.bias).view(B, S, SMALL.heads, 3 * size).transpose(1, 2)
-        query, key, value = heads[..., :size], heads[..., size:2 * size], heads[..., 2 * size:]
+        query, key, value = heads[..., :size], heads[..., size : 2 * size], heads[..., 2 * size :]
         scores = (query @ key.transpose(2, 3) / math.sqrt(size)).masked_fill(hides, -math.inf)
         context = (scores.softmax(-1) @ value).transpose(1, 2).reshape(B, S, SMALL.hidden)
         x = x + F.linear(context, layer.proj.weight, layer.proj.bias)
@@ -86,7 +86,7 @@ def plain_logits(gpt: GPT, tokens: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("checkpointing", [True, False])
 @pytest.mark.parametrize("ops", OPS)
-def test_loss_and_all_gradients_are_the_textbooks(ops: str, checkpointing: bool):
+def test_loss_and_all_gradients_are_the_textbooks(ops: str, checkpointing: bool) -> None:
     gpt = build(ops, replace(NO_DROPOUT, activation_checkpointing=checkpointing), spread=0.3)
     got = gradients(gpt)
     gpt.zero_grad()
@@ -99,15 +99,17 @@ def test_loss_and_all_gradients_are_the_textbooks(ops: str, checkpointing: bool)
 
 
 @pytest.mark.parametrize("dtype, rtol", [(torch.float64, 1e-12), (torch.float32, 1e-4)])
-def test_the_variants_agree_in_loss_and_gradients(dtype: torch.dtype, rtol: float):
+def test_the_variants_agree_in_loss_and_gradients(dtype: torch.dtype, rtol: float) -> None:
     torch.set_default_dtype(dtype)
     assert_same(gradients(build("megatron", spread=0.1)), gradients(build("lean", spread=0.1)), rtol)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("ops", OPS)
-def test_checkpointing_changes_no_gradient(ops: str, dropout: float):
-    kept, recomputed = (gradients(build(ops, Train(dropout=dropout, activation_checkpointing=on))) for on in (False, True))
+def test_checkpointing_changes_no_gradient(ops: str, dropout: float) -> None:
+    kept, recomputed = (
+        gradients(build(ops, Train(dropout=dropout, activation_checkpointing=on))) for on in (False, True)
+    )
     assert_same(kept, recomputed, rtol=1e-12)
     if dropout:  # and what is dropped matters, so that equality says something
         other = gradients(build(ops, Train(dropout=dropout)), dropout_seed=4)
@@ -115,7 +117,7 @@ def test_checkpointing_changes_no_gradient(ops: str, dropout: float):
 
 
 @pytest.mark.parametrize("ops", OPS)
-def test_no_position_sees_a_later_token(ops: str):
+def test_no_position_sees_a_later_token(ops: str) -> None:
     gpt = build(ops, spread=0.3)
     tokens, _ = batch()
     with torch.no_grad():
@@ -128,13 +130,27 @@ def test_no_position_sees_a_later_token(ops: str):
             assert ((after - before)[:, t:].abs().amax(dim=(0, 2)) > 0).all(), "and every later one does see it"
 
 
+def attend(ops: str, query: Tensor, key: Tensor, value: Tensor, layer_number: int = 1, p: float = 0.0) -> Tensor:
+    """Always with the same noise."""
+    torch.manual_seed(5)
+    return OPS[ops].attention(query, key, value, OPS[ops].mask(1, query.size(0)), layer_number, p)
+
+
+def probabilities(ops: str, query: Tensor, key: Tensor, layer_number: int = 1, p: float = 0.0) -> Tensor:
+    """[heads, S, S], dropout included. query, key: [S, heads, S], so that values can be unit vectors, which show them."""
+    S, heads, size = query.shape
+    assert S == size
+    value = torch.eye(S).unsqueeze(1).expand(S, heads, S).contiguous()
+    return attend(ops, query, key, value, layer_number, p).transpose(0, 1)
+
+
 @pytest.mark.parametrize("ops", OPS)
 @pytest.mark.parametrize("layer_number", [1, 7])
-def test_attention_is_scaled_masked_and_normalised(ops: str, layer_number: int):
-    S, heads, size = 6, 3, 8
-    query, key = torch.randn(S, heads, size), torch.randn(S, heads, size)
-    probs = OPS[ops].attention_probs(query, key, OPS[ops].mask(1, S), layer_number, 0.0)
-    scores = torch.einsum("ihd,jhd->hij", query, key) / math.sqrt(size)
+def test_attention_is_scaled_masked_and_normalised(ops: str, layer_number: int) -> None:
+    S, heads = 8, 3
+    query, key = torch.randn(S, heads, S), torch.randn(S, heads, S)
+    probs = probabilities(ops, query, key, layer_number)
+    scores = torch.einsum("ihd,jhd->hij", query, key) / math.sqrt(S)
     hides = torch.ones(S, S, dtype=torch.bool).triu(1)
     torch.testing.assert_close(probs, scores.masked_fill(hides, -math.inf).softmax(-1))
     assert (probs[:, hides] == 0).all()
@@ -142,35 +158,35 @@ def test_attention_is_scaled_masked_and_normalised(ops: str, layer_number: int):
 
 
 @pytest.mark.parametrize("ops", OPS)
-def test_attention_dropout_drops_and_keeps_the_mean(ops: str):
+def test_attention_dropout_drops_and_keeps_the_mean(ops: str) -> None:
     S, heads, p = 40, 4, 0.25
-    query, key, mask = torch.randn(S, heads, 8), torch.randn(S, heads, 8), OPS[ops].mask(1, S)
-    whole = OPS[ops].attention_probs(query, key, mask, 1, 0.0)
-    dropped = OPS[ops].attention_probs(query, key, mask, 1, p)
+    query, key = torch.randn(S, heads, S), torch.randn(S, heads, S)
+    whole, dropped = (probabilities(ops, query, key, p=share) for share in (0.0, p))
     seen = whole > 0
     gone = seen & (dropped == 0)
     assert gone.sum() / seen.sum() == pytest.approx(p, abs=0.03)
     left = seen & ~gone
     torch.testing.assert_close(dropped[left], whole[left] / (1 - p))
+    assert not torch.equal(gone[0], gone[1]), "each head has its own noise"
 
 
-def test_gradient_of_lean_attention_with_dropout():
-    """The noise is found again by the seed; given the noise, autograd says what the gradient is."""
-    heads, S, size, p = 2, 5, 4, 0.3
-    query, key = (torch.randn(heads, S, size, requires_grad=True) for _ in range(2))
-    bias = OPS["lean"].mask(1, S)
-
-    def attend(query: Tensor, key: Tensor) -> Tensor:
-        torch.manual_seed(5)
-        return LeanAttentionProbs.apply(query, key, bias, size**-0.5, p)
-
-    torch.manual_seed(5)
-    noise = torch.empty(heads, S, S).bernoulli_(1 - p) / (1 - p)
-    weights = torch.randn(heads, S, S)
-    got = torch.autograd.grad((attend(query, key) * weights).sum(), (query, key))
-    expected = ((query @ key.transpose(1, 2) * size**-0.5 + bias).softmax(-1) * noise * weights).sum()
-    torch.testing.assert_close(got, torch.autograd.grad(expected, (query, key)))
-    assert torch.autograd.gradcheck(attend, (query, key))
+@pytest.mark.parametrize("p", [0.0, 0.3])
+@pytest.mark.parametrize("ops", OPS)
+def test_gradient_of_attention(ops: str, p: float) -> None:
+    """Which were dropped is seen in the forward; given that, autograd says what the gradient is."""
+    S, heads = 8, 2
+    query, key, value = inputs = random_inputs(*[(S, heads, S)] * 3)
+    with torch.no_grad():
+        noise = (probabilities(ops, query, key, p=p) > 0).double() / (1 - p)
+    weights = torch.randn(S, heads, S)
+    context = attend(ops, query, key, value, p=p)
+    got = torch.autograd.grad((context * weights).sum(), inputs)
+    hides = torch.ones(S, S, dtype=torch.bool).triu(1)
+    scores = torch.einsum("ihd,jhd->hij", query, key) / math.sqrt(S)
+    probs = scores.masked_fill(hides, -math.inf).softmax(-1) * noise
+    expected = torch.einsum("hij,jhd->ihd", probs, value)
+    torch.testing.assert_close(context, expected)
+    torch.testing.assert_close(got, torch.autograd.grad((expected * weights).sum(), inputs))
 
 
 def random_inputs(*shapes: tuple[int, ...]) -> list[Tensor]:
@@ -178,40 +194,40 @@ def random_inputs(*shapes: tuple[int, ...]) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("gelu, inputs", [(MegatronGelu, [(3, 2, 5), (5,)]), (LeanGelu, [(LeanGelu.ROWS + 3, 2)])])
-def test_gelu_and_its_hand_written_gradient(gelu: Any, inputs: list[tuple[int, ...]]):
+def test_gelu_and_its_hand_written_gradient(gelu: Any, inputs: list[tuple[int, ...]]) -> None:
     values = random_inputs(*inputs)
     torch.testing.assert_close(gelu.apply(*values), tanh_gelu(sum(values[1:], values[0])), rtol=1e-7, atol=1e-8)
     assert torch.autograd.gradcheck(gelu.apply, values)
 
 
+@pytest.mark.parametrize("ops", OPS)
 @pytest.mark.parametrize("size", [1.0, 300.0])
-def test_cross_entropy_and_its_gradient_in_place(size: float):
-    """Also with logits whose exponential overflows."""
-    (x,) = random_inputs((2, 3, 7))
-    labels = torch.tensor([[0, 6, 3], [2, 2, 5]])
-    weights = torch.randn(2, 3)
-    expected = F.cross_entropy((x * size).view(-1, 7), labels.view(-1), reduction="none").view(2, 3)
+def test_cross_entropy_and_its_gradient(ops: str, size: float) -> None:
+    """Also with logits whose exponential overflows, and more rows than fit a slice."""
+    rows = LeanCrossEntropy.ROWS + 3
+    (x,) = random_inputs((2, rows, 7))
+    labels = torch.randint(7, (2, rows))
+    weights = torch.randn(2, rows)
+    expected = F.cross_entropy((x * size).view(-1, 7), labels.view(-1), reduction="none").view(2, rows)
     (expected_grad,) = torch.autograd.grad((expected * weights).sum(), x)
-    logits = x * size
-    loss = CrossEntropy.apply(logits, labels)
+    loss = OPS[ops].loss(x * size, labels)
     torch.testing.assert_close(loss, expected)
     (grad,) = torch.autograd.grad((loss * weights).sum(), x)
     torch.testing.assert_close(grad, expected_grad)
 
 
-def test_cross_entropy_works_on_the_logits_own_storage():
+@pytest.mark.parametrize("ops", OPS)
+def test_cross_entropy_makes_the_gradient_in_the_logits_own_storage(ops: str) -> None:
     (x,) = random_inputs((1, 2, 9))
     logits = x * 1.0
-    loss = CrossEntropy.apply(logits, torch.tensor([[1, 2]]))
-    torch.testing.assert_close(logits.detach().sum(-1), torch.ones(1, 2))  # probabilities now
-    grads: list[Tensor] = []
-    logits.register_hook(lambda grad: grads.append(grad))
-    loss.sum().backward()
-    assert x.grad is not None and x.grad.sum(-1).abs().max() < 1e-12
+    places = [logits.data_ptr()]
+    logits.register_hook(lambda grad: places.append(grad.data_ptr()))
+    OPS[ops].loss(logits, torch.tensor([[1, 2]])).sum().backward()
+    assert len(places) == 2 and places[0] == places[1]
 
 
 @pytest.mark.parametrize("ops", OPS)
-def test_bias_dropout_add(ops: str):
+def test_bias_dropout_add(ops: str) -> None:
     x, bias, residual = torch.randn(50, 2, 40), torch.randn(40), torch.randn(50, 2, 40)
     add: Callable[..., Tensor] = OPS[ops].bias_dropout_add
     torch.testing.assert_close(add(x, bias, residual, 0.0), residual + x + bias)
@@ -224,7 +240,7 @@ def test_bias_dropout_add(ops: str):
 
 
 @pytest.mark.parametrize("ops", OPS)
-def test_a_dropped_embedding_changes_the_loss(ops: str):
+def test_a_dropped_embedding_changes_the_loss(ops: str) -> None:
     """Dropout is at every place: without attention's and the layers' (no layers), the embedding's is left."""
     model = replace(SMALL, layers=1, ops=ops)
     torch.manual_seed(1)
@@ -235,7 +251,7 @@ def test_a_dropped_embedding_changes_the_loss(ops: str):
     assert len(losses) == 3
 
 
-def test_weights_start_as_megatrons():
+def test_weights_start_as_megatrons() -> None:
     model, train = replace(SMALL, layers=8, hidden=96, heads=4), Train(init_method_std=0.02)
     gpt = GPT(model, train)
     for name, parameter in gpt.named_parameters():
@@ -251,7 +267,7 @@ def test_weights_start_as_megatrons():
             assert abs(parameter.mean().item()) < 6 * expected / math.sqrt(parameter.numel()), name
 
 
-def test_head_is_tied_and_the_start_is_uniform():
+def test_head_is_tied_and_the_start_is_uniform() -> None:
     gpt = build()
     assert not [name for name, _ in gpt.named_parameters() if "head" in name]
     tokens, labels = batch()
@@ -266,5 +282,5 @@ def test_head_is_tied_and_the_start_is_uniform():
 
 
 @pytest.mark.parametrize("model", [SMALL, replace(SMALL, ops="lean"), Model("t", 3, 16, 2, 5, 7, 11)])
-def test_number_of_parameters(model: Model):
+def test_number_of_parameters(model: Model) -> None:
     assert sum(p.numel() for p in GPT(model, Train()).parameters()) == model.num_parameters

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, Optional
+from typing import Any
 
 import pytest
 
@@ -42,7 +42,7 @@ def wait_for_news(watch: Any, seconds: float = TIMEOUT) -> Outcome:
 class Cluster:
     """A leader in this thread, and followers each in its own."""
 
-    def __init__(self, num_copies: int, ranks: RunRanks, monkeypatch: pytest.MonkeyPatch):
+    def __init__(self, num_copies: int, ranks: RunRanks, monkeypatch: pytest.MonkeyPatch) -> None:
         self.port, self.num_copies, self.ran, self.errors = free_port(), num_copies, [], {}  # type: ignore[var-annotated]
         self.threads: list[threading.Thread] = []
 
@@ -98,7 +98,7 @@ def jobs_on(*nodes: int) -> list[Job]:
     return [Job(nodes=n, repeat=i) for i, n in enumerate(nodes)]
 
 
-def test_jobs_run_on_the_nodes_that_they_use_and_nowhere_else(cluster: Callable[..., Cluster]):
+def test_jobs_run_on_the_nodes_that_they_use_and_nowhere_else(cluster: Callable[..., Cluster]) -> None:
     def ranks(job: Job, copy: Copy, watch: Any) -> Outcome:
         return Outcome(ranks=[job.repeat]) if copy.node_rank == 0 else Outcome()  # type: ignore[list-item]
 
@@ -115,7 +115,7 @@ def test_jobs_run_on_the_nodes_that_they_use_and_nowhere_else(cluster: Callable[
     assert not three.errors
 
 
-def test_the_job_arrives_whole(cluster: Callable[..., Cluster], small_job: Job):
+def test_the_job_arrives_whole(cluster: Callable[..., Cluster], small_job: Job) -> None:
     seen: list[Job] = []
 
     def ranks(job: Job, copy: Copy, watch: Any) -> Outcome:
@@ -130,14 +130,14 @@ def test_the_job_arrives_whole(cluster: Callable[..., Cluster], small_job: Job):
     assert seen == [replace(small_job, nodes=2)] * 2
 
 
-def test_with_no_others_the_leader_simply_runs(monkeypatch: pytest.MonkeyPatch):
+def test_with_no_others_the_leader_simply_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "run_ranks", lambda job, copy, port, on_event, watch: Outcome(ranks=[len(watch)]))  # type: ignore[list-item]
     leader = Leader(Copy(), hello(0), TIMEOUT)
     assert leader.run(Job(nodes=4), silent) == Outcome(ranks=[0])  # type: ignore[list-item]
     leader.end()
 
 
-def test_a_failure_here_stops_the_others_and_the_next_job_runs(cluster: Callable[..., Cluster]):
+def test_a_failure_here_stops_the_others_and_the_next_job_runs(cluster: Callable[..., Cluster]) -> None:
     def ranks(job: Job, copy: Copy, watch: Any) -> Outcome:
         if job.repeat == 1:
             return Outcome()
@@ -158,12 +158,25 @@ def test_a_failure_here_stops_the_others_and_the_next_job_runs(cluster: Callable
     assert not three.errors
 
 
-@pytest.mark.parametrize("here, there, told", [
-    ("rank 0 on h0 failed: connection reset.", "rank 1 on h1 was killed by SIGKILL.", "rank 1 on h1 was killed by SIGKILL."),
-    ("rank 0 on h0 was killed by SIGKILL.", "rank 1 on h1 failed: connection reset.", "rank 0 on h0 was killed by SIGKILL."),
-    (None, "rank 1 on h1 failed: y.", "rank 1 on h1 failed: y.")])
+@pytest.mark.parametrize(
+    "here, there, told",
+    [
+        (
+            "rank 0 on h0 failed: connection reset.",
+            "rank 1 on h1 was killed by SIGKILL.",
+            "rank 1 on h1 was killed by SIGKILL.",
+        ),
+        (
+            "rank 0 on h0 was killed by SIGKILL.",
+            "rank 1 on h1 failed: connection reset.",
+            "rank 0 on h0 was killed by SIGKILL.",
+        ),
+        (None, "rank 1 on h1 failed: y.", "rank 1 on h1 failed: y."),
+    ],
+)
 def test_a_failure_there_fails_the_job_with_the_more_telling_sentence(
-        here: Optional[str], there: str, told: str, cluster: Callable[..., Cluster]):
+    here: str | None, there: str, told: str, cluster: Callable[..., Cluster]
+) -> None:
     failed_there = threading.Event()
 
     def ranks(job: Job, copy: Copy, watch: Any) -> Outcome:
@@ -179,7 +192,7 @@ def test_a_failure_there_fails_the_job_with_the_more_telling_sentence(
     leader.end()
 
 
-def test_a_node_that_is_lost_fails_this_job_and_later_ones_at_once(cluster: Callable[..., Cluster]):
+def test_a_node_that_is_lost_fails_this_job_and_later_ones_at_once(cluster: Callable[..., Cluster]) -> None:
     class Dies(Exception):
         pass
 
@@ -201,7 +214,7 @@ def test_a_node_that_is_lost_fails_this_job_and_later_ones_at_once(cluster: Call
     assert isinstance(two.errors[1], Dies)
 
 
-def test_a_node_that_says_nothing_is_given_up(cluster: Callable[..., Cluster]):
+def test_a_node_that_says_nothing_is_given_up(cluster: Callable[..., Cluster]) -> None:
     def ranks(job: Job, copy: Copy, watch: Any) -> Outcome:
         if copy.node_rank:
             time.sleep(2.0)
@@ -214,7 +227,7 @@ def test_a_node_that_says_nothing_is_given_up(cluster: Callable[..., Cluster]):
     leader.end()
 
 
-def test_a_leader_that_is_gone_ends_its_followers(cluster: Callable[..., Cluster]):
+def test_a_leader_that_is_gone_ends_its_followers(cluster: Callable[..., Cluster]) -> None:
     two = cluster(2)
     leader = two.leader()
     leader.followers[1].socket.close()
@@ -222,7 +235,7 @@ def test_a_leader_that_is_gone_ends_its_followers(cluster: Callable[..., Cluster
     assert isinstance(two.errors[1], PeersLost) and "the first node (127.0.0.1) is gone" in str(two.errors[1])
 
 
-def test_a_mixed_configuration_is_refused_on_both_sides(cluster: Callable[..., Cluster]):
+def test_a_mixed_configuration_is_refused_on_both_sides(cluster: Callable[..., Cluster]) -> None:
     two = cluster(1)
     two.num_copies = 2
     two.follower(1, hello(1, sweep="b"))
@@ -232,9 +245,10 @@ def test_a_mixed_configuration_is_refused_on_both_sides(cluster: Callable[..., C
     assert isinstance(two.errors[1], ConfigError) and str(two.errors[1]) == str(caught.value)
 
 
-@pytest.mark.parametrize("theirs, what", [
-    ({"version": "2"}, "version is 1 on h0 but 2 on h1"), ({}, None), ({"more": 1}, None)])
-def test_disagreement(theirs: dict[str, Any], what: Optional[str]):
+@pytest.mark.parametrize(
+    "theirs, what", [({"version": "2"}, "version is 1 on h0 but 2 on h1"), ({}, None), ({"more": 1}, None)]
+)
+def test_disagreement(theirs: dict[str, Any], what: str | None) -> None:
     said = disagreement(hello(0), hello(1, **theirs))
     assert said is None if what is None else what in str(said)
     missing = hello(1)
@@ -242,36 +256,48 @@ def test_disagreement(theirs: dict[str, Any], what: Optional[str]):
     assert "sweep is a on h0 but None on h1" in str(disagreement(hello(0), missing))
 
 
-@pytest.mark.parametrize("outcome, message, told", [
-    (Outcome(), None, "did not say"), (Outcome(error="x"), None, "x"), (Outcome(), {"error": None}, None),
-    (Outcome(), {"error": "y"}, "y"), (Outcome(error="x"), {"error": "y"}, "x"),
-    (Outcome(error="x"), {"error": "rank 1 was killed by SIGKILL"}, "was killed")])
-def test_better(outcome: Outcome, message: Optional[dict[str, Any]], told: Optional[str]):
+@pytest.mark.parametrize(
+    "outcome, message, told",
+    [
+        (Outcome(), None, "did not say"),
+        (Outcome(error="x"), None, "x"),
+        (Outcome(), {"error": None}, None),
+        (Outcome(), {"error": "y"}, "y"),
+        (Outcome(error="x"), {"error": "y"}, "x"),
+        (Outcome(error="x"), {"error": "rank 1 was killed by SIGKILL"}, "was killed"),
+    ],
+)
+def test_better(outcome: Outcome, message: dict[str, Any] | None, told: str | None) -> None:
     got = better(outcome, message).error
     assert got is None if told is None else told in str(got)
 
 
 # Not finding each other
 
-def test_nodes_that_do_not_come_are_named_in_time(cluster: Callable[..., Cluster]):
+
+def test_nodes_that_do_not_come_are_named_in_time(cluster: Callable[..., Cluster]) -> None:
     four = cluster(1)
     four.num_copies = 4
     four.follower(2)
     started = time.monotonic()
-    with pytest.raises(PeersLost, match=rf"nodes 1, 3 of 4 did not reach 127.0.0.1:{four.port} within launch.timeout_seconds=0.5"):
+    with pytest.raises(
+        PeersLost, match=rf"nodes 1, 3 of 4 did not reach 127.0.0.1:{four.port} within launch.timeout_seconds=0.5"
+    ):
         four.leader(timeout=0.5)
     assert time.monotonic() - started < TIMEOUT
     four.join()
     assert isinstance(four.errors[2], PeersLost)
 
 
-def test_a_leader_that_does_not_come_is_given_up_in_time():
+def test_a_leader_that_does_not_come_is_given_up_in_time() -> None:
     port = free_port()
-    with pytest.raises(PeersLost, match=f"does not answer at 127.0.0.1:{port} within launch.timeout_seconds=0.5.*BENCH_MASTER_ADDR"):
+    with pytest.raises(
+        PeersLost, match=f"does not answer at 127.0.0.1:{port} within launch.timeout_seconds=0.5.*BENCH_MASTER_ADDR"
+    ):
         follow(Copy("bench", 1, 2, "127.0.0.1", port), hello(1), 0.5)
 
 
-def test_a_follower_may_come_first(cluster: Callable[..., Cluster]):
+def test_a_follower_may_come_first(cluster: Callable[..., Cluster]) -> None:
     two = cluster(2)
     time.sleep(0.5)
     two.leader().end()
@@ -279,7 +305,7 @@ def test_a_follower_may_come_first(cluster: Callable[..., Cluster]):
     assert not two.errors
 
 
-def test_a_port_that_is_taken_is_said():
+def test_a_port_that_is_taken_is_said() -> None:
     with socket.socket() as other:
         other.bind(("", 0))
         other.listen()
@@ -289,7 +315,7 @@ def test_a_port_that_is_taken_is_said():
 
 
 @pytest.mark.parametrize("words", [b"", b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"do": "what"}\n', b"\xff\xfe\n"])
-def test_strangers_at_the_port_are_ignored(words: bytes, cluster: Callable[..., Cluster]):
+def test_strangers_at_the_port_are_ignored(words: bytes, cluster: Callable[..., Cluster]) -> None:
     two = cluster(1)
     two.num_copies = 2
 
@@ -308,6 +334,7 @@ def test_strangers_at_the_port_are_ignored(words: bytes, cluster: Callable[..., 
 
 # Messages
 
+
 @pytest.fixture
 def ends() -> Iterator[tuple[Connection, socket.socket]]:
     with socket.socket() as listener:
@@ -317,20 +344,20 @@ def ends() -> Iterator[tuple[Connection, socket.socket]]:
             yield Connection(here, TIMEOUT), there
 
 
-def test_messages_are_whole_however_they_are_cut(ends: tuple[Connection, socket.socket]):
+def test_messages_are_whole_however_they_are_cut(ends: tuple[Connection, socket.socket]) -> None:
     connection, there = ends
     there.sendall(b'{"a": 1}\n{"a": 2}\n{"a"')
     assert connection.receive(TIMEOUT) == {"a": 1} and connection.receive(TIMEOUT) == {"a": 2}
     assert connection.receive(0.05) is None and connection.alive, "slow is not gone"
-    there.sendall(b': 3}\n')
+    there.sendall(b": 3}\n")
     assert connection.receive(TIMEOUT) == {"a": 3}
     there.sendall(json.dumps({"a": "x" * 200_000}).encode() + b"\n")
     assert connection.receive(TIMEOUT) == {"a": "x" * 200_000}
     there.close()
-    assert connection.receive(TIMEOUT) is None and not connection.alive and connection.receive() is None
+    assert [connection.receive(TIMEOUT), connection.receive(), connection.alive] == [None, None, False]
 
 
-def test_sending_to_nobody_is_noticed_and_no_error(ends: tuple[Connection, socket.socket]):
+def test_sending_to_nobody_is_noticed_and_no_error(ends: tuple[Connection, socket.socket]) -> None:
     connection, there = ends
     there.close()
     for _ in range(20):
@@ -338,7 +365,7 @@ def test_sending_to_nobody_is_noticed_and_no_error(ends: tuple[Connection, socke
     assert not connection.alive
 
 
-def test_an_order_to_stop_that_comes_with_the_order_to_run_is_heard(monkeypatch: pytest.MonkeyPatch):
+def test_an_order_to_stop_that_comes_with_the_order_to_run_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both in one segment: the socket is empty then, and would never wake the one who watches it."""
     monkeypatch.setattr(peers, "run_ranks", lambda job, copy, port, on_event, watch: wait_for_news(watch, 1.0))
     with socket.socket() as listener:

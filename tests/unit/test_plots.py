@@ -4,6 +4,7 @@ import random
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import builders as b
 import pytest
@@ -23,7 +24,7 @@ FOUR = {
 REAL = {"model": Job().model, "train": Job().train}
 
 
-def section(**how) -> Section:
+def section(**how: Any) -> Section:
     return sections(b.study(OUT, FOUR, **{"blocks": 3, **how}), "glibc")[0]
 
 

@@ -18,7 +18,7 @@ ROOT = str(Path(__file__).resolve().parents[2])
 MIB = 1 << 20
 
 
-def test_touched_pages_are_counted_as_minor_faults():
+def test_touched_pages_are_counted_as_minor_faults() -> None:
     area = mmap.mmap(-1, 8 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     area.madvise(mmap.MADV_NOHUGEPAGE)
     before, rss = usage(), probes.rss_bytes()
@@ -34,7 +34,7 @@ def test_touched_pages_are_counted_as_minor_faults():
     area.close()
 
 
-def test_cpu_seconds_grow_with_work_in_the_process_and_in_the_kernel():
+def test_cpu_seconds_grow_with_work_in_the_process_and_in_the_kernel() -> None:
     before = usage()
     while usage().since(before).user_seconds < 0.02:
         sum(range(10_000))
@@ -44,14 +44,16 @@ def test_cpu_seconds_grow_with_work_in_the_process_and_in_the_kernel():
     assert usage().since(before) > Usage(0, 0, 0.0, 0.0)
 
 
-def test_since_subtracts_each_counter():
+def test_since_subtracts_each_counter() -> None:
     assert Usage(10, 5, 3.0, 2.0).since(Usage(1, 2, 1.0, 0.5)) == Usage(9, 3, 2.0, 1.5)
 
 
-def test_memory_is_of_this_process_and_its_peak_not_its_parents():
+def test_memory_is_of_this_process_and_its_peak_not_its_parents() -> None:
     """ru_maxrss survives exec: a small child of a large parent would report the parent's peak."""
     ballast = bytearray(b"1") * (200 * MIB)
-    code = f"import sys; sys.path.insert(0, {ROOT!r}); from bench.probes import memory; print(memory()['peak_rss_bytes'])"
+    code = (
+        f"import sys; sys.path.insert(0, {ROOT!r}); from bench.probes import memory; print(memory()['peak_rss_bytes'])"
+    )
     peak = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     mine = probes.memory()
     assert peak < 100 * MIB < len(ballast) < mine["peak_rss_bytes"]
@@ -60,35 +62,41 @@ def test_memory_is_of_this_process_and_its_peak_not_its_parents():
     assert mine["huge_bytes"] >= 0
 
 
-def test_fields_that_cannot_be_read_are_left_out():
+def test_fields_that_cannot_be_read_are_left_out() -> None:
     assert probes._kib_fields("/nowhere/at/all", ("VmRSS",)) == {}
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_fault_has_a_price(threads: int):
+def test_a_fault_has_a_price(threads: int) -> None:
     cost = probes.fault_cost_seconds(threads)
     assert cost is not None and 0 < cost < 1e-3
 
 
-def test_no_faults_have_no_price(monkeypatch: pytest.MonkeyPatch):
+def test_no_faults_have_no_price(monkeypatch: pytest.MonkeyPatch) -> None:
     """None and not infinity, which JSON cannot say."""
     monkeypatch.setattr(probes, "usage", lambda: Usage(0, 0, 0.0, 0.0))
     assert probes.fault_cost_seconds(1, MIB) is None
 
 
-def test_pin_binds_the_process_and_what_it_starts():
-    code = (f"import sys, os, threading; sys.path.insert(0, {ROOT!r}); from bench.probes import pin; pin([int(sys.argv[1])])\n"
-            "t = threading.Thread(target=lambda: print(sorted(os.sched_getaffinity(0)))); t.start(); t.join()")
+def test_pin_binds_the_process_and_what_it_starts() -> None:
+    code = (
+        f"import sys, os, threading; sys.path.insert(0, {ROOT!r}); from bench.probes import pin; pin([int(sys.argv[1])])\n"
+        "t = threading.Thread(target=lambda: print(sorted(os.sched_getaffinity(0)))); t.start(); t.join()"
+    )
     cpu = max(os.sched_getaffinity(0))
     done = subprocess.run([sys.executable, "-c", code, str(cpu)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"[{cpu}]"
 
 
-def test_dies_with_its_parent():
-    child = f"import sys, time; sys.path.insert(0, {ROOT!r}); from bench.probes import die_with_parent; die_with_parent(); " \
-            "print('ready', flush=True); time.sleep(60)"
-    parent = ("import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdout=subprocess.PIPE)\n"
-              "p.stdout.readline(); print(p.pid, flush=True); time.sleep(60)")
+def test_dies_with_its_parent() -> None:
+    child = (
+        f"import sys, time; sys.path.insert(0, {ROOT!r}); from bench.probes import die_with_parent; die_with_parent(); "
+        "print('ready', flush=True); time.sleep(60)"
+    )
+    parent = (
+        "import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdout=subprocess.PIPE)\n"
+        "p.stdout.readline(); print(p.pid, flush=True); time.sleep(60)"
+    )
     with subprocess.Popen([sys.executable, "-c", parent, child], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         pid = int(process.stdout.readline())

@@ -12,24 +12,38 @@ from bench.job import Allocator, Job
 from bench.progress import Progress, label
 
 JOB = Job(nodes=4, repeat=2, allocator=Allocator("tcmalloc"))
-GOOD = {"valid": True, "derived": {"sec_per_it": 12.34, "micro_batch_seconds": 0.5678, "minor_faults_per_it": 3e6,
-                                   "micro_batches_per_it": 2, "notes": "sampled 8/1024"}}
+GOOD = {
+    "valid": True,
+    "derived": {
+        "sec_per_it": 12.34,
+        "micro_batch_seconds": 0.5678,
+        "minor_faults_per_it": 3e6,
+        "micro_batches_per_it": 2,
+        "notes": "sampled 8/1024",
+    },
+}
 EVENT = {"event": "micro_batch", "iteration": 3, "index": 1, "loss": 9.87654}
 
 
 @pytest.fixture
 def watch(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A Progress, and what it has written so far."""
+
     def make(terminal: bool, jobs: int = 2) -> tuple[Progress, io.StringIO]:
         text = io.StringIO()
-        monkeypatch.setattr(progress, "Console", lambda **options: Console(file=text, force_terminal=terminal, width=200, **{
-            k: v for k, v in options.items() if k != "stderr"}))
+        monkeypatch.setattr(
+            progress,
+            "Console",
+            lambda **options: Console(
+                file=text, force_terminal=terminal, width=200, **{k: v for k, v in options.items() if k != "stderr"}
+            ),
+        )
         return Progress(jobs), text
 
     return make
 
 
-def test_a_log_has_plain_lines_one_at_the_start_and_one_at_the_end_of_a_job(watch: Any):
+def test_a_log_has_plain_lines_one_at_the_start_and_one_at_the_end_of_a_job(watch: Any) -> None:
     bar, text = watch(terminal=False)
     with bar:
         bar.start(JOB)
@@ -40,11 +54,12 @@ def test_a_log_has_plain_lines_one_at_the_start_and_one_at_the_end_of_a_job(watc
     assert text.getvalue().splitlines() == [
         "bench: job 1/2 tcmalloc n=4 repeat=2 ...",
         "bench: 1/2 tcmalloc n=4 repeat=2: 12.3 s/it, 0.568 s/micro-batch, 1,500,000 minor faults/micro-batch (sampled 8/1024)",
-        "bench: 2/2 tcmalloc n=4 repeat=3: failed: rank 0 [bold]failed[/bold]. [already there]"]
+        "bench: 2/2 tcmalloc n=4 repeat=3: failed: rank 0 [bold]failed[/bold]. [already there]",
+    ]
     assert "\x1b" not in text.getvalue()
 
 
-def test_a_terminal_has_a_bar_that_moves_with_the_job(watch: Any):
+def test_a_terminal_has_a_bar_that_moves_with_the_job(watch: Any) -> None:
     bar, text = watch(terminal=True)
     with bar:
         bar.start(JOB)
@@ -58,13 +73,13 @@ def test_a_terminal_has_a_bar_that_moves_with_the_job(watch: Any):
     assert "iteration 3 micro-batch 1 loss 9.877" in text.getvalue() and "\x1b" in text.getvalue()
 
 
-def test_progress_goes_to_standard_error(capsys: pytest.CaptureFixture[str]):
+def test_progress_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     Progress(1).say("words")
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "bench: words\n")
 
 
-def test_what_was_there_already_is_said_to_be(watch: Any):
+def test_what_was_there_already_is_said_to_be(watch: Any) -> None:
     bar, text = watch(terminal=False, jobs=3)
     bar.end(JOB, GOOD)
     bar.start(JOB)
@@ -73,5 +88,5 @@ def test_what_was_there_already_is_said_to_be(watch: Any):
     assert [line.endswith("[already there]") for line in text.getvalue().splitlines()] == [True, False, False, True]
 
 
-def test_label():
+def test_label() -> None:
     assert label(JOB) == "tcmalloc n=4 repeat=2"

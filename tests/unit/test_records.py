@@ -22,31 +22,40 @@ PUBLISHED = list(csv.DictReader((Path(__file__).resolve().parents[2] / "conf/ref
 
 
 def record_of(job: Job, ranks: list[dict[str, Any]], simulated: bool = False) -> dict[str, Any]:
-    return {"schema": records.SCHEMA, "job": to_dict(job), "ranks": ranks, "valid": True, "host_used_mib": 4000.0,
-            "launch": {"simulated": simulated}, "hosts": [{"cpu": {"ghz": 2.5}}]}
+    return {
+        "schema": records.SCHEMA,
+        "job": to_dict(job),
+        "ranks": ranks,
+        "valid": True,
+        "host_used_mib": 4000.0,
+        "launch": {"simulated": simulated},
+        "hosts": [{"cpu": {"ghz": 2.5}}],
+    }
 
 
 # The published table
 
-def test_the_published_table_has_all_its_rows():
-    assert [(row["allocator"], int(row["nodes"])) for row in PUBLISHED] == \
-        [(arm, 2**i) for arm in ("tcmalloc", "glibc") for i in range(7)]
+
+def test_the_published_table_has_all_its_rows() -> None:
+    assert [(row["allocator"], int(row["nodes"])) for row in PUBLISHED] == [
+        (arm, 2**i) for arm in ("tcmalloc", "glibc") for i in range(7)
+    ]
 
 
 @pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: f"{row['allocator']}-{row['nodes']}")
-def test_formula_gives_the_published_tflops(row: dict[str, str]):
+def test_formula_gives_the_published_tflops(row: dict[str, str]) -> None:
     job = Job(nodes=int(row["nodes"]))
     assert job.dp == int(row["dp"]) and job.train.global_batch_size == int(row["gbs"])
     assert tflops(job, float(row["sec_per_it"])) == pytest.approx(float(row["tflops"]), abs=0.01)
 
 
 @pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: f"{row['allocator']}-{row['nodes']}")
-def test_published_petaflops_are_the_printed_tflops_over_1024_truncated(row: dict[str, str]):
+def test_published_petaflops_are_the_printed_tflops_over_1024_truncated(row: dict[str, str]) -> None:
     """From the TFLOPs as printed, at two decimals: from unrounded ones, five of the rows would differ in the last digit."""
     assert truncated(float(row["tflops"]) * int(row["nodes"]) / 1024) == row["est_aggr_petaflops"]
 
 
-def test_tflops_without_recomputation_and_by_its_parts():
+def test_tflops_without_recomputation_and_by_its_parts() -> None:
     job = Job()
     without = replace(job, train=replace(job.train, activation_checkpointing=False))
     assert tflops(without, 10.0) == pytest.approx(tflops(job, 10.0) * 72 / 96)
@@ -61,7 +70,8 @@ def test_tflops_without_recomputation_and_by_its_parts():
 
 # Whole iterations out of a part
 
-def test_sampled_mode_extrapolates(small_job: Job, make_rank: Callable[..., dict[str, Any]]):
+
+def test_sampled_mode_extrapolates(small_job: Job, make_rank: Callable[..., dict[str, Any]]) -> None:
     job = replace(small_job, train=replace(small_job.train, global_batch_size=100))
     derived = derive(record_of(job, [make_rank(first=3.0, middle=2.0, last=2.5, optimizer=0.5)]))
     # 100 middle ones, of which one is a first and one a last, and an optimizer step
@@ -80,7 +90,9 @@ def test_sampled_mode_extrapolates(small_job: Job, make_rank: Callable[..., dict
     assert derived["mem_mib"] == 4000.0 and derived["ghz"] == 2.5 and derived["peak_rss_bytes"] == 1 << 20
 
 
-def test_sampled_and_whole_agree_where_the_part_is_the_whole(small_job: Job, make_rank: Callable[..., dict[str, Any]]):
+def test_sampled_and_whole_agree_where_the_part_is_the_whole(
+    small_job: Job, make_rank: Callable[..., dict[str, Any]]
+) -> None:
     full = replace(small_job, measure=replace(small_job.measure, mode="full"))
     sampled, whole = (derive(record_of(job, [make_rank()])) for job in (small_job, full))
     assert sampled["sec_per_it"] == pytest.approx(whole["sec_per_it"])
@@ -88,7 +100,9 @@ def test_sampled_and_whole_agree_where_the_part_is_the_whole(small_job: Job, mak
     assert sampled["phases"] == whole["phases"]
 
 
-def test_only_what_is_steady_counts_and_losses_are_all_there(small_job: Job, make_rank: Callable[..., dict[str, Any]]):
+def test_only_what_is_steady_counts_and_losses_are_all_there(
+    small_job: Job, make_rank: Callable[..., dict[str, Any]]
+) -> None:
     rank = make_rank(warm_up=4, jitter=lambda i: 100.0 if i < 4 else 0.0)
     derived = derive(record_of(small_job, [rank]))
     assert derived["sec_per_it"] == pytest.approx(3 + 2 + 2 + 2.5 + 0.5)
@@ -97,7 +111,8 @@ def test_only_what_is_steady_counts_and_losses_are_all_there(small_job: Job, mak
 
 @pytest.mark.parametrize("mode", ["sampled", "full"])
 def test_samples_have_the_mean_and_the_spread_of_the_measurement(
-        small_job: Job, make_rank: Callable[..., dict[str, Any]], mode: str):
+    small_job: Job, make_rank: Callable[..., dict[str, Any]], mode: str
+) -> None:
     job = replace(small_job, measure=replace(small_job.measure, mode=mode))
     derived = derive(record_of(job, [make_rank(jitter=lambda i: 0.1 * (i * 7 % 5), iterations=6)]))
     assert fmean(derived["samples"]) == pytest.approx(derived["sec_per_it"])
@@ -105,7 +120,7 @@ def test_samples_have_the_mean_and_the_spread_of_the_measurement(
     assert len(derived["samples"]) == (24 if mode == "sampled" else 6)
 
 
-def test_one_sample_has_no_interval(small_job: Job, make_rank: Callable[..., dict[str, Any]]):
+def test_one_sample_has_no_interval(small_job: Job, make_rank: Callable[..., dict[str, Any]]) -> None:
     full = replace(small_job, measure=replace(small_job.measure, mode="full"))
     derived = derive(record_of(full, [make_rank(iterations=1)]))
     assert derived["samples"] == [10.0] and derived["sec_per_it_low"] is derived["sec_per_it_high"] is None
@@ -113,7 +128,9 @@ def test_one_sample_has_no_interval(small_job: Job, make_rank: Callable[..., dic
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_iterations_too_short_to_have_every_kind(small_job: Job, make_rank: Callable[..., dict[str, Any]], count: int):
+def test_iterations_too_short_to_have_every_kind(
+    small_job: Job, make_rank: Callable[..., dict[str, Any]], count: int
+) -> None:
     job = replace(small_job, train=replace(small_job.train, global_batch_size=count))
     kinds = {1: [2.5], 2: [3.0, 2.5], 3: [3.0, 2.0, 2.5]}[count]
     derived = derive(record_of(job, [make_rank(count=count, iterations=4)]))
@@ -121,10 +138,13 @@ def test_iterations_too_short_to_have_every_kind(small_job: Job, make_rank: Call
 
 
 def test_the_slowest_rank_sets_the_time_and_a_node_adds_its_ranks_up(
-        small_job: Job, make_rank: Callable[..., dict[str, Any]]):
+    small_job: Job, make_rank: Callable[..., dict[str, Any]]
+) -> None:
     job = replace(small_job, nodes=2, ranks_per_node=2, train=replace(small_job.train, global_batch_size=16))
-    ranks = [make_rank(rank=i, node=i // 2, middle=2.0 + (i == 1), faults=[100, 1, 80, 80][i], loss=float(i))
-             for i in range(4)]
+    ranks = [
+        make_rank(rank=i, node=i // 2, middle=2.0 + (i == 1), faults=[100, 1, 80, 80][i], loss=float(i))
+        for i in range(4)
+    ]
     derived = derive(record_of(job, ranks, simulated=True))
     alone = derive(record_of(job, [ranks[1]]))
     assert derived["sec_per_it"] == alone["sec_per_it"] and derived["samples"] == alone["samples"]
@@ -141,6 +161,7 @@ def test_the_slowest_rank_sets_the_time_and_a_node_adds_its_ranks_up(
 
 # Files
 
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "n001_glibc_r00-12345678" / "record.json"
@@ -151,7 +172,7 @@ def record(small_job: Job, make_rank: Callable[..., dict[str, Any]]) -> dict[str
     return record_of(small_job, [make_rank()])
 
 
-def test_what_is_written_is_read(path: Path, record: dict[str, Any]):
+def test_what_is_written_is_read(path: Path, record: dict[str, Any]) -> None:
     records.write(path, record)
     got = records.read(path)
     assert {**got, "sha256": 0} == {**record, "sha256": 0} and len(got["sha256"]) == 64
@@ -166,19 +187,24 @@ def edited(text: str) -> str:
     return text.replace('"ghz":2.5', '"ghz":9.5')
 
 
-@pytest.mark.parametrize("spoil, words", [
-    (edited, "was changed after it was written"),
-    (lambda text: text.replace('"sha256":"', '"sha256":"0'), "was changed after it was written"),
-    (lambda text: text.replace('"ghz":2.5', '"ghz":NaN'), "not a whole record"),
-    (lambda text: text[: len(text) // 2], "cut short"),
-    (lambda text: "", "cut short"),
-    (lambda text: text + "more", "not a whole record"),
-    (lambda text: text.replace('"schema":1', '"schema":2'), "has schema 2"),
-    (lambda text: "[]", "has schema None"),
-    (lambda text: "{}", "has schema None"),
-], ids=["edited", "sha", "nan", "half", "empty", "longer", "schema", "list", "nothing"])
+@pytest.mark.parametrize(
+    "spoil, words",
+    [
+        (edited, "was changed after it was written"),
+        (lambda text: text.replace('"sha256":"', '"sha256":"0'), "was changed after it was written"),
+        (lambda text: text.replace('"ghz":2.5', '"ghz":NaN'), "not a whole record"),
+        (lambda text: text[: len(text) // 2], "cut short"),
+        (lambda text: "", "cut short"),
+        (lambda text: text + "more", "not a whole record"),
+        (lambda text: text.replace('"schema":1', '"schema":2'), "has schema 2"),
+        (lambda text: "[]", "has schema None"),
+        (lambda text: "{}", "has schema None"),
+    ],
+    ids=["edited", "sha", "nan", "half", "empty", "longer", "schema", "list", "nothing"],
+)
 def test_a_file_that_is_not_as_written_is_refused_by_name(
-        path: Path, record: dict[str, Any], spoil: Callable[[str], str], words: str):
+    path: Path, record: dict[str, Any], spoil: Callable[[str], str], words: str
+) -> None:
     records.write(path, record)
     path.write_text(spoil(path.read_text()))
     with pytest.raises(RecordError) as caught:
@@ -187,7 +213,7 @@ def test_a_file_that_is_not_as_written_is_refused_by_name(
     assert str(path) in said and words in said and "\n" not in said
 
 
-def test_a_file_that_is_not_there_or_not_text_is_refused_by_name(path: Path):
+def test_a_file_that_is_not_there_or_not_text_is_refused_by_name(path: Path) -> None:
     with pytest.raises(RecordError, match="cannot be read"):
         records.read(path)
     path.parent.mkdir()
@@ -196,13 +222,15 @@ def test_a_file_that_is_not_there_or_not_text_is_refused_by_name(path: Path):
         records.read(path)
 
 
-def test_read_all_keeps_what_is_whole_and_names_what_is_not(tmp_path: Path, record: dict[str, Any]):
+def test_read_all_keeps_what_is_whole_and_names_what_is_not(tmp_path: Path, record: dict[str, Any]) -> None:
     for name in ("b/record.json", "a/record.json", "a/record-0123abcd.json", "c/d/record.json"):
         records.write(tmp_path / name, record)
     (tmp_path / "b/record.json").write_text("{")
     (tmp_path / "a/other.json").write_text("{")
     found, refused = records.read_all([tmp_path])
-    assert [r["path"] for r in found] == [str(tmp_path / n) for n in ("a/record-0123abcd.json", "a/record.json", "c/d/record.json")]
+    assert [r["path"] for r in found] == [
+        str(tmp_path / n) for n in ("a/record-0123abcd.json", "a/record.json", "c/d/record.json")
+    ]
     assert [p for p, _ in refused] == [tmp_path / "b/record.json"] and "cut short" in refused[0][1]
 
 
@@ -220,7 +248,8 @@ def fail(*arguments: Any) -> None:
 
 @pytest.mark.parametrize("when", ["write", "fsync", "replace", "mkdir"])
 def test_a_write_that_fails_leaves_the_old_file_whole_and_nothing_beside(
-        path: Path, record: dict[str, Any], when: str, monkeypatch: pytest.MonkeyPatch, full_disk: Callable[[int], None]):
+    path: Path, record: dict[str, Any], when: str, monkeypatch: pytest.MonkeyPatch, full_disk: Callable[[int], None]
+) -> None:
     records.write(path, record)
     old = path.read_bytes()
     if when == "write":
@@ -238,16 +267,27 @@ def test_a_write_that_fails_leaves_the_old_file_whole_and_nothing_beside(
     assert (folder / "record.json").read_bytes() == old
 
 
-def test_the_data_is_on_the_disk_before_the_name_is(path: Path, record: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+def test_the_data_is_on_the_disk_before_the_name_is(
+    path: Path, record: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Renamed first and written later, a crash would leave an empty file under the record's name."""
     order: list[str] = []
     fsync, rename = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda fd: (order.append(f"fsync {os.fstat(fd).st_size > 1000}"), fsync(fd)))
-    monkeypatch.setattr(os, "replace", lambda a, b: (order.append("replace"), rename(a, b)))
+
+    def noted_fsync(fd: int) -> None:
+        order.append(f"fsync {os.fstat(fd).st_size > 1000}")
+        fsync(fd)
+
+    def noted_rename(old: Path, new: Path) -> None:
+        order.append("replace")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_rename)
     records.write(path, record)
     assert order == ["fsync True", "replace"]
 
 
 @pytest.mark.parametrize("value, kept", [(1.5, 1.5), (math.inf, None), (-math.inf, None), (math.nan, None)])
-def test_finite(value: float, kept: float | None):
+def test_finite(value: float, kept: float | None) -> None:
     assert records.finite(value) == kept

@@ -11,7 +11,7 @@ from typing import Any, Callable
 
 import pytest
 import torch
-from conftest import SMALL
+from test_job import SMALL
 
 from bench import train
 from bench.job import Data, Job, Measure
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("process_group", "one_thread")
 class Clock:
     """Each look at it takes one second; with ``jitter``, not quite."""
 
-    def __init__(self, jitter: float = 0.0):
+    def __init__(self, jitter: float = 0.0) -> None:
         self.now, self.looks, self.jitter = 0.0, 0, jitter
 
     def __call__(self) -> float:
@@ -52,7 +52,8 @@ def events() -> list[dict[str, Any]]:
 
 # Tokens
 
-def test_a_sample_depends_on_its_number_and_the_seed_alone():
+
+def test_a_sample_depends_on_its_number_and_the_seed_alone() -> None:
     first, second = Tokens(Data(), SMALL, 1), Tokens(Data(), SMALL, 1)
     for number in (5, 0, 3):  # in whichever order, and however much else was drawn
         torch.rand(3)
@@ -64,7 +65,7 @@ def test_a_sample_depends_on_its_number_and_the_seed_alone():
     assert together.double().mean().item() == pytest.approx(SMALL.vocabulary / 2, rel=0.05)
 
 
-def test_labels_are_the_tokens_one_further():
+def test_labels_are_the_tokens_one_further() -> None:
     tokens = Tokens(Data(), SMALL, 1)
     given, labels = tokens.batch(range(3, 6))
     assert given.shape == labels.shape == (3, SMALL.sequence) and given.dtype == labels.dtype == torch.int64
@@ -73,20 +74,20 @@ def test_labels_are_the_tokens_one_further():
 
 
 @pytest.mark.parametrize("length", [11, 12, 35, 1000])
-def test_a_files_bytes_are_its_tokens(tmp_path: Path, length: int):
+def test_a_files_bytes_are_its_tokens(tmp_path: Path, length: int) -> None:
     content = os.urandom(length)
     (tmp_path / "text").write_bytes(content)
     tokens = Tokens(Data(str(tmp_path / "text")), SMALL, 1)
     windows = max(1, (length - 1) // SMALL.sequence)
     for number in range(windows):
         start = number * SMALL.sequence
-        assert bytes(tokens.sample(number).tolist()) == content[start:start + SMALL.sequence + 1]
+        assert bytes(tokens.sample(number).tolist()) == content[start : start + SMALL.sequence + 1]
     for number in range(50):  # round and round, and always a window of the file
         assert bytes(tokens.sample(number).tolist()) in content
     assert (tmp_path / "text").read_bytes() == content
 
 
-def test_a_large_file_is_mapped_and_not_read(tmp_path: Path):
+def test_a_large_file_is_mapped_and_not_read(tmp_path: Path) -> None:
     with open(tmp_path / "text", "wb") as f:
         f.truncate(1 << 30)
     before = rss_bytes()
@@ -99,7 +100,8 @@ def test_a_large_file_is_mapped_and_not_read(tmp_path: Path):
 
 # What an iteration does
 
-def test_columns_have_equal_lengths_and_true_contents(small_job: Job, events: list[dict[str, Any]]):
+
+def test_columns_have_equal_lengths_and_true_contents(small_job: Job, events: list[dict[str, Any]]) -> None:
     trainer = Trainer(with_measure(small_job, min_samples=9), Clock())
     trainer.run(events.append)
     mb, it = trainer.micro_batches, trainer.iterations
@@ -110,13 +112,17 @@ def test_columns_have_equal_lengths_and_true_contents(small_job: Job, events: li
     assert mb["forward_seconds"] == mb["backward_seconds"] == [1.0] * 12 and it["optimizer_seconds"] == [1.0] * 3
     # begin, three looks for each of four micro-batches, and two for the optimizer
     assert it["wall_seconds"] == [14.0] * 3
-    assert it["loss"] == [pytest.approx(sum(mb["loss"][i:i + 4]) / 4) for i in (0, 4, 8)]
-    assert [(e["iteration"], e["index"], e["loss"]) for e in events] == list(zip(mb["iteration"], mb["index"], mb["loss"]))
+    assert it["loss"] == [pytest.approx(sum(mb["loss"][i : i + 4]) / 4) for i in (0, 4, 8)]
+    assert [(e["iteration"], e["index"], e["loss"]) for e in events] == list(
+        zip(mb["iteration"], mb["index"], mb["loss"])
+    )
     assert mb["loss"][0] == pytest.approx(math.log(SMALL.padded_vocabulary), rel=0.02)
     assert all(size > 0 for size in mb["rss_bytes"]) and min(mb["forward_user_seconds"]) >= 0
 
 
-def test_one_iteration_is_one_step_on_the_mean_of_the_global_batch(small_job: Job, monkeypatch: pytest.MonkeyPatch):
+def test_one_iteration_is_one_step_on_the_mean_of_the_global_batch(
+    small_job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The gradient that Adam is given is the clipped gradient of the mean loss over all samples."""
     trainer = Trainer(with_train(small_job, dropout=0.0, global_batch_size=3), Clock())
     expected_loss = trainer.model(*trainer.tokens.batch(range(3)))
@@ -124,8 +130,11 @@ def test_one_iteration_is_one_step_on_the_mean_of_the_global_batch(small_job: Jo
     expected = torch.cat([p.grad.flatten() for p in trainer.model.parameters()])
     trainer.optimizer.zero_grad(set_to_none=True)
     seen: list[torch.Tensor] = []
-    monkeypatch.setattr(trainer.optimizer, "step", lambda: seen.append(
-        torch.cat([p.grad.flatten() for p in trainer.model.parameters()])))
+    monkeypatch.setattr(
+        trainer.optimizer,
+        "step",
+        lambda: seen.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters()])),
+    )
     trainer.iteration(0, 3, silent)
     norm = expected.norm().item()
     assert norm > 1.0, "or clipping would do nothing"
@@ -137,7 +146,7 @@ def test_one_iteration_is_one_step_on_the_mean_of_the_global_batch(small_job: Jo
 
 
 @pytest.mark.parametrize("overlap", [True, False])
-def test_gradients_are_reduced_once_however_they_are(small_job: Job, overlap: bool):
+def test_gradients_are_reduced_once_however_they_are(small_job: Job, overlap: bool) -> None:
     reference, other = (Trainer(with_train(small_job, overlap_grad_reduce=o), Clock()) for o in (True, overlap))
     for trainer in (reference, other):
         trainer.iteration(0, 4, silent)
@@ -145,7 +154,7 @@ def test_gradients_are_reduced_once_however_they_are(small_job: Job, overlap: bo
     assert reference.iterations["grad_norm"] == other.iterations["grad_norm"]
 
 
-def test_the_same_seed_trains_the_same_bits_and_another_seed_does_not(small_job: Job):
+def test_the_same_seed_trains_the_same_bits_and_another_seed_does_not(small_job: Job) -> None:
     hashes, losses = [], []
     for job in (small_job, small_job, replace(small_job, seed=7)):
         trainer = Trainer(job, Clock())
@@ -158,20 +167,20 @@ def test_the_same_seed_trains_the_same_bits_and_another_seed_does_not(small_job:
     assert hashes[0] == hashes[1] != hashes[2] and losses[0] == losses[1] != losses[2]
 
 
-def test_parameters_hash_is_over_all_bytes(small_job: Job):
+def test_parameters_hash_is_over_all_bytes(small_job: Job) -> None:
     trainer = Trainer(small_job, Clock())
     flat = b"".join(p.detach().numpy().tobytes() for p in trainer.model.parameters())
     assert trainer.parameters_sha256() == hashlib.sha256(flat).hexdigest()
 
 
-def test_diverged_training_fails_in_one_sentence(small_job: Job):
+def test_diverged_training_fails_in_one_sentence(small_job: Job) -> None:
     """A record cannot hold NaN, and a comparison of losses that are NaN says nothing."""
     trainer = Trainer(with_train(small_job, lr=1e30), Clock())
     with pytest.raises(RuntimeError, match=r"training diverged in iteration 1: .* lower train.lr\.$"):
         trainer.run(silent)
 
 
-def test_text_is_learnt(small_job: Job, tmp_path: Path):
+def test_text_is_learnt(small_job: Job, tmp_path: Path) -> None:
     (tmp_path / "text").write_bytes(b"the quick brown fox jumps over the lazy dog. " * 30)
     job = replace(with_train(small_job, lr=5e-3, dropout=0.0), data=Data(str(tmp_path / "text")))
     trainer = Trainer(job, Clock())
@@ -181,7 +190,7 @@ def test_text_is_learnt(small_job: Job, tmp_path: Path):
     assert losses[0] == pytest.approx(math.log(SMALL.padded_vocabulary), rel=0.02) and losses[-1] < 3.0
 
 
-def test_adam_decays_all_but_biases(small_job: Job):
+def test_adam_decays_all_but_biases(small_job: Job) -> None:
     job = with_train(small_job, weight_decay=0.03, lr=0.5, adam_beta1=0.8, adam_beta2=0.9, adam_eps=1e-3)
     trainer = Trainer(job, Clock())
     names = {id(p): name for name, p in trainer.model.named_parameters()}
@@ -195,6 +204,7 @@ def test_adam_decays_all_but_biases(small_job: Job):
 
 # When it stops
 
+
 @pytest.fixture
 def iterations_of(small_job: Job) -> Callable[..., int]:
     def count(job: Job = small_job, jitter: float = 0.0, **measure: Any) -> int:
@@ -205,39 +215,47 @@ def iterations_of(small_job: Job) -> Callable[..., int]:
     return count
 
 
-@pytest.mark.parametrize("measure, iterations", [
-    ({}, 2),  # eight samples without any spread: enough at once
-    ({"min_samples": 9}, 3), ({"min_samples": 17}, 5),
-    ({"min_seconds": 50}, 4),  # an iteration takes 15 of this clock's seconds, with the look between two
-    ({"min_samples": 100, "max_seconds": 50}, 3),  # a fourth would end at 60
-    ({"min_samples": 100, "max_seconds": 1}, 2),  # two at the least: Adam makes its state in the first
-    ({"mode": "full", "iterations": 1}, 2), ({"mode": "full", "iterations": 3}, 4)])
-def test_floors_and_ceilings(iterations_of: Callable[..., int], measure: dict[str, Any], iterations: int):
+@pytest.mark.parametrize(
+    "measure, iterations",
+    [
+        ({}, 2),  # eight samples without any spread: enough at once
+        ({"min_samples": 9}, 3),
+        ({"min_samples": 17}, 5),
+        ({"min_seconds": 50}, 4),  # an iteration takes 15 of this clock's seconds, with the look between two
+        ({"min_samples": 100, "max_seconds": 50}, 3),  # a fourth would end at 60
+        ({"min_samples": 100, "max_seconds": 1}, 2),  # two at the least: Adam makes its state in the first
+        ({"mode": "full", "iterations": 1}, 2),
+        ({"mode": "full", "iterations": 3}, 4),
+    ],
+)
+def test_floors_and_ceilings(iterations_of: Callable[..., int], measure: dict[str, Any], iterations: int) -> None:
     assert iterations_of(**measure) == iterations
 
 
-def test_noise_asks_for_more_samples_until_the_interval_is_narrow(iterations_of: Callable[..., int]):
-    wide, narrow, ceiling = (iterations_of(jitter=0.5, max_seconds=1e6, relative_half_width=width, max_samples=samples)
-                             for width, samples in ((0.1, 200), (0.03, 200), (0.001, 30)))
+def test_noise_asks_for_more_samples_until_the_interval_is_narrow(iterations_of: Callable[..., int]) -> None:
+    wide, narrow, ceiling = (
+        iterations_of(jitter=0.5, max_seconds=1e6, relative_half_width=width, max_samples=samples)
+        for width, samples in ((0.1, 200), (0.03, 200), (0.001, 30))
+    )
     assert 2 <= wide < narrow < 50
     assert 30 <= 3 * ceiling < 60, "30 plain samples, three an iteration, and at most half given up as warm-up"
 
 
-def test_one_micro_batch_an_iteration_stops_too(iterations_of: Callable[..., int], small_job: Job):
+def test_one_micro_batch_an_iteration_stops_too(iterations_of: Callable[..., int], small_job: Job) -> None:
     """All are of kind `last` then, and they are what there is."""
     job = with_train(small_job, global_batch_size=1)
     assert iterations_of(job, min_samples=5) == 5
     assert iterations_of(job, jitter=0.5, relative_half_width=1e-6, max_samples=12, max_seconds=1e6) <= 24
 
 
-def test_full_mode_counts_all_but_the_first_iteration(small_job: Job):
+def test_full_mode_counts_all_but_the_first_iteration(small_job: Job) -> None:
     trainer = Trainer(with_measure(small_job, mode="full", iterations=2), Clock())
     trainer.run(silent)
     assert trainer.iterations["steady"] == [False, True, True]
     assert trainer.micro_batches["steady"] == [False] * 4 + [True] * 8
 
 
-def test_warm_up_is_marked_and_kept(small_job: Job):
+def test_warm_up_is_marked_and_kept(small_job: Job) -> None:
     class Warming(Clock):
         def __call__(self) -> float:
             self.looks += 1
@@ -251,14 +269,20 @@ def test_warm_up_is_marked_and_kept(small_job: Job):
     assert trainer.iterations["steady"] == [False] + [True] * (len(steady) // 4 - 1)
 
 
-@pytest.mark.parametrize("measure, batch, count", [
-    (Measure(), 1024, 4), (Measure(), 2, 2), (Measure(iteration_micro_batches=9), 1024, 9),
-    (Measure(mode="full", iteration_micro_batches=0), 1024, 1024)])
-def test_micro_batches_between_two_steps(measure: Measure, batch: int, count: int):
+@pytest.mark.parametrize(
+    "measure, batch, count",
+    [
+        (Measure(), 1024, 4),
+        (Measure(), 2, 2),
+        (Measure(iteration_micro_batches=9), 1024, 9),
+        (Measure(mode="full", iteration_micro_batches=0), 1024, 1024),
+    ],
+)
+def test_micro_batches_between_two_steps(measure: Measure, batch: int, count: int) -> None:
     assert micro_batches_per_iteration(with_train(Job(measure=measure), global_batch_size=batch)) == count
 
 
-def test_collector_is_off_while_timing_and_on_again_whatever_happens(small_job: Job):
+def test_collector_is_off_while_timing_and_on_again_whatever_happens(small_job: Job) -> None:
     seen: list[bool] = []
 
     def fail(event: dict[str, Any]) -> None:
