@@ -1,0 +1,44 @@
+# The benchmark as an image. `make image` builds it (scripts/images.sh); by hand:
+#
+#   docker build -t bench --build-arg IMAGE_REVISION=$(git rev-parse HEAD) .
+#   docker run --rm -v "$PWD:/results" -u "$(id -u):$(id -g)" bench +allocator=tcmalloc
+#
+# Layers go from what never changes to what always does: editing the code rebuilds the last few, in seconds. There is no
+# LD_PRELOAD and no thread count in ENV: either would reach the baseline arm too, and Apptainer lets an image's values
+# win over the caller's.
+ARG BASE_IMAGE=python:3.9-slim-bookworm
+FROM ${BASE_IMAGE}
+
+COPY scripts/install.sh /opt/bench/scripts/install.sh
+RUN ["/bin/sh", "/opt/bench/scripts/install.sh", "system"]
+
+# pypi: the wheel of the package index, as native. cpu: PyTorch's CPU-only build, another binary; TORCH_WHEEL names it.
+ARG TORCH_FLAVOR=pypi
+ARG TORCH_WHEEL
+# A mirror of the package index, if the builder's environment names one.
+ARG PIP_INDEX_URL
+COPY requirements.lock /opt/bench/requirements.lock
+RUN ["/bin/sh", "/opt/bench/scripts/install.sh", "environment"]
+
+COPY entrypoint.sh /opt/bench/entrypoint.sh
+COPY conf /opt/bench/conf
+COPY hydra_plugins /opt/bench/hydra_plugins
+COPY bench /opt/bench/bench
+ARG BASE_IMAGE
+ARG IMAGE_BASE=${BASE_IMAGE}
+ARG IMAGE_REVISION=unknown
+ARG IMAGE_VERSION=unknown
+RUN ["/usr/bin/env", "IMAGE_BUILDER=docker", "/bin/sh", "/opt/bench/scripts/install.sh", "project"]
+
+LABEL org.opencontainers.image.title="bench" \
+      org.opencontainers.image.description="What a memory allocator costs CPU training" \
+      org.opencontainers.image.base.name="${IMAGE_BASE}" \
+      org.opencontainers.image.revision="${IMAGE_REVISION}" \
+      org.opencontainers.image.version="${IMAGE_VERSION}" \
+      bench.torch-flavor="${TORCH_FLAVOR}"
+
+USER 1000:1000
+# Mount a folder here: results go into it, and relative paths on the command line mean files in it.
+WORKDIR /results
+# The static shell: a host's LD_PRELOAD cannot enter it, and the script drops that variable before it starts anything.
+ENTRYPOINT ["/bin/busybox", "sh", "/opt/bench/entrypoint.sh"]

@@ -1,0 +1,52 @@
+#!/bin/sh
+# python -m bench with a clean environment, natively and in the images. Its arguments go through untouched.
+#
+# Dropped: what would preload a library, tune an allocator or steer Python, in every process and so in the baseline too.
+# The names go to the driver in BENCH_DROPPED_ENVIRONMENT, for the record. Kept: everything else (SLURM_*, OMPI_*, BENCH_*).
+#
+# A preload that the caller set is already loaded into the shell that runs this. The images start it with a static
+# shell, which no preload can enter; natively that one shell cannot be helped. Up to `unset` nothing here starts a program.
+set -u
+
+dropped=""
+# `export -p` is one line per variable, but a value with line breaks goes on in lines that may look like one: so each name
+# is asked for. It can hold nothing that eval would run.
+names=$(export -p)
+while IFS= read -r line; do
+    name=${line#export }
+    name=${name#declare -x }
+    name=${name%%=*}
+    case $name in
+        *[!A-Za-z0-9_]* | "") continue ;;
+        LD_PRELOAD* | LD_AUDIT* | LD_PROFILE*) ;;
+        GLIBC_TUNABLES* | MALLOC_* | TCMALLOC_* | MIMALLOC_* | TBB_MALLOC_* | JEMALLOC_* | _RJEM_MALLOC_CONF*) ;;
+        HEAPPROFILE* | HEAP_PROFILE* | HEAPCHECK* | HEAP_CHECK* | CPUPROFILE*) ;;
+        PYTHON*) ;;
+        *) continue ;;
+    esac
+    eval "[ -n \"\${$name+set}\" ]" || continue
+    unset "$name"
+    dropped="${dropped:+$dropped,}$name"
+done <<NAMES
+$names
+NAMES
+export BENCH_DROPPED_ENVIRONMENT="$dropped"
+
+self=$(readlink -f -- "$0") # a link to this script works too
+root=${self%/*}
+python=$root/.venv/bin/python
+if [ ! -x "$python" ]; then
+    echo "bench: there is no environment at $root/.venv; 'make setup' in $root creates it" >&2
+    exit 2
+fi
+
+# Where results go: BENCH_OUT, or a folder mounted at /results, or (the driver's own default) ./results.
+if [ -z "${BENCH_OUT:-}" ]; then
+    while read -r _ _ _ _ mount_point _; do
+        if [ "$mount_point" = /results ]; then
+            export BENCH_OUT=/results
+        fi
+    done </proc/self/mountinfo
+fi
+
+exec "$python" -I -B -m bench "$@"

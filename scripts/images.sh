@@ -1,0 +1,216 @@
+#!/bin/sh
+# Builds and examines the images; the Makefile's image targets call it.
+#
+#   images.sh base               the base image: the public one, or a stand-in where no registry answers (it says which)
+#   images.sh image              the Docker image $IMAGE (default bench), and what its size is made of
+#   images.sh sif                the Apptainer image $SIF (default bench.sif), from the same base; with SIF_FROM=image from the
+#                                Docker image, which takes longer: every layer is compressed on the way
+#   images.sh sbom               $SBOM (default sbom.json), CycloneDX: the locked Python packages and the image's Debian ones
+#   images.sh compare A B        two images (Docker names or SIF files): exit 1 if installed packages or files differ
+#
+# Also from the environment: BASE_IMAGE, TORCH_FLAVOR, TORCH_WHEEL, DOCKER_BUILD_OPTIONS, APPTAINER_TMPDIR.
+set -eu
+cd "$(dirname "$0")/.."
+
+image=${IMAGE:-bench}
+sif=${SIF:-bench.sif}
+sbom=${SBOM:-sbom.json}
+public_base=$(sed -n 's/^ARG BASE_IMAGE=//p' Dockerfile)
+stand_in=bench-base:stand-in
+flavor=${TORCH_FLAVOR:-pypi}
+version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' bench/__init__.py)
+contents="bench conf hydra_plugins entrypoint.sh requirements.lock scripts/install.sh"
+
+say() { echo "images: $*" >&2; }
+fail() { say "$*"; exit 2; }
+has_image() { docker image inspect "$1" >/dev/null 2>&1; }
+has_docker() { docker info >/dev/null 2>&1; }
+need_docker() { has_docker || fail "no Docker engine answers; on Debian, scripts/provision.sh installs and starts one"; }
+
+# What is built is the work tree, so say when that is not the commit.
+revision() {
+    commit=$(git rev-parse --verify --quiet HEAD 2>/dev/null) || { echo unknown; return; }
+    # shellcheck disable=SC2086  # a list of paths
+    [ -z "$(git status --porcelain -- $contents)" ] || commit=$commit-dirty
+    echo "$commit"
+}
+
+# Prints the name of a base image that is there: BASE_IMAGE, the public one, or the stand-in.
+base() {
+    need_docker
+    if [ -n "${BASE_IMAGE:-}" ]; then
+        echo "$BASE_IMAGE"
+    elif has_image "$public_base" || timeout 300 docker pull "$public_base" >/dev/null 2>&1; then
+        echo "$public_base"
+    else
+        say "no image registry answers for $public_base: using the stand-in base $stand_in, and every record will say so"
+        has_image "$stand_in" || build_stand_in >&2
+        echo "$stand_in"
+    fi
+}
+
+# The tree of a CPython 3.9 that can be copied: the one behind .venv, PYTHON39, or pyenv's newest.
+python_tree() {
+    for candidate in .venv/bin/python "${PYTHON39:-}" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.9*/bin/python3.9; do
+        tree=$("$candidate" -I -c 'import sys; print(sys.base_prefix if sys.version_info[:2] == (3, 9) else "")' 2>/dev/null) || continue
+        case $tree in "" | /usr) continue ;; esac
+        echo "$tree"
+        return
+    done
+    return 1
+}
+
+# A CPython 3.9 tree on a minimal Debian 12, laid out as the public image is: for builds and tests, not for publishing.
+build_stand_in() {
+    for tool in mmdebstrap patchelf; do
+        command -v $tool >/dev/null || fail "the stand-in base needs $tool; scripts/provision.sh installs it"
+    done
+    tree=$(python_tree) || fail "the stand-in base needs a CPython 3.9 of its own folder; 'make setup' finds or installs one"
+    say "building $stand_in from $tree"
+    work=$(mktemp -d)
+    cat >"$work/hook" <<'HOOK'
+#!/bin/sh
+# $1 is the new root. Like the public image: no tests, no static library, bytecode left out; pip and setuptools bundled with CPython.
+set -eu
+tar -C "$TREE" -c --exclude=test --exclude=tests --exclude=__pycache__ --exclude='config-3.9*' --exclude='*.a' \
+    --exclude=site-packages --exclude='_tkinter*' --exclude=./share . | tar -C "$1/usr/local" -x --no-same-owner
+mkdir -p "$1/usr/local/lib/python3.9/site-packages"
+# A run path into the folder it came from would find that folder again where Apptainer mounts the host's home.
+for file in "$1"/usr/local/bin/python3.9 "$1"/usr/local/lib/libpython3*.so* "$1"/usr/local/lib/python3.9/lib-dynload/*.so; do
+    [ -L "$file" ] || patchelf --remove-rpath "$file"
+done
+chroot "$1" ldconfig
+chroot "$1" /usr/local/bin/python3.9 -B -I -m ensurepip --default-pip >/dev/null
+rm -rf "$1"/tmp/* "$1/root/.cache" "$1"/var/cache/apt/* "$1"/var/lib/apt/lists/* "$1"/var/log/*
+find "$1/usr/local" -name __pycache__ -prune -exec rm -rf {} +
+# The package index may answer with a certificate that only this host knows.
+if [ -f /etc/ssl/certs/ca-certificates.crt ]; then
+    cp /etc/ssl/certs/ca-certificates.crt "$1/etc/ssl/certs/"
+    printf '[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n' >"$1/etc/pip.conf"
+fi
+HOOK
+    chmod +x "$work/hook"
+    # Check-Valid-Until: a mirror frozen at some day serves lists that are out of date by their own word.
+    TREE=$tree mmdebstrap --quiet --variant=minbase --aptopt='Acquire::Check-Valid-Until "false"' \
+        --include=ca-certificates,libssl3,libsqlite3-0,libffi8,zlib1g,libbz2-1.0,liblzma5,libreadline8,libncursesw6,libexpat1,libuuid1,netbase,tzdata \
+        --customize-hook="$work/hook" bookworm "$work/root.tar"
+    docker import --change 'ENV LANG=C.UTF-8' --change 'CMD ["python3"]' "$work/root.tar" "$stand_in" >/dev/null
+    rm -rf "$work"
+    docker run --rm --network none "$stand_in" python3 -c 'import bz2, ctypes, lzma, readline, sqlite3, ssl, zlib' \
+        || fail "the stand-in base's Python lacks a library; remove it with: docker rmi $stand_in"
+}
+
+image() {
+    from=$(base)
+    # shellcheck disable=SC2086  # a list of options
+    docker build ${DOCKER_BUILD_OPTIONS:-} --build-arg "BASE_IMAGE=$from" --build-arg "IMAGE_REVISION=$(revision)" \
+        --build-arg "IMAGE_VERSION=$version" --build-arg "TORCH_FLAVOR=$flavor" --build-arg "TORCH_WHEEL=${TORCH_WHEEL:-}" \
+        --build-arg PIP_INDEX_URL -t "$image" . >&2
+    size
+}
+
+# The whole, and what it is made of, in MB.
+size() {
+    echo "$image on $(label org.opencontainers.image.base.name): $(($(docker image inspect -f '{{.Size}}' "$image") / 1000000)) MB"
+    docker run --rm --network none --entrypoint /bin/sh "$image" -c '
+        cd /opt/bench/.venv/lib/python3.9/site-packages
+        mb() { du -sc --block-size=1000000 "$@" | tail -n 1 | cut -f 1; }
+        printf "%6d MB  %s\n" "$(mb torch)" "PyTorch ($1)" "$(mb pyarrow*)" pyarrow "$(mb scipy* numpy* pandas*)" "SciPy, NumPy, pandas" \
+            "$(($(mb .) - $(mb torch pyarrow* scipy* numpy* pandas*)))" "other Python packages" "$(mb /usr/local)" "Python itself" \
+            "$(mb /opt/bench/bench /opt/bench/conf)" "this project"' sh "$(label bench.torch-flavor)"
+}
+
+label() { docker image inspect -f "{{index .Config.Labels \"$1\"}}" "$image"; }
+
+sif() {
+    apptainer=${APPTAINER:-apptainer}
+    command -v "$apptainer" >/dev/null || fail "there is no apptainer here; scripts/provision.sh brings one to Debian"
+    work=$(mktemp -d "${APPTAINER_TMPDIR:-/tmp}/bench-sif.XXXXXX")
+    trap 'rm -rf "$work"' EXIT
+    # Root's Apptainer may be running as somebody else (scripts/provision.sh).
+    if [ "$(id -u)" = 0 ]; then chmod 777 "$work"; fi
+    # shellcheck disable=SC2086  # a list of paths
+    tar -c --exclude=__pycache__ apptainer.def $contents | tar -x -C "$work" --no-same-owner
+    bootstrap=docker from=${BASE_IMAGE:-$public_base} builder=apptainer
+    base_name=$from
+    if has_docker; then
+        from=$(base) bootstrap=docker-archive
+        base_name=$from
+        if [ "${SIF_FROM:-base}" = image ]; then
+            has_image "$image" || image
+            from=$image base_name=$(label org.opencontainers.image.base.name) builder="apptainer from docker" flavor=$(label bench.torch-flavor)
+        fi
+        docker save -o "$work/from.tar" "$from"
+        chmod a+r "$work/from.tar"
+        from=$work/from.tar
+    fi
+    # zstd is read twice as fast as gzip, Apptainer's default, and written in a third of the time; the kernel knows it since 4.14.
+    (cd "$work" && "$apptainer" --quiet build --fakeroot --mksquashfs-args '-comp zstd -Xcompression-level 3' \
+        --build-arg "BOOTSTRAP=$bootstrap" --build-arg "FROM=$from" --build-arg "IMAGE_BASE=$base_name" --build-arg "IMAGE_BUILDER=$builder" \
+        --build-arg "IMAGE_REVISION=$(cd "$OLDPWD" && revision)" --build-arg "IMAGE_VERSION=$version" --build-arg "TORCH_FLAVOR=$flavor" \
+        --build-arg "TORCH_WHEEL=${TORCH_WHEEL:-}" bench.sif apptainer.def) \
+        || fail "the SIF was not built; if that is because no registry answers for $base_name: scripts/provision.sh starts a Docker engine, which makes a stand-in base"
+    cp "$work/bench.sif" "$sif"
+    echo "$sif: $(($(stat -c %s "$sif") / 1000000)) MB, sha256 $(sha256sum <"$sif" | cut -d ' ' -f 1)"
+}
+
+# Runs a shell line in an image of either kind, as nobody in particular.
+inside() {
+    case $1 in
+        *.sif) "${APPTAINER:-apptainer}" --silent exec --containall --no-home "$1" /bin/sh -c "$2" ;;
+        *) docker run --rm --network none --user 1000:1000 --entrypoint /bin/sh "$1" -c "$2" ;;
+    esac
+}
+
+# The engines' own files are left out, and image.json, which says who built the image; then all that anybody may read.
+# shellcheck disable=SC2016  # the dollar signs are for the shell inside
+listing='
+dpkg-query -W -f "package \${Package} \${Version}\n"
+find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path /var/tmp -o -path /run -o -path /.singularity.d \
+    -o -path /environment -o -path /singularity -o -path /.exec -o -path /.run -o -path /.shell -o -path /.test -o -path /.dockerenv \
+    -o -path /etc/hosts -o -path /etc/hostname -o -path /etc/resolv.conf -o -path /etc/passwd -o -path /etc/group -o -path /etc/localtime \
+    -o -path /root -o -path /scif -o -name lock -o -name lock-frontend -o -name Lock -o -path /var/cache/debconf -o -path /opt/bench/image.json \) -prune -o -type f -perm -o=r -print0 2>/dev/null | sort -z | xargs -0 sha256sum'
+
+compare() {
+    [ $# = 2 ] || fail "compare takes two images"
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    inside "$1" "$listing" >"$work/a"
+    inside "$2" "$listing" >"$work/b"
+    for list in "$work/a" "$work/b"; do [ -s "$list" ] || fail "one of the two images could not be read"; done
+    if ! diff "$work/a" "$work/b"; then
+        say "$1 and $2 differ: < is $1, > is $2"
+        exit 1
+    fi
+    echo "$1 and $2 have the same $(grep -c '^package ' "$work/a") packages and $(grep -vc '^package ' "$work/a") files"
+}
+
+sbom() {
+    python=.venv/bin/python
+    [ -x .venv/bin/cyclonedx-py ] || fail "cyclonedx-py is not in .venv; 'scripts/setup.sh dev' installs it"
+    "$python" -m cyclonedx_py requirements --output-reproducible --of JSON -o "$sbom" requirements.lock 2>/dev/null
+    if has_docker && has_image "$image"; then
+        # The allocators, and all else of the image, are Debian's.
+        # shellcheck disable=SC2016  # the dollar signs are for the shell inside
+        inside "$image" 'dpkg-query -W -f "\${Package} \${Version} \${Architecture}\n"' | "$python" -c '
+import json, sys
+path, version = sys.argv[1:]
+bom = json.load(open(path))
+bom["metadata"]["component"] = {"type": "application", "name": "bench", "version": version}
+for line in sys.stdin:
+    name, release, arch = line.split()
+    purl = f"pkg:deb/debian/{name}@{release}?arch={arch}"
+    bom["components"].append({"type": "library", "name": name, "version": release, "purl": purl, "bom-ref": purl})
+json.dump(bom, open(path, "w"), indent=2)' "$sbom" "$version"
+    else
+        say "without the Docker image $image the list has no Debian packages"
+    fi
+    say "wrote $sbom"
+}
+
+command=${1:-}
+[ $# = 0 ] || shift
+case $command in
+    base | image | sif | sbom | compare) "$command" "$@" ;;
+    *) fail "say base, image, sif, sbom or compare" ;;
+esac

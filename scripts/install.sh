@@ -1,0 +1,138 @@
+#!/bin/sh
+# Installs the benchmark into an image, at /opt/bench. The Dockerfile and apptainer.def both do it with this script, so that
+# the two images cannot drift. Each stage leaves a finished image alone: a SIF built from the Docker image only rewrites
+# its identity.
+#
+#   install.sh system                 Debian's allocators and a static shell
+#   install.sh environment            Python packages from requirements.lock into /opt/bench/.venv
+#   install.sh project                the code: bytecode, image.json, permissions
+#   install.sh all                    the three in this order
+#
+# From the environment: TORCH_FLAVOR (pypi, or cpu with TORCH_WHEEL=URL#sha256=…), IMAGE_BASE, IMAGE_REVISION, IMAGE_BUILDER.
+set -eu
+umask 022
+
+root=/opt/bench
+python=$root/.venv/bin/python
+flavor=${TORCH_FLAVOR:-pypi}
+
+fail() { echo "install: $*" >&2; exit 2; }
+
+# Every file that a stage installed, with its digest and mode: what `images.sh compare` and image.json are made from.
+manifest() {
+    find "$@" \( -type f -o -type l \) -printf '%m %y %p %l\n' | sort
+    find "$@" -type f -print0 | sort -z | xargs -0 sha256sum
+}
+
+system() {
+    packages="libgoogle-perftools4 libtcmalloc-minimal4 libjemalloc2 libmimalloc2.0 libtbbmalloc2 busybox-static"
+    # shellcheck disable=SC2086  # a list of package names
+    if ! dpkg-query -W $packages >/dev/null 2>&1; then
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null
+        # Caches and logs carry times, and would make two builds differ.
+        rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/ldconfig/aux-cache /var/cache/debconf/*-old \
+            /var/lib/dpkg/*-old /var/log/apt /var/log/dpkg.log /var/log/alternatives.log
+    fi
+    # shellcheck disable=SC2086
+    dpkg-query -W $packages
+}
+
+# requirements.lock with its entry for the package $1 only, or (with -v) all but that.
+lock_entry() {
+    awk -v name="$2" -v keep="$1" '
+        /^[A-Za-z0-9]/ { chosen = (index($0, name "==") == 1) }
+        chosen == keep { print }' "$root/requirements.lock"
+}
+
+environment() {
+    case $flavor:${TORCH_WHEEL:-} in
+        pypi:* | cpu:*"#sha256="*) ;;
+        cpu:*) fail "TORCH_FLAVOR=cpu needs TORCH_WHEEL=URL#sha256=DIGEST, the wheel of PyTorch's CPU-only build" ;;
+        *) fail "TORCH_FLAVOR=$flavor is neither pypi nor cpu" ;;
+    esac
+    wanted="$flavor $(sha256sum <"$root/requirements.lock")"
+    if [ "$(head -n 1 "$root/environment.txt" 2>/dev/null)" = "$wanted" ]; then
+        return
+    fi
+    python3 -c 'import sys; sys.exit(sys.version_info[:2] != (3, 9))' || fail "the base image's python3 is not Python 3.9"
+    rm -rf "$root/.venv"
+    python3 -m venv --without-pip "$root/.venv"
+    work=$(mktemp -d)
+    # setuptools first: the two packages that come as sources are then built with it, not with whatever an index serves.
+    lock_entry 1 setuptools >"$work/setuptools.txt"
+    if [ "$flavor" = cpu ]; then
+        lock_entry 0 torch >"$work/all.txt"
+        echo "torch @ ${TORCH_WHEEL%%#*} --hash=sha256:${TORCH_WHEEL##*#sha256=}" >>"$work/all.txt"
+    else
+        cp "$root/requirements.lock" "$work/all.txt"
+    fi
+    for list in setuptools all; do
+        python3 -m pip --python "$python" --disable-pip-version-check --no-cache-dir install --quiet --root-user-action ignore \
+            --require-hashes --no-deps --no-compile --no-build-isolation --use-pep517 -r "$work/$list.txt"
+    done
+    rm -rf "$work"
+    prune
+    # Some packages ship templates and examples for other Pythons, which do not compile: not ours to judge.
+    compile 1 "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" || true
+    compile "$(nproc)" "$root/.venv/lib" || true
+    { echo "$wanted"; dpkg-query -W; manifest /usr/local "$root/.venv"; } >"$root/environment.txt"
+}
+
+# What no run can reach: the packages' own tests, C++ headers, PyTorch's test programs, and Caffe2.
+prune() {
+    site=$("$python" -I -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    find "$site" -type d -name tests -prune -exec rm -rf {} +
+    find "$site/torch/bin" -type f ! -name torch_shm_manager -delete # that one `import torch` looks for
+    rm -rf "$site/torch/include" "$site/torch/test" "$site/caffe2" "$site/pyarrow/include" "$site/numpy/core/include"
+}
+
+# Unchecked: a read-only image never looks at times. The bytes depend on the hash seed and on what the same process compiled
+# and imported before, from source or from bytecode: a fixed seed, fixed batches and no site-packages make two builds the same.
+# $1: batches at once, which must be 1 for the standard library, since the compiler imports it.
+compile() {
+    jobs=$1
+    shift
+    find "$@" -name __pycache__ -prune -exec rm -rf {} +
+    find "$@" -name '*.py' -print0 | sort -z | PYTHONHASHSEED=0 xargs -0 -n 300 -P "$jobs" \
+        "$python" -s -S -m compileall -q --invalidation-mode unchecked-hash >/dev/null
+}
+
+project() {
+    site=$("$python" -I -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    echo "$root" >"$site/bench.pth" # `python -I` looks neither at the current folder nor at PYTHONPATH
+    find "$root/conf" -name __pycache__ -prune -exec rm -rf {} +
+    compile 1 "$root/bench" "$root/hydra_plugins"
+    chmod -R u+rwX,go+rX,go-w "$root/bench" "$root/conf" "$root/hydra_plugins" "$root/entrypoint.sh" "$root/scripts"
+    chmod 755 "$root/entrypoint.sh" "$root/scripts/install.sh"
+    manifest "$root/bench" "$root/conf" "$root/hydra_plugins" "$root/entrypoint.sh" "$root/scripts" "$root/requirements.lock" >"$root/project.txt"
+    "$python" -I - "$root" "$flavor" <<'PYTHON'
+import hashlib
+import json
+import os
+import pathlib
+import sys
+
+root, flavor = pathlib.Path(sys.argv[1]), sys.argv[2]
+sys.path.insert(0, str(root))
+import bench  # noqa: E402
+
+content = (root / "environment.txt").read_bytes() + (root / "project.txt").read_bytes()
+identity = {
+    "base": os.environ.get("IMAGE_BASE") or "unknown",
+    "built_by": os.environ.get("IMAGE_BUILDER") or "unknown",
+    "content_sha256": hashlib.sha256(content).hexdigest(),
+    "flavor": flavor,
+    "revision": os.environ.get("IMAGE_REVISION") or "unknown",
+    "version": bench.__version__,
+}
+(root / "image.json").write_text(json.dumps(identity, indent=1, sort_keys=True) + "\n")
+PYTHON
+    cat "$root/image.json"
+}
+
+case ${1:-} in
+    system | environment | project) "$1" ;;
+    all) system; environment; project ;;
+    *) fail "say system, environment, project or all" ;;
+esac
