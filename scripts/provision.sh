@@ -1,7 +1,7 @@
 #!/bin/sh
 # Brings a bare Debian machine, as root, to where tests/system can run: a Docker engine, Apptainer, what the stand-in base
-# image is made with, a C compiler (for the hostile preload), another shell to try entrypoint.sh under, and Slurm
-# (scripts/provision-slurm.sh). What is there is left alone.
+# image is made with, a C compiler (for the hostile preload), another shell to try entrypoint.sh under, Chromium (which opens
+# the report), and Slurm (scripts/provision-slurm.sh). What is there is left alone.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -9,7 +9,7 @@ apptainer_root=/opt/apptainer-root
 say() { echo "provision: $*" >&2; }
 [ "$(id -u)" = 0 ] || { say "run as root: it installs packages and starts the Docker engine"; exit 2; }
 
-packages="docker.io iptables mmdebstrap patchelf gcc libc6-dev busybox-static shellcheck util-linux"
+packages="docker.io iptables mmdebstrap patchelf gcc libc6-dev busybox-static shellcheck util-linux chromium"
 # shellcheck disable=SC2086  # a list of package names
 if ! dpkg-query -W $packages >/dev/null 2>&1; then
     apt-get update -qq

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import builders
 import pytest
 
 from bench import advise
-from tests.unit import builders
 
 
 def found(tmp_path: Path, **arms: dict) -> advise.Records:

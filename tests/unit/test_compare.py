@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import builders
 import pytest
 
 from bench import compare, records
 from bench.config import ConfigError
-from tests.unit import builders
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "conf" / "reference" / "published.csv"
 
