@@ -48,24 +48,19 @@ def study_of(config: DictConfig) -> Study:
         raise ConfigError(
             "sweep is a group of keys: sweep.shuffle_arms is true or false, sweep.reference the name of an arm."
         )
-    values = {
-        key: value
-        for key, value in OmegaConf.to_container(config.measure, resolve=True).items()
-        if key in OUTSIDE_MEASURE
-    }  # type: ignore[union-attr]
+    measure: Any = OmegaConf.to_container(config.measure, resolve=True)
+    values = {key: value for key, value in measure.items() if key in OUTSIDE_MEASURE}
     if values.get("blocks") not in (None, "auto"):
         raise ConfigError(
             f"measure.blocks={values['blocks']} is not auto: for a fixed number of blocks list them, repeat=0,1,2."
         )
-    return Study(name, bool(config.sweep.shuffle_arms), str(config.sweep.reference), **values)  # type: ignore[arg-type]
+    return Study(name, bool(config.sweep.shuffle_arms), str(config.sweep.reference), **values)
 
 
 def job_of(config: DictConfig, numa_nodes: int = 1) -> Job:
     """The Job that ``config`` describes. ``numa_nodes``: what ``ranks_per_node=auto`` means on this host."""
-    values = OmegaConf.to_container(
-        OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), resolve=True
-    )
-    assert isinstance(values, dict)
+    keys = [str(key) for key in config if key != "hydra"]
+    values: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, keys), resolve=True)
     outside = {key: values.pop(key, {}) for key in OUTSIDE_JOB}
     refuse_unknown(outside["sweep"], ("shuffle_arms", "reference"), "sweep.")
     if isinstance(values.get("measure"), dict):

@@ -8,14 +8,13 @@ import io
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
-import numpy as np  # noqa: E402
 from matplotlib import ticker  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
@@ -122,7 +121,9 @@ def round_ticks(low: float, high: float, most: int = 6) -> list[float]:
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     finer: list[list[float]] = [[1], [1, 3], [1, 2, 5], [1, 1.5, 2, 3, 5, 7]]
     finer += [[1 + step * n for n in range(round(9 / step))] for step in (0.5, 0.2, 0.05, 0.02, 0.005)]
-    candidates = [[10.0**d for d in decades if d % 2 == 0]] + [[m * 10.0**d for d in decades for m in ms] for ms in finer]
+    candidates = [[10.0**d for d in decades if d % 2 == 0]] + [
+        [m * 10.0**d for d in decades for m in ms] for ms in finer
+    ]
     chosen: list[float] = []
     for ticks in candidates:
         ticks = [tick for tick in ticks if low <= tick <= high]

@@ -21,7 +21,7 @@ class Usage(NamedTuple):
     system_seconds: float
 
     def since(self, earlier: Usage) -> Usage:
-        return Usage(*(now - then for now, then in zip(self, earlier)))
+        return Usage(*(now - then for now, then in zip(self, earlier)))  # type: ignore[arg-type]  # fields keep their types
 
 
 def usage() -> Usage:

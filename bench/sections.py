@@ -11,9 +11,9 @@ import functools
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -223,13 +223,12 @@ def _arm_identity(record: Record) -> str:
 
 
 def _section(group: Sequence[Record], reference: str) -> Section:
-    good = [record for record in group if record["valid"]]
-    identities: dict[str, dict[str, None]] = {}
-    for record in good:
-        identities.setdefault(record["job"]["allocator"]["name"], {})[_arm_identity(record)] = None
+    good = [(record, record["job"]["allocator"]["name"], _arm_identity(record)) for record in group if record["valid"]]
+    identities: dict[str, set[str]] = {}
+    for _, name, identity in good:
+        identities.setdefault(name, set()).add(identity)
     cells: dict[tuple[str, int, bool], list[Record]] = {}
-    for record in good:
-        name, identity = record["job"]["allocator"]["name"], _arm_identity(record)
+    for record, name, identity in good:
         # Two settings under one name are two arms.
         label = name if len(identities[name]) == 1 else f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:4]}"
         cells.setdefault((label, record["job"]["nodes"], record["launch"]["simulated"]), []).append(record)
@@ -259,13 +258,13 @@ def _section(group: Sequence[Record], reference: str) -> Section:
         arms,
         losses,
         tuple(_comparisons(ordered, losses, chosen)),
-        tuple(_cautions(good, chosen, reference)),
+        tuple(_cautions([record for record, _, _ in good], chosen, reference)),
     )
 
 
 def block_of(record: Record) -> tuple[str, int]:
     """The folder of the study and the repeat: block 0 of two runs is two blocks."""
-    return str(Path(record["path"]).parent.parent), record["job"]["repeat"]
+    return os.path.dirname(os.path.dirname(record["path"])), record["job"]["repeat"]
 
 
 def check_losses(cells: Sequence[Cell], reference: str) -> Losses:
@@ -370,6 +369,11 @@ def _cautions(good: Sequence[Record], chosen: str, reference: str) -> list[str]:
     if any(record["launch"]["simulated"] for record in good):
         said.append(
             "Simulated nodes are ranks on one host, which share its cores and memory: their times say nothing about a cluster."
+        )
+    mixed = sum(len({fingerprint(host) for host in record["hosts"]}) > 1 for record in good)
+    if mixed:
+        said.append(
+            f"{mixed} of {len(good)} jobs ran on nodes that are not alike; the section is named after the first."
         )
     noisy = [record for record in good if record["warnings"]]
     if noisy:

@@ -107,7 +107,7 @@ def test_a_way_of_measuring_defines_every_key(name: str, compose: Callable) -> N
 
 # One block of the large ones: composing takes a tenth of a second a job.
 WORDS = {"published": ["repeat=0"], "allocators": ["repeat=0"]}
-JOBS = {"smoke": 1, "tcmalloc": 6, "published": 7 * 2, "allocators": len(names("allocator"))}
+JOBS = {"smoke": 1, "published": 7 * 2, "allocators": len(names("allocator"))}
 
 
 @pytest.mark.parametrize("name", names("experiment"))
@@ -119,7 +119,7 @@ def test_experiments_compose(name: str, compose: Callable) -> None:
         composed = {job.allocator.name: job.allocator for job in jobs}
         assert composed == {arm: Allocator(**load("allocator", arm)) for arm in names("allocator")}
     elif name != "smoke":
-        assert arms == {"glibc", "tcmalloc"}
+        assert arms == {"glibc", "tcmalloc"} and len(jobs) % 2 == 0
     if name == "published":
         assert {job.nodes for job in jobs} == {2**i for i in range(7)}
         assert {(j.measure.mode, j.train.global_batch_size, j.model.name) for j in jobs} == {("full", 1024, "gpt124m")}

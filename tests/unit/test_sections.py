@@ -168,3 +168,11 @@ def test_noise_and_mixed_versions_are_said():
         "10 of 10 jobs were noisy" in cautions and "Other programs used 3 s." in cautions and "0.0.9, 0.1.0" in cautions
     )
     assert not math.isnan(only(records).cells[0].tflops)
+
+
+def test_nodes_of_one_job_that_are_not_alike_are_said():
+    records = b.study(OUT, FAST)
+    other = {**b.HOST, "cpu": {**b.HOST["cpu"], "model": "Another CPU"}}
+    records[0] = {**records[0], "hosts": [b.HOST, other]}
+    assert any("1 of 10 jobs ran on nodes that are not alike" in caution for caution in only(records).cautions)
+    assert not any("not alike" in caution for caution in only(b.study(OUT, FAST)).cautions)
