@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 
 from bench import allocators, compare, records, sweep
-from bench.config import ConfigError, Study, group_choices, job_of
+from bench.config import CONF, ConfigError, Study, group_choices, job_of
+from bench.config import overrides as spelled_out
 from bench.job import Allocator, Job
 from bench.stats import verdict
 
@@ -42,11 +43,8 @@ def candidates(overrides: Sequence[str]) -> list[Job]:
     """One job for each arm that this host has; glibc, the reference, first."""
     from hydra import compose, initialize_config_dir
 
-    from bench.cli import CONF
-    from bench.cli import overrides as spelled
-
     named = [word.split("=", 1)[1] for word in overrides if word.lstrip("+").startswith("allocator=")]
-    rest = spelled([word for word in overrides if not word.lstrip("+").startswith("allocator=")])
+    rest = spelled_out([word for word in overrides if not word.lstrip("+").startswith("allocator=")])
     names = named[0].split(",") if named else group_choices(CONF / "allocator")
     jobs = []
     with initialize_config_dir(str(CONF), version_base="1.3"):

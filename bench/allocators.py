@@ -34,6 +34,8 @@ FOREIGN = (
     "_RJEM_MALLOC_CONF",
     "GLIBC_TUNABLES",
 )
+# Threads are set explicitly; what the host says of them would make the same job another one.
+THREADING = ("OMP_", "GOMP_", "KMP_", "MKL_")
 MIB = 1 << 20
 
 
@@ -92,13 +94,13 @@ def _loader_cache() -> dict[str, str]:
 
 
 def foreign_variables(environ: Mapping[str, str]) -> list[str]:
-    """Names in ``environ`` that would preload or tune an allocator."""
-    return sorted(name for name in environ if name.startswith(FOREIGN))
+    """Names in ``environ`` that would preload or tune an allocator, or steer threads."""
+    return sorted(name for name in environ if name.startswith(FOREIGN + THREADING))
 
 
 def environment(allocator: Allocator, path: str | None, threads: int, base: Mapping[str, str]) -> dict[str, str]:
     """The environment of one rank: ``base`` without what is foreign, then the arm, then the threads."""
-    env = {k: v for k, v in base.items() if not k.startswith(FOREIGN) and not k.startswith("PYTHON")}
+    env = {k: v for k, v in base.items() if not k.startswith(FOREIGN + THREADING) and not k.startswith("PYTHON")}
     env.update(allocator.env)
     if path is not None:
         env["LD_PRELOAD"] = path

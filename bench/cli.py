@@ -5,15 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Callable
 
 from bench import __version__
-from bench.config import ConfigError, describe_unknown, group_choices, nearest, typed
-from bench.job import Allocator
+from bench.config import CONF, ConfigError, describe_unknown, group_choices, nearest, overrides
 from bench.records import RecordError
-
-CONF = Path(__file__).resolve().parent.parent / "conf"
 
 USAGE = """\
 python -m bench [overrides]           measure one job, e.g.  +allocator=tcmalloc nodes=2
@@ -82,24 +78,6 @@ def measure(argv: list[str]) -> int:
     return 0
 
 
-def overrides(argv: Sequence[str]) -> list[str]:
-    """``allocator=NAME`` and ``experiment=NAME`` mean ``+allocator=NAME`` and so on: neither is in the defaults list, which is
-    what lets the ``+`` spelling compose. ``-m`` goes: every run is a sweep, and Hydra refuses it between two overrides.
-    $BENCH_CONF adds a folder of the user's own YAML."""
-    argv = [word for word in argv if word not in ("-m", "--multirun")]
-    words = [f"+{word}" if word.startswith(("allocator=", "experiment=")) else word for word in argv]
-    extra = os.environ.get("BENCH_CONF")
-    if extra:
-        folder = Path(extra).absolute()
-        if not folder.is_dir():
-            raise ConfigError(
-                f"BENCH_CONF={extra} is not a folder: name one that holds allocator/NAME.yaml or model/NAME.yaml, or unset it."
-            )
-        quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-        words.append(f"hydra.searchpath=['file://{quoted}']")
-    return words
-
-
 def explain(error: Exception, argv: Sequence[str]) -> str:
     """Hydra's several lines as one sentence with the way out."""
     from hydra import compose, initialize_config_dir
@@ -121,19 +99,6 @@ def explain(error: Exception, argv: Sequence[str]) -> str:
 
             return describe_unknown(key, OmegaConf.to_container(known))
     return " ".join(line.strip() for line in text.splitlines()[:2])
-
-
-def arms() -> list[Allocator]:
-    """Every arm of conf/allocator and of $BENCH_CONF."""
-    from omegaconf import OmegaConf
-
-    extra = os.environ.get("BENCH_CONF")
-    folders = [CONF / "allocator"] + ([Path(extra) / "allocator"] if extra else [])
-    return [
-        typed(Allocator, OmegaConf.load(path), path.stem)
-        for folder in folders
-        for path in sorted(folder.glob("*.yaml"))
-    ]
 
 
 def report(argv: list[str]) -> int:

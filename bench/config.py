@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bench.job import PARTS, Job
+from bench.job import PARTS, Allocator, Job
 
+CONF = Path(__file__).resolve().parent.parent / "conf"
 # Keys beside the job's own: where results go and how a sweep is arranged, neither of which is part of a job.
 OUTSIDE_JOB = ("study", "sweep")
 OUTSIDE_MEASURE = ("blocks", "blocks_half_width", "blocks_max_minutes")
@@ -221,3 +223,32 @@ def describe_unknown(key: str, config: Any) -> str:
         config
     )
     return f"{key} is not a key; {nearest(key, [str(k) for k in known])}"
+
+
+def overrides(argv: Sequence[str]) -> list[str]:
+    """``allocator=NAME`` and ``experiment=NAME`` mean ``+allocator=NAME`` and so on: neither is in the defaults list, which is
+    what lets the ``+`` spelling compose. ``-m`` goes: every run is a sweep, and Hydra refuses it between two overrides.
+    $BENCH_CONF adds a folder of the user's own YAML."""
+    argv = [word for word in argv if word not in ("-m", "--multirun")]
+    words = [f"+{word}" if word.startswith(("allocator=", "experiment=")) else word for word in argv]
+    extra = os.environ.get("BENCH_CONF")
+    if extra:
+        folder = Path(extra).absolute()
+        if not folder.is_dir():
+            raise ConfigError(
+                f"BENCH_CONF={extra} is not a folder: name one that holds allocator/NAME.yaml or model/NAME.yaml, or unset it."
+            )
+        quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+        words.append(f"hydra.searchpath=['file://{quoted}']")
+    return words
+
+
+def arms() -> list[Allocator]:
+    """Every arm of conf/allocator and of $BENCH_CONF."""
+    extra = os.environ.get("BENCH_CONF")
+    folders = [CONF / "allocator"] + ([Path(extra) / "allocator"] if extra else [])
+    return [
+        typed(Allocator, OmegaConf.load(path), path.stem)
+        for folder in folders
+        for path in sorted(folder.glob("*.yaml"))
+    ]

@@ -250,7 +250,7 @@ def main(argv: Sequence[str]) -> int:
     from rich.table import Table
 
     from bench import allocators, facts
-    from bench.cli import arms
+    from bench.config import arms
 
     argparse.ArgumentParser(prog="python -m bench doctor", description="What this host has and lacks.").parse_args(argv)
     console = Console(highlight=False)

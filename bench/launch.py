@@ -6,6 +6,7 @@ of its node as fresh processes; torch.distributed is where the ranks meet. With 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -54,7 +55,9 @@ def which_copy(environ: Mapping[str, str]) -> Copy:
         if rank not in environ or size not in environ:
             continue
         if not (environ[rank].isdecimal() and environ[size].isdecimal()):
-            raise ConfigError(f"{rank}={environ[rank]!r} and {size}={environ[size]!r} must be whole numbers: which copy of how many.")
+            raise ConfigError(
+                f"{rank}={environ[rank]!r} and {size}={environ[size]!r} must be whole numbers: which copy of how many."
+            )
         node_rank, num_copies = int(environ[rank]), int(environ[size])
         if not 0 <= node_rank < num_copies:
             raise ConfigError(f"{rank}={node_rank} must be at least 0 and less than {size}={num_copies}.")
@@ -183,7 +186,9 @@ def run_ranks(
         interface = job.launch.interface or interface_to(copy.master_addr)
         if interface and interface not in psutil.net_if_addrs():
             known = ", ".join(sorted(psutil.net_if_addrs()))
-            raise RankFailed(f"launch.interface={interface} is not an interface of {os.uname().nodename}, which has {known}.")
+            raise RankFailed(
+                f"launch.interface={interface} is not an interface of {os.uname().nodename}, which has {known}."
+            )
         # A copy that torchrun started would otherwise have its ranks wait for a store that torchrun keeps for itself.
         meeting = {
             "MASTER_ADDR": copy.master_addr,
@@ -226,8 +231,9 @@ def start_rank(number: int, orders: dict[str, Any], env: dict[str, str]) -> Rank
     )
     os.close(send)
     assert process.stdin is not None
-    process.stdin.write(json.dumps(orders).encode() + b"\n")
-    process.stdin.close()
+    with contextlib.suppress(BrokenPipeError):  # it has died already, which the end of its pipe will tell
+        process.stdin.write(json.dumps(orders).encode() + b"\n")
+        process.stdin.close()
     return Rank(number, process, os.fdopen(receive, "rb", buffering=0), log)
 
 

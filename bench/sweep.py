@@ -112,8 +112,8 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
     jobs = in_blocks(jobs, study.shuffle_arms)
     copy = which_copy(os.environ)
     timeout_seconds = jobs[0].launch.timeout_seconds
-    check_hosts(jobs, copy)
     host = facts.host()
+    check_hosts(jobs, copy, host)
     hello = {
         "facts": host,
         "same": {
@@ -152,9 +152,10 @@ def sweep_name(jobs: Sequence[Job]) -> str:
     return f"{len(jobs)} jobs ({hashlib.sha256(content.encode()).hexdigest()[:12]})"
 
 
-def check_hosts(jobs: Sequence[Job], copy: Copy) -> None:
+def check_hosts(jobs: Sequence[Job], copy: Copy, host: Mapping[str, Any]) -> None:
     """Refuse, before anything runs, jobs that these hosts cannot hold. Raises ConfigError."""
-    cpus, available = len(os.sched_getaffinity(0)), psutil.virtual_memory().available
+    limit = host["container"]["memory_limit_bytes"] or float("inf")
+    cpus, available = len(os.sched_getaffinity(0)), int(min(psutil.virtual_memory().available, limit))
     for job in jobs:
         if copy.num_copies == 1:
             check_fits(job, job.num_ranks, cpus, available)

@@ -82,7 +82,7 @@ def test_a_folder_of_ones_own_adds_an_arm(
     monkeypatch.setenv("BENCH_CONF", str(tmp_path / folder))
     (job,) = compose("+allocator=mine")[1]
     assert (job.allocator.name, job.allocator.library, job.allocator.env) == ("mine", "libmine.so.1", {"A": "1"})
-    assert {"mine", "glibc"} <= {arm.name for arm in cli.arms()}
+    assert {"mine", "glibc"} <= {arm.name for arm in config.arms()}
 
 
 def test_a_folder_of_ones_own_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

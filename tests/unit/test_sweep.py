@@ -20,6 +20,9 @@ from bench.sweep import Interrupted, Runner, check_hosts, in_blocks, interruptib
 ARMS = ("glibc", "tcmalloc", "jemalloc", "mimalloc")
 
 
+UNLIMITED = {"container": {"memory_limit_bytes": None}}
+
+
 def jobs_of(
     nodes: tuple[int, ...] = (1, 2), repeats: int = 3, arms: tuple[str, ...] = ARMS, seed: int = 1
 ) -> list[Job]:
@@ -287,7 +290,7 @@ def test_blocks_are_added_until_the_interval_is_narrow(run_sweep: Sweep, small_j
 )
 def test_hosts_too_few_or_too_small_are_refused(copies: int, job: Job, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        check_hosts([job], Copy("none" if copies == 1 else "slurm", 0, copies))
+        check_hosts([job], Copy("none" if copies == 1 else "slurm", 0, copies), UNLIMITED)
 
 
 @pytest.mark.parametrize("allowed", [True, False])
@@ -297,10 +300,10 @@ def test_huge_pages_that_the_host_never_gives_are_refused(
     monkeypatch.setattr(sweep, "facts_allow_huge_pages", lambda: allowed)
     job = replace(small_job, allocator=Allocator("thp", env={"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}))
     if allowed:
-        check_hosts([job], Copy())
+        check_hosts([job], Copy(), UNLIMITED)
     else:
         with pytest.raises(ConfigError, match="allocator=thp asks for transparent huge pages"):
-            check_hosts([job], Copy())
+            check_hosts([job], Copy(), UNLIMITED)
 
 
 def test_one_command_at_a_time_writes_into_a_study(tmp_path: Path) -> None:
