@@ -242,8 +242,10 @@ def _show_table(console: Console, title: str, headings: Sequence[str], rows: Seq
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading in LEFT else "right", overflow="fold")
+    for heading, *column in zip(headings, *rows):
+        # A narrow terminal wraps between words, and never within a number.
+        longest = max(len(word) for text in (heading, *column) for word in text.split())
+        table.add_column(heading, justify="left" if heading in LEFT else "right", min_width=longest, overflow="fold")
     for line in rows:
         table.add_row(*line)
     console.print(table)

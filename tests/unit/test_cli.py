@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench import __version__, cli
+from bench import __version__, cli, config
 from bench.config import ConfigError
 from bench.records import RecordError
 
