@@ -23,7 +23,7 @@ ARMS = {
     "tcmalloc": "libtcmalloc.so.4",
     "tcmalloc_release": "libtcmalloc.so.4",
 }
-SWEEP = [*FAST, "-m", "repeat=0,1", f"+allocator={','.join(ARMS)}"]
+SWEEP = [*FAST, f"+allocator={','.join(ARMS)}", "-m", "repeat=0,1"]  # written arm by arm, to be run block by block
 PUBLISHED_COLUMNS = (
     "allocator,nodes,freq,size,dp,tp,pp,mbs,gbs,mem_mib,sec_per_it,tflops,est_aggr_petaflops,notes,"
     "repeat,sec_per_it_low,sec_per_it_high,minor_faults_per_it,system_seconds_per_it,simulated,valid,record"
