@@ -49,6 +49,9 @@ def main(argv: Sequence[str]) -> int:
         return 1 if isinstance(error, RecordError) else 2
     except BrokenPipeError:
         return 1
+    except KeyboardInterrupt:
+        print("bench: stopped before anything was measured.", file=sys.stderr)
+        return 130
 
 
 def usage() -> str:
@@ -75,6 +78,10 @@ def measure(argv: list[str]) -> int:
         return end.code if isinstance(end.code, int) else 2
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, argv)) from error
+    except ValueError as error:  # Hydra's own word for `model=null`
+        if "Config group override" not in str(error):
+            raise
+        raise ConfigError(f"a group takes the name of one of its files, as in model=tiny: {error}.") from error
     return 0
 
 

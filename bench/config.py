@@ -164,6 +164,10 @@ def check_rules(job: Job) -> None:
         ),
         (job.model.ops in ("megatron", "lean"), f"model.ops={job.model.ops} is not one of megatron, lean."),
         (job.measure.mode in ("sampled", "full"), f"measure.mode={job.measure.mode} is not one of sampled, full."),
+        (
+            0 <= job.train.adam_beta1 < 1 and 0 <= job.train.adam_beta2 < 1,
+            f"train.adam_beta1={job.train.adam_beta1} and train.adam_beta2={job.train.adam_beta2} must be at least 0 and less than 1.",
+        ),
         (0 <= job.train.dropout < 1, f"train.dropout={job.train.dropout} must be at least 0 and less than 1."),
         (
             job.parallel.tensor == 1 and job.parallel.pipeline == 1,

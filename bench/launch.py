@@ -162,6 +162,7 @@ class Rank:
     error: str | None = None
 
 
+EXIT_SECONDS = 60.0  # from a rank's last word to its end
 Watch = Mapping[socket.socket, Callable[[], Optional[str]]]
 
 
@@ -287,7 +288,10 @@ def read_events(rank: Rank) -> list[dict[str, Any]] | None:
 def refuse_failure(rank: Rank, ranks: list[Rank]) -> None:
     """Raise RankFailed if this rank ended badly, naming the cause: a rank that was killed comes before those that
     only lost their connection to it."""
-    code = rank.process.wait()
+    try:
+        code = rank.process.wait(EXIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise RankFailed(f"rank {rank.number} on {os.uname().nodename} said its last word and did not end.") from None
     if code == 0:
         return
     killed = [r for r in ranks if (r.process.poll() or 0) < 0]

@@ -125,7 +125,7 @@ class Leader:
                 message = active[n].receive(GRACE_SECONDS)
                 if message is None:
                     active[n].alive = False
-                    return f"node {n} ({self.facts[n]['hostname']}) is gone: its copy of the command ended or its network is down."
+                    return self.gone(n)
                 done[n] = message
                 return message["error"]
 
@@ -140,8 +140,12 @@ class Leader:
             message = connection.receive(GRACE_SECONDS)
             if message is None:
                 connection.alive = False
-            outcome = better(outcome, message)
+            outcome = better(outcome, message["error"] if message else self.gone(n))
         return outcome
+
+    def gone(self, n: int) -> str:
+        host = self.facts[n]["hostname"]
+        return f"node {n} ({host}) is gone: its copy of the command ended or its network is down."
 
     def end(self) -> None:
         for connection in self.followers.values():
@@ -153,12 +157,12 @@ class PeersLost(RuntimeError):
     """One sentence: who was not there in time."""
 
 
-def better(outcome: Outcome, message: dict[str, Any] | None) -> Outcome:
-    """The more telling of two errors: who was killed explains who lost a connection."""
-    if message is None:
-        return outcome if outcome.error else Outcome(error="a node did not say how its part of the job ended.")
-    if message["error"] and (not outcome.error or "was killed" in message["error"]):
-        return Outcome(error=message["error"])
+def better(outcome: Outcome, other: str | None) -> Outcome:
+    """The more telling of two errors: who was killed, or is gone, explains who lost a connection."""
+    if other and (
+        not outcome.error or ("was killed" not in outcome.error and ("was killed" in other or "is gone" in other))
+    ):
+        return Outcome(error=other)
     return outcome
 
 
@@ -195,7 +199,9 @@ def follow(copy: Copy, hello: dict[str, Any], timeout_seconds: float) -> None:
             return
         if message["do"] == "run":
             job = from_dict(message["job"])
-            if connection.pending:  # the order to stop came with the order to run, so the socket will not wake run_ranks
+            if (
+                connection.pending
+            ):  # the order to stop came with the order to run, so the socket will not wake run_ranks
                 outcome = Outcome(error=stop_word(connection))
             else:
                 watch = {connection.socket: lambda: stop_word(connection)}

@@ -4,6 +4,7 @@ every figure again. docs/record.md lists its fields.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -47,14 +48,13 @@ def write_text(path: Path, text: str) -> None:
             os.fsync(f.fileno())
         os.replace(beside, path)
     except OSError as error:
-        try:
-            beside.unlink()
-        except OSError:
-            pass
         raise RecordError(
             f"{path} could not be written ({error.strerror}): free some space or set BENCH_OUT to another folder; "
             "earlier records are whole."
         ) from error
+    finally:
+        with contextlib.suppress(OSError):  # renamed away if all went well; else a part, whatever stopped us
+            beside.unlink()
 
 
 def read(path: Path) -> Record:

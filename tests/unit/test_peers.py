@@ -222,7 +222,7 @@ def test_a_node_that_says_nothing_is_given_up(cluster: Callable[..., Cluster]) -
 
     two = cluster(2, ranks)
     leader = two.leader()
-    assert leader.run(Job(nodes=2), silent).error == "a node did not say how its part of the job ended."
+    assert leader.run(Job(nodes=2), silent).error == "node 1 (h1) is gone: its copy of the command ended or its network is down."
     assert "is gone since" in str(leader.run(Job(nodes=2, repeat=1), silent).error)
     leader.end()
 
@@ -257,18 +257,19 @@ def test_disagreement(theirs: dict[str, Any], what: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "outcome, message, told",
+    "outcome, other, told",
     [
-        (Outcome(), None, "did not say"),
+        (Outcome(), None, None),
         (Outcome(error="x"), None, "x"),
-        (Outcome(), {"error": None}, None),
-        (Outcome(), {"error": "y"}, "y"),
-        (Outcome(error="x"), {"error": "y"}, "x"),
-        (Outcome(error="x"), {"error": "rank 1 was killed by SIGKILL"}, "was killed"),
+        (Outcome(), "y", "y"),
+        (Outcome(error="x"), "y", "x"),
+        (Outcome(error="x"), "rank 1 was killed by SIGKILL", "was killed"),
+        (Outcome(error="x"), "node 1 (h1) is gone", "is gone"),
+        (Outcome(error="rank 0 was killed by SIGKILL"), "node 1 (h1) is gone", "was killed"),
     ],
 )
-def test_better(outcome: Outcome, message: dict[str, Any] | None, told: str | None) -> None:
-    got = better(outcome, message).error
+def test_better(outcome: Outcome, other: str | None, told: str | None) -> None:
+    got = better(outcome, other).error
     assert got is None if told is None else told in str(got)
 
 
