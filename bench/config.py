@@ -23,6 +23,7 @@ from bench.job import PARTS, Allocator, Job
 CONF = Path(__file__).resolve().parent.parent / "conf"
 # Keys beside the job's own: where results go and how a sweep is arranged, neither of which is part of a job.
 OUTSIDE_JOB = ("study", "sweep")
+HYDRA_FLAGS_WITH_VALUE = ("-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-path", "-c", "--cfg", "-p", "--package")
 OUTSIDE_MEASURE = ("blocks", "blocks_half_width", "blocks_max_minutes")
 
 
@@ -229,12 +230,25 @@ def describe_unknown(key: str, config: Any) -> str:
     return f"{key} is not a key; {nearest(key, [str(k) for k in known])}"
 
 
+def flags_first(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags with their values, and the rest."""
+    flags: list[str] = []
+    rest: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word.startswith("-"):
+            flags += [word, *([next(words, "")] if word in HYDRA_FLAGS_WITH_VALUE else [])]
+        else:
+            rest.append(word)
+    return flags, rest
+
+
 def overrides(argv: Sequence[str]) -> list[str]:
     """``allocator=NAME`` and ``experiment=NAME`` mean ``+allocator=NAME`` and so on: neither is in the defaults list, which is
-    what lets the ``+`` spelling compose. ``-m`` goes: every run is a sweep, and Hydra refuses it between two overrides.
-    $BENCH_CONF adds a folder of the user's own YAML."""
-    argv = [word for word in argv if word not in ("-m", "--multirun")]
-    words = [f"+{word}" if word.startswith(("allocator=", "experiment=")) else word for word in argv]
+    what lets the ``+`` spelling compose. ``-m`` goes, since every run is a sweep, and Hydra's other flags come first: it refuses
+    them between two overrides. $BENCH_CONF adds a folder of the user's own YAML."""
+    flags, argv = flags_first([word for word in argv if word not in ("-m", "--multirun")])
+    words = flags + [f"+{word}" if word.startswith(("allocator=", "experiment=")) else word for word in argv]
     extra = os.environ.get("BENCH_CONF")
     if extra:
         folder = Path(extra).absolute()

@@ -63,6 +63,7 @@ def test_errors_are_one_sentence_and_a_code(
     [
         (["allocator=tcmalloc", "-m", "nodes=1,2"], ["+allocator=tcmalloc", "nodes=1,2"]),
         (["+allocator=a,b"], ["+allocator=a,b"]),
+        (["nodes=2", "-cd", "my folder", "-m", "repeat=1"], ["-cd", "my folder", "nodes=2", "repeat=1"]),
         (["experiment=smoke"], ["+experiment=smoke"]),
         (["allocator.name=x", "nodes=2"], ["allocator.name=x", "nodes=2"]),
     ],
