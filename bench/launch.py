@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Any, Callable, Optional
 
 import psutil
@@ -43,7 +43,8 @@ LAUNCHERS = {
     "bench": ("BENCH_NODE_RANK", "BENCH_NUM_NODES", ()),
     "torchrun": ("GROUP_RANK", "GROUP_WORLD_SIZE", ("MASTER_ADDR",)),
     "openmpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", ("MASTER_ADDR",)),
-    "slurm": ("SLURM_PROCID", "SLURM_NTASKS", ("SLURM_STEP_NODELIST", "SLURM_LAUNCH_NODE_IPADDR")),
+    # Of the step, which is what srun started; SLURM_NTASKS is the whole job's, and set in a batch script's own shell too.
+    "slurm": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", ("SLURM_STEP_NODELIST", "SLURM_LAUNCH_NODE_IPADDR")),
     "pmi": ("PMI_RANK", "PMI_SIZE", ("MASTER_ADDR",)),
 }
 
@@ -51,7 +52,6 @@ LAUNCHERS = {
 def which_copy(environ: Mapping[str, str]) -> Copy:
     """Read from the launcher's variables. Raises ConfigError where they say too little: a guess would be a wrong result."""
     for launcher, (rank, size, addresses) in LAUNCHERS.items():
-        # An interactive Slurm shell has SLURM_PROCID=0 for itself; the step's size is what counts.
         if rank not in environ or size not in environ:
             continue
         if not (environ[rank].isdecimal() and environ[size].isdecimal()):
@@ -73,7 +73,13 @@ def which_copy(environ: Mapping[str, str]) -> Copy:
                 "every node can reach."
             )
         return Copy(launcher, node_rank, num_copies, address, master_port(environ))
-    if any(parent.name() == "slurmstepd" for parent in psutil.Process().parents()):
+    job_nodes = environ.get("SLURM_JOB_NUM_NODES", "1")
+    if "SLURM_PROCID" in environ and job_nodes != "1":
+        raise ConfigError(
+            f"SLURM_JOB_NUM_NODES={job_nodes}, but srun did not start this command, and it would use one node alone: put "
+            "`srun --ntasks-per-node=1` before it, or set BENCH_NODE_RANK=0 and BENCH_NUM_NODES=1 if one is what you want."
+        )
+    if "SLURM_PROCID" not in environ and any(p.name() == "slurmstepd" for p in psutil.Process().parents()):
         raise ConfigError(
             "SLURM_PROCID is not set, though Slurm started this process: something removed the variables "
             "(apptainer --cleanenv does), and every copy would believe that it is alone; keep SLURM_* or set BENCH_NODE_RANK "
@@ -142,10 +148,12 @@ def share_cpus(cpus: list[int], ranks: int) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """``error`` is None and ``ranks`` every rank's part of the record (on the first node), or error is one sentence."""
+    """``error`` is None and ``ranks`` every rank's part of the record (on the first node), or error is one sentence.
+    ``warnings``: what disturbed the other nodes, a sentence each."""
 
     error: str | None = None
     ranks: list[dict[str, Any]] | None = None
+    warnings: list[str] = field(default_factory=list)
 
 
 class RankFailed(RuntimeError):
@@ -318,3 +326,9 @@ def end_rank(rank: Rank) -> None:
         rank.process.wait()
     rank.events.close()
     rank.log.close()
+
+
+def children_seconds() -> float:
+    """CPU seconds of all children that have ended: the ranks of this copy."""
+    times = os.times()
+    return times.children_user + times.children_system

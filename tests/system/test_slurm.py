@@ -110,6 +110,19 @@ def test_printed_script_runs_by_sbatch(cluster):
     assert all(record["valid"] and record["launch"]["num_copies"] == 2 for record in found.values())
 
 
+def test_a_batch_script_that_forgot_srun_is_told_so(cluster):
+    """Its shell has the job's SLURM_NTASKS, but no other copy was started: one node runs alone, several are refused."""
+    out = cluster.directory / "forgot"
+    (cluster.directory / "forgot.sh").write_text(f"#!/bin/sh\nexec {ENTRYPOINT} -m {' '.join(SMOKE)}\n")
+    line = ["sbatch", "--wait", "--output=forgot.out", f"--export=ALL,BENCH_OUT={out}"]
+    done = cluster.run(cluster.head, [*line, "--nodes=2", "--ntasks-per-node=1", "forgot.sh"])
+    said = (cluster.directory / "forgot.out").read_text()
+    assert done.returncode == 2 and "SLURM_JOB_NUM_NODES=2, but srun did not start this command" in said, said
+    done = cluster.run(cluster.head, [*line, "--nodes=1", "--ntasks=2", "forgot.sh"])
+    assert done.returncode == 0, (cluster.directory / "forgot.out").read_text()
+    assert records(out)[1, "glibc", 0]["launch"]["num_copies"] == 1
+
+
 def test_killed_ranks_fail_their_job_and_the_sweep_goes_on(cluster):
     out = cluster.directory / "killed"
     n2 = cluster.nodes[1]

@@ -22,8 +22,8 @@ from bench.launch import Copy, Rank, end_rank, first_host, master_port, read_eve
 
 LAUNCHERS = [
     ("bench", {"BENCH_NODE_RANK": "2", "BENCH_NUM_NODES": "4", "BENCH_MASTER_ADDR": "10.0.0.1"}),
-    ("slurm", {"SLURM_PROCID": "2", "SLURM_NTASKS": "4", "SLURM_STEP_NODELIST": "10.0.0.[1-4]"}),
-    ("slurm", {"SLURM_PROCID": "2", "SLURM_NTASKS": "4", "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.1"}),
+    ("slurm", {"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NODELIST": "10.0.0.[1-4]"}),
+    ("slurm", {"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.1"}),
     ("openmpi", {"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "4", "MASTER_ADDR": "10.0.0.1"}),
     ("pmi", {"PMI_RANK": "2", "PMI_SIZE": "4", "BENCH_MASTER_ADDR": "10.0.0.1"}),
     (
@@ -58,6 +58,16 @@ def test_our_own_variables_come_first_and_slurm_needs_the_size_of_a_step() -> No
     assert which_copy({"SLURM_PROCID": "0", "SLURM_JOB_ID": "7"}) == Copy(), "the shell of salloc is no copy"
 
 
+def test_a_batch_script_without_srun_runs_alone_or_is_told_to_use_it() -> None:
+    """Its shell has the job's number of tasks, and copies that would be waited for were never started."""
+    batch = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_NUM_NODES": "1"}
+    assert which_copy(batch) == Copy()
+    with pytest.raises(ConfigError, match="SLURM_JOB_NUM_NODES=4, but srun did not start"):
+        which_copy({**batch, "SLURM_JOB_NUM_NODES": "4"})
+    alone = {"BENCH_NODE_RANK": "0", "BENCH_NUM_NODES": "1"}
+    assert which_copy({**batch, **alone, "SLURM_JOB_NUM_NODES": "4"}) == Copy("bench")
+
+
 @pytest.mark.parametrize("rank, size", [("4", "4"), ("-1", "4"), ("two", "4"), ("1", "many"), ("", "4")])
 def test_bad_numbers_are_refused_by_name(rank: str, size: str) -> None:
     with pytest.raises(ConfigError, match="BENCH_NODE_RANK=.*BENCH_NUM_NODES="):
@@ -85,7 +95,7 @@ def test_slurm_without_its_variables_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(psutil.Process, "parents", lambda self: [Daemon()])
     with pytest.raises(ConfigError, match="SLURM_PROCID is not set, though Slurm started this process"):
         which_copy({})
-    assert which_copy({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}) == Copy("slurm")
+    assert which_copy({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}) == Copy("slurm")
 
 
 @pytest.mark.parametrize(
