@@ -77,6 +77,9 @@ def load_side(path: Path, reference: str) -> Side:
     if not valid:
         raise ConfigError(f"{path} holds no valid record: name a results folder, a record.json or published.csv.")
     hosts = {facts.fingerprint(record["hosts"][0]) for record in valid}
+    for nodes in {record["job"]["nodes"] for record in valid}:
+        kinds = {" ".join(sorted(map(facts.fingerprint, r["hosts"]))) for r in valid if r["job"]["nodes"] == nodes}
+        hosts = max(hosts, kinds, key=len)
     experiments = {experiment_of(record["job"]) for record in valid}
     if len(hosts) > 1 or len(experiments) > 1:
         what = f"{len(hosts)} kinds of host" if len(hosts) > 1 else f"{len(experiments)} configurations"

@@ -181,7 +181,7 @@ def noise(before: Mapping[str, Any], after: Mapping[str, Any], own_cpu_seconds: 
     if total and steal / total > STEAL_SHARE:
         sentences.append(f"The hypervisor gave {100 * steal / total:.1f} % of the CPU time to other machines.")
     others = total - grown("cpu_idle_seconds") - grown("cpu_iowait_seconds") - steal - own_cpu_seconds
-    if others > OTHERS_SHARE * cpus * wall:
+    if others > max(OTHERS_SHARE * cpus * wall, 0.1):  # the kernel counts in ticks of 10 ms, on each CPU
         share = 100 * others / (cpus * wall)
         sentences.append(f"Other programs used {others:.1f} s of CPU time, {share:.0f} % of the job's own CPUs.")
     if grown("thermal_throttles") > 0:

@@ -7,14 +7,18 @@ Messages are lines of JSON: ``hello``, ``run``, ``kill`` and ``end`` one way or 
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
 import time
+from collections.abc import Container
+from dataclasses import replace
 from typing import Any, Callable
 
+from bench import facts
 from bench.config import ConfigError
 from bench.job import Job, from_dict, to_dict
-from bench.launch import Copy, Outcome, free_port, run_ranks
+from bench.launch import Copy, Outcome, children_seconds, free_port, run_ranks
 
 Tell = Callable[[int, dict[str, Any]], None]
 HELLO_SECONDS = 5.0  # from a follower's connecting to its first words
@@ -28,11 +32,12 @@ class Connection:
         self.socket, self.pending, self.alive = sock, b"", True
         sock.settimeout(None)  # what the connecting took as its limit is none for what follows
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        # A node whose network is gone says nothing: probe an idle connection, and give up unacknowledged data in time.
+        # A node whose network is gone says nothing: probe an idle connection, and give up unacknowledged data. Where both are
+        # set the kernel gives up at the first probe after TCP_USER_TIMEOUT, which is thus at most 7/8 of the time allowed.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(timeout_seconds / 4)))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(timeout_seconds / 8)))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(timeout_seconds * 1000))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(timeout_seconds * 750))
 
     def send(self, message: dict[str, Any]) -> None:
         try:
@@ -76,8 +81,9 @@ class Leader:
             self._gather(hello, timeout_seconds)
 
     def _gather(self, hello: dict[str, Any], timeout_seconds: float) -> None:
-        deadline = time.monotonic() + timeout_seconds
-        facts: dict[int, dict[str, Any]] = {0: hello["facts"]}
+        """Wait for all, and only then welcome or refuse them, each with the same sentence: nobody waits for one who has left."""
+        deadline, wrong = time.monotonic() + timeout_seconds, hello.get("refused")
+        known: dict[int, dict[str, Any]] = {0: hello["facts"]}
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -88,26 +94,31 @@ class Leader:
                     "to the same free port on every node."
                 ) from error
             listener.listen(self.copy.num_copies)
-            while len(facts) < self.copy.num_copies:
+            while len(known) < self.copy.num_copies:
+                if wrong:  # those that are on their way shall hear it, but nobody waits long for them
+                    deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
                 listener.settimeout(max(0.001, deadline - time.monotonic()))
                 try:
                     follower = Connection(listener.accept()[0], timeout_seconds)
                 except socket.timeout:
-                    missing = ", ".join(str(n) for n in range(self.copy.num_copies) if n not in facts)
-                    raise PeersLost(
-                        f"nodes {missing} of {self.copy.num_copies} did not reach {self.copy.master_addr}:{self.copy.master_port} within "
-                        f"launch.timeout_seconds={timeout_seconds:g}: is the address right, and the port open?"
-                    ) from None
+                    break
                 other = follower.receive(min(HELLO_SECONDS, timeout_seconds))
                 if other is None or "same" not in other:  # somebody else's probe of the port
                     continue
-                wrong = disagreement(hello, other)
-                follower.send({"do": "refuse", "why": wrong} if wrong else {"do": "welcome"})
-                if wrong:
-                    raise ConfigError(wrong)
-                facts[other["node_rank"]] = other["facts"]
+                wrong = wrong or disagreement(hello, other, known)
+                known[other["node_rank"]] = other["facts"]
                 self.followers[other["node_rank"]] = follower
-        self.facts = [facts[n] for n in range(self.copy.num_copies)]
+        for follower in self.followers.values():
+            follower.send({"do": "refuse", "why": wrong} if wrong else {"do": "welcome"})
+        if wrong:
+            raise ConfigError(wrong)
+        missing = ", ".join(str(n) for n in range(self.copy.num_copies) if n not in known)
+        if missing:
+            raise PeersLost(
+                f"nodes {missing} of {self.copy.num_copies} did not reach {self.copy.master_addr}:{self.copy.master_port} within "
+                f"launch.timeout_seconds={timeout_seconds:g}: is the address right, and the port open?"
+            )
+        self.facts = [known[n] for n in range(self.copy.num_copies)]
 
     def run(self, job: Job, on_event: Tell) -> Outcome:
         """Run one job on its first ``job.nodes`` nodes (all of them here when simulated)."""
@@ -140,8 +151,11 @@ class Leader:
             message = connection.receive(GRACE_SECONDS)
             if message is None:
                 connection.alive = False
+            else:
+                done[n] = message
             outcome = better(outcome, message["error"] if message else self.gone(n))
-        return outcome
+        disturbed = [f"{self.facts[n]['hostname']}: {words}" for n in sorted(done) for words in done[n]["warnings"]]
+        return replace(outcome, warnings=disturbed)
 
     def gone(self, n: int) -> str:
         host = self.facts[n]["hostname"]
@@ -166,14 +180,20 @@ def better(outcome: Outcome, other: str | None) -> Outcome:
     return outcome
 
 
-def disagreement(leader: dict[str, Any], follower: dict[str, Any]) -> str | None:
-    """What must be the same on all nodes before anything runs, and is not. One sentence, or None."""
+def disagreement(leader: dict[str, Any], follower: dict[str, Any], known: Container[int] = ()) -> str | None:
+    """What keeps this follower from taking part: its host refused, its number is another's (one of ``known``), or something
+    that must be the same on all nodes before anything runs is not. One sentence, or None."""
+    host, other_host = leader["facts"]["hostname"], follower["facts"]["hostname"]
+    if follower.get("refused"):
+        return f"{other_host}: {follower['refused']}"
+    if follower["node_rank"] in known:
+        return f"two copies say that they are node {follower['node_rank']}, one of them on {other_host}: give each its own number."
     for what, value in leader["same"].items():
         other = follower["same"].get(what)
         if other != value:
             return (
-                f"mixed configuration: {what} is {value} on {leader['facts']['hostname']} but {other} on "
-                f"{follower['facts']['hostname']}: start the same command from the same image on every node."
+                f"mixed configuration: {what} is {value} on {host} but {other} on {other_host}: start the same command from "
+                "the same image on every node."
             )
     return None
 
@@ -198,7 +218,7 @@ def follow(copy: Copy, hello: dict[str, Any], timeout_seconds: float) -> None:
         if message["do"] == "end":
             return
         if message["do"] == "run":
-            job = from_dict(message["job"])
+            job, before, cpu = from_dict(message["job"]), facts.load(), children_seconds()
             if (
                 connection.pending
             ):  # the order to stop came with the order to run, so the socket will not wake run_ranks
@@ -206,7 +226,8 @@ def follow(copy: Copy, hello: dict[str, Any], timeout_seconds: float) -> None:
             else:
                 watch = {connection.socket: lambda: stop_word(connection)}
                 outcome = run_ranks(job, copy, message["port"], lambda rank, event: None, watch)
-            connection.send({"do": "done", "error": outcome.error})
+            disturbed = facts.noise(before, facts.load(), children_seconds() - cpu, len(os.sched_getaffinity(0)))
+            connection.send({"do": "done", "error": outcome.error, "warnings": disturbed})
 
 
 def stop_word(connection: Connection) -> str:

@@ -30,7 +30,7 @@ from bench import __version__, allocators, facts, records
 from bench.compare import block_ratios
 from bench.config import ConfigError, Study, check_fits, job_of, study_of
 from bench.job import Job, canonical, to_dict
-from bench.launch import Copy, interface_to, which_copy
+from bench.launch import Copy, children_seconds, interface_to, which_copy
 from bench.peers import Leader, PeersLost, follow
 from bench.progress import Progress
 from bench.stats import needed_blocks, shuffle_arms
@@ -113,9 +113,9 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
     copy = which_copy(os.environ)
     timeout_seconds = jobs[0].launch.timeout_seconds
     host = facts.host()
-    check_hosts(jobs, copy, host)
     hello = {
         "facts": host,
+        "refused": refusal(jobs, copy, host),
         "same": {
             "version": __version__,
             "sweep": sweep_name(jobs),
@@ -150,6 +150,17 @@ def sweep_name(jobs: Sequence[Job]) -> str:
     """Short enough for a sentence, and different for different jobs or another order of them."""
     content = canonical([job.content_hash for job in jobs])
     return f"{len(jobs)} jobs ({hashlib.sha256(content.encode()).hexdigest()[:12]})"
+
+
+def refusal(jobs: Sequence[Job], copy: Copy, host: Mapping[str, Any]) -> str | None:
+    """Why this host cannot take part, for the other copies to hear. Raises ConfigError where there are none."""
+    try:
+        check_hosts(jobs, copy, host)
+    except ConfigError as error:
+        if copy.num_copies == 1:
+            raise
+        return str(error)
+    return None
 
 
 def check_hosts(jobs: Sequence[Job], copy: Copy, host: Mapping[str, Any]) -> None:
@@ -191,7 +202,8 @@ def locked(directory: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise ConfigError(
-            f"BENCH_OUT={directory.parent}: results cannot be written there ({error.strerror}); set BENCH_OUT to a folder that you can write to."
+            f"BENCH_OUT={directory.parent}: results cannot be written there ({error.strerror}); set BENCH_OUT to a folder that you can "
+            "write to, or in a container mount one at /results and run as its owner."
         ) from error
     with lock:
         yield
@@ -263,12 +275,13 @@ class Runner:
         except records.RecordError as error:
             self.progress.say(f"{error} It is measured again.")
             return None
-        here = facts.fingerprint(self.leader.facts[0])
-        there = facts.fingerprint(record["hosts"][0])
+        here = fingerprints(self.leader.facts[: job.nodes])
+        there = fingerprints(record["hosts"])
         if not record["valid"] or record["content_hash"] != job.content_hash:
             return None
         if here != there:
-            os.replace(path, path.with_name(f"record-{there[:8]}.json"))
+            aside = hashlib.sha256(canonical(there).encode()).hexdigest() if len(there) > 1 else there[0]
+            os.replace(path, path.with_name(f"record-{aside[:8]}.json"))
             return None
         return {**record, "path": str(path)}
 
@@ -294,7 +307,7 @@ class Runner:
             "status": "failed" if outcome.error else "ok",
             "valid": not outcome.error,
             "error": outcome.error,
-            "warnings": facts.noise(before, after, children_seconds() - cpu, len(os.sched_getaffinity(0))),
+            "warnings": facts.noise(before, after, children_seconds() - cpu, len(os.sched_getaffinity(0))) + outcome.warnings,
             "started_at": started.isoformat(timespec="seconds"),
             "wall_seconds": time.monotonic() - clock,
             "launch": {
@@ -318,10 +331,9 @@ class Runner:
         return {**record, "path": str(path)}
 
 
-def children_seconds() -> float:
-    """CPU seconds of all children that have ended: the ranks of this copy."""
-    times = os.times()
-    return times.children_user + times.children_system
+def fingerprints(hosts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of which kinds the hosts are, in whatever order a launcher lists them."""
+    return sorted(map(facts.fingerprint, hosts))
 
 
 def dropped_environment() -> list[str]:

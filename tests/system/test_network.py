@@ -142,6 +142,17 @@ def test_strangers_at_the_port_do_no_harm(cluster):
     assert [copy.returncode for copy in done] == [0, 0], done[0].stdout + done[1].stdout
 
 
+def test_a_host_that_cannot_take_part_is_heard_by_the_first_at_once(cluster):
+    """n2 has one core for two ranks; the first copy would otherwise wait for it until its time is over."""
+    job = [*JOB, "ranks_per_node=2", "launch.timeout_seconds=100"]
+    copies = [start(cluster, 0, job, "refuses")]
+    number = {"BENCH_NODE_RANK": "1", "BENCH_NUM_NODES": "2", "BENCH_MASTER_ADDR": "10.77.0.1"}
+    copies.append(cluster.start(cluster.nodes[1], ["taskset", "--cpu-list", "0", ENTRYPOINT, "-m", *job], number))
+    done = [finish(copy, 60) for copy in copies]
+    assert [copy.returncode for copy in done] == [2, 2], done[0].stdout + done[1].stdout
+    assert all("n2: " in copy.stdout and "ranks_per_node=2" in copy.stdout for copy in done), done[0].stdout
+
+
 def test_copies_that_were_told_different_things_are_refused(cluster):
     copies = [start(cluster, 0, JOB, "differ"), start(cluster, 1, [*JOB, "seed=7"], "differ")]
     done = [finish(copy, 60) for copy in copies]
@@ -160,8 +171,8 @@ def test_network_cut_for_good_ends_in_a_clear_failure(cluster, how):
     cut = time.monotonic()
     try:
         done = [finish(copy, 2 * TIMEOUT_SECONDS) for copy in copies]
-        # One timeout to notice, and at most another for the processes to end on a busy machine.
-        assert time.monotonic() - cut < 2 * TIMEOUT_SECONDS
+        # Noticed within 7/8 of the timeout; the rest and a second are for the processes to end.
+        assert time.monotonic() - cut < TIMEOUT_SECONDS + 1
     finally:
         cluster.reconnect(n2)
     assert all(copy.returncode != 0 for copy in done)

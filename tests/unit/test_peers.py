@@ -23,8 +23,9 @@ TIMEOUT = 5.0
 RunRanks = Callable[[Job, Copy, Any], Outcome]
 
 
-def hello(node: int, **same: Any) -> dict[str, Any]:
-    return {"facts": {"hostname": f"h{node}"}, "same": {"version": "1", "sweep": "a", **same}}
+def hello(node: int, refused: str | None = None, **same: Any) -> dict[str, Any]:
+    words = {"facts": {"hostname": f"h{node}"}, "refused": refused, "same": {"version": "1", "sweep": "a", **same}}
+    return {**words, "node_rank": node}
 
 
 def wait_for_news(watch: Any, seconds: float = TIMEOUT) -> Outcome:
@@ -245,6 +246,42 @@ def test_a_mixed_configuration_is_refused_on_both_sides(cluster: Callable[..., C
     assert isinstance(two.errors[1], ConfigError) and str(two.errors[1]) == str(caught.value)
 
 
+@pytest.mark.parametrize("who", [0, 1, 2])
+def test_a_host_that_refuses_is_heard_by_all_at_once(who: int, cluster: Callable[..., Cluster]) -> None:
+    """It would have left, and the others have waited for it until their time was over."""
+    three = cluster(1)
+    three.num_copies = 3
+    words = [hello(node, "ranks_per_node=9: too many." if node == who else None) for node in range(3)]
+    for node in (1, 2):
+        three.follower(node, words[node])
+    with pytest.raises(ConfigError, match="ranks_per_node=9: too many.") as caught:
+        Leader(three.copy(0), words[0], TIMEOUT)
+    three.join()
+    assert [str(three.errors[node]) for node in (1, 2)] == [str(caught.value)] * 2
+    assert (f"h{who}: " in str(caught.value)) == (who != 0), "a follower's sentence says whose it is"
+
+
+def test_two_copies_of_one_number_are_refused(cluster: Callable[..., Cluster]) -> None:
+    three = cluster(1)
+    three.num_copies = 3
+    three.follower(1)
+    three.follower(1)
+    with pytest.raises(ConfigError, match="two copies say that they are node 1, one of them on h1"):
+        three.leader(timeout=1.0)
+    three.join()
+
+
+def test_what_disturbed_another_node_is_in_the_outcome(
+    cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers.facts, "noise", lambda before, after, own, cpus: ["Other programs used 9 s."])
+    two = cluster(2)
+    leader = two.leader()
+    assert leader.run(Job(nodes=2), silent).warnings == ["h1: Other programs used 9 s."]
+    assert leader.run(Job(nodes=1), silent).warnings == []
+    leader.end()
+
+
 @pytest.mark.parametrize(
     "theirs, what", [({"version": "2"}, "version is 1 on h0 but 2 on h1"), ({}, None), ({"more": 1}, None)]
 )
@@ -381,7 +418,8 @@ def test_an_order_to_stop_that_comes_with_the_order_to_run_is_heard(monkeypatch:
             leader.send({"do": "welcome"})
             run = {"do": "run", "job": json.loads(json.dumps(peers.to_dict(Job(nodes=2)))), "port": 1}
             sock.sendall(json.dumps(run).encode() + b'\n{"do": "kill"}\n')
-            assert leader.receive(TIMEOUT) == {"do": "done", "error": "stopped by the first node."}
+            done = leader.receive(TIMEOUT) or {}
+            assert (done["do"], done["error"]) == ("done", "stopped by the first node.")
             leader.send({"do": "end"})
             thread.join(TIMEOUT)
             assert not thread.is_alive()

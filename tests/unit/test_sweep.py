@@ -113,8 +113,10 @@ def test_the_command_line_replaces_what_the_experiment_says(
 
 
 class FakeLeader:
-    def __init__(self, host: dict[str, Any], outcome: Callable[[Job], Outcome]) -> None:
-        self.facts, self.copy, self.ran, self.outcome = [host], Copy(), [], outcome  # type: ignore[var-annotated]
+    def __init__(self, hosts: list[dict[str, Any]], outcome: Callable[[Job], Outcome]) -> None:
+        self.facts, self.outcome = hosts, outcome
+        self.copy = Copy("slurm" if len(hosts) > 1 else "none", 0, len(hosts))
+        self.ran: list[Job] = []
 
     def run(self, job: Job, on_event: Callable[[int, dict[str, Any]], None]) -> Outcome:
         self.ran.append(job)
@@ -141,7 +143,7 @@ def run_sweep(
 
     def run(
         jobs: list[Job],
-        here: dict[str, Any] | None = None,
+        here: dict[str, Any] | list[dict[str, Any]] | None = None,
         error: Callable[[Job], str | None] = lambda job: None,
         study: Study | None = None,
     ) -> tuple[int, list[Job], list[dict[str, Any]]]:
@@ -154,7 +156,7 @@ def run_sweep(
             said = error(job)
             return Outcome(error=said) if said else Outcome(ranks=[make_rank(rank=i) for i in range(job.num_ranks)])
 
-        leader = FakeLeader(here or host, outcome)
+        leader = FakeLeader(here if isinstance(here, list) else [here or host], outcome)
         code = Runner(study or Study("main"), tmp_path, leader, Progress(len(jobs))).run(jobs)  # type: ignore[arg-type]
         assert [final for _, final in published] == [False] * (len(published) - 1) + [True]
         assert [len(done) for done, _ in published[:-1]] == list(range(1, len(published)))
@@ -252,6 +254,18 @@ def test_records_of_another_host_are_set_aside_and_kept(
     assert len(records.read_all([tmp_path])[0]) == 2
 
 
+def test_every_node_counts_and_not_the_first_alone(
+    run_sweep: Sweep, small_job: Job, tmp_path: Path, host: dict[str, Any]
+) -> None:
+    """A second node of another kind is another measurement; the same kinds in another order are not."""
+    job = replace(small_job, nodes=2)
+    other = {**host, "cpu": {**host["cpu"], "model": "another machine"}}
+    assert run_sweep([job], here=[host, other])[1] == [job]
+    assert run_sweep([job], here=[other, host])[1] == []
+    assert run_sweep([job], here=[host, host])[1] == [job]
+    assert len(records.read_all([tmp_path])[0]) == 2
+
+
 def test_another_hash_under_the_same_name_is_not_an_answer(run_sweep: Sweep, jobs: list[Job], tmp_path: Path) -> None:
     run_sweep(jobs[:1])
     path = record_path(tmp_path, jobs[0])
@@ -291,6 +305,13 @@ def test_blocks_are_added_until_the_interval_is_narrow(run_sweep: Sweep, small_j
 def test_hosts_too_few_or_too_small_are_refused(copies: int, job: Job, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         check_hosts([job], Copy("none" if copies == 1 else "slurm", 0, copies), UNLIMITED)
+
+
+def test_a_host_that_is_refused_says_so_to_the_other_copies() -> None:
+    copy = Copy("slurm", 1, 4)
+    assert "starts 256 ranks" in str(sweep.refusal([Job(nodes=4, ranks_per_node=256)], copy, UNLIMITED))
+    with pytest.raises(ConfigError, match="starts 512 ranks"):
+        sweep.refusal([Job(nodes=512)], Copy(), UNLIMITED)
 
 
 @pytest.mark.parametrize("allowed", [True, False])
