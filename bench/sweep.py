@@ -132,7 +132,8 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
                 follow(copy, hello, timeout_seconds)
                 return 0
             out = results_directory() / study.name
-            stack.enter_context(locked(out))
+            if hello["refused"] is None:  # else the leader only says so to the others
+                stack.enter_context(locked(out))
             leader = Leader(copy, hello, timeout_seconds)
             stack.callback(leader.end)
             return Runner(study, out, leader, progress).run(jobs)
