@@ -93,7 +93,7 @@ def refuse_mixture(job: Job, me: dict[str, Any], torch_version: str) -> None:
         "torch": torch_version,
         "python": sys.version.split()[0],
         "bench": __version__,
-        "number of cores": len(me["cpus"]),
+        "core binding": probes.layout(me["cpus"]),
         "threads": me["threads"],
     }
     all_of_them: list = [None] * job.num_ranks
@@ -112,7 +112,10 @@ def sentence(error: Exception) -> str:
     """The first line of what went wrong, with its kind where the words alone do not tell."""
     words = str(error).strip().splitlines() or ["no message"]
     if "Timed out waiting" in words[0]:  # gloo's words for a peer that is stopped, or out of reach
-        return "another rank did not answer within launch.timeout_seconds: its process hangs, or the network between the nodes is down."
+        return (
+            "another rank did not answer within launch.timeout_seconds: its process hangs, is slower than the others by that much "
+            "(then raise it), or the network between the nodes is down."
+        )
     plain = isinstance(error, (allocators.AllocatorError, RuntimeError))
     return words[0] if plain else f"{type(error).__name__}: {words[0]}"
 

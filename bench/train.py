@@ -25,6 +25,7 @@ from bench.steady import relative_half_width, steady_start
 
 Columns = dict[str, list[Any]]
 Tell = Callable[[dict[str, Any]], None]
+DDP_BUCKET_FLOATS = (25 << 20) // 4  # bucket_cap_mb of DistributedDataParallel, by default
 
 
 class Tokens:
@@ -204,10 +205,16 @@ def adam(model: GPT, job: Job) -> torch.optim.Adam:
 
 
 def all_reduce_gradients(model: GPT, dp: int) -> None:
-    """Serial reduction after the backward: what overlap is compared with."""
-    for parameter in model.parameters():
-        parameter.grad.div_(dp)
-        dist.all_reduce(parameter.grad)
+    """Serial reduction after the backward, in buckets as large as DDP's: what overlap is compared with."""
+    gradients = [parameter.grad for parameter in model.parameters()]
+    while gradients:
+        bucket = [gradients.pop()]
+        while gradients and sum(g.numel() for g in [*bucket, gradients[-1]]) <= DDP_BUCKET_FLOATS:
+            bucket.append(gradients.pop())
+        flat = torch.cat([g.reshape(-1) for g in bucket]).div_(dp)
+        dist.all_reduce(flat)
+        for gradient, part in zip(bucket, flat.split([g.numel() for g in bucket])):
+            gradient.copy_(part.view_as(gradient))
 
 
 def micro_batches_per_iteration(job: Job) -> int:

@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from bench import probes
+from bench.launch import share_cpus
 from bench.probes import Usage, usage
 
 ROOT = str(Path(__file__).resolve().parents[2])
@@ -115,3 +117,33 @@ def wait_for_end(pid: int) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+@pytest.mark.parametrize(
+    ("nodes", "siblings", "ranks", "shares"),
+    [
+        # Two sockets with SMT as Linux numbers them: the second threads of all cores come last.
+        ({0: [0, 1, 4, 5], 1: [2, 3, 6, 7]}, lambda cpu: (cpu % 4, cpu % 4 + 4), 2, [{0, 1, 4, 5}, {2, 3, 6, 7}]),
+        ({0: [0, 1, 4, 5], 1: [2, 3, 6, 7]}, lambda cpu: (cpu % 4, cpu % 4 + 4), 4, [{0, 4}, {1, 5}, {2, 6}, {3, 7}]),
+        # Even and odd numbers, as some firmware gives them, without SMT.
+        ({0: [0, 2, 4, 6], 1: [1, 3, 5, 7]}, lambda cpu: (cpu,), 2, [{0, 2, 4, 6}, {1, 3, 5, 7}]),
+        # A machine that tells nothing.
+        ({}, None, 2, [{0, 1, 2, 3}, {4, 5, 6, 7}]),
+    ],
+)
+def test_equal_shares_are_whole_cores_of_one_domain(
+    nodes: dict, siblings: Callable | None, ranks: int, shares: list, tmp_path: Path
+) -> None:
+    for node, cpus in nodes.items():
+        for cpu in cpus:
+            (tmp_path / f"node/node{node}/cpu{cpu}").mkdir(parents=True)
+            topology = tmp_path / f"cpu/cpu{cpu}/topology"
+            topology.mkdir(parents=True)
+            (topology / "thread_siblings_list").write_text(",".join(map(str, siblings(cpu))) + "\n")
+    found = share_cpus(probes.near(range(8), str(tmp_path)), ranks)
+    assert [set(share) for share in found] == shares
+    words = {probes.layout(share, str(tmp_path)) for share in found}
+    assert len(words) == 1, "all ranks are bound alike"
+    if nodes:
+        assert "of 1 NUMA domains" in words.pop()
+        assert probes.layout([0, 4], str(tmp_path)) != probes.layout([0, 3], str(tmp_path)), "a stray binding is another"
