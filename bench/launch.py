@@ -22,7 +22,7 @@ from typing import IO, Any, Callable, Optional
 
 import psutil
 
-from bench import allocators
+from bench import allocators, probes
 from bench.config import ConfigError
 from bench.job import Job, to_dict
 
@@ -72,7 +72,7 @@ def which_copy(environ: Mapping[str, str]) -> Copy:
                 f"the address of the first node is not known ({tried}): set BENCH_MASTER_ADDR to a name or address of it that "
                 "every node can reach."
             )
-        return Copy(launcher, node_rank, num_copies, address, master_port(environ))
+        return Copy(launcher, node_rank, num_copies, address, master_port(launcher, environ))
     job_nodes = environ.get("SLURM_JOB_NUM_NODES", "1")
     if "SLURM_PROCID" in environ and job_nodes != "1":
         raise ConfigError(
@@ -102,7 +102,7 @@ def address_of(name: str) -> str | None:
         return None
 
 
-def master_port(environ: Mapping[str, str]) -> int:
+def master_port(launcher: str, environ: Mapping[str, str]) -> int:
     """The same on every copy, another for another job step, below the ephemeral ports."""
     given = environ.get("BENCH_MASTER_PORT")
     if given:
@@ -110,11 +110,12 @@ def master_port(environ: Mapping[str, str]) -> int:
             raise ConfigError(f"BENCH_MASTER_PORT={given} must be a port, 1 to 65535.")
         return int(given)
     # torchrun itself listens on MASTER_PORT. mpirun's copies have PMIX_NAMESPACE in common, but in a Slurm job not the step.
-    names = (
-        ("PMIX_NAMESPACE",)
-        if "PMIX_NAMESPACE" in environ
-        else ("SLURM_JOB_ID", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", "MASTER_PORT")
-    )
+    # What ssh started has nothing in common: the first copy may be in a Slurm job, and the others know nothing of it.
+    names = ["SLURM_JOB_ID", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", "MASTER_PORT"]
+    if launcher == "bench":
+        names = []
+    elif "PMIX_NAMESPACE" in environ:
+        names = ["PMIX_NAMESPACE"]
     step = ".".join(environ.get(name, "") for name in names)
     return 20000 + int(hashlib.sha256(step.encode()).hexdigest(), 16) % 10000
 
@@ -191,7 +192,7 @@ def run_ranks(
     ranks: list[Rank] = []
     try:
         path = allocators.resolve(job.allocator)
-        shares = share_cpus(sorted(os.sched_getaffinity(0)), len(here))
+        shares = share_cpus(probes.near(os.sched_getaffinity(0)), len(here))
         interface = job.launch.interface or interface_to(copy.master_addr)
         if interface and interface not in psutil.net_if_addrs():
             known = ", ".join(sorted(psutil.net_if_addrs()))

@@ -11,18 +11,21 @@ import os
 import select
 import socket
 import time
-from collections.abc import Container
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Callable
 
 from bench import facts
 from bench.config import ConfigError
 from bench.job import Job, from_dict, to_dict
-from bench.launch import Copy, Outcome, children_seconds, free_port, run_ranks
+from bench.launch import EXIT_SECONDS, Copy, Outcome, children_seconds, free_port, run_ranks
 
 Tell = Callable[[int, dict[str, Any]], None]
 HELLO_SECONDS = 5.0  # from a follower's connecting to its first words
-GRACE_SECONDS = 30.0  # for a follower to end its ranks and say so
+GRACE_SECONDS = EXIT_SECONDS + 15.0  # for a follower to end its ranks and say so
+
+
+MAX_KEEPALIVE = 32767  # seconds, which is what the kernel takes
 
 
 class Connection:
@@ -34,10 +37,10 @@ class Connection:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         # A node whose network is gone says nothing: probe an idle connection, and give up unacknowledged data. Where both are
         # set the kernel gives up at the first probe after TCP_USER_TIMEOUT, which is thus at most 7/8 of the time allowed.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(timeout_seconds / 4)))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(timeout_seconds / 8)))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, min(max(1, int(timeout_seconds / 4)), MAX_KEEPALIVE))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, min(max(1, int(timeout_seconds / 8)), MAX_KEEPALIVE))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(timeout_seconds * 750))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(int(timeout_seconds * 750), (1 << 31) - 1))
 
     def send(self, message: dict[str, Any]) -> None:
         try:
@@ -105,19 +108,24 @@ class Leader:
                 other = follower.receive(min(HELLO_SECONDS, timeout_seconds))
                 if other is None or "same" not in other:  # somebody else's probe of the port
                     continue
+                # A name that means loopback here (127.0.1.1, as Debian writes it) reaches nobody: the others know better.
+                reached = follower.socket.getsockname()[0]
+                if self.copy.master_addr.startswith("127.") and not reached.startswith("127."):
+                    self.copy = replace(self.copy, master_addr=reached)
                 wrong = wrong or disagreement(hello, other, known)
                 known[other["node_rank"]] = other["facts"]
                 self.followers[other["node_rank"]] = follower
+        absent = ", ".join(str(n) for n in range(self.copy.num_copies) if n not in known)
+        missing = absent and (
+            f"nodes {absent} of {self.copy.num_copies} did not reach {self.copy.master_addr}:{self.copy.master_port} within "
+            f"launch.timeout_seconds={timeout_seconds:g}: is the address right, and the port open?"
+        )
         for follower in self.followers.values():
-            follower.send({"do": "refuse", "why": wrong} if wrong else {"do": "welcome"})
+            follower.send({"do": "refuse", "why": wrong or missing} if wrong or missing else {"do": "welcome"})
         if wrong:
             raise ConfigError(wrong)
-        missing = ", ".join(str(n) for n in range(self.copy.num_copies) if n not in known)
         if missing:
-            raise PeersLost(
-                f"nodes {missing} of {self.copy.num_copies} did not reach {self.copy.master_addr}:{self.copy.master_port} within "
-                f"launch.timeout_seconds={timeout_seconds:g}: is the address right, and the port open?"
-            )
+            raise PeersLost(missing)
         self.facts = [known[n] for n in range(self.copy.num_copies)]
 
     def run(self, job: Job, on_event: Tell) -> Outcome:
@@ -180,9 +188,9 @@ def better(outcome: Outcome, other: str | None) -> Outcome:
     return outcome
 
 
-def disagreement(leader: dict[str, Any], follower: dict[str, Any], known: Container[int] = ()) -> str | None:
-    """What keeps this follower from taking part: its host refused, its number is another's (one of ``known``), or something
-    that must be the same on all nodes before anything runs is not. One sentence, or None."""
+def disagreement(leader: dict[str, Any], follower: dict[str, Any], known: Mapping[int, dict[str, Any]]) -> str | None:
+    """What keeps this follower from taking part: its host refused, its number or its cores are another's (``known``: facts by
+    number), or something that must be the same on all nodes before anything runs is not. One sentence, or None."""
     host, other_host = leader["facts"]["hostname"], follower["facts"]["hostname"]
     if follower.get("refused"):
         return f"{other_host}: {follower['refused']}"
@@ -195,6 +203,12 @@ def disagreement(leader: dict[str, Any], follower: dict[str, Any], known: Contai
                 f"mixed configuration: {what} is {value} on {host} but {other} on {other_host}: start the same command from "
                 "the same image on every node."
             )
+    cores = [(facts["hostname"], facts.get("cpu", {}).get("affinity")) for facts in (follower["facts"], *known.values())]
+    if cores[0] in cores[1:] and not leader.get("oversubscribe"):
+        return (
+            f"two copies run on {other_host} with the same cores ({cores[0][1]}): start one on each node (srun --ntasks-per-node=1, "
+            "mpirun -N 1), or set launch.oversubscribe=true (times then mean nothing)."
+        )
     return None
 
 
@@ -202,7 +216,7 @@ def follow(copy: Copy, hello: dict[str, Any], timeout_seconds: float) -> None:
     """A copy that does not lead: connect, run what the leader says, until it says that it is over or is gone."""
     connection = Connection(connect(copy, timeout_seconds), timeout_seconds)
     connection.send({**hello, "node_rank": copy.node_rank})
-    answer = connection.receive(timeout_seconds)
+    answer = connection.receive(timeout_seconds + HELLO_SECONDS)  # for the first node may have begun to wait a little later
     if answer is None:
         raise PeersLost(
             f"the first node ({copy.master_addr}:{copy.master_port}) closed the connection or did not answer."

@@ -26,7 +26,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from bench import __version__, allocators, facts, records
+from bench import __version__, allocators, facts, probes, records
 from bench.compare import block_ratios
 from bench.config import ConfigError, Study, check_fits, job_of, study_of
 from bench.job import Job, canonical, to_dict
@@ -50,7 +50,8 @@ def jobs_of(
 
 
 def numa_nodes() -> int:
-    return max(1, len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))))
+    """NUMA domains of the cores that this process may use."""
+    return len({probes.place(cpu)[0] for cpu in os.sched_getaffinity(0)})
 
 
 def in_blocks(jobs: Sequence[Job], shuffle: bool) -> list[Job]:
@@ -94,7 +95,9 @@ def interruptible() -> Iterator[None]:
         raise Interrupted(signal.Signals(number).name)
 
     old = {
-        number: signal.signal(number, raise_interrupted) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        number: signal.signal(number, raise_interrupted)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN  # nohup means it
     }
     try:
         yield
@@ -113,27 +116,36 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
     copy = which_copy(os.environ)
     timeout_seconds = jobs[0].launch.timeout_seconds
     host = facts.host()
-    hello = {
+    revision = host["git"] or {}
+    hello: dict[str, Any] = {
         "facts": host,
-        "refused": refusal(jobs, copy, host),
+        "refused": None,
+        "oversubscribe": any(job.launch.oversubscribe for job in jobs),
         "same": {
             "version": __version__,
             "sweep": sweep_name(jobs),
             "Python": host["python"],
             "packages": host["packages"],
             "image": (host["image"] or {}).get("content_sha256"),
+            "revision": f"{revision.get('revision')}{' with changes' * bool(revision.get('dirty'))}",
             "number of copies": copy.num_copies,
         },
     }
     progress = Progress(len(jobs))
     with interruptible(), contextlib.ExitStack() as stack:
         try:
+            out = results_directory() / study.name
+            try:
+                check_hosts(jobs, copy, host)
+                if copy.node_rank == 0:
+                    stack.enter_context(locked(out))
+            except ConfigError as error:
+                if copy.num_copies == 1:
+                    raise
+                hello["refused"] = str(error)  # for the others to hear, who would wait for this copy otherwise
             if copy.node_rank:
                 follow(copy, hello, timeout_seconds)
                 return 0
-            out = results_directory() / study.name
-            if hello["refused"] is None:  # else the leader only says so to the others
-                stack.enter_context(locked(out))
             leader = Leader(copy, hello, timeout_seconds)
             stack.callback(leader.end)
             return Runner(study, out, leader, progress).run(jobs)
@@ -151,17 +163,6 @@ def sweep_name(jobs: Sequence[Job]) -> str:
     """Short enough for a sentence, and different for different jobs or another order of them."""
     content = canonical([job.content_hash for job in jobs])
     return f"{len(jobs)} jobs ({hashlib.sha256(content.encode()).hexdigest()[:12]})"
-
-
-def refusal(jobs: Sequence[Job], copy: Copy, host: Mapping[str, Any]) -> str | None:
-    """Why this host cannot take part, for the other copies to hear. Raises ConfigError where there are none."""
-    try:
-        check_hosts(jobs, copy, host)
-    except ConfigError as error:
-        if copy.num_copies == 1:
-            raise
-        return str(error)
-    return None
 
 
 def check_hosts(jobs: Sequence[Job], copy: Copy, host: Mapping[str, Any]) -> None:
@@ -267,8 +268,21 @@ class Runner:
         report.write_sweep(self.out, self.study, done, final)
 
     def answered(self, job: Job) -> records.Record | None:
-        """The valid record of this very job on such hosts, if there is one. One of other hosts is kept, out of the way."""
+        """The valid record of this very job on such hosts, if there is one. One of other hosts is kept, out of the way, and
+        comes back when the sweep does."""
         path = self.out / job.directory / "record.json"
+        here = kind_of(self.leader.facts[: job.nodes])
+        record = self.valid_record(path, job)
+        if record is not None and kind_of(record["hosts"]) != here:
+            os.replace(path, path.with_name(f"record-{kind_of(record['hosts'])}.json"))
+            record = None
+        aside = path.with_name(f"record-{here}.json")
+        if record is None and aside.exists():
+            os.replace(aside, path)
+            record = self.valid_record(path, job)
+        return record
+
+    def valid_record(self, path: Path, job: Job) -> records.Record | None:
         if not path.exists():
             return None
         try:
@@ -276,15 +290,8 @@ class Runner:
         except records.RecordError as error:
             self.progress.say(f"{error} It is measured again.")
             return None
-        here = fingerprints(self.leader.facts[: job.nodes])
-        there = fingerprints(record["hosts"])
-        if not record["valid"] or record["content_hash"] != job.content_hash:
-            return None
-        if here != there:
-            aside = hashlib.sha256(canonical(there).encode()).hexdigest() if len(there) > 1 else there[0]
-            os.replace(path, path.with_name(f"record-{aside[:8]}.json"))
-            return None
-        return {**record, "path": str(path)}
+        good = record["valid"] and record["content_hash"] == job.content_hash
+        return {**record, "path": str(path)} if good else None
 
     def measure(self, job: Job) -> records.Record:
         started, clock, cpu = datetime.now(timezone.utc), time.monotonic(), children_seconds()
@@ -299,7 +306,7 @@ class Runner:
 
         outcome = self.leader.run(job, on_event)
         after = facts.load()
-        simulated = self.leader.copy.num_copies == 1 and job.nodes > 1
+        simulated = len({host["hostname"] for host in self.leader.facts[: job.nodes]}) < job.nodes
         record: records.Record = {
             "schema": records.SCHEMA,
             "bench_version": __version__,
@@ -332,9 +339,10 @@ class Runner:
         return {**record, "path": str(path)}
 
 
-def fingerprints(hosts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Of which kinds the hosts are, in whatever order a launcher lists them."""
-    return sorted(map(facts.fingerprint, hosts))
+def kind_of(hosts: Sequence[Mapping[str, Any]]) -> str:
+    """8 hex digits, the same for hosts of the same kinds that give the same number of CPUs, in whatever order they are listed."""
+    kinds = sorted([facts.fingerprint(host), len(facts.cpu_numbers(host["cpu"]["affinity"]))] for host in hosts)
+    return hashlib.sha256(canonical(kinds).encode()).hexdigest()[:8]
 
 
 def dropped_environment() -> list[str]:

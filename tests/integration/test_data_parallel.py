@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,7 +42,8 @@ def copies(words: list[list[str]], out: Path, launcher: str = "bench", num_copie
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     root = tmp_path_factory.mktemp("parallel")
     alone = {name: partial(bench, [*JOB, *words], root / name) for name, words in ALONE.items()}
-    pairs = {name: partial(copies, [[*JOB, "nodes=2"]] * 2, root / name, name) for name in LAUNCHERS}
+    pair = [*JOB, "nodes=2", "launch.oversubscribe=true"]
+    pairs = {name: partial(copies, [pair] * 2, root / name, name) for name in LAUNCHERS}
     # Copies that must not go together, or that are alone.
     sweep = [*JOB, "repeat=range(8)"]
     short = [*JOB, "nodes=2", "launch.timeout_seconds=3"]
@@ -51,6 +55,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
     refused = {
         "mixed": lambda: copies([[*sweep, "nodes=2"], [*sweep, "nodes=2", "train.dropout=0"]], root / "mixed"),
+        "crowded": lambda: copies([[*JOB, "nodes=2"]] * 2, root / "crowded"),
         "too few": lambda: copies([[*JOB, "nodes=4"]] * 2, root / "few"),
         "no follower": lambda: copies([short], root / "leader"),
         "no leader": lambda: [bench(short, root / "follower", env=follower)],
@@ -103,6 +108,43 @@ def test_two_ranks_train_the_same_bits_whatever_started_them(results: dict[str, 
     assert there["ranks"][0]["parameters_sha256"] == here["ranks"][0]["parameters_sha256"]
 
 
+TRAIN = """
+import json, sys, torch, torch.distributed as dist
+from bench.job import from_dict
+from bench.train import Trainer
+rank, world, port, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+torch.set_num_threads(1)
+dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+trainer = Trainer(from_dict(json.load(open(out + ".json"))))
+flat = lambda: torch.cat([p.detach().reshape(-1) for p in trainer.model.parameters()]).clone()
+before = flat()
+trainer.run(lambda event: None)
+if rank == 0:
+    torch.save((before, flat()), out)
+"""
+
+
+def test_final_parameters_are_those_of_one_rank_within_rounding(results: dict[str, Any], tmp_path: Path) -> None:
+    """Number by number: the record holds a hash of them only, which says nothing of how near two of them are."""
+    import torch
+
+    found = {}
+    for name, nodes in (("nodes", 1), ("nodes", 2), ("nodes", 4), ("serial", 1)):
+        record = record_of(results, name, nodes)
+        world, out, port = len(record["ranks"]), tmp_path / f"{name}{nodes}", free_port()
+        Path(f"{out}.json").write_text(json.dumps(record["job"]))
+        command = [sys.executable, "-W", "ignore", "-c", TRAIN]
+        ranks = [subprocess.Popen([*command, str(rank), str(world), port, str(out)]) for rank in range(world)]
+        assert [rank.wait(100) for rank in ranks] == [0] * world
+        found[name, world] = torch.load(out)
+    start, alone = found["nodes", 1]
+    for case, (before, after) in found.items():
+        assert torch.equal(before, start), "the same weights to begin with"
+        # Adam divides by the size of a gradient, so where that is nothing but rounding a step may go either way.
+        assert ((after - alone).norm() / (alone - start).norm()).item() < 0.01, case
+        assert (after - alone).abs().max().item() <= 2 * 3 * 1e-3, case
+
+
 def test_simulated_nodes_are_called_so_everywhere(results: dict[str, Any]) -> None:
     for nodes in (1, 2, 4):
         record = record_of(results, "nodes", nodes)
@@ -129,7 +171,7 @@ def test_only_the_first_copy_writes(results: dict[str, Any], launcher: str) -> N
     record = first.one()
     assert record["launch"]["launcher"] == launcher and record["launch"]["num_copies"] == 2
     assert record["launch"]["master_addr"] == LOCAL and interface_to(LOCAL) == "lo"
-    assert not record["launch"]["simulated"] and "simulated" not in record["derived"]["notes"]
+    assert record["launch"]["simulated"] and "simulated" in record["derived"]["notes"], "two copies, but on one host"
     assert len(record["hosts"]) == 2, "the facts of both nodes"
     assert [rank["node"] for rank in record["ranks"]] == [0, 1]
     assert not second.out.exists() and second.stdout == "" and second.said == []
@@ -147,6 +189,12 @@ def test_copies_of_different_commands_are_refused_on_both_sides(results: dict[st
         sentence = one_sentence(done, 2)
         assert "mixed configuration" in sentence and "same command" in sentence
         assert len(sentence) < 400, "a sentence, and not a dump"
+
+
+def test_two_copies_on_the_same_cores_are_refused(results: dict[str, Any]) -> None:
+    """As `mpirun -np 2` on one host gives: they would share their cores and call themselves two nodes."""
+    for done in results["crowded"]:
+        assert "two copies run on" in (said := one_sentence(done, 2)) and "srun --ntasks-per-node=1" in said
 
 
 def test_fewer_copies_than_nodes_are_refused_before_anybody_waits(results: dict[str, Any]) -> None:

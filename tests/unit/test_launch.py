@@ -118,16 +118,17 @@ def test_first_host_of_a_node_list(names: str, first: str) -> None:
 
 def test_master_port_is_the_same_for_a_step_and_another_for_another() -> None:
     step = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_PROCID": "3"}
-    port = master_port(step)
-    assert port == master_port({**step, "SLURM_PROCID": "0", "HOSTNAME": "elsewhere"})
-    steps = {master_port({**step, "SLURM_STEP_ID": str(i)}) for i in range(20)}
-    jobs = {master_port({**step, "SLURM_JOB_ID": str(i)}) for i in range(20)}
+    port = master_port("slurm", step)
+    assert port == master_port("slurm", {**step, "SLURM_PROCID": "0", "HOSTNAME": "elsewhere"})
+    steps = {master_port("slurm", {**step, "SLURM_STEP_ID": str(i)}) for i in range(20)}
+    jobs = {master_port("slurm", {**step, "SLURM_JOB_ID": str(i)}) for i in range(20)}
+    assert master_port("bench", step) == master_port("bench", {}), "what ssh started knows nothing of the first one's job"
     assert len(steps) > 15 and len(jobs) > 15 and all(20000 <= p < 30000 for p in steps | jobs)
     mpi = {"PMIX_NAMESPACE": "n.1", **step}
     assert (
-        master_port(mpi)
-        == master_port({**mpi, "SLURM_STEP_ID": "4294967290"})
-        != master_port({**mpi, "PMIX_NAMESPACE": "n.2"})
+        master_port("openmpi", mpi)
+        == master_port("openmpi", {**mpi, "SLURM_STEP_ID": "4294967290"})
+        != master_port("openmpi", {**mpi, "PMIX_NAMESPACE": "n.2"})
     )
 
 
@@ -135,9 +136,9 @@ def test_master_port_is_the_same_for_a_step_and_another_for_another() -> None:
 def test_master_port_as_given(given: str, port: int | None) -> None:
     if port is None:
         with pytest.raises(ConfigError, match=f"BENCH_MASTER_PORT={given} must be a port"):
-            master_port({"BENCH_MASTER_PORT": given})
+            master_port("bench", {"BENCH_MASTER_PORT": given})
     else:
-        assert master_port({"BENCH_MASTER_PORT": given, "SLURM_JOB_ID": "1"}) == port
+        assert master_port("bench", {"BENCH_MASTER_PORT": given, "SLURM_JOB_ID": "1"}) == port
 
 
 def test_interface_to_an_address() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench import facts, records, report, sweep
+from bench import facts, probes, records, report, sweep
 from bench.config import ConfigError, Study
 from bench.job import Allocator, Job
 from bench.launch import Copy, Outcome
@@ -248,10 +248,19 @@ def test_records_of_another_host_are_set_aside_and_kept(
     assert facts.fingerprint(other) != facts.fingerprint(host)
     run_sweep(jobs[:1], here=other)
     code, ran, _ = run_sweep(jobs[:1])
-    aside = record_path(tmp_path, jobs[0]).with_name(f"record-{facts.fingerprint(other)[:8]}.json")
+    (aside,) = record_path(tmp_path, jobs[0]).parent.glob("record-????????.json")
     assert code == 0 and ran == jobs[:1]
     assert records.read(aside)["hosts"][0]["cpu"]["model"] == "another machine"
     assert len(records.read_all([tmp_path])[0]) == 2
+    for here in (other, host, other):
+        assert run_sweep(jobs[:1], here=here)[1] == [], "it comes back when the sweep does, and nothing is lost"
+        assert len(records.read_all([tmp_path])[0]) == 2
+
+
+def test_a_host_that_gives_more_cores_is_another(run_sweep: Sweep, jobs: list[Job], host: dict[str, Any]) -> None:
+    few, many = ({**host, "cpu": {**host["cpu"], "affinity": cpus}} for cpus in ("0", "0-3"))
+    run_sweep(jobs[:1], here=few)
+    assert run_sweep(jobs[:1], here=many)[1] == jobs[:1]
 
 
 def test_every_node_counts_and_not_the_first_alone(
@@ -307,11 +316,21 @@ def test_hosts_too_few_or_too_small_are_refused(copies: int, job: Job, words: st
         check_hosts([job], Copy("none" if copies == 1 else "slurm", 0, copies), UNLIMITED)
 
 
-def test_a_host_that_is_refused_says_so_to_the_other_copies() -> None:
-    copy = Copy("slurm", 1, 4)
-    assert "starts 256 ranks" in str(sweep.refusal([Job(nodes=4, ranks_per_node=256)], copy, UNLIMITED))
-    with pytest.raises(ConfigError, match="starts 512 ranks"):
-        sweep.refusal([Job(nodes=512)], Copy(), UNLIMITED)
+@pytest.mark.parametrize("why", ["cannot hold the job", "cannot write"])
+def test_what_a_host_refuses_the_other_copies_hear(
+    why: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, small_job: Job
+) -> None:
+    def gather(copy: Copy, hello: dict[str, Any], timeout_seconds: float) -> None:
+        raise ConfigError(f"told: {hello['refused']}")
+
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BENCH_OUT", str(tmp_path / "file" if why == "cannot write" else tmp_path / "out"))
+    monkeypatch.setattr(sweep, "which_copy", lambda environ: Copy("slurm", 0, 4))
+    monkeypatch.setattr(sweep, "Leader", gather)
+    job = small_job if why == "cannot write" else replace(small_job, nodes=4, ranks_per_node=256)
+    with pytest.raises(ConfigError, match="told: .*starts 256 ranks" if why != "cannot write" else "told: .*cannot be written"):
+        sweep.run(Study("main"), [job])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"], "nothing is left of it"
 
 
 @pytest.mark.parametrize("allowed", [True, False])
@@ -395,4 +414,9 @@ def test_results_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert sweep.results_directory() == tmp_path / "results"
     monkeypatch.setenv("BENCH_OUT", "/x/y")
     assert sweep.results_directory() == Path("/x/y")
-    assert sweep.numa_nodes() >= 1
+
+
+def test_auto_is_one_rank_for_each_domain_of_the_cores_that_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    monkeypatch.setattr(probes, "place", lambda cpu: (cpu % 2, cpu))
+    assert sweep.numa_nodes() == 2, "domains whose cores this process may not use do not count"
