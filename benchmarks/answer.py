@@ -24,8 +24,8 @@ from run_job import COMMAND, results
 from bench import records, stats
 from bench.compare import block_ratios, show
 
-# Jobs as short as they can be: what differs between two processes decides the width, so many short jobs beat a few long.
-SHORT = ("measure.iteration_micro_batches=3", "measure.min_samples=1", "measure.max_seconds=1")
+# As `make bench` has it. Shorter jobs (two iterations of 3) were tried: one middle micro-batch in each tells too little.
+WORDS = ("measure.max_seconds=60",)
 
 
 def main() -> int:
@@ -34,13 +34,13 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=15, help="no block is begun that would end later (default 15)")
     parser.add_argument("--allocator", nargs="+", default=["glibc", "tcmalloc"], help="the first is the reference")
     parser.add_argument("--out", type=Path, help="keep the records here; a folder of its own, for the time to be right")
-    parser.add_argument("overrides", nargs="*", help=f"default: {' '.join(SHORT)}")
+    parser.add_argument("overrides", nargs="*", help=f"default: {' '.join(WORDS)}")
     args = parser.parse_args()
     reference, arm = args.allocator[0], args.allocator[-1]
     with results(args.out) as out:
         words = ["study=answer", f"+allocator={','.join(args.allocator)}", f"sweep.reference={reference}",
                  "measure.blocks=auto", f"measure.blocks_half_width={args.half_width}",
-                 f"measure.blocks_max_minutes={args.minutes}", *(args.overrides or SHORT)]  # fmt: skip
+                 f"measure.blocks_max_minutes={args.minutes}", *(args.overrides or WORDS)]  # fmt: skip
         begun = time.monotonic()
         code = subprocess.run([*COMMAND, "-m", *words], env={**os.environ, "BENCH_OUT": str(out)}).returncode
         minutes = (time.monotonic() - begun) / 60
