@@ -180,6 +180,9 @@ def _what_else(cause: Cause) -> str:
         words += f"; {seconds(in_kernel)} of it the kernel did work for beyond the price of these faults"
     if cause.user_seconds * cause.seconds > 0:
         words += f"; {seconds(abs(cause.user_seconds) / cause.threads)} is the program's own time, as when caches must be filled again"
+    waiting = cause.seconds - (cause.system_seconds + cause.user_seconds) / cause.threads
+    if waiting * cause.seconds > 0 and abs(waiting) > 0.05 * abs(cause.seconds):
+        words += f"; {seconds(abs(waiting))} is cores that wait, as when one thread faults and the others have nothing to do meanwhile"
     if max(cause.huge_bytes) > 64 << 20:
         before, after = (size / 2**20 for size in cause.huge_bytes)
         words += (

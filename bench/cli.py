@@ -139,9 +139,15 @@ def compare(argv: list[str]) -> int:
 
 
 def advise(argv: list[str]) -> int:
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
     from bench.advise import main as run
 
-    return run(argv)
+    try:
+        return run(argv)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error, argv)) from error
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

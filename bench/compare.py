@@ -12,37 +12,27 @@ from typing import Any
 
 from scipy.special import stdtrit
 
-from bench import facts, records
+from bench import facts, records, sections
 from bench.config import ConfigError
 from bench.job import canonical
 from bench.stats import Ratio, ratio
 
 # The same experiment elsewhere may have other hardware, but not other software under test.
-SOFTWARE = ("packages.torch", "system.glibc", "memory.thp", "memory.page_bytes", "image.flavour", "machine")
+SOFTWARE = ("packages.torch", "system.glibc", "memory.thp", "memory.page_bytes", "image.flavor", "machine")
 # What two runs of the same experiment may differ in.
 NOT_THE_EXPERIMENT = ("repeat", "measure", "launch", "allocator", "nodes")
-Point = tuple[int, str]  # nodes, arm
+Point = tuple[int, str, bool]  # nodes, arm, whether the nodes are simulated
+PUBLISHED_COLUMNS = ("allocator", "nodes", "sec_per_it")
 
 
-def block_ratios(found: Sequence[records.Record], reference: str) -> dict[Point, Ratio]:
-    """How many times faster than ``reference`` each other arm is, by nodes and arm, paired over the blocks that hold both.
-
-    ``found``: records of one configuration on one host; invalid ones are left out.
-    """
-    samples: dict[Point, dict[int, list[float]]] = {}
-    for record in found:
-        if record["valid"]:
-            job = record["job"]
-            samples.setdefault((job["nodes"], job["allocator"]["name"]), {})[job["repeat"]] = record["derived"][
-                "samples"
-            ]
-    ratios = {}
-    for (nodes, arm), blocks in samples.items():
-        other = samples.get((nodes, reference), {})
-        common = sorted(set(blocks) & set(other))
-        if arm != reference and common:
-            ratios[nodes, arm] = ratio([other[b] for b in common], [blocks[b] for b in common])
-    return ratios
+def comparisons(found: Sequence[records.Record], reference: str) -> list[sections.Comparison]:
+    """Every arm against ``reference``, in all sections of ``found``; where it is missing no other arm stands in for it."""
+    return [
+        c
+        for section in sections.sections(found, reference)
+        for c in section.comparisons
+        if c.reference == reference or c.reference.startswith(f"{reference}-")
+    ]
 
 
 @dataclass(frozen=True)
@@ -51,11 +41,14 @@ class Side:
 
     name: str
     experiment: str
+    is_published_workload: bool
     arms: Mapping[str, str]
     ratios: Mapping[Point, Ratio]
+    invalid: Mapping[Point, str]  # why there is no ratio
     seconds: Mapping[Point, float]
     samples: Mapping[Point, Sequence[float]]
     host: Any
+    cautions: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -70,50 +63,55 @@ def load_side(path: Path, reference: str) -> Side:
     """A results folder, one record, or a table such as published.csv. Raises ConfigError or RecordError."""
     if path.suffix == ".csv":
         return published_side(path, reference)
-    found, refused = ([records.read(path)], []) if path.is_file() else records.read_all([path])
+    found, refused = ([{**records.read(path), "path": str(path)}], []) if path.is_file() else records.read_all([path])
     if refused:
         raise records.RecordError(f"{path} holds a record that cannot be trusted: {refused[0][1]}")
-    valid = [record for record in found if record["valid"]]
+    # What a later sweep set aside (record-<hash>.json) is of other hosts, and is asked for by its own name.
+    valid = [r for r in found if r["valid"] and (path.is_file() or Path(r["path"]).name == "record.json")]
     if not valid:
         raise ConfigError(f"{path} holds no valid record: name a results folder, a record.json or published.csv.")
-    hosts = {facts.fingerprint(record["hosts"][0]) for record in valid}
-    for nodes in {record["job"]["nodes"] for record in valid}:
-        kinds = {" ".join(sorted(map(facts.fingerprint, r["hosts"]))) for r in valid if r["job"]["nodes"] == nodes}
-        hosts = max(hosts, kinds, key=len)
-    experiments = {experiment_of(record["job"]) for record in valid}
-    if len(hosts) > 1 or len(experiments) > 1:
-        what = f"{len(hosts)} kinds of host" if len(hosts) > 1 else f"{len(experiments)} configurations"
+    parts = sections.sections(valid, reference)
+    if len(parts) > 1:
         raise ConfigError(
-            f"{path} holds records of {what}, which are never merged into one number: name the folder of one."
+            f"{path} holds records of {len(parts)} kinds of host or configurations, which are never merged into one number: "
+            "name the folder of one, or see `report`, which keeps them apart."
         )
-    seconds: dict[Point, list[float]] = {}
-    samples: dict[Point, list[float]] = {}
-    for record in valid:
-        point = (record["job"]["nodes"], record["job"]["allocator"]["name"])
-        seconds.setdefault(point, []).append(record["derived"]["sec_per_it"])
-        samples.setdefault(point, []).extend(record["derived"]["samples"])
+    (section,), compared = parts, comparisons(valid, reference)
     return Side(
         str(path),
-        experiments.pop(),
-        {record["job"]["allocator"]["name"]: arm_of(record) for record in valid},
-        block_ratios(valid, reference),
-        {point: math.exp(sum(map(math.log, v)) / len(v)) for point, v in seconds.items()},
-        samples,
-        valid[0]["hosts"][0],
+        experiment_of(valid[0]["job"]),
+        section.is_published_workload,
+        {cell.arm: arm_of(cell.records[0]) for cell in section.cells},
+        {point_of(c): c.ratio for c in compared if c.ratio},
+        {point_of(c): c.invalid for c in compared if c.invalid},
+        {point_of(cell): cell.sec_per_it.value for cell in section.cells},
+        {point_of(cell): [x for record in cell.records for x in record["derived"]["samples"]] for cell in section.cells},
+        section.host,
+        section.cautions,
     )
 
 
+def point_of(what: sections.Cell | sections.Comparison) -> Point:
+    return what.nodes, what.arm, what.simulated
+
+
 def published_side(path: Path, reference: str) -> Side:
-    """The published table's columns: one run per cell, so that its ratios have no interval."""
+    """The published table's columns: one run per cell, so that its ratios have no interval. Raises ConfigError."""
     with open(path, newline="") as f:
-        rows = list(csv.DictReader(f))
-    seconds = {(int(row["nodes"]), row["allocator"]): float(row["sec_per_it"]) for row in rows}
+        reader = csv.DictReader(f)
+        rows, columns = list(reader), reader.fieldnames or ()
+    if "record" in columns:
+        raise ConfigError(f"{path} is a summary of records: name its folder, {path.parent}, which has their intervals too.")
+    missing = [column for column in PUBLISHED_COLUMNS if column not in columns]
+    if missing:
+        raise ConfigError(f"{path} has no column {missing[0]}: a table needs {', '.join(PUBLISHED_COLUMNS)}.")
+    seconds = {(int(row["nodes"]), row["allocator"], False): float(row["sec_per_it"]) for row in rows}
     ratios = {
-        (n, arm): ratio([[seconds[n, reference]]], [[value]])
-        for (n, arm), value in seconds.items()
-        if arm != reference and (n, reference) in seconds
+        (n, arm, False): ratio([[seconds[n, reference, False]]], [[value]])
+        for (n, arm, _), value in seconds.items()
+        if arm != reference and (n, reference, False) in seconds
     }
-    return Side(str(path), "", {}, ratios, seconds, {}, None)
+    return Side(str(path), "", True, {}, ratios, {}, seconds, {}, None)
 
 
 def experiment_of(job: Mapping[str, Any]) -> str:
@@ -135,11 +133,18 @@ def agree(a: Side, b: Side, tolerance: float) -> dict[Point, Agreement]:
     """
     if a.experiment and b.experiment and a.experiment != b.experiment:
         return {
-            (0, ""): Agreement(
+            (0, "", False): Agreement(
                 "not comparable",
                 "not comparable because the configurations differ: compare the `job` of a record of each.",
             )
         }
+    if not (a.experiment and b.experiment) and not (a.is_published_workload and b.is_published_workload):
+        why = "not comparable because the published table is of the 124M GPT at a global batch of 1024, and this is another workload."
+        return {(0, "", False): Agreement("not comparable", why)}
+    for one in (a, b):
+        if one.invalid and not one.ratios:
+            point, why = next(iter(one.invalid.items()))
+            return {point: Agreement("not comparable", f"not comparable because in {one.name} there is no ratio of {point[1]}: {why}")}
     common = [point for point in a.ratios if point in b.ratios]
     if not common and not a.ratios and a.host and b.host and facts.fingerprint(a.host) == facts.fingerprint(b.host):
         # One arm alone has no ratio; on hosts that are alike its times themselves compare.
@@ -156,7 +161,7 @@ def agree(a: Side, b: Side, tolerance: float) -> dict[Point, Agreement]:
 
 def differing_arms(a: Side, b: Side) -> dict[Point, Agreement]:
     return {
-        (0, ""): Agreement(
+        (0, "", False): Agreement(
             "not comparable",
             "not comparable because no arm was measured in both against the reference, nor alone on like "
             f"hosts: {arms(a)} and {arms(b)}.",
@@ -165,8 +170,8 @@ def differing_arms(a: Side, b: Side) -> dict[Point, Agreement]:
 
 
 def agree_on_seconds(point: Point, a: Side, b: Side, tolerance: float) -> Agreement:
-    nodes, arm = point
-    what = f"{arm} at n={nodes}: {a.seconds[point]:.4g} s/it in A, {b.seconds[point]:.4g} s/it in B"
+    nodes, arm, simulated = point
+    what = f"{arm} at {sections.nodes_text(nodes, simulated)}: {a.seconds[point]:.4g} s/it in A, {b.seconds[point]:.4g} s/it in B"
     if a.arms[arm] != b.arms[arm]:
         return Agreement(
             "not comparable",
@@ -181,13 +186,13 @@ def agree_on_seconds(point: Point, a: Side, b: Side, tolerance: float) -> Agreem
 
 
 def arms(side: Side) -> str:
-    return ", ".join(f"{arm} at n={nodes}" for nodes, arm in side.seconds)
+    return ", ".join(f"{arm} at {sections.nodes_text(nodes, simulated)}" for nodes, arm, simulated in side.seconds)
 
 
 def agree_on(point: Point, a: Side, b: Side, tolerance: float, software: Sequence[str]) -> Agreement:
-    nodes, arm = point
+    nodes, arm, simulated = point
     one, two = a.ratios[point], b.ratios[point]
-    what = f"{arm} at {nodes} node{'s' * (nodes > 1)}: {show(one)} in A, {show(two)} in B"
+    what = f"{arm} at {sections.nodes_text(nodes, simulated)}: {show(one)} in A, {show(two)} in B"
     if arm in a.arms and arm in b.arms and a.arms[arm] != b.arms[arm]:
         return Agreement(
             "not comparable",
@@ -196,18 +201,22 @@ def agree_on(point: Point, a: Side, b: Side, tolerance: float, software: Sequenc
     quotient, half = quotient_of(one, two)
     off = abs(math.log(quotient))
     limit = math.log1p(tolerance)
+    apart = f"{quotient - 1:+.1%} apart"
     if off - half > limit:
         return Agreement("not reproduced", f"not reproduced: {what}, which is surely more than {tolerance:.0%} apart")
-    if half > 2 * limit:
+    if half > limit:
         return Agreement(
             "not comparable", f"not comparable because the intervals are too wide to tell (add blocks): {what}"
         )
-    if off <= half <= limit and not software:
+    if off <= half and not software:
         return Agreement("reproduced", f"reproduced: {what}")
     if off <= limit:
         because = f", though {', '.join(software)} differ" if software else ""
-        return Agreement("within tolerance", f"within tolerance: {what}, {quotient - 1:+.1%} apart{because}")
-    return Agreement("not reproduced", f"not reproduced: {what}, {quotient - 1:+.1%} apart")
+        return Agreement("within tolerance", f"within tolerance: {what}, {apart}{because}")
+    return Agreement(
+        "not comparable",
+        f"not comparable because {apart} is neither surely within {tolerance:.0%} nor surely outside (add blocks): {what}",
+    )
 
 
 def quotient_of(one: Ratio, two: Ratio) -> tuple[float, float]:
@@ -249,6 +258,12 @@ def print_comparison(a: Side, b: Side, tolerance: float) -> int:
     agreements = agree(a, b, tolerance)
     for agreement in agreements.values():
         print(agreement.sentence)
+    for one, other in ((a, b), (b, a)):
+        alone = [f"{arm} at {sections.nodes_text(nodes, simulated)}" for nodes, arm, simulated in one.ratios.keys() - other.ratios.keys()]
+        if alone and a.ratios and b.ratios:
+            print(f"Only in {one.name}, and not compared: {', '.join(sorted(alone))}.")
+        for caution in [*one.invalid.values(), *one.cautions]:
+            print(f"Of {one.name}: {caution}")
     if a.host and b.host:
         differing = facts.differences(a.host, b.host)
         if differing:
@@ -258,7 +273,7 @@ def print_comparison(a: Side, b: Side, tolerance: float) -> int:
         if facts.fingerprint(a.host) == facts.fingerprint(b.host):
             print("\nHosts are alike, so that absolute times compare (B / A):")
             for point in sorted(set(a.seconds) & set(b.seconds)):
-                print(f"  {point[1]} at n={point[0]}: {b.seconds[point] / a.seconds[point]:.3f}")
+                print(f"  {point[1]} at {sections.nodes_text(point[0], point[2])}: {b.seconds[point] / a.seconds[point]:.3f}")
     else:
         print("\nOne side is a published table: its host is somebody else's, and absolute times do not compare.")
     words = {agreement.word for agreement in agreements.values()}

@@ -73,7 +73,7 @@ def run(orders: dict[str, Any], tell: Any, started: float) -> None:
     me.update(micro_batches=trainer.micro_batches, iterations=trainer.iterations, **probes.memory())
     me["proof_end"] = allocators.prove(job.allocator, allocator_path)
     me["parameters_sha256"] = trainer.parameters_sha256()
-    me["fault_cost_seconds"] = probes.fault_cost_seconds(len(orders["cpus"]))
+    me["fault_cost_seconds"] = probes.fault_cost_seconds(me["threads"])
     everybody: list = [None] * job.num_ranks
     dist.all_gather_object(everybody, me)
     if orders["rank"] == 0:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import os
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 from bench import compare, records, sweep
 from bench.config import ConfigError, Study
 from bench.job import from_dict
+from bench.launch import which_copy
 
 
 def main(argv: Sequence[str]) -> int:
@@ -27,13 +30,17 @@ def main(argv: Sequence[str]) -> int:
     if not path.exists():
         raise ConfigError(f"{path} is not there: name a record.json or a results folder.")
     before = compare.load_side(path, options.reference)
-    found = [records.read(path)] if path.is_file() else records.read_all([path])[0]
-    jobs = [from_dict(record["job"]) for record in found if record["valid"]]
+    found = [records.read(path)] if path.is_file() else [records.read(p) for p in sorted(path.glob("**/record.json"))]
+    jobs = [
+        # The interface of that host may have another name on this one.
+        dataclasses.replace(job, launch=dataclasses.replace(job.launch, interface=None))
+        for job in (from_dict(record["job"]) for record in found if record["valid"])
+    ]
     # A name of its own each time, or the resumed sweep would find the answers there.
     folder = path.absolute().parent.parent if path.is_file() else path.absolute()
     study = Study(f"{folder.name}-rerun-{datetime.now(timezone.utc):%Y%m%dT%H%M%S}", reference=options.reference)
     code = sweep.run(study, jobs)
-    if code:
+    if code or which_copy(os.environ).node_rank:  # only the first copy has the results
         return code
     return compare.print_comparison(
         before, compare.load_side(sweep.results_directory() / study.name, options.reference), options.tolerance

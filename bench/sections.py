@@ -14,6 +14,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -153,12 +154,8 @@ class Section:
     def is_published_workload(self) -> bool:
         """Whether the published table's figures may stand beside these at all."""
         model, train = self.job.model, self.job.train
-        return (model.num_parameters // 10**6, model.sequence, train.global_batch_size, train.micro_batch_size) == (
-            124,
-            1024,
-            1024,
-            1,
-        )
+        what = (model.num_parameters // 10**6, model.sequence, train.global_batch_size, train.micro_batch_size)
+        return what == (124, 1024, 1024, 1)
 
     @property
     def num_records(self) -> int:
@@ -329,7 +326,8 @@ def compare(base: Cell, cell: Cell, losses: Losses) -> Comparison:
         return invalid("no block holds both.")
     ours, theirs = ([block[key] for key in common] for block in blocks)
     try:
-        samples, peaks = ([[of(r["derived"]) for r in side] for side in (ours, theirs)] for of in (_samples, _peak))
+        samples = [[r["derived"]["samples"] for r in side] for side in (ours, theirs)]
+        peaks = [[[r["derived"]["peak_rss_bytes"]] for r in side] for side in (ours, theirs)]
         ratio, memory = stats.ratio(samples[0], samples[1]), stats.ratio(peaks[0], peaks[1])
     except ValueError as error:
         return invalid(f"{error}.")
@@ -353,12 +351,17 @@ def compare(base: Cell, cell: Cell, losses: Losses) -> Comparison:
     )
 
 
-def _samples(derived: Mapping[str, Any]) -> list[float]:
-    return derived["samples"]
-
-
-def _peak(derived: Mapping[str, Any]) -> list[float]:
-    return [derived["peak_rss_bytes"]]
+def _stretched_blocks(good: Sequence[Record]) -> int:
+    """Blocks between whose jobs there was more time than their own and ten minutes; other configurations may take turns."""
+    blocks: dict[tuple[str, int, int], list[Record]] = {}
+    for record in good:
+        blocks.setdefault((*block_of(record), record["job"]["nodes"]), []).append(record)
+    stretched = 0
+    for found in blocks.values():
+        starts = [datetime.fromisoformat(record["started_at"]).timestamp() for record in found]
+        own = sum(record["wall_seconds"] for record in found)
+        stretched += max(starts) - min(starts) > own + 600
+    return stretched
 
 
 def _cautions(good: Sequence[Record], chosen: str, reference: str) -> list[str]:
@@ -374,6 +377,12 @@ def _cautions(good: Sequence[Record], chosen: str, reference: str) -> list[str]:
     if mixed:
         said.append(
             f"{mixed} of {len(good)} jobs ran on nodes that are not alike; the section is named after the first."
+        )
+    stretched = _stretched_blocks(good)
+    if stretched:
+        said.append(
+            f"The jobs of {stretched} block{'s' * (stretched > 1)} do not follow one another (the sweep was resumed): what drifted between "
+            "them does not cancel."
         )
     noisy = [record for record in good if record["warnings"]]
     if noisy:

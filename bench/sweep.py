@@ -27,7 +27,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from bench import __version__, allocators, facts, probes, records
-from bench.compare import block_ratios
+from bench.compare import comparisons
 from bench.config import ConfigError, Study, check_fits, job_of, study_of
 from bench.job import Job, canonical, to_dict
 from bench.launch import Copy, children_seconds, interface_to, which_copy
@@ -97,7 +97,7 @@ def interruptible() -> Iterator[None]:
     old = {
         number: signal.signal(number, raise_interrupted)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(number) is not signal.SIG_IGN  # nohup means it
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN  # nohup means it
     }
     try:
         yield
@@ -231,7 +231,6 @@ class Runner:
         with self.progress:
             block = list(jobs)
             while block:
-                begun = time.monotonic()
                 for job in block:
                     record = self.answered(job)
                     if record is None:
@@ -240,8 +239,9 @@ class Runner:
                     self.progress.end(job, record)
                     done.append(record)
                     self.publish(done, final=False)
-                now = time.monotonic()
-                block = self.next_block(jobs, done, now - started, (now - begun) / len(block))
+                # By their records and not by the clock, for jobs that were there already took no time.
+                job_seconds = sum(record["wall_seconds"] for record in done[-len(block):]) / len(block)
+                block = self.next_block(jobs, done, time.monotonic() - started, job_seconds)
         self.publish(done, final=True)
         failed = [r for r in done if not r["valid"]]
         return 1 if failed else 0
@@ -254,8 +254,8 @@ class Runner:
         study, first = self.study, [job for job in jobs if job.repeat == jobs[0].repeat]
         if study.blocks != "auto" or elapsed + job_seconds * len(first) > 60 * study.blocks_max_minutes:
             return []
-        ratios = block_ratios(done, study.reference)
-        if not any(needed_blocks(ratio, study.blocks_half_width) > ratio.num_blocks for ratio in ratios.values()):
+        ratios = [c.ratio for c in comparisons(done, study.reference) if c.ratio]
+        if not any(needed_blocks(ratio, study.blocks_half_width) > ratio.num_blocks for ratio in ratios):
             return []
         repeat = 1 + max(record["job"]["repeat"] for record in done)
         block = in_blocks([dataclasses.replace(job, repeat=repeat) for job in first], study.shuffle_arms)

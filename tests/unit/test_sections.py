@@ -176,3 +176,11 @@ def test_nodes_of_one_job_that_are_not_alike_are_said():
     records[0] = {**records[0], "hosts": [b.HOST, other]}
     assert any("1 of 10 jobs ran on nodes that are not alike" in caution for caution in only(records).cautions)
     assert not any("not alike" in caution for caution in only(b.study(OUT, FAST)).cautions)
+
+
+def test_a_block_that_was_torn_apart_is_said(tmp_path):
+    made = b.study(tmp_path, {"glibc": {}, "tcmalloc": {}}, blocks=3)
+    assert not any("do not follow one another" in words for words in sections(made, "glibc")[0].cautions)
+    made[2]["started_at"] = "2026-01-05T00:00:00+00:00"
+    (said,) = (words for words in sections(made, "glibc")[0].cautions if "do not follow one another" in words)
+    assert said.startswith("The jobs of 1 block do not")

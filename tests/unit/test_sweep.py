@@ -365,6 +365,15 @@ def test_results_that_cannot_be_written_are_refused_before_anything_runs(tmp_pat
         pass
 
 
+def test_nohup_is_respected() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_interrupt_and_are_put_back(number: signal.Signals) -> None:
     before = signal.getsignal(number)

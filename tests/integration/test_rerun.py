@@ -1,0 +1,57 @@
+"""A result run again on the same host, by the command that a colleague would type."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.records import read
+from tests.integration.commands import FAST, Done, bench, together
+
+SWEEP = [*FAST, "-m", "repeat=0,1,2"]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    root = tmp_path_factory.mktemp("rerun")
+    return together(
+        {
+            "first": partial(bench, [*SWEEP, "+allocator=glibc,tcmalloc"], root / "first"),
+            "other arm": partial(bench, [*SWEEP, "+allocator=glibc,jemalloc"], root / "other"),
+        }
+    )
+
+
+def study(done: Done) -> str:
+    return str(done.out / "smoke")
+
+
+def test_a_rerun_on_the_same_host_is_compared_and_reproduced(results: dict[str, Any]) -> None:
+    """A tiny job's times are mostly noise, so the tolerance is as wide as it takes for the words to be certain."""
+    done = bench(["rerun", study(results["first"]), "--tolerance", "1e9"], results["first"].out)
+    assert done.code == 0, done.stderr
+    (again,) = (path for path in done.out.iterdir() if path.name.startswith("smoke-rerun-"))
+    first, second = ({p.parent.name: read(p) for p in sorted(Path(f).glob("*/record.json"))} for f in (study(results["first"]), again))
+    assert first.keys() == second.keys() and len(first) == 6
+    for name, record in first.items():
+        assert second[name]["content_hash"] == record["content_hash"]
+        assert second[name]["started_at"] >= record["started_at"] and second[name]["sha256"] != record["sha256"]
+        assert second[name]["ranks"][0]["parameters_sha256"] == record["ranks"][0]["parameters_sha256"]
+    assert "tcmalloc at 1 node: " in done.stdout and "Hosts are alike" in done.stdout
+    assert done.stdout.split("B: ")[1].split("\n\n")[1].startswith(("reproduced: ", "within tolerance: ")), done.stdout
+
+
+def test_another_arm_does_not_reproduce_it(results: dict[str, Any]) -> None:
+    done = bench(["compare", study(results["first"]), study(results["other arm"])], results["first"].out)
+    assert done.code == 1
+    assert "not comparable because no arm was measured in both against the reference" in done.stdout
+
+
+def test_one_record_can_be_run_again(results: dict[str, Any]) -> None:
+    record = next(Path(study(results["first"])).glob("n001_tcmalloc_r00-*/record.json"))
+    done = bench(["rerun", str(record), "--tolerance", "1e9"], results["other arm"].out)
+    assert done.code == 0, done.stderr
+    assert "tcmalloc at 1 node: " in done.stdout and " s/it in A, " in done.stdout
