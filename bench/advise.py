@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
+import os
 import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from pathlib import Path
 
 from bench import allocators, compare, records, sweep
 from bench.config import CONF, ConfigError, Study, group_choices, job_of
 from bench.config import overrides as spelled_out
 from bench.job import Allocator, Job
-from bench.stats import verdict
+from bench.stats import Ratio, verdict
 
 FIRST_LOOK_SECONDS = 30.0
 KEPT_AT_LEAST = 2
@@ -34,8 +37,12 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     jobs = candidates(options.overrides)
     study = Study(f"advise-{datetime.now(timezone.utc):%Y%m%dT%H%M%S}", reference="glibc")
+    begun = time.monotonic()
     found = search(study, jobs, 60 * options.minutes, options.memory_limit_gib)
-    print(advice(found, {job.allocator.name: job.allocator for job in jobs}, options.memory_limit_gib, options.minutes))
+    minutes = (time.monotonic() - begun) / 60
+    if not any(record["valid"] for record in found):
+        raise records.RecordError(f"no job ended well, so there is no advice; the first: {found[0]['error'] if found else 'none ran'}")
+    print(advice(found, {job.allocator.name: job.allocator for job in jobs}, options.memory_limit_gib, minutes))
     return 0
 
 
@@ -45,7 +52,8 @@ def candidates(overrides: Sequence[str]) -> list[Job]:
 
     named = [word.split("=", 1)[1] for word in overrides if word.lstrip("+").startswith("allocator=")]
     rest = spelled_out([word for word in overrides if not word.lstrip("+").startswith("allocator=")])
-    names = named[0].split(",") if named else group_choices(CONF / "allocator")
+    folders = [CONF, *map(Path, filter(None, [os.environ.get("BENCH_CONF")]))]
+    names = named[0].split(",") if named else [name for folder in folders for name in group_choices(folder / "allocator")]
     jobs = []
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for name in dict.fromkeys(["glibc", *names]):
@@ -68,15 +76,19 @@ def is_usable(allocator: Allocator) -> bool:
 
 def search(study: Study, jobs: Sequence[Job], budget_seconds: float, limit_gib: float | None) -> Records:
     """Successive halving (Jamieson and Talwalkar, AISTATS 2016): a short look at each arm, then blocks of those left over,
-    half as many each time, the reference always among them, until the next block would not fit into the budget."""
+    half as many each time, the reference always among them, until the next block would not fit into the budget. The first
+    look is taken whatever it costs."""
     started = time.monotonic()
     shorter = dataclasses.replace(jobs[0].measure, max_seconds=min(FIRST_LOOK_SECONDS, jobs[0].measure.max_seconds))
     everything: Records = []
+    before: list[Job] = []
     block, left = 0, [dataclasses.replace(job, measure=shorter) for job in jobs]
     while True:
         begun = time.monotonic()
         now = [dataclasses.replace(job, repeat=block) for job in left]
-        code = sweep.run(study, now)
+        # With those that are there already, so that the tables and the report are of all of them.
+        code = sweep.run(study, [*before, *now])
+        before += now
         if code == 130:
             raise SystemExit(code)
         everything = records.read_all([sweep.results_directory() / study.name])[0]
@@ -84,7 +96,7 @@ def search(study: Study, jobs: Sequence[Job], budget_seconds: float, limit_gib: 
             left = survivors(left, everything, limit_gib)
         block += 1
         seconds = (time.monotonic() - begun) / len(now) * len(left)
-        if time.monotonic() - started + seconds > budget_seconds:
+        if len(left) < KEPT_AT_LEAST or time.monotonic() - started + seconds > budget_seconds:
             return everything
 
 
@@ -96,52 +108,49 @@ def survivors(jobs: Sequence[Job], found: Records, limit_gib: float | None) -> l
 
 
 def mean_seconds(found: Records, limit_gib: float | None) -> dict[str, float]:
-    """Seconds per iteration by arm, of the valid records within the memory limit."""
+    """Seconds per iteration by arm, of those whose every valid record stayed within the memory limit."""
     times: dict[str, list[float]] = {}
     for record in found:
-        if record["valid"] and (limit_gib is None or record["derived"]["peak_rss_bytes"] <= limit_gib * 2**30):
+        if record["valid"]:
             times.setdefault(record["job"]["allocator"]["name"], []).append(record["derived"]["sec_per_it"])
-    return {arm: sum(values) / len(values) for arm, values in times.items()}
+    limit_bytes = math.inf if limit_gib is None else limit_gib * 2**30
+    return {arm: sum(values) / len(values) for arm, values in times.items() if peak_bytes(found, arm) <= limit_bytes}
 
 
-def best(found: Records, limit_gib: float | None) -> tuple[str | None, dict[compare.Point, compare.Ratio]]:
-    """The arm with the largest ratio among those measured most often; None when stock glibc itself is as good."""
-    ratios = compare.block_ratios(found, "glibc")
+def peak_bytes(found: Records, arm: str) -> int:
+    """Largest peak resident set of one rank that any valid record of the arm shows."""
+    return max(r["derived"]["peak_rss_bytes"] for r in found if r["valid"] and r["job"]["allocator"]["name"] == arm)
+
+
+def best(found: Records, limit_gib: float | None) -> tuple[str | None, dict[str, Ratio]]:
+    """The fastest arm within the limit among those measured most often (``glibc`` where none beats it, None where none fits),
+    and the ratio of each arm to glibc."""
+    ratios = {c.arm: c.ratio for c in compare.comparisons(found, "glibc") if c.ratio}
     allowed = mean_seconds(found, limit_gib)
     most = max((r.num_blocks for r in ratios.values()), default=0)
-    final = {point: r for point, r in ratios.items() if r.num_blocks == most and point[1] in allowed and r.value > 1}
-    return (max(final, key=lambda point: final[point].value)[1] if final else None), ratios
+    final = [arm for arm, r in ratios.items() if r.num_blocks == most and arm in allowed]
+    first = max(final, key=lambda arm: ratios[arm].value, default=None)
+    if "glibc" in allowed and (first is None or ratios[first].value <= 1):
+        return "glibc", ratios
+    return first, ratios
 
 
 def advice(found: Records, arms: dict[str, Allocator], limit_gib: float | None, minutes: float) -> str:
     arm, ratios = best(found, limit_gib)
-    lines = ["", f"After {minutes:g} minutes or less, against stock glibc on this host:"]
-    for (_, name), r in sorted(ratios.items(), key=lambda item: -item[1].value):
-        peak = max(
-            record["derived"]["peak_rss_bytes"]
-            for record in found
-            if record["valid"] and record["job"]["allocator"]["name"] == name
-        )
-        lines.append(f"  {name:18} {compare.show(r):24} {r.num_blocks} blocks, peak RSS {peak / 2**30:.2f} GiB")
+    within = f" within {limit_gib:g} GiB" if limit_gib else ""
+    lines = ["", f"After {minutes:.0f} minutes, against stock glibc on this host:"]
+    for name, r in sorted(ratios.items(), key=lambda item: -item[1].value):
+        blocks = f"{r.num_blocks} block{'s' * (r.num_blocks > 1)}"
+        lines.append(f"  {name:18} {compare.show(r):24} {blocks}, peak RSS {peak_bytes(found, name) / 2**30:.2f} GiB")
     if arm is None:
-        return "\n".join(
-            [
-                *lines,
-                "",
-                "Stock glibc is the best of them"
-                + (f" within {limit_gib:g} GiB" if limit_gib else "")
-                + ": change nothing.",
-            ]
-        )
-    allocator = arms[arm]
-    sentence = verdict(ratios[next(point for point in ratios if point[1] == arm)], arm=arm, reference="glibc").sentence
-    lines += [
-        "",
-        f"{sentence}.",
-        f"Fastest{f' within {limit_gib:g} GiB' if limit_gib else ''}: {arm} ({allocator.shows}). For your job script:",
-        "",
-    ]
-    lines += [*job_script_lines(allocator), ""]
+        lowest = min(peak_bytes(found, name) for name in {r["job"]["allocator"]["name"] for r in found if r["valid"]})
+        return "\n".join([*lines, "", f"No arm stays{within}: the smallest peak is {lowest / 2**30:.2f} GiB."])
+    if arm == "glibc":
+        return "\n".join([*lines, "", f"Stock glibc is the best of them{within}: change nothing."])
+    said = verdict(ratios[arm], arm=arm, reference="glibc")
+    sure = "Fastest" if said.word == "faster" else "Fastest by what was measured, but not surely (give it more minutes)"
+    lines += ["", f"{said.sentence}.", f"{sure}{within}: {arm} ({arms[arm].shows}). For your job script:", ""]
+    lines += [*job_script_lines(arms[arm]), ""]
     return "\n".join(lines)
 
 
