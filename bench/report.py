@@ -110,7 +110,7 @@ def write_all(out: Path, found: Sequence[Record], refused: Refused, reference: s
     show(
         parts,
         refused,
-        [out / name for name in ("report.html", "report.md", "results.csv", "results.parquet", "results.tex")],
+        [out / name for name in ("report.html", "report.md", "results.csv", "ratios.csv", "results.parquet", "results.tex")],
     )
     return 0
 
@@ -118,6 +118,7 @@ def write_all(out: Path, found: Sequence[Record], refused: Refused, reference: s
 def write_texts(out: Path, found: Sequence[Section], refused: Refused) -> None:
     from bench.page import page
 
+    records.write_text(out / "ratios.csv", ratios_csv(found))
     records.write_text(out / "report.md", markdown(found, refused))
     records.write_text(out / "report.html", page(found, refused))
 
@@ -130,6 +131,30 @@ def results_csv(rows: Iterable[dict[str, Any]]) -> str:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows({key: written(value) for key, value in one.items()} for one in rows)
+    return text.getvalue()
+
+
+RATIOS = (
+    "host,model,nodes,simulated,arm,reference,blocks,ratio,ratio_low,ratio_high,smallest_detectable,verdict,memory_ratio,"
+    "memory_ratio_low,memory_ratio_high"
+).split(",")
+
+
+def ratios_csv(found: Sequence[Section]) -> str:
+    """The comparisons as data, a row for each arm and number of nodes; an invalid one has no figures, and says why under
+    ``verdict``. Ratios are reference/arm, so that above 1 the arm takes less time, or memory."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(RATIOS)
+    for section in found:
+        for c in section.comparisons:
+            figures = ["", "", "", "", "", c.invalid, "", "", ""]
+            if c.ratio and c.memory:
+                time = [f"{x:.6g}" for x in (c.ratio.value, c.ratio.low, c.ratio.high, c.ratio.smallest_detectable)]
+                memory = [f"{x:.6g}" for x in (c.memory.value, c.memory.low, c.memory.high)]
+                figures = [str(c.ratio.num_blocks), *time, c.word, *memory]
+            where = [fingerprint(section.host), section.job.model.name, c.nodes, written(c.simulated), c.arm, c.reference]
+            writer.writerow([*where, *figures])
     return text.getvalue()
 
 

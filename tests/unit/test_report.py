@@ -126,7 +126,7 @@ def test_the_end_of_a_sweep_prints_tables_then_the_answer_then_the_cause(tmp_pat
     places = [text.index(words) for words in order]
     assert places[3:] == sorted(places[3:]) and max(places[:3]) < places[3]
     assert "\x1b" not in text  # no colours where nobody looks
-    assert {path.name for path in tmp_path.iterdir()} == {"results.csv", "report.md", "report.html"}
+    assert {path.name for path in tmp_path.iterdir()} == {"results.csv", "ratios.csv", "report.md", "report.html"}
 
 
 def test_tables_have_the_published_columns_and_the_published_table_is_named_as_such(tmp_path):
@@ -189,6 +189,7 @@ def test_report_of_folders_writes_everything_into_the_first(tmp_path, capsys):
     assert {path.name for path in one.iterdir() if path.is_file()} == {
         "report.md",
         "report.html",
+        "ratios.csv",
         "results.csv",
         "results.parquet",
         "results.tex",
@@ -198,6 +199,24 @@ def test_report_of_folders_writes_everything_into_the_first(tmp_path, capsys):
     assert len((one / "results.csv").read_text().splitlines()) == 11
     assert "../two/n001_glibc_r00" in (one / "results.csv").read_text()
     capsys.readouterr()
+
+
+def test_comparisons_are_data_too(tmp_path, capsys):
+    arms = {**FAST, "glibc_tuned_thp": {"seconds": 0.1, "loss_shift": 1.0}}
+    report.write_sweep(tmp_path, STUDY, b.study(tmp_path, arms), True)
+    capsys.readouterr()
+    rows = {row["arm"]: row for row in csv.DictReader(open(tmp_path / "ratios.csv"))}
+    (section,) = sections(b.study(tmp_path, arms), "glibc")
+    for one in section.comparisons:
+        row = rows[one.arm]
+        assert (row["reference"], row["nodes"], row["simulated"]) == ("glibc", "1", "false")
+        if one.ratio is None:
+            assert row["ratio"] == "" and "losses of glibc_tuned_thp disagree" in row["verdict"]
+        else:
+            assert float(row["ratio_low"]) < float(row["ratio"]) == pytest.approx(one.ratio.value, rel=1e-5)
+            assert (row["verdict"], row["blocks"]) == ("faster", "5") and float(row["smallest_detectable"]) > 0
+            assert float(row["memory_ratio"]) == pytest.approx(one.memory.value, rel=1e-5)
+    assert len(rows) == 2
 
 
 def test_one_folder_inside_another_counts_once(tmp_path, capsys):
