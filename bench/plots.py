@@ -230,7 +230,7 @@ def against_nodes(section: Section) -> Drawing:
         "Logarithmic scales, 95 % intervals."
         + (" Dashed and dotted grey: the published table, from another machine." if published else "")
         + (" Hollow: simulated nodes, ranks that share one host." if simulated else "")
-        + (" Shaded: a prediction with its 95 % interval, not a result." if predicted else ""),
+        + (f" Shaded: a prediction with its 95 % interval, not a result. {scaling.honesty()}" if predicted else ""),
         figure,
     )
 

@@ -3,6 +3,7 @@
     python benchmarks/scaling.py ranks   [--allocator glibc tcmalloc] [--rounds 3]   1 and 2 ranks, with the sync share
     python benchmarks/scaling.py overlap [--gbit 1] [--rounds 3]                     sync overlapped against serial
     python benchmarks/scaling.py wide    [--num-ranks 64]                            the published width
+    python benchmarks/scaling.py published                                           the model's honesty: 32 and 64 from 1-16
 
 `overlap` (as root) gives each of two ranks a network namespace of its own, joined by a veth pair of limited rate (tc
 tbf), so that communication takes wall time but hardly any core: over one host's loopback it is nothing but CPU time,
@@ -10,7 +11,7 @@ which two ranks on two cores have not left. `wide` shares the cores out among ma
 mean nothing.
 
 Goals: with sync overlapped an iteration is faster than with it serial, the whole interval of the ratio above 1; the
-wide sweep over the allocators completes. `ranks` only shows. Exit code 1 when one is missed.
+wide sweep over the allocators completes. `ranks` and `published` only show. Exit code 1 when one is missed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from statistics import fmean
 
 from run_job import COMMAND, record_of, results, run_job
 
-from bench import records, stats
+from bench import records, scaling, stats
 
 # Network namespaces of the two hosts, with their addresses; another run of this script has others.
 HOSTS = {f"bench{os.getpid()}a": "10.213.77.1", f"bench{os.getpid()}b": "10.213.77.2"}
@@ -159,9 +160,19 @@ def show_wide(args: argparse.Namespace, out: Path) -> int:
     return 0 if good else 1
 
 
+def show_published(args: argparse.Namespace, out: Path) -> int:
+    print(f"{'allocator':14s}{'nodes':>6s}{'measured':>10s}{'predicted':>10s}{'error':>8s}   95 % interval")
+    for check in scaling.check_published():
+        ahead = check.prediction
+        figures = f"{check.measured_seconds:10.4g}{ahead.seconds:10.4g}{check.error:8.1%}   [{ahead.low:.4g}, {ahead.high:.4g}]"
+        print(f"{check.allocator:14s}{ahead.nodes:6d}{figures}")
+    print(scaling.honesty())
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("ranks", "overlap", "wide"))
+    parser.add_argument("what", choices=("ranks", "overlap", "wide", "published"))
     parser.add_argument("--allocator", nargs="+", default=["glibc", "tcmalloc"], help="overlap takes the last one")
     parser.add_argument("--model", default="gpt124m")
     parser.add_argument("--rounds", type=int, default=3)
@@ -177,7 +188,8 @@ def main() -> int:
     if args.global_batch < 4:  # with one micro-batch per rank, none goes without sync for the last to be compared with
         parser.error(f"--global-batch {args.global_batch}: give at least 4")
     with results(args.out) as out:
-        return {"ranks": show_ranks, "overlap": show_overlap, "wide": show_wide}[args.what](args, out)
+        shows = {"ranks": show_ranks, "overlap": show_overlap, "wide": show_wide, "published": show_published}
+        return shows[args.what](args, out)
 
 
 if __name__ == "__main__":
