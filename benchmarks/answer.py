@@ -22,7 +22,7 @@ from statistics import fmean
 from run_job import COMMAND, results
 
 from bench import records, stats
-from bench.compare import block_ratios, show
+from bench.compare import comparisons, show
 
 # As `make bench` has it. Shorter jobs (two iterations of 3) were tried: one middle micro-batch in each tells too little.
 WORDS = ("measure.max_seconds=60",)
@@ -47,7 +47,7 @@ def main() -> int:
         found, _ = records.read_all([out / "answer"])
     if code:
         sys.exit(f"the sweep ended with {code}")
-    ratio = next(r for (_, name), r in block_ratios(found, reference).items() if name == arm)
+    ratio = next(c.ratio for c in comparisons(found, reference) if c.arm == arm and c.ratio)
     width = (ratio.high / ratio.low) ** 0.5 - 1
     print(f"\n{arm} against {reference}: {show(ratio)}, +-{width:.1%}, from {ratio.num_blocks} blocks in {minutes:.1f} min")
     iterations = {

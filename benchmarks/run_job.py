@@ -35,6 +35,7 @@ def record_of(out: Path, study: str) -> records.Record:
 def results(out: Path | None) -> Iterator[Path]:
     """``out`` (to keep the records, and to go on after an interruption), or a folder that goes away."""
     if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
         yield out.absolute()
     else:
         with tempfile.TemporaryDirectory() as folder:

@@ -19,7 +19,7 @@ from pathlib import Path
 from run_job import COMMAND, results
 
 from bench import records, stats
-from bench.compare import block_ratios, show
+from bench.compare import comparisons, show
 
 NAMES = ("one", "other")
 ALLOWED = 1 / 20
@@ -44,7 +44,7 @@ def main() -> int:
             done = subprocess.run(command, env={**os.environ, "BENCH_OUT": str(out)}, capture_output=True, text=True)
             if done.returncode:
                 sys.exit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
-            (ratio,) = block_ratios(records.read_all([out / study])[0], NAMES[0]).values()
+            (ratio,) = [c.ratio for c in comparisons(records.read_all([out / study])[0], NAMES[0]) if c.ratio]
             verdict = stats.verdict(ratio)
             called += verdict.word in ("faster", "slower")
             covered += ratio.low <= 1 <= ratio.high
