@@ -17,8 +17,9 @@ from bench.config import ConfigError
 from bench.job import canonical
 from bench.stats import Ratio, ratio
 
-# The same experiment elsewhere may have other hardware, but not other software under test.
-SOFTWARE = ("packages.torch", "system.glibc", "memory.thp", "memory.page_bytes", "image.flavor", "machine")
+# The same experiment elsewhere may have other hardware, but not other software under test. An image's flavour shows in torch's
+# version (+cu102, +cpu), and natively too.
+SOFTWARE = ("packages.torch", "system.glibc", "memory.thp", "memory.page_bytes", "machine")
 # What two runs of the same experiment may differ in.
 NOT_THE_EXPERIMENT = ("repeat", "measure", "launch", "allocator", "nodes")
 Point = tuple[int, str, bool]  # nodes, arm, whether the nodes are simulated
@@ -259,9 +260,10 @@ def print_comparison(a: Side, b: Side, tolerance: float) -> int:
     for agreement in agreements.values():
         print(agreement.sentence)
     for one, other in ((a, b), (b, a)):
-        alone = [f"{arm} at {sections.nodes_text(nodes, simulated)}" for nodes, arm, simulated in one.ratios.keys() - other.ratios.keys()]
+        alone = sorted(one.ratios.keys() - other.ratios.keys())
         if alone and a.ratios and b.ratios:
-            print(f"Only in {one.name}, and not compared: {', '.join(sorted(alone))}.")
+            words = ", ".join(f"{arm} at {sections.nodes_text(nodes, simulated)}" for nodes, arm, simulated in alone)
+            print(f"Only in {one.name}, and not compared: {words}.")
         for caution in [*one.invalid.values(), *one.cautions]:
             print(f"Of {one.name}: {caution}")
     if a.host and b.host:
@@ -276,5 +278,5 @@ def print_comparison(a: Side, b: Side, tolerance: float) -> int:
                 print(f"  {point[1]} at {sections.nodes_text(point[0], point[2])}: {b.seconds[point] / a.seconds[point]:.3f}")
     else:
         print("\nOne side is a published table: its host is somebody else's, and absolute times do not compare.")
-    words = {agreement.word for agreement in agreements.values()}
-    return 0 if words <= {"reproduced", "within tolerance"} else 1
+    verdicts = {agreement.word for agreement in agreements.values()}
+    return 0 if verdicts <= {"reproduced", "within tolerance"} else 1
