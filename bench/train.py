@@ -82,7 +82,7 @@ class Trainer:
     def micro_batch(self, iteration: int, index: int, count: int) -> None:
         job, last = self.job, index == count - 1
         size = job.train.micro_batch_size
-        number = ((iteration * count + index) * self.dp + self.rank) * size
+        number = (len(self.micro_batches["loss"]) * self.dp + self.rank) * size  # as many as were run before
         tokens, labels = self.tokens.batch(range(number, number + size))
         # Dropout by sample, so that a sample drops the same units whichever rank it is on.
         torch.manual_seed(sample_seed(job.seed, number))
@@ -141,13 +141,12 @@ class Trainer:
 
     def run(self, tell: Tell) -> None:
         """Iterations until the measurement is good enough or its ceiling is reached; then marks what was steady."""
-        count = micro_batches_per_iteration(self.job)
         started, number, more = self.clock(), 0, True
         gc.collect()
         gc.disable()  # a collection in the middle of a sample is noise
         try:
             while more:
-                self.iteration(number, count, tell)
+                self.iteration(number, micro_batches_of(self.job, number), tell)
                 number += 1
                 gc.collect(0)
                 more = self.agree(self.wants_more(number, self.clock() - started))
@@ -155,13 +154,12 @@ class Trainer:
             gc.enable()
         steady = self.steady_from()
         self.micro_batches["steady"] = [i >= steady for i in range(len(self.micro_batches["loss"]))]
-        self.iterations["steady"] = [i * count >= steady for i in range(number)]
+        self.iterations["steady"] = [self.micro_batches["iteration"].index(i) >= steady for i in range(number)]
 
     def steady_from(self) -> int:
         """Number of the first steady micro-batch. Whole iterations count in full mode, all but the first."""
-        count = micro_batches_per_iteration(self.job)
         if self.job.measure.mode == "full":
-            return count
+            return self.job.num_micro_batches
         # A last micro-batch also fills and empties DDP's buckets: a difference of kind, not of time, so left out here.
         kinds, seconds = self.micro_batches["kind"], self.seconds()
         plain = [i for i, kind in enumerate(kinds) if kind != "last"] or list(range(len(kinds)))
@@ -217,11 +215,13 @@ def all_reduce_gradients(model: GPT, dp: int) -> None:
             gradient.copy_(part.view_as(gradient))
 
 
-def micro_batches_per_iteration(job: Job) -> int:
-    """How many are run between two optimizer steps: all in full mode, a few in sampled mode."""
+def micro_batches_of(job: Job, iteration: int) -> int:
+    """How many are run before an optimizer step: all in full mode, a few in sampled mode. There the first iteration, which
+    makes Adam's state and is mostly warm-up, has two: a first one and a last one."""
     if job.measure.mode == "full":
         return job.num_micro_batches
-    return min(job.measure.iteration_micro_batches, job.num_micro_batches)
+    count = min(job.measure.iteration_micro_batches, job.num_micro_batches)
+    return min(2, count) if iteration == 0 else count
 
 
 MICRO_BATCH_COLUMNS = (

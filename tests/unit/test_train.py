@@ -16,7 +16,7 @@ from test_job import SMALL
 from bench import train
 from bench.job import Data, Job, Measure
 from bench.probes import rss_bytes
-from bench.train import Tokens, Trainer, adam, micro_batches_per_iteration
+from bench.train import Tokens, Trainer, adam, micro_batches_of
 
 pytestmark = pytest.mark.usefixtures("process_group", "one_thread")
 
@@ -106,13 +106,14 @@ def test_columns_have_equal_lengths_and_true_contents(small_job: Job, events: li
     trainer.run(events.append)
     mb, it = trainer.micro_batches, trainer.iterations
     assert set(mb) == {*train.MICRO_BATCH_COLUMNS, "steady"} and set(it) == {*train.ITERATION_COLUMNS, "steady"}
-    assert {len(column) for column in mb.values()} == {12} and {len(column) for column in it.values()} == {3}
-    assert mb["iteration"] == [0] * 4 + [1] * 4 + [2] * 4 and mb["index"] == [0, 1, 2, 3] * 3
-    assert mb["kind"] == ["first", "middle", "middle", "last"] * 3
-    assert mb["forward_seconds"] == mb["backward_seconds"] == [1.0] * 12 and it["optimizer_seconds"] == [1.0] * 3
-    # begin, three looks for each of four micro-batches, and two for the optimizer
-    assert it["wall_seconds"] == [14.0] * 3
-    assert it["loss"] == [pytest.approx(sum(mb["loss"][i : i + 4]) / 4) for i in (0, 4, 8)]
+    assert {len(column) for column in mb.values()} == {10} and {len(column) for column in it.values()} == {3}
+    assert mb["iteration"] == [0] * 2 + [1] * 4 + [2] * 4 and mb["index"] == [0, 1] + [0, 1, 2, 3] * 2
+    assert mb["kind"] == ["first", "last"] + ["first", "middle", "middle", "last"] * 2
+    assert mb["forward_seconds"] == mb["backward_seconds"] == [1.0] * 10 and it["optimizer_seconds"] == [1.0] * 3
+    # begin, three looks for each micro-batch, and two for the optimizer
+    assert it["wall_seconds"] == [8.0, 14.0, 14.0]
+    assert it["loss"] == [pytest.approx(sum(mb["loss"][i:j]) / (j - i)) for i, j in ((0, 2), (2, 6), (6, 10))]
+    assert len(set(mb["loss"])) == 10, "every sample is another one"
     assert [(e["iteration"], e["index"], e["loss"]) for e in events] == list(
         zip(mb["iteration"], mb["index"], mb["loss"])
     )
@@ -218,11 +219,11 @@ def iterations_of(small_job: Job) -> Callable[..., int]:
 @pytest.mark.parametrize(
     "measure, iterations",
     [
-        ({}, 2),  # eight samples without any spread: enough at once
-        ({"min_samples": 9}, 3),
+        ({"min_samples": 6}, 2),  # six samples without any spread: enough at once
+        ({}, 3),  # two, four and four: eight are asked for
         ({"min_samples": 17}, 5),
-        ({"min_seconds": 50}, 4),  # an iteration takes 15 of this clock's seconds, with the look between two
-        ({"min_samples": 100, "max_seconds": 50}, 3),  # a fourth would end at 60
+        ({"min_seconds": 50}, 4),  # an iteration of four takes 15 of this clock's seconds, with the look between two
+        ({"min_samples": 100, "max_seconds": 50}, 3),  # a fourth would end at 53
         ({"min_samples": 100, "max_seconds": 1}, 2),  # two at the least: Adam makes its state in the first
         ({"mode": "full", "iterations": 1}, 2),
         ({"mode": "full", "iterations": 3}, 4),
@@ -266,20 +267,23 @@ def test_warm_up_is_marked_and_kept(small_job: Job) -> None:
     trainer.run(silent)
     steady = trainer.micro_batches["steady"]
     assert steady[:2] == [False, False] and all(steady[3:]) and len(steady) >= 14
-    assert trainer.iterations["steady"] == [False] + [True] * (len(steady) // 4 - 1)
+    iterations = trainer.micro_batches["iteration"]
+    assert trainer.iterations["steady"] == [steady[iterations.index(number)] for number in range(iterations[-1] + 1)]
 
 
 @pytest.mark.parametrize(
-    "measure, batch, count",
+    "measure, batch, counts",
     [
-        (Measure(), 1024, 4),
-        (Measure(), 2, 2),
-        (Measure(iteration_micro_batches=9), 1024, 9),
-        (Measure(mode="full", iteration_micro_batches=0), 1024, 1024),
+        (Measure(), 1024, [2, 4, 4]),
+        (Measure(), 2, [2, 2, 2]),
+        (Measure(), 1, [1, 1, 1]),
+        (Measure(iteration_micro_batches=9), 1024, [2, 9, 9]),
+        (Measure(mode="full", iteration_micro_batches=0), 1024, [1024, 1024, 1024]),
     ],
 )
-def test_micro_batches_between_two_steps(measure: Measure, batch: int, count: int) -> None:
-    assert micro_batches_per_iteration(with_train(Job(measure=measure), global_batch_size=batch)) == count
+def test_micro_batches_between_two_steps(measure: Measure, batch: int, counts: list[int]) -> None:
+    job = with_train(Job(measure=measure), global_batch_size=batch)
+    assert [micro_batches_of(job, number) for number in range(3)] == counts
 
 
 def test_collector_is_off_while_timing_and_on_again_whatever_happens(small_job: Job) -> None:
