@@ -95,7 +95,7 @@ def copy_killed(root: Path) -> tuple[Done, list[psutil.Process]]:
     """The first of two copies, when the other is killed while they train."""
     out = root / "copies"
     env = {"BENCH_NUM_NODES": "2", "BENCH_MASTER_ADDR": "127.0.0.1", "BENCH_MASTER_PORT": free_port()}
-    leader, follower = (start([*FAST, "nodes=2", ENDLESS], out, env={**env, "BENCH_NODE_RANK": n}) for n in "01")
+    leader, follower = (start([*FAST, "nodes=2", "launch.oversubscribe=true", ENDLESS], out, env={**env, "BENCH_NODE_RANK": n}) for n in "01")
     hold(leader, out, num_ranks=2)
     follower.kill()
     follower.communicate()

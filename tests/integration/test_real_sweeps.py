@@ -129,6 +129,7 @@ def test_every_job_has_its_record_and_nothing_else_is_left(swept: Swept) -> None
     assert names == {
         ".lock",
         "results.csv",
+        "ratios.csv",
         "report.md",
         "report.html",
         *(f"{name}/record.json" for name in swept.fresh),
@@ -216,24 +217,20 @@ def check_columns(record: dict[str, Any]) -> None:
     job, (rank,) = from_dict(record["job"]), record["ranks"]
     mb, it = rank["micro_batches"], rank["iterations"]
     count = job.num_micro_batches if job.measure.mode == "full" else 4
-    num_iterations = len(it["iteration"])
-    assert {len(column) for column in mb.values()} == {num_iterations * count}
-    assert {len(column) for column in it.values()} == {num_iterations}
-    assert it["iteration"] == list(range(num_iterations))
-    assert list(zip(mb["iteration"], mb["index"])) == [(i, k) for i in range(num_iterations) for k in range(count)]
-    assert mb["kind"] == ["first", *["middle"] * (count - 2), "last"] * num_iterations
-    assert all(
-        column[k] > 0
-        for column in (mb["forward_seconds"], mb["backward_seconds"], mb["rss_bytes"])
-        for k in range(count)
-    )
+    counts = [2 if i == 0 and job.measure.mode == "sampled" else count for i in it["iteration"]]
+    assert {len(column) for column in mb.values()} == {sum(counts)}
+    assert {len(column) for column in it.values()} == {len(counts)}
+    assert it["iteration"] == list(range(len(counts)))
+    assert list(zip(mb["iteration"], mb["index"])) == [(i, k) for i, many in enumerate(counts) for k in range(many)]
+    assert mb["kind"] == [kind for many in counts for kind in ("first", *["middle"] * (many - 2), "last")]
+    assert all(min(mb[name]) > 0 for name in ("forward_seconds", "backward_seconds", "rss_bytes"))
     for number, wall in enumerate(it["wall_seconds"]):
-        mine = range(number * count, (number + 1) * count)
+        mine = range(sum(counts[:number]), sum(counts[: number + 1]))
         assert (
             wall
             >= sum(mb["forward_seconds"][k] + mb["backward_seconds"][k] for k in mine) + it["optimizer_seconds"][number]
         )
-        assert it["loss"][number] == pytest.approx(sum(mb["loss"][k] for k in mine) / count)
+        assert it["loss"][number] == pytest.approx(sum(mb["loss"][k] for k in mine) / len(mine))
     steady = mb["steady"]
     assert steady == sorted(steady) and any(steady), "what is steady comes after what is not"
     assert record["derived"]["sampled_micro_batches"] == sum(steady)
