@@ -171,8 +171,8 @@ def test_network_cut_for_good_ends_in_a_clear_failure(cluster, how):
     cut = time.monotonic()
     try:
         done = [finish(copy, 2 * TIMEOUT_SECONDS) for copy in copies]
-        # Noticed within 7/8 of the timeout; the rest and a second are for the processes to end.
-        assert time.monotonic() - cut < TIMEOUT_SECONDS + 1
+        # Noticed within 7/8 of the timeout; the rest and three seconds are for the processes to end on a busy machine.
+        assert time.monotonic() - cut < TIMEOUT_SECONDS + 3
     finally:
         cluster.reconnect(n2)
     assert all(copy.returncode != 0 for copy in done)
