@@ -17,7 +17,7 @@ help:  ## list the targets
 setup:  ## Python 3.9, the locked environment in .venv, the allocator packages; at once when they are there
 	@scripts/setup.sh
 
-bench: setup  ## train the 124M GPT under glibc and tcmalloc and compare, in eight to nineteen minutes (ARGS='more overrides')
+bench: setup  ## train the 124M GPT under glibc and tcmalloc and compare, in about a quarter of an hour (ARGS='more overrides')
 	@./entrypoint.sh +experiment=tcmalloc $(ARGS)
 	@echo "Records, results.csv and report.md are in $${BENCH_OUT:-results}/"
 
