@@ -25,10 +25,11 @@ test:  ## the tests: unit and integration in two minutes; all of them, images an
 	@scripts/setup.sh dev
 	@$(PYTHON) -m pytest $(TESTS) $(ARGS)
 
-check:  ## lint and types: ruff, mypy, and shellcheck where it is installed
+check:  ## lint, types and who imports whom: ruff, mypy, import-linter, and shellcheck where it is installed
 	@scripts/setup.sh dev
 	@$(PYTHON) -m ruff check --output-format concise .
 	@$(PYTHON) -m mypy
+	@.venv/bin/lint-imports --no-cache
 	@if command -v shellcheck >/dev/null; then git ls-files -z -co --exclude-standard '*.sh' .ci/run | xargs -0r shellcheck; \
 	 else echo "shellcheck is not installed: the shell scripts were not checked"; fi
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any, Callable
 
 from bench import __version__
-from bench.config import CONF, ConfigError, describe_unknown, group_choices, nearest, overrides
-from bench.records import RecordError
+from bench.config.words import describe_unknown, group_choices, nearest, overrides
+from bench.paths import CONF
+from bench.schema.errors import ConfigError, RecordError
 
 USAGE = """\
 python -m bench [overrides]           measure one job, e.g.  +allocator=tcmalloc nodes=2
@@ -109,31 +110,31 @@ def explain(error: Exception, argv: Sequence[str]) -> str:
 
 
 def report(argv: list[str]) -> int:
-    from bench.report import main as run
+    from bench.commands.report import main as run
 
     return run(argv)
 
 
 def doctor(argv: list[str]) -> int:
-    from bench.doctor import main as run
+    from bench.commands.doctor import main as run
 
     return run(argv)
 
 
 def slurm(argv: list[str]) -> int:
-    from bench.jobscript import main as run
+    from bench.commands.jobscript import main as run
 
     return run(argv)
 
 
 def rerun(argv: list[str]) -> int:
-    from bench.rerun import main as run
+    from bench.commands.rerun import main as run
 
     return run(argv)
 
 
 def compare(argv: list[str]) -> int:
-    from bench.compare import main as run
+    from bench.commands.compare import main as run
 
     return run(argv)
 
@@ -142,7 +143,7 @@ def advise(argv: list[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from bench.advise import main as run
+    from bench.commands.advise import main as run
 
     try:
         return run(argv)

@@ -21,8 +21,10 @@ from statistics import fmean
 
 from run_job import COMMAND, results
 
-from bench import records, stats
-from bench.compare import comparisons, show
+from bench.analysis import stats
+from bench.analysis.grouping import pairs
+from bench.analysis.reproduction import show
+from bench.schema import records
 
 # As `make bench` has it. Shorter jobs (two iterations of 3) were tried: one middle micro-batch in each tells too little.
 WORDS = ("measure.max_seconds=60",)
@@ -47,9 +49,11 @@ def main() -> int:
         found, _ = records.read_all([out / "answer"])
     if code:
         sys.exit(f"the sweep ended with {code}")
-    ratio = next(c.ratio for c in comparisons(found, reference) if c.arm == arm and c.ratio)
+    ratio = next(c.ratio for c in pairs(found, reference) if c.arm == arm and c.ratio)
     width = (ratio.high / ratio.low) ** 0.5 - 1
-    print(f"\n{arm} against {reference}: {show(ratio)}, +-{width:.1%}, from {ratio.num_blocks} blocks in {minutes:.1f} min")
+    print(
+        f"\n{arm} against {reference}: {show(ratio)}, +-{width:.1%}, from {ratio.num_blocks} blocks in {minutes:.1f} min"
+    )
     iterations = {
         name: fmean(r["derived"]["sec_per_it"] for r in found if r["job"]["allocator"]["name"] == name)
         for name in args.allocator

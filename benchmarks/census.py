@@ -2,7 +2,7 @@
 
     python benchmarks/census.py [--ops megatron lean] [--iterations 3] [--all]
 
-Trains the real 124M model (bench.train.Trainer) in a fresh process per variant, with benchmarks/census.c built by cc
+Trains the real 124M model (bench.rank.trainer.Trainer) in a fresh process per variant, with benchmarks/census.c built by cc
 and preloaded, and counts the last iteration. A count, not a time: it may run on a busy machine. Two minutes.
 
 Goal: megatron within 15 % of the published program in GiB and in the number of 48 MiB and of 12 MiB blocks. Exit code 1
@@ -21,7 +21,8 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from bench import allocators, job
+from bench.arms.environment import environment
+from bench.schema import job
 
 MIB = 1 << 20
 GOAL = 0.15
@@ -37,7 +38,7 @@ def count(ops: str, iterations: int) -> None:
     """In the preloaded process: print the sizes of the last iteration's blocks as JSON, {bytes: calls}."""
     import torch.distributed as dist
 
-    from bench.train import Trainer
+    from bench.rank.trainer import Trainer
 
     process = ctypes.CDLL(None)
     process.census_count.restype = ctypes.c_size_t
@@ -59,7 +60,7 @@ def census(ops: str, iterations: int) -> Counter[int]:
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "census.so"
         subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
-        env = allocators.environment(job.Allocator(), str(library), len(os.sched_getaffinity(0)), os.environ)
+        env = environment(job.Allocator(), str(library), len(os.sched_getaffinity(0)), os.environ)
         command = [sys.executable, "-W", "ignore", __file__, "--count", ops, "--iterations", str(iterations)]
         output = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
     return Counter({int(size): calls for size, calls in json.loads(output).items()})

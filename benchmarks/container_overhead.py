@@ -21,7 +21,8 @@ from pathlib import Path
 
 from run_job import record_of, results
 
-from bench import records, stats
+from bench.analysis import stats
+from bench.schema import records
 
 ROOT = Path(__file__).resolve().parents[1]
 GOAL = 0.02

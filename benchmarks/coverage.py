@@ -1,4 +1,4 @@
-"""Does the 95 % interval of bench.stats.ratio hold the truth 95 times in 100? On synthetic data the truth is known.
+"""Does the 95 % interval of bench.analysis.stats.ratio hold the truth 95 times in 100? On synthetic data the truth is known.
 
     python benchmarks/coverage.py [--tries 2000] [--seed 1]
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bench import stats
+from bench.analysis import stats
 
 TRUTH = 1.3
 NUM_SAMPLES = 20
@@ -175,7 +175,9 @@ def judge_stopping(rng: np.random.Generator, case: Scenario, min_blocks: int, tr
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Coverage of bench.stats.ratio on synthetic data with known truth.")
+    parser = argparse.ArgumentParser(
+        description="Coverage of bench.analysis.stats.ratio on synthetic data with known truth."
+    )
     parser.add_argument("--tries", type=int, default=2000, help="per scenario and number of blocks (default 2000)")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()

@@ -21,8 +21,9 @@ from pathlib import Path
 
 from run_job import COMMAND, results
 
-from bench import records
-from bench.job import from_dict
+from bench.analysis.derive import derive
+from bench.schema import records
+from bench.schema.job import from_dict
 
 GOAL_SECONDS = 10.0
 
@@ -37,7 +38,7 @@ def again(record: records.Record, repeat: int, out: Path) -> None:
     factor = 1 + random.Random(f"{job.allocator.name}{repeat}").uniform(-0.02, 0.02)
     for name in ("forward_seconds", "backward_seconds"):
         columns[name] = [seconds * factor for seconds in columns[name]]
-    one["derived"] = records.derive(one)
+    one["derived"] = derive(one)
     records.write(out / job.directory / "record.json", one)
 
 

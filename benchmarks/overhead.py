@@ -23,8 +23,10 @@ from typing import Any
 
 from run_job import results, run_job
 
-from bench import allocators, stats
-from bench.job import Job, from_dict, to_dict
+from bench.analysis import stats
+from bench.arms import library
+from bench.arms.environment import environment
+from bench.schema.job import Job, from_dict, to_dict
 
 GOAL = 0.01
 
@@ -35,7 +37,7 @@ def bare(job: Job) -> None:
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
 
-    from bench.model import GPT
+    from bench.rank.gpt import GPT
 
     train, count = job.train, job.train.global_batch_size
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -61,8 +63,8 @@ def bare(job: Job) -> None:
 
 
 def run_bare(job: Job) -> list[float]:
-    path, threads = allocators.resolve(job.allocator), len(os.sched_getaffinity(0))
-    env = allocators.environment(job.allocator, path, threads, os.environ)
+    path, threads = library.resolve(job.allocator), len(os.sched_getaffinity(0))
+    env = environment(job.allocator, path, threads, os.environ)
     command = [sys.executable, "-W", "ignore", __file__, "--bare", json.dumps(to_dict(job))]
     return json.loads(subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout)
 

@@ -26,8 +26,11 @@ from statistics import fmean, median
 
 from run_job import results, run_job
 
-from bench import allocators, records
-from bench.job import Model, from_dict, to_dict
+from bench.analysis.flops import tflops
+from bench.arms import library
+from bench.arms.environment import environment
+from bench.schema import records
+from bench.schema.job import Model, from_dict, to_dict
 
 # (variant, dropout): (column, least share of the peak)
 GOALS = {("megatron", 0.1): ("two", 0.54), ("megatron", 0.0): ("two", 0.59), ("lean", 0.1): ("share", 0.0),
@@ -79,7 +82,7 @@ def gemm_peak(model: Model, repeats: int) -> None:
 def run_peak(record: records.Record, repeats: int) -> float:
     """GEMM peak in TFLOPs for a record's model, under its allocator and with its threads."""
     job, threads = from_dict(record["job"]), record["ranks"][0]["threads"]
-    env = allocators.environment(job.allocator, allocators.resolve(job.allocator), threads, os.environ)
+    env = environment(job.allocator, library.resolve(job.allocator), threads, os.environ)
     command = [sys.executable, "-W", "ignore", __file__, "--peak", json.dumps(to_dict(job)), "--repeats", str(repeats)]
     return json.loads(subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout) / 1e12
 
@@ -91,7 +94,7 @@ def of_two(record: records.Record) -> float:
         derived[f"{part}_seconds"] for part in ("first", "sync", "optimizer")
     )
     two = {**record["job"], "train": {**record["job"]["train"], "global_batch_size": 2}}
-    return records.tflops(from_dict(two), seconds)
+    return tflops(from_dict(two), seconds)
 
 
 def main() -> int:

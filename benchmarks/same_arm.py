@@ -18,8 +18,10 @@ from pathlib import Path
 
 from run_job import COMMAND, results
 
-from bench import records, stats
-from bench.compare import comparisons, show
+from bench.analysis import stats
+from bench.analysis.grouping import pairs
+from bench.analysis.reproduction import show
+from bench.schema import records
 
 NAMES = ("one", "other")
 ALLOWED = 1 / 20
@@ -44,12 +46,14 @@ def main() -> int:
             done = subprocess.run(command, env={**os.environ, "BENCH_OUT": str(out)}, capture_output=True, text=True)
             if done.returncode:
                 sys.exit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
-            (ratio,) = [c.ratio for c in comparisons(records.read_all([out / study])[0], NAMES[0]) if c.ratio]
+            (ratio,) = [c.ratio for c in pairs(records.read_all([out / study])[0], NAMES[0]) if c.ratio]
             verdict = stats.verdict(ratio)
             called += verdict.word in ("faster", "slower")
             covered += ratio.low <= 1 <= ratio.high
             print(f"{number + 1:3d}  {show(ratio):24s} {verdict.word}", flush=True)
-    print(f"called a difference in {called} of {args.comparisons}; the interval held 1 in {covered} of {args.comparisons}")
+    print(
+        f"called a difference in {called} of {args.comparisons}; the interval held 1 in {covered} of {args.comparisons}"
+    )
     good = called <= ALLOWED * args.comparisons
     print("goal met: at most 1 of 20" if good else "goal missed: more than 1 of 20")
     return 0 if good else 1

@@ -17,7 +17,7 @@ from statistics import fmean
 
 from run_job import results, run_job
 
-from bench import stats
+from bench.analysis import stats
 
 GOAL = 0.02
 MODES = ("full", "sampled")

@@ -18,8 +18,9 @@ class BlockSweeper(Sweeper):
         self.context, self.config = hydra_context, config
 
     def sweep(self, arguments: list[str]) -> Any:
-        from bench import sweep  # not before it is needed: Hydra loads every plugin for every command
+        from bench.config import compose
+        from bench.driver import sweep  # not before it is needed: Hydra loads every plugin for every command
 
         assert self.config is not None
-        study, jobs = sweep.jobs_of(arguments, self.params, self.context, self.config)
+        study, jobs = compose.jobs_of(arguments, self.params, self.context, self.config)
         raise SystemExit(sweep.run(study, jobs))

@@ -20,8 +20,8 @@ from typing import Any
 import psutil
 import pytest
 
-from bench import records
-from bench.allocators import foreign_variables
+from bench.host.foreign import foreign_variables
+from bench.schema import records
 
 # The shortest real job: two whole iterations of four micro-batches on one thread.
 FAST = [

@@ -15,7 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
-from bench import __version__, records
+from bench import __version__
+from bench.schema import records
 from tests.integration.commands import FAST, Done, bench, end, free_port, ranks_of, start, together, wait_for
 
 ENDLESS = "measure.iterations=100000"
@@ -95,7 +96,10 @@ def copy_killed(root: Path) -> tuple[Done, list[psutil.Process]]:
     """The first of two copies, when the other is killed while they train."""
     out = root / "copies"
     env = {"BENCH_NUM_NODES": "2", "BENCH_MASTER_ADDR": "127.0.0.1", "BENCH_MASTER_PORT": free_port()}
-    leader, follower = (start([*FAST, "nodes=2", "launch.oversubscribe=true", ENDLESS], out, env={**env, "BENCH_NODE_RANK": n}) for n in "01")
+    leader, follower = (
+        start([*FAST, "nodes=2", "launch.oversubscribe=true", ENDLESS], out, env={**env, "BENCH_NODE_RANK": n})
+        for n in "01"
+    )
     hold(leader, out, num_ranks=2)
     follower.kill()
     follower.communicate()

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from bench import allocators
-from bench.job import Allocator, Job, to_dict
+from bench.arms import library
+from bench.arms.environment import environment as rank_environment
+from bench.schema.errors import AllocatorError
+from bench.schema.job import Allocator, Job, to_dict
 from tests.integration.commands import FAST, Done, bench, clean_environment
 
 # A host that preloads and tunes allocators for everybody.
@@ -35,11 +37,11 @@ GOOD = ["glibc", "tcmalloc"]
 # What a rank gives to its children is seen where it has proved its allocator, loaded nothing else, and would pin itself.
 CHILD = """
 import subprocess, sys
-from bench import probes, rank
+from bench.rank import __main__ as rank
 def pin(cpus):
     print(subprocess.run(["env"], stdout=subprocess.PIPE, check=True).stdout.decode())
     sys.exit(0)
-probes.pin = pin
+rank.pin = pin
 rank.run(eval(sys.argv[1]), print, 0.0)
 """
 
@@ -47,8 +49,8 @@ rank.run(eval(sys.argv[1]), print, 0.0)
 @pytest.fixture(scope="module")
 def tcmalloc() -> Path:
     try:
-        path = allocators.resolve(Allocator(library="libtcmalloc.so.4"))
-    except allocators.AllocatorError as error:
+        path = library.resolve(Allocator(library="libtcmalloc.so.4"))
+    except AllocatorError as error:
         pytest.skip(str(error))
     assert path
     return Path(path)
@@ -60,8 +62,8 @@ def done(tmp_path_factory: pytest.TempPathFactory, tcmalloc: Path) -> Done:
     root = tmp_path_factory.mktemp("proof")
     (root / "text.so").write_text("not a library\n")
     (root / "conf" / "allocator").mkdir(parents=True)
-    for name, (library, _) in BROKEN.items():
-        arm = f"name: {name}\nlibrary: {library.format(root=root)}\npackage: {name}-package\nenv: {{}}\nshows: fails\n"
+    for name, (path, _) in BROKEN.items():
+        arm = f"name: {name}\nlibrary: {path.format(root=root)}\npackage: {name}-package\nenv: {{}}\nshows: fails\n"
         (root / "conf" / "allocator" / f"{name}.yaml").write_text(arm)
     arms = f"allocator={','.join([*BROKEN, *GOOD])}"
     own = {**HOSTILE, "BENCH_CONF": str(root / "conf")}
@@ -105,7 +107,7 @@ def orders(arm: Allocator, library: str | None) -> str:
 
 
 def child_of_rank(arm: Allocator, library: str | None, **environment: str) -> subprocess.CompletedProcess:
-    env = {**allocators.environment(arm, library, 1, clean_environment(Path("nowhere"))), **environment}
+    env = {**rank_environment(arm, library, 1, clean_environment(Path("nowhere"))), **environment}
     return subprocess.run(
         [sys.executable, "-I", "-B", "-c", CHILD, orders(arm, library)], env=env, capture_output=True, text=True
     )

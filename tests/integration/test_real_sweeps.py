@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
-from bench import allocators, records
-from bench.job import Allocator, from_dict
+from bench.analysis.derive import derive
+from bench.arms import library
+from bench.schema.errors import AllocatorError
+from bench.schema.job import Allocator, from_dict
 from tests.integration.commands import FAST, Done, bench, together
 
 ARMS = {
@@ -53,8 +55,8 @@ TEXT = "the quick brown fox jumps over the lazy dog. "
 def library_of(soname: str | None) -> Path | None:
     """Where this host has the library; None for an arm that preloads nothing. Skips where it is not installed."""
     try:
-        path = allocators.resolve(Allocator(library=soname))
-    except allocators.AllocatorError as error:
+        path = library.resolve(Allocator(library=soname))
+    except AllocatorError as error:
         pytest.skip(str(error))
     return Path(os.path.realpath(path)) if path else None
 
@@ -120,7 +122,7 @@ def test_every_job_has_its_record_and_nothing_else_is_left(swept: Swept) -> None
         assert record["launch"]["dropped_environment"] == [] and not record["launch"]["simulated"]
         assert len(record["hosts"]) == 1 and record["hosts"][0]["cpu"]["affinity"]
         assert record["load"]["before"]["time"] < record["load"]["after"]["time"]
-        assert record["derived"] == records.derive(record), "the figures follow from what the file holds"
+        assert record["derived"] == derive(record), "the figures follow from what the file holds"
     names = {
         str(path.relative_to(swept.first.out / "smoke"))
         for path in swept.first.out.glob("smoke/**/*")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench.records import read
+from bench.schema.records import read
 from tests.integration.commands import FAST, Done, bench, together
 
 SWEEP = [*FAST, "-m", "repeat=0,1,2"]
@@ -34,7 +34,10 @@ def test_a_rerun_on_the_same_host_is_compared_and_reproduced(results: dict[str, 
     done = bench(["rerun", study(results["first"]), "--tolerance", "1e9"], results["first"].out)
     assert done.code == 0, done.stderr
     (again,) = (path for path in done.out.iterdir() if path.name.startswith("smoke-rerun-"))
-    first, second = ({p.parent.name: read(p) for p in sorted(Path(f).glob("*/record.json"))} for f in (study(results["first"]), again))
+    first, second = (
+        {p.parent.name: read(p) for p in sorted(Path(f).glob("*/record.json"))}
+        for f in (study(results["first"]), again)
+    )
     assert first.keys() == second.keys() and len(first) == 6
     for name, record in first.items():
         assert second[name]["content_hash"] == record["content_hash"]

@@ -16,8 +16,8 @@ from cluster import finish, need, slurm
 from ways import NOBODY, ROOT, SMOKE, Done, Way, library, losses, records, run
 
 import bench
-from bench import allocators
-from bench.job import Allocator
+from bench.arms.library import resolve
+from bench.schema.job import Allocator
 
 # The first test of a session builds the images.
 pytestmark = [pytest.mark.system, pytest.mark.timeout(1500)]
@@ -136,7 +136,7 @@ def test_arguments_arrive_as_they_were_given(way: Way, scratch: Path) -> None:
 
 
 def test_an_arm_and_a_model_come_from_a_folder_outside(way: Way, folder: Path, scratch: Path) -> None:
-    shutil.copy(str(allocators.resolve(Allocator("jemalloc", "libjemalloc.so.2"))), folder / "libmine.so")
+    shutil.copy(str(resolve(Allocator("jemalloc", "libjemalloc.so.2"))), folder / "libmine.so")
     for group in ("allocator", "model"):
         (folder / group).mkdir()
     (folder / "allocator" / "mine.yaml").write_text(
@@ -203,7 +203,9 @@ def test_a_change_of_code_rebuilds_the_code_alone_and_two_builds_are_alike(docke
     assert run(["cp", "-a", *files, folder]).returncode == 0
 
     def build(tag: str, options: str = "") -> str:
-        done = run([folder / "scripts/images.sh", "image"], {"IMAGE": tag, "DOCKER_BUILD_OPTIONS": options}, timeout=600)
+        done = run(
+            [folder / "scripts/images.sh", "image"], {"IMAGE": tag, "DOCKER_BUILD_OPTIONS": options}, timeout=600
+        )
         assert done.returncode == 0, done.stderr
         return tag
 

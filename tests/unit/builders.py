@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench import records
-from bench.job import Allocator, Job, Measure, Model, Train, to_dict
+from bench.analysis.derive import derive
+from bench.schema import records
+from bench.schema.job import Allocator, Job, Measure, Model, Train, to_dict
 
+NOT_IN_A_RANK = {"hydra", "omegaconf", "pandas", "scipy", "matplotlib", "rich", "psutil", "yaml", "pyarrow", "jinja2"}
 TINY = Model(name="tiny", layers=2, hidden=64, heads=4, sequence=64, vocabulary=257, padded_vocabulary=384)
+SMALL = Model("small", layers=2, hidden=24, heads=3, sequence=10, vocabulary=300, padded_vocabulary=320)
 ARMS = {
     "glibc": Allocator("glibc", shows="the C library's own"),
     "tcmalloc": Allocator(
@@ -203,7 +207,7 @@ def record(
         "derived": None,
     }
     if not error:
-        whole["derived"] = records.derive(whole)
+        whole["derived"] = derive(whole)
     return {**records.seal(whole), "path": str(out / one.directory / "record.json")}
 
 
@@ -223,3 +227,10 @@ def write(found: list[dict[str, Any]]) -> None:
     """Write each where its path says."""
     for one in found:
         records.write(Path(one["path"]), {key: value for key, value in one.items() if key != "path"})
+
+
+def with_value(job: Job, key: str, value: Any) -> Job:
+    part, _, name = key.rpartition(".")
+    if not part:
+        return replace(job, **{name: value})
+    return replace(job, **{part: replace(getattr(job, part), **{name: value})})

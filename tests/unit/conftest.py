@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_job import SMALL
+from builders import SMALL
 
-from bench import cli, sweep
-from bench.config import Study
-from bench.job import Job, Measure, Train
+from bench import cli
+from bench.config.compose import Study
+from bench.driver import sweep
+from bench.schema.job import Job, Measure, Train
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from bench import __version__, cli, config
-from bench.config import ConfigError
-from bench.records import RecordError
+from bench import __version__, cli
+from bench.arms import catalogue
+from bench.schema.errors import ConfigError, RecordError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -83,7 +83,7 @@ def test_a_folder_of_ones_own_adds_an_arm(
     monkeypatch.setenv("BENCH_CONF", str(tmp_path / folder))
     (job,) = compose("+allocator=mine")[1]
     assert (job.allocator.name, job.allocator.library, job.allocator.env) == ("mine", "libmine.so.1", {"A": "1"})
-    assert {"mine", "glibc"} <= {arm.name for arm in config.arms()}
+    assert {"mine", "glibc"} <= {arm.name for arm in catalogue.arms()}
 
 
 def test_a_folder_of_ones_own_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +99,7 @@ def test_a_plain_call_is_a_sweep_of_one(compose: Callable) -> None:
 
 
 def test_the_sweeps_exit_code_is_the_commands(compose: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench import sweep
+    from bench.driver import sweep
 
     for code in (0, 1, 130):
         monkeypatch.setattr(sweep, "run", lambda study, jobs, code=code: code)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import allocators
+from bench.host.foreign import FOREIGN
 
 ENTRYPOINT = Path(__file__).resolve().parents[2] / "entrypoint.sh"
 SHELLS = [shell for shell in (["dash"], ["bash"], ["bash", "--posix"], ["busybox", "sh"]) if shutil.which(shell[0])]
@@ -58,7 +58,7 @@ def test_what_would_reach_the_baseline_too_is_dropped_and_named(run: Run) -> Non
     assert sorted(found["BENCH_DROPPED_ENVIRONMENT"].split(",")) == sorted(foreign)
 
 
-@pytest.mark.parametrize("name", allocators.FOREIGN)
+@pytest.mark.parametrize("name", FOREIGN)
 def test_all_that_the_driver_calls_foreign_is_dropped(run: Run, name: str) -> None:
     if name == "LD_AUDIT":
         value = ""

@@ -1,0 +1,192 @@
+"""Why one arm is faster than another: the fault tax, and where the CPU time went.
+
+The tax is a model: minor faults of an iteration times what one costs on this host (bench/probes.py measures that in
+every rank, in wall seconds, with the rank's threads faulting at once). The price of the reference arm's own jobs is
+used, their median, since the reference is what is to be explained; the median over both arms stands beside it.
+
+The CPU time is a measurement, and the check on the model: the kernel counts how long it worked for the process. Of
+the seconds gained on T threads, system time / T was in the kernel, user time / T in the program, and the rest waiting.
+Neither share is clipped: one above 100 % says that the arm loses elsewhere, or that the price is too high.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+
+from bench.schema.records import Record
+from bench.schema.words import count, percent, seconds
+
+PHASES = ("forward", "backward", "sync", "optimizer")
+ENOUGH = 0.8  # a smaller share calls for what else it is
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What the arm saves against the reference in one phase of a whole iteration."""
+
+    name: str
+    seconds: float
+    minor_faults: float
+    tax_seconds: float
+
+    @property
+    def left_seconds(self) -> float:
+        return self.seconds - self.tax_seconds
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Per whole iteration, the reference minus the arm, means over the blocks that hold both (slowest rank of each)."""
+
+    seconds: float
+    minor_faults: float
+    fault_seconds: float | None  # the price of a fault: median of the reference's jobs; None where no rank measured it
+    fault_seconds_both: float | None  # median of both arms' jobs
+    fault_seconds_range: tuple[float, float] | None
+    phases: tuple[Phase, ...]
+    system_seconds: float
+    user_seconds: float
+    threads: int
+    huge_bytes: tuple[int, int]  # transparent huge pages in use at the end: reference, arm
+    sentence: str = ""
+
+    @property
+    def tax_seconds(self) -> float | None:
+        return None if self.fault_seconds is None else self.minor_faults * self.fault_seconds
+
+    @property
+    def share(self) -> float | None:
+        """Of the difference, how much the faults explain; 1 is all of it."""
+        return self._of_difference(self.tax_seconds)
+
+    @property
+    def share_both(self) -> float | None:
+        return self._of_difference(
+            None if self.fault_seconds_both is None else self.minor_faults * self.fault_seconds_both
+        )
+
+    @property
+    def kernel_share(self) -> float | None:
+        return self._of_difference(self.system_seconds / self.threads)
+
+    @property
+    def user_share(self) -> float | None:
+        return self._of_difference(self.user_seconds / self.threads)
+
+    def _of_difference(self, seconds: float | None) -> float | None:
+        return None if seconds is None or self.seconds == 0 else seconds / self.seconds
+
+
+def fault_prices(records: Sequence[Record]) -> list[float]:
+    """Wall seconds of one minor fault, from every rank that could tell (noise can turn a difference of times negative)."""
+    prices = [rank.get("fault_cost_seconds") for record in records for rank in record["ranks"]]
+    return [price for price in prices if price is not None and 0 < price < 1]
+
+
+def total(record: Record, counter: str) -> float:
+    """A counter over all phases of a whole iteration of the slowest rank."""
+    return sum(record["derived"]["phases"][phase][counter] for phase in PHASES)
+
+
+def explain(reference: Sequence[Record], arm: Sequence[Record], reference_name: str, arm_name: str, word: str) -> Cause:
+    """Both arms' records of the same blocks, in the same order; ``word`` is the verdict's."""
+
+    def saved(value: str, phase: str | None = None) -> float:
+        def of(record: Record) -> float:
+            return record["derived"]["phases"][phase][value] if phase else total(record, value)
+
+        return fmean(map(of, reference)) - fmean(map(of, arm))
+
+    own, both = fault_prices(reference), fault_prices([*reference, *arm])
+    price = median(own or both) if both else None
+    phases = tuple(
+        Phase(name, saved("seconds", name), saved("minor_faults", name), saved("minor_faults", name) * (price or 0.0))
+        for name in PHASES
+    )
+    huge = tuple(
+        max(rank.get("huge_bytes") or 0 for record in side for rank in record["ranks"]) for side in (reference, arm)
+    )
+    cause = Cause(
+        seconds=fmean(r["derived"]["sec_per_it"] for r in reference) - fmean(r["derived"]["sec_per_it"] for r in arm),
+        minor_faults=saved("minor_faults"),
+        fault_seconds=price,
+        fault_seconds_both=median(both) if both else None,
+        fault_seconds_range=(min(both), max(both)) if both else None,
+        phases=phases,
+        system_seconds=saved("system_seconds"),
+        user_seconds=saved("user_seconds"),
+        threads=reference[0]["ranks"][0]["threads"],
+        huge_bytes=(huge[0], huge[1]),
+    )
+    return Cause(**{**cause.__dict__, "sentence": sentence(cause, reference_name, arm_name, word)})
+
+
+def sentence(cause: Cause, reference: str, arm: str, word: str) -> str:
+    """The cause in words, with the figures that it rests on."""
+    if word not in ("faster", "slower"):
+        return (
+            f"{arm} against {reference}: there is no sure difference to explain; {arm} takes {count(abs(cause.minor_faults))} minor faults "
+            f"an iteration {'fewer' if cause.minor_faults >= 0 else 'more'}."
+        )
+    if cause.share is None or cause.tax_seconds is None or cause.fault_seconds is None:
+        return (
+            f"{arm} against {reference}: the cost of a fault was not measured, so that the difference is not explained."
+        )
+    what = "gain" if cause.seconds > 0 else "loss"
+    compared = "fewer" if cause.minor_faults > 0 else "more"
+    gone = f"{seconds(abs(cause.seconds))} {'gained' if cause.seconds > 0 else 'lost'} an iteration"
+    figures = (
+        f"{count(abs(cause.minor_faults))} {compared} minor faults at {cause.fault_seconds * 1e6:.2f} µs each are "
+        f"{seconds(abs(cause.tax_seconds))} of the {gone}"
+    )
+    if cause.share <= 0.005:
+        words = [
+            f"{arm}: page faults do not explain the {what} of {seconds(abs(cause.seconds))}: {arm} takes {count(abs(cause.minor_faults))} "
+            f"minor faults an iteration {compared} than {reference}."
+        ]
+    elif cause.share > 1.005:
+        words = [
+            f"{arm}: page faults account for more than all of the {what} ({percent(cause.share)}): {figures}; a fault costs less in "
+            "training than alone, or the rest is lost elsewhere."
+        ]
+    else:
+        left = abs(cause.seconds) - abs(cause.tax_seconds)
+        words = [
+            f"{arm}: {percent(cause.share)} of the {what} {'is' if what == 'gain' else 'comes from'} page faults: {figures}; "
+            f"{seconds(left)} are left unexplained."
+        ]
+    words.append(_by_clock(cause, what))
+    if cause.share < ENOUGH:
+        words.append(_what_else(cause))
+    return " ".join(words)
+
+
+def _by_clock(cause: Cause, what: str) -> str:
+    kernel, user = cause.kernel_share or 0.0, cause.user_share or 0.0
+    return (
+        f"By the kernel's own clock {percent(kernel)} of the {what} is time in the kernel, {percent(user)} in the program, "
+        f"{percent(1 - kernel - user)} waiting."
+    )
+
+
+def _what_else(cause: Cause) -> str:
+    """Evidence for what the tax leaves over: the phase it is in, and the kind of time that it is."""
+    most = max(cause.phases, key=lambda phase: phase.left_seconds * (1 if cause.seconds > 0 else -1))
+    words = f"Most of the rest is in the {most.name} phase ({seconds(abs(most.left_seconds))})"
+    tax = abs(cause.tax_seconds or 0.0)
+    in_kernel = abs(cause.system_seconds) / cause.threads - tax
+    if cause.system_seconds * cause.seconds > 0 and in_kernel > 0:
+        words += f"; {seconds(in_kernel)} of it the kernel did work for beyond the price of these faults"
+    if cause.user_seconds * cause.seconds > 0:
+        words += f"; {seconds(abs(cause.user_seconds) / cause.threads)} is the program's own time, as when caches must be filled again"
+    waiting = cause.seconds - (cause.system_seconds + cause.user_seconds) / cause.threads
+    if waiting * cause.seconds > 0 and abs(waiting) > 0.05 * abs(cause.seconds):
+        words += f"; {seconds(abs(waiting))} is cores that wait, as when one thread faults and the others have nothing to do meanwhile"
+    if max(cause.huge_bytes) > 64 << 20:
+        before, after = (size / 2**20 for size in cause.huge_bytes)
+        words += (
+            f"; and huge pages served {after:,.0f} MiB in place of {before:,.0f}, which saves address translation too"
+        )
+    return words + "."

@@ -1,0 +1,128 @@
+"""From the raw samples of a record to its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from bench.analysis.flops import tflops
+from bench.analysis.stats import mean_interval
+from bench.schema.job import Job, from_dict
+from bench.schema.records import (
+    COUNTERS,
+    Record,
+)
+
+
+def derive(record: Record) -> dict[str, Any]:
+    """Every summary of a job, from its raw samples. Times are those of the slowest rank; see docs/record.md for the fields."""
+    job = from_dict(record["job"])
+    parts = [derive_rank(job, rank) for rank in record["ranks"]]
+    slowest = max(parts, key=lambda part: part["sec_per_it"])
+    by_node: dict[int, dict[str, float]] = {}
+    for rank, part in zip(record["ranks"], parts):
+        node = by_node.setdefault(rank["node"], dict.fromkeys(COUNTERS, 0.0))
+        for counter in COUNTERS:
+            node[counter] += sum(phase[counter] for phase in part["phases"].values())
+    per_node = {counter: max(node[counter] for node in by_node.values()) for counter in COUNTERS}
+    interval = mean_interval(slowest["samples"])
+    speed = tflops(job, slowest["sec_per_it"])
+    full = job.measure.mode == "full"
+    done = sum(record["ranks"][0]["micro_batches"]["steady"])
+    notes = [
+        f"full {sum(record['ranks'][0]['iterations']['steady'])} it"
+        if full
+        else f"sampled {done}/{job.num_micro_batches}"
+    ]
+    if record["launch"]["simulated"]:
+        notes.append("simulated")
+    return {
+        **{
+            k: slowest[k]
+            for k in (
+                "sec_per_it",
+                "samples",
+                "micro_batch_seconds",
+                "first_seconds",
+                "sync_seconds",
+                "optimizer_seconds",
+                "phases",
+            )
+        },
+        "sec_per_it_low": finite(interval.low),
+        "sec_per_it_high": finite(interval.high),
+        "micro_batches_per_it": job.num_micro_batches,
+        "sampled_micro_batches": done,
+        "tflops": speed,
+        "est_aggr_petaflops": speed * job.nodes / 1024,
+        "aggr_petaflops_si": speed * job.nodes / 1000,
+        "mem_mib": record["host_used_mib"],
+        "peak_rss_bytes": max(rank["peak_rss_bytes"] for rank in record["ranks"]),
+        **{f"{counter}_per_it": value for counter, value in per_node.items()},
+        "rank_spread": {
+            "min_sec_per_it": min(p["sec_per_it"] for p in parts),
+            "max_sec_per_it": slowest["sec_per_it"],
+            "min_micro_batch_seconds": min(p["micro_batch_seconds"] for p in parts),
+            "max_micro_batch_seconds": max(p["micro_batch_seconds"] for p in parts),
+        },
+        "losses": [fmean(losses) for losses in zip(*(rank["micro_batches"]["loss"] for rank in record["ranks"]))],
+        "ghz": record["hosts"][0]["cpu"]["ghz"],
+        "notes": ", ".join(notes),
+    }
+
+
+def finite(value: float) -> float | None:
+    return value if value == value and abs(value) != float("inf") else None
+
+
+def derive_rank(job: Job, rank: dict[str, Any]) -> dict[str, Any]:
+    """One rank's whole iteration out of its steady micro-batches.
+
+    A whole iteration of n micro-batches is a first one (which makes the gradients), a last one (which synchronises them),
+    n - 2 between, and an optimizer step. Its time, and each counter, is that sum over the means of each kind, so that
+    Sec/it = n * mean(middle) + (first - middle) + sync + optimizer. In full mode Sec/it is the mean wall time of the
+    iterations themselves, and the parts only say where it went.
+    """
+    mb, it = rank["micro_batches"], rank["iterations"]
+    n = job.num_micro_batches
+    steady = [i for i, yes in enumerate(mb["steady"]) if yes]
+    kinds = {kind: [i for i in steady if mb["kind"][i] == kind] for kind in ("first", "middle", "last")}
+    typical = kinds["middle"] or kinds["first"] or steady
+
+    def mean(column: Sequence[float], kind: str) -> float:
+        return fmean(column[i] for i in (kinds[kind] or typical))
+
+    def whole(column: Sequence[float]) -> tuple[float, float]:
+        """n micro-batches without what synchronising adds; and that."""
+        middle = mean(column, "middle")
+        return n * middle + (mean(column, "first") - middle if n > 1 else 0.0), mean(column, "last") - middle
+
+    seconds = [f + b for f, b in zip(mb["forward_seconds"], mb["backward_seconds"])]
+    steady_its = [i for i, yes in enumerate(it["steady"]) if yes] or [len(it["steady"]) - 1]
+    optimizer = fmean(it["optimizer_seconds"][i] for i in steady_its)
+    phases: dict[str, dict[str, float]] = {phase: {} for phase in ("forward", "backward", "sync", "optimizer")}
+    for name in ("seconds",) + COUNTERS:
+        phases["forward"][name], forward_sync = whole(mb[f"forward_{name}"])
+        phases["backward"][name], backward_sync = whole(mb[f"backward_{name}"])
+        phases["sync"][name] = forward_sync + backward_sync
+        phases["optimizer"][name] = fmean(it[f"optimizer_{name}"][i] for i in steady_its)
+    everything, sync = whole(seconds)
+    middle = mean(seconds, "middle")
+    if job.measure.mode == "full":
+        samples = [it["wall_seconds"][i] for i in steady_its]
+        sec_per_it = fmean(samples)
+    else:
+        sec_per_it = everything + sync + optimizer
+        # Each middle micro-batch as a whole iteration; their mean is Sec/it, and their spread is its spread: of 1,024 all but
+        # two are such. Where an iteration has few, the first and the last are steadier in the sum than this says.
+        samples = [sec_per_it * seconds[i] / middle for i in typical] if len(typical) > 1 else [sec_per_it]
+    return {
+        "sec_per_it": sec_per_it,
+        "samples": samples,
+        "micro_batch_seconds": middle,
+        "sync_seconds": sync,
+        "first_seconds": mean(seconds, "first") - middle,
+        "optimizer_seconds": optimizer,
+        "phases": phases,
+    }

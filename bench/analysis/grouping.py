@@ -1,0 +1,177 @@
+"""Which records may stand beside one another, and what comparing them says.
+
+Records are merged into one number only when nothing but the block differs. A section holds one configuration on one
+kind of host; in it, a cell is one arm at one number of nodes; in that, each record is one block. Arms are compared
+within blocks, at the same number of nodes, and only if they computed the same losses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from bench.analysis.cells import Cell, block_of
+from bench.analysis.pairing import Losses, Pair, check_losses, pairs_of
+from bench.host.likeness import fingerprint
+from bench.schema import records
+from bench.schema.cpus import cpu_numbers
+from bench.schema.job import Job, canonical, from_dict
+from bench.schema.records import Record
+
+
+@dataclass(frozen=True)
+class Section:
+    """One configuration on one kind of host."""
+
+    host: Mapping[str, Any]
+    job: Job
+    cells: tuple[Cell, ...]  # in the order of arms, then nodes
+    failed: tuple[Record, ...]
+    reference: str
+    arms: tuple[str, ...]  # the reference first
+    losses: tuple[Losses, ...] = ()
+    comparisons: tuple[Pair, ...] = ()
+    cautions: tuple[str, ...] = field(default=())
+
+    @property
+    def title(self) -> str:
+        cpu = self.host["cpu"]
+        cores = f"{len(cpu_numbers(cpu['affinity'])) or cpu['logical']} cores"
+        return f"{self.job.model.name} on {cpu['model'] or self.host['machine']}, {cores}"
+
+    @property
+    def is_published_workload(self) -> bool:
+        """Whether the published table's figures may stand beside these at all."""
+        model, train = self.job.model, self.job.train
+        what = (model.num_parameters // 10**6, model.sequence, train.global_batch_size, train.micro_batch_size)
+        return what == (124, 1024, 1024, 1)
+
+    @property
+    def num_records(self) -> int:
+        return sum(len(cell.records) for cell in self.cells) + len(self.failed)
+
+
+def sections(records: Sequence[Record], reference: str) -> list[Section]:
+    """All records, sorted into sections, the one with the most records first. ``reference``: the arm to compare with; where a
+    section lacks it, its first arm in alphabetical order stands in, and a caution says so."""
+    grouped: dict[str, list[Record]] = {}
+    for record in records:
+        grouped.setdefault(_likeness(record), []).append(record)
+    made = [_section(group, reference) for group in grouped.values()]
+    return sorted(made, key=lambda section: -section.num_records)
+
+
+def _likeness(record: Record) -> str:
+    """What two records must share to stand in one section: all of the configuration but arm, block and nodes, the kind
+    of host, and how many of its CPUs were allowed (the fingerprint leaves out which)."""
+    job = {key: value for key, value in record["job"].items() if key not in ("allocator", "repeat", "nodes")}
+    job["launch"] = {k: v for k, v in job["launch"].items() if k not in ("interface", "timeout_seconds")}
+    host = record["hosts"][0]
+    return canonical([job, fingerprint(host), len(cpu_numbers(host["cpu"]["affinity"]))])
+
+
+def _arm_identity(record: Record) -> str:
+    """The setting, and the very library that served: an upgrade between two blocks makes another arm."""
+    allocator = record["job"]["allocator"]
+    library = record["ranks"][0]["proof"]["sha256"] if allocator["library"] else None
+    return canonical([{key: allocator[key] for key in ("name", "library", "env")}, library])
+
+
+def _section(group: Sequence[Record], reference: str) -> Section:
+    good = [(record, record["job"]["allocator"]["name"], _arm_identity(record)) for record in group if record["valid"]]
+    identities: dict[str, set[str]] = {}
+    for _, name, identity in good:
+        identities.setdefault(name, set()).add(identity)
+    cells: dict[tuple[str, int, bool], list[Record]] = {}
+    for record, name, identity in good:
+        # Two settings under one name are two arms.
+        label = name if len(identities[name]) == 1 else f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:4]}"
+        cells.setdefault((label, record["job"]["nodes"], record["launch"]["simulated"]), []).append(record)
+    names = sorted({arm for arm, _, _ in cells})
+    chosen = (
+        reference
+        if reference in names
+        else next((n for n in names if n.startswith(f"{reference}-")), names[0] if names else reference)
+    )
+    arms = tuple(sorted(names, key=lambda arm: (arm != chosen, arm)))
+    ordered = tuple(
+        Cell(arm, nodes, simulated, tuple(sorted(found, key=block_of)))
+        for (arm, nodes, simulated), found in sorted(
+            cells.items(), key=lambda item: (arms.index(item[0][0]), item[0][1:])
+        )
+    )
+    losses = tuple(
+        check_losses([cell for cell in ordered if (cell.nodes, cell.simulated) == at], chosen)
+        for at in sorted({(cell.nodes, cell.simulated) for cell in ordered})
+    )
+    return Section(
+        group[0]["hosts"][0],
+        from_dict(group[0]["job"]),
+        ordered,
+        tuple(r for r in group if not r["valid"]),
+        chosen,
+        arms,
+        losses,
+        tuple(pairs_of(ordered, losses, chosen)),
+        tuple(_cautions([record for record, _, _ in good], chosen, reference)),
+    )
+
+
+def _stretched_blocks(good: Sequence[Record]) -> int:
+    """Blocks between whose jobs there was more time than their own and ten minutes; other configurations may take turns."""
+    blocks: dict[tuple[str, int, int], list[Record]] = {}
+    for record in good:
+        blocks.setdefault((*block_of(record), record["job"]["nodes"]), []).append(record)
+    stretched = 0
+    for found in blocks.values():
+        starts = [datetime.fromisoformat(record["started_at"]).timestamp() for record in found]
+        own = sum(record["wall_seconds"] for record in found)
+        stretched += max(starts) - min(starts) > own + 600
+    return stretched
+
+
+def _cautions(good: Sequence[Record], chosen: str, reference: str) -> list[str]:
+    """What a reader must know before believing this section, a sentence each."""
+    said = []
+    if good and chosen != reference:
+        said.append(f"There is no valid record of {reference}: {chosen} stands in as the reference.")
+    if any(record["launch"]["simulated"] for record in good):
+        said.append(
+            "Simulated nodes are ranks on one host, which share its cores and memory: their times say nothing about a cluster."
+        )
+    mixed = sum(len({fingerprint(host) for host in record["hosts"]}) > 1 for record in good)
+    if mixed:
+        said.append(
+            f"{mixed} of {len(good)} jobs ran on nodes that are not alike; the section is named after the first."
+        )
+    stretched = _stretched_blocks(good)
+    if stretched:
+        said.append(
+            f"The jobs of {stretched} block{'s' * (stretched > 1)} do not follow one another (the sweep was resumed): what drifted between "
+            "them does not cancel."
+        )
+    noisy = [record for record in good if record["warnings"]]
+    if noisy:
+        said.append(f"{len(noisy)} of {len(good)} jobs were noisy; for instance: {noisy[0]['warnings'][0]}")
+    for what, values in (
+        ("versions of this program", {r["bench_version"] for r in good}),
+        ("revisions of this program", {(r["hosts"][0].get("git") or {}).get("revision") for r in good}),
+    ):
+        if len(values) > 1:
+            said.append(
+                f"{len(values)} {what} made these records ({', '.join(sorted(str(value)[:12] for value in values))})."
+            )
+    return said
+
+
+def pairs(found: Sequence[records.Record], reference: str) -> list[Pair]:
+    """Every arm against ``reference``, in all sections of ``found``; where it is missing no other arm stands in for it."""
+    return [
+        c
+        for section in sections(found, reference)
+        for c in section.comparisons
+        if c.reference == reference or c.reference.startswith(f"{reference}-")
+    ]

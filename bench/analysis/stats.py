@@ -1,0 +1,287 @@
+"""From samples to a conclusion: intervals, ratios between arms paired by block, and a verdict in words.
+
+The unit of repetition is the block (every arm once, in fresh processes), not the sample: samples of one process share
+its heap layout, clock and neighbours, so a thousand of them say nothing about the next process (Kalibera & Jones,
+"Rigorous benchmarking in reasonable time", ISMM 2013). A ratio is therefore formed within each block, and its
+interval comes from how blocks disagree.
+
+Why no bootstrap: resampling blocks and then samples is two steps away from an honest interval here. Percentiles of it
+are too narrow for few blocks, since the spread of B values shrinks by (B-1)/B and normal quantiles stand in for
+Student's; and resampling the samples too counts their noise twice, because the block means hold it already (Davison &
+Hinkley, "Bootstrap methods and their application", 1997, section 3.8). With both repaired, what is left is Student's
+t on the log ratios of the blocks, which needs no random numbers. `benchmarks/coverage.py` measures it against the
+percentile bootstrap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import nctdtrinc, stdtrit
+
+FEW_BLOCKS = 5  # fewer than this are flagged, and their interval may not be narrower than the samples' own noise allows
+MAX_BLOCKS = 10_000
+LARGEST_EQUIVALENCE = 0.05  # "no difference larger than x" is a finding only up to this x
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its confidence limits, all in the unit of the samples; the limits are NaN for a single sample."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """reference/arm with confidence limits: 1.5 means that the arm takes 1/1.5 of the reference's time (or memory)."""
+
+    value: float
+    low: float  # NaN when nothing repeats (one block of one sample)
+    high: float
+    num_blocks: int
+    smallest_detectable: float  # relative difference found with 80 % power, e.g. 0.03; NaN like the limits
+    note: str  # why to be careful, one sentence; "" when there is no reason
+    standard_error: float  # of log(value); NaN like the limits
+    confidence: float
+
+    @property
+    def few_blocks(self) -> bool:
+        """Whether the blocks are too few for their spread to be known well."""
+        return self.num_blocks < FEW_BLOCKS
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A word: "faster", "slower", "no difference larger than x %" or "cannot tell"; and a sentence with the figures."""
+
+    word: str
+    sentence: str
+
+
+def mean_interval(samples: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Student's t interval on the mean of one job's steady samples (any unit).
+
+    It covers the noise within this job's process alone, and takes the samples for independent: another process may
+    differ by more. Raises ValueError for no samples or samples that are not finite.
+    """
+    values = _finite(samples, "samples")
+    _check_confidence(confidence)
+    mean = float(values.mean())
+    if len(values) < 2:
+        return Interval(mean, NAN, NAN)
+    half = _t(confidence, len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return Interval(mean, mean - half, mean + half)
+
+
+def ratio(reference: Sequence[Sequence[float]], arm: Sequence[Sequence[float]], confidence: float = 0.95) -> Ratio:
+    """How many times less time (or memory) the arm takes than the reference, paired by block.
+
+    Element b of `reference` and of `arm` holds the steady samples of block b (seconds, or bytes; one sample is
+    enough). The value is the geometric mean over blocks of mean(reference[b]) / mean(arm[b]); whatever slows a whole
+    block cancels. The limits are Student's t on the logarithms of those, B-1 degrees of freedom. Raises ValueError
+    for unequal or no blocks, or for samples that are not finite and positive.
+
+    With fewer than five blocks the variance between blocks is not believed below the variance that the samples within
+    blocks must cause: three runs that agree by luck otherwise give a narrow interval. This is the modified
+    Knapp-Hartung rule for few studies (Roever, Knapp & Friede, BMC Med. Res. Methodol. 15:99, 2015). With one block
+    the samples are all there is (Welch's t).
+    """
+    _check_confidence(confidence)
+    if len(reference) != len(arm):
+        raise ValueError(f"the reference has {len(reference)} blocks, the arm {len(arm)}: pass only blocks with both")
+    if len(reference) == 0:
+        raise ValueError("there are no blocks to compare: pass at least one block that holds both arms")
+    pairs = [_compare_means(r, a, block) for block, (r, a) in enumerate(zip(reference, arm))]
+    log_ratios = np.array([pair[0] for pair in pairs])
+    num_blocks = len(pairs)
+    centre = float(log_ratios.mean())
+    if num_blocks == 1:
+        _, variance, degrees = pairs[0]
+    else:
+        degrees = float(num_blocks - 1)
+        variance = float(log_ratios.var(ddof=1))
+        if num_blocks < FEW_BLOCKS:
+            within = [pair[1] for pair in pairs if not math.isnan(pair[1])]
+            variance = max(variance, sum(within) / num_blocks)
+    error = math.sqrt(variance / num_blocks)
+    half = _t(confidence, degrees) * error
+    return Ratio(
+        value=_exp(centre),
+        low=_exp(centre - half),
+        high=_exp(centre + half),
+        num_blocks=num_blocks,
+        smallest_detectable=_smallest_detectable(error, degrees),
+        note=_note(num_blocks, math.isnan(error)),
+        standard_error=error,
+        confidence=confidence,
+    )
+
+
+def needed_blocks(ratio: Ratio, half_width: float, min_blocks: int = FEW_BLOCKS) -> int:
+    """How many blocks in all bring the interval to value / (1 + half_width) ... value * (1 + half_width), e.g. 0.04.
+
+    It is the smallest B >= min_blocks with t(B-1) * s / sqrt(B) <= log(1 + half_width), where s is the spread between
+    the blocks so far: measuring is done when the answer is not above `ratio.num_blocks`. It looks at width alone and
+    never at where the interval lies: stopping when a difference becomes significant would find one always. It stops
+    at a lucky narrow width too, which costs coverage when min_blocks is small (`benchmarks/coverage.py` says how
+    much). From one block, where s is unknown, it answers with what the samples suggest. At most 10,000. Raises
+    ValueError for a half_width that is not positive, min_blocks below 2.
+    """
+    if not (math.isfinite(half_width) and half_width > 0):
+        raise ValueError(f"half_width is {half_width}: give a positive relative width such as 0.04")
+    if min_blocks < 2:
+        raise ValueError(f"min_blocks is {min_blocks}: one block has no spread to judge by, give 2 or more")
+    if math.isnan(ratio.standard_error):
+        return min_blocks
+    spread = ratio.standard_error * math.sqrt(ratio.num_blocks)
+    wanted = math.log1p(half_width) * (1 + 1e-12)
+    low, high = min_blocks, max(MAX_BLOCKS, min_blocks)
+    while low < high:  # bisection: the width falls with every block
+        middle = (low + high) // 2
+        if _t(ratio.confidence, middle - 1) * spread / math.sqrt(middle) <= wanted:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def verdict(
+    ratio: Ratio,
+    margin: float = 0.02,
+    *,
+    arm: str = "the arm",
+    reference: str = "the reference",
+    better: str = "faster",
+    worse: str = "slower",
+) -> Verdict:
+    """Say what the interval supports; `better` and `worse` name the directions (for memory: "smaller", "larger").
+
+    An interval that lies wholly within +-margin is "no difference larger than x %" even if it excludes 1: a
+    difference that small is not worth a switch, and asking for more than significance keeps A/A comparisons quiet
+    (equivalence by interval inclusion: Schuirmann, J. Pharmacokinet. Biopharm. 15:657, 1987). x is what the interval
+    reaches, and is claimed up to 5 %. A single block is never enough for a direction: it says nothing about how much
+    two runs of one arm differ.
+    """
+    if not (math.isfinite(margin) and margin >= 0):
+        raise ValueError(f"margin is {margin}: give a relative difference such as 0.02")
+    if ratio.num_blocks == 1 or math.isnan(ratio.low):
+        seen = _times(ratio, arm, reference, better, worse)
+        return Verdict("cannot tell", f"cannot tell: {seen} in one block; only more blocks show how much runs differ")
+    figures = _figures(ratio.value, ratio.low, ratio.high)
+    reach = max(ratio.high, 1 / ratio.low) - 1
+    excludes_one = ratio.low > 1 or ratio.high < 1
+    if reach > margin and excludes_one:
+        return Verdict(better if ratio.low > 1 else worse, _times(ratio, arm, reference, better, worse))
+    if reach <= max(margin, LARGEST_EQUIVALENCE):
+        word = f"no difference larger than {_percent(reach)}"
+        return Verdict(word, f"{arm} against {reference}: {word} (ratio {figures})")
+    smallest = _percent(ratio.smallest_detectable)
+    power = f"with this noise {ratio.num_blocks} blocks show only differences from {smallest} on"
+    return Verdict("cannot tell", f"cannot tell {arm} from {reference}: ratio {figures}; {power}")
+
+
+def outliers(samples: Sequence[float]) -> list[bool]:
+    """Which samples lie far out; for showing them, never for deleting them.
+
+    Modified z-score |x - median| / (1.4826 * MAD) above 3.5 (Iglewicz & Hoaglin, "How to detect and handle outliers",
+    ASQC 1993). When more than half of the samples are equal the MAD is 0, and 1.2533 * mean absolute deviation takes
+    its place. Fewer than three samples have no outliers. Raises ValueError for no samples or samples that are not
+    finite.
+    """
+    values = _finite(samples, "samples")
+    distance = np.abs(values - np.median(values))
+    scale = 1.4826 * float(np.median(distance)) or 1.2533 * float(distance.mean())
+    if len(values) < 3 or scale == 0:
+        return [False] * len(values)
+    return [bool(far) for far in distance / scale > 3.5]
+
+
+def _finite(samples: Sequence[float], what: str) -> np.ndarray:
+    values = np.asarray(samples, dtype=float)
+    if values.ndim != 1 or len(values) == 0:
+        raise ValueError(f"{what}: expected a list of at least one number, got an array of shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{what}: sample {int(np.argmin(np.isfinite(values)))} is not a finite number")
+    return values
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}: give a number between 0 and 1, such as 0.95")
+
+
+def _t(confidence: float, degrees: float) -> float:
+    return float(stdtrit(degrees, 0.5 + confidence / 2))
+
+
+def _compare_means(reference: Sequence[float], arm: Sequence[float], block: int) -> tuple[float, float, float]:
+    """Log ratio of means, its variance from the samples within, Welch's degrees of freedom (NaN for single samples)."""
+    log_means, variances, degrees = [], [], []
+    for samples, what in ((reference, "reference"), (arm, "arm")):
+        values = _finite(samples, f"block {block} of the {what}")
+        if values.min() <= 0:
+            raise ValueError(f"block {block} of the {what}: sample {values.min():g} is not positive, and has no ratio")
+        mean = float(values.mean())
+        log_means.append(math.log(mean))
+        degrees.append(len(values) - 1)
+        # Delta method: var(log mean) = var / (n * mean^2).
+        away = values / mean - 1
+        variances.append(float(away @ away) / degrees[-1] / len(values) if degrees[-1] else NAN)
+    total = sum(variances)
+    welch = NAN
+    if not math.isnan(total):
+        parts = sum(variance**2 / degree for variance, degree in zip(variances, degrees))
+        welch = total**2 / parts if parts > 0 else float(sum(degrees))
+    return log_means[0] - log_means[1], total, welch
+
+
+def _smallest_detectable(error: float, degrees: float) -> float:
+    """The true relative difference that a two-sided 5 % t test finds with 80 % power; `error` is of the log ratio.
+
+    The noncentrality at which a noncentral t exceeds its critical value in 80 % of cases, times the standard error of
+    the log ratio (Cohen, "Statistical power analysis", 1988, chapter 2; Bloom's minimum detectable effect, Eval. Rev.
+    19:547, 1995, is its approximation by central t, 14 % too small for two blocks).
+    """
+    if math.isnan(error):
+        return NAN
+    return _exp(float(nctdtrinc(degrees, 0.2, _t(0.95, degrees))) * error) - 1
+
+
+def _exp(x: float) -> float:
+    return x if math.isnan(x) else math.exp(min(max(x, -700.0), 700.0))  # two wild blocks would overflow a float
+
+
+def _note(num_blocks: int, no_interval: bool) -> str:
+    if no_interval:
+        return "only 1 block of single values: nothing repeats, so there is no interval"
+    if num_blocks == 1:
+        return "only 1 block: the interval is too narrow, for it knows the noise within runs but not how runs differ"
+    if num_blocks < FEW_BLOCKS:
+        return f"only {num_blocks} blocks: how much blocks differ is hardly known, and the interval is wide for it"
+    return ""
+
+
+def _percent(difference: float) -> str:
+    """Rounded up, since it stands for a bound; never "0.0 %"."""
+    return f"{max(math.ceil(difference * 1000 - 1e-6), 1) / 10:.1f} %"
+
+
+def _figures(value: float, low: float, high: float) -> str:
+    digits = 3 if abs(value - 1) < 0.1 and abs(high - low) < 0.1 else 2
+    if math.isnan(low):
+        return f"{value:.{digits}f}"
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _times(ratio: Ratio, arm: str, reference: str, better: str, worse: str) -> str:
+    value, low, high, direction = ratio.value, ratio.low, ratio.high, better
+    if value < 1:  # 0.8x faster reads as faster: turn it round
+        value, low, high, direction = 1 / value, 1 / high, 1 / low, worse
+    figures, _, limits = _figures(value, low, high).partition(" ")
+    return f"{arm} is {figures}x {limits + ' ' if limits else ''}{direction} than {reference}"

@@ -1,0 +1,25 @@
+"""Does this arm keep its memory? Tried in a small fresh process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from bench.arms.environment import environment
+from bench.arms.library import resolve
+from bench.schema.errors import AllocatorError
+from bench.schema.job import Allocator
+
+
+def check(allocator: Allocator) -> dict[str, Any]:
+    """Try the arm in a small fresh process of its own: its proof, and ``retention_faults``. Raises AllocatorError."""
+    path = resolve(allocator)
+    command = [sys.executable, "-I", "-B", "-m", "bench.rank.retention", json.dumps(vars(allocator)), path or ""]
+    done = subprocess.run(command, env=environment(allocator, path, 1, os.environ), capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode} and no word"]
+        raise AllocatorError(f"allocator={allocator.name} could not be used: {lines[-1].split('AllocatorError: ')[-1]}")
+    return json.loads(done.stdout)

@@ -1,0 +1,52 @@
+"""Run again here what a record or a folder of records ran, and say whether it was reproduced."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from bench.analysis import reproduction
+from bench.commands import compare
+from bench.config.compose import Study
+from bench.driver import sweep
+from bench.driver.launcher import which_copy
+from bench.paths import results_directory
+from bench.schema import records
+from bench.schema.errors import ConfigError
+from bench.schema.job import from_dict
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit code as for a sweep, or that of the comparison when all jobs ran."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench rerun", description="The same configuration, here; then: was it reproduced?"
+    )
+    parser.add_argument("path", type=Path, metavar="RECORD-or-DIR")
+    parser.add_argument("--tolerance", type=float, default=0.05, help="how far apart two ratios may be (default 0.05)")
+    parser.add_argument(
+        "--reference", default="glibc", help="the arm that the others are compared with (default glibc)"
+    )
+    options = parser.parse_args(argv)
+    path = options.path
+    if not path.exists():
+        raise ConfigError(f"{path} is not there: name a record.json or a results folder.")
+    before = reproduction.load_side(path, options.reference)
+    found = [records.read(path)] if path.is_file() else [records.read(p) for p in sorted(path.glob("**/record.json"))]
+    jobs = [
+        # The interface of that host may have another name on this one.
+        dataclasses.replace(job, launch=dataclasses.replace(job.launch, interface=None))
+        for job in (from_dict(record["job"]) for record in found if record["valid"])
+    ]
+    # A name of its own each time, or the resumed sweep would find the answers there.
+    folder = path.absolute().parent.parent if path.is_file() else path.absolute()
+    study = Study(f"{folder.name}-rerun-{datetime.now(timezone.utc):%Y%m%dT%H%M%S}", reference=options.reference)
+    code = sweep.run(study, jobs)
+    if code or which_copy(os.environ).node_rank:  # only the first copy has the results
+        return code
+    return compare.print_comparison(
+        before, reproduction.load_side(results_directory() / study.name, options.reference), options.tolerance
+    )

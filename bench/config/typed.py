@@ -1,0 +1,28 @@
+"""Values of a configuration as an object of a dataclass, each of the type that it declares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bench.config.words import (
+    refuse_unknown,
+)
+from bench.schema.errors import ConfigError
+
+
+def typed(schema: type, values: Any, part: str) -> Any:
+    """``values`` as an object of the dataclass ``schema``, each of the type that it declares."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{part}={values} is a group of keys: choose one of its files, or set {part}.KEY.")
+    refuse_unknown([str(key) for key in values], [f.name for f in fields(schema)], f"{part}." if part else "")
+    try:
+        # Frozen dataclasses make read-only configurations, which nothing could be merged into.
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema, flags={"readonly": False}), values))
+    except OmegaConfBaseException as error:
+        key = f"{part}.{error.key}" if part else str(error.key)
+        raise ConfigError(f"{key}={values.get(error.key)} does not fit: {str(error).splitlines()[0]}.") from error

@@ -1,0 +1,4 @@
+"""Level 6. One command on N nodes: order, resume, start of the ranks, the connection between the copies.
+
+Imports bench.report and below; starts bench.rank and never imports it.
+"""

@@ -1,0 +1,267 @@
+"""A sweep: which jobs, in which order, what of it is done already, and the loop over the rest.
+
+Hydra's own sweeper runs the plain product in the order written, each job in the same process. hydra_plugins/ extends it at
+its extension point and calls this: every job is composed and checked before the first one runs, the arms of a block are shuffled by the
+seed, what a valid record of this host answers is not run again, and each job's ranks are fresh processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench import __version__
+from bench.analysis.derive import derive
+from bench.analysis.grouping import pairs
+from bench.analysis.stats import needed_blocks
+from bench.arms.environment import wants_huge_pages
+from bench.config.compose import Study
+from bench.driver.control import Leader, PeersLost, follow
+from bench.driver.launcher import Copy, interface_to, which_copy
+from bench.driver.order import in_blocks
+from bench.driver.progress import Progress
+from bench.driver.ranks import children_seconds
+from bench.driver.resume import locked
+from bench.host import facts, load
+from bench.host.findings import findings, huge_pages_allowed
+from bench.host.foreign import dropped_environment
+from bench.host.likeness import kind_of
+from bench.paths import results_directory
+from bench.schema import records
+from bench.schema.checks import check_fits
+from bench.schema.errors import ConfigError, RecordError
+from bench.schema.job import Job, canonical, to_dict
+
+
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM: ends the job under way and the sweep; what is done stays."""
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    def raise_interrupted(number: int, frame: Any) -> None:
+        raise Interrupted(signal.Signals(number).name)
+
+    old = {
+        number: signal.signal(number, raise_interrupted)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN  # nohup means it
+    }
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def run(study: Study, jobs: Sequence[Job]) -> int:
+    """Run the jobs of one sweep as this copy's part of it asks; the exit code: 0, 1 a job failed, 130 interrupted."""
+    jobs = in_blocks(jobs, study.shuffle_arms)
+    copy = which_copy(os.environ)
+    timeout_seconds = jobs[0].launch.timeout_seconds
+    host = facts.host()
+    revision = host["git"] or {}
+    hello: dict[str, Any] = {
+        "facts": host,
+        "refused": None,
+        "oversubscribe": any(job.launch.oversubscribe for job in jobs),
+        "same": {
+            "version": __version__,
+            "sweep": sweep_name(jobs),
+            "Python": host["python"],
+            "packages": host["packages"],
+            "image": (host["image"] or {}).get("content_sha256"),
+            "revision": f"{revision.get('revision')}{' with changes' * bool(revision.get('dirty'))}",
+            "number of copies": copy.num_copies,
+        },
+    }
+    progress = Progress(len(jobs))
+    with interruptible(), contextlib.ExitStack() as stack:
+        try:
+            out = results_directory() / study.name
+            try:
+                check_hosts(jobs, copy, host)
+                if copy.node_rank == 0:
+                    stack.enter_context(locked(out))
+            except ConfigError as error:
+                if copy.num_copies == 1:
+                    raise
+                hello["refused"] = str(error)  # for the others to hear, who would wait for this copy otherwise
+            if copy.node_rank:
+                follow(copy, hello, timeout_seconds)
+                return 0
+            leader = Leader(copy, hello, timeout_seconds)
+            stack.callback(leader.end)
+            return Runner(study, out, leader, progress).run(jobs)
+        except Interrupted as signal_name:
+            progress.say(
+                f"stopped by {signal_name}: the records so far are whole, and the same command goes on where this one ended."
+            )
+            return 130
+        except PeersLost as error:
+            progress.say(str(error))
+            return 1
+
+
+def sweep_name(jobs: Sequence[Job]) -> str:
+    """Short enough for a sentence, and different for different jobs or another order of them."""
+    content = canonical([job.content_hash for job in jobs])
+    return f"{len(jobs)} jobs ({hashlib.sha256(content.encode()).hexdigest()[:12]})"
+
+
+def check_hosts(jobs: Sequence[Job], copy: Copy, host: Mapping[str, Any]) -> None:
+    """Refuse, before anything runs, jobs that these hosts cannot hold. Raises ConfigError."""
+    limit = host["container"]["memory_limit_bytes"] or float("inf")
+    cpus, available = len(os.sched_getaffinity(0)), int(min(psutil.virtual_memory().available, limit))
+    for job in jobs:
+        if copy.num_copies == 1:
+            check_fits(job, job.num_ranks, cpus, available)
+        else:
+            if job.nodes > copy.num_copies:
+                raise ConfigError(
+                    f"nodes={job.nodes}, but {copy.launcher} started {copy.num_copies} copies: start one on each of {job.nodes} nodes."
+                )
+            check_fits(job, job.ranks_per_node, cpus, available)
+        if wants_huge_pages(job.allocator) and not huge_pages_allowed():
+            raise ConfigError(
+                f"allocator={job.allocator.name} asks for transparent huge pages, which this host never gives: leave the arm out, or "
+                "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled."
+            )
+
+
+@dataclass
+class Runner:
+    """The first copy's loop: skip what is answered, run the rest, write each record as soon as it is there."""
+
+    study: Study
+    out: Path
+    leader: Leader
+    progress: Progress
+
+    def run(self, jobs: Sequence[Job]) -> int:
+        done: list[records.Record] = []
+        for finding in findings(self.leader.facts[0], load.now(), needed_bytes=max(job.rank_bytes for job in jobs)):
+            if finding.level == "bad":
+                self.progress.say(f"{finding.what} {finding.advice}")
+        started = time.monotonic()
+        with self.progress:
+            block = list(jobs)
+            while block:
+                for job in block:
+                    record = self.answered(job)
+                    if record is None:
+                        self.progress.start(job)
+                        record = self.measure(job)
+                    self.progress.end(job, record)
+                    done.append(record)
+                    self.publish(done, final=False)
+                # By their records and not by the clock, for jobs that were there already took no time.
+                job_seconds = sum(record["wall_seconds"] for record in done[-len(block) :]) / len(block)
+                block = self.next_block(jobs, done, time.monotonic() - started, job_seconds)
+        self.publish(done, final=True)
+        failed = [r for r in done if not r["valid"]]
+        return 1 if failed else 0
+
+    def next_block(
+        self, jobs: Sequence[Job], done: list[records.Record], elapsed: float, job_seconds: float
+    ) -> list[Job]:
+        """With measure.blocks=auto: one more of each job of the first block while a ratio's interval is wider than asked and
+        there is time. Width decides, and never significance: stopping on that would make a difference out of noise."""
+        study, first = self.study, [job for job in jobs if job.repeat == jobs[0].repeat]
+        if study.blocks != "auto" or elapsed + job_seconds * len(first) > 60 * study.blocks_max_minutes:
+            return []
+        ratios = [c.ratio for c in pairs(done, study.reference) if c.ratio]
+        if not any(needed_blocks(ratio, study.blocks_half_width) > ratio.num_blocks for ratio in ratios):
+            return []
+        repeat = 1 + max(record["job"]["repeat"] for record in done)
+        block = in_blocks([dataclasses.replace(job, repeat=repeat) for job in first], study.shuffle_arms)
+        self.progress.num_jobs += len(block)
+        return block
+
+    def publish(self, done: list[records.Record], final: bool) -> None:
+        from bench.report import write  # plotting libraries load slowly, and not before the first job has ended
+
+        write.write_sweep(self.out, self.study, done, final)
+
+    def answered(self, job: Job) -> records.Record | None:
+        """The valid record of this very job on such hosts, if there is one. One of other hosts is kept, out of the way, and
+        comes back when the sweep does."""
+        path = self.out / job.directory / "record.json"
+        here = kind_of(self.leader.facts[: job.nodes])
+        record = self.valid_record(path, job)
+        if record is not None and kind_of(record["hosts"]) != here:
+            os.replace(path, path.with_name(f"record-{kind_of(record['hosts'])}.json"))
+            record = None
+        aside = path.with_name(f"record-{here}.json")
+        if record is None and aside.exists():
+            os.replace(aside, path)
+            record = self.valid_record(path, job)
+        return record
+
+    def valid_record(self, path: Path, job: Job) -> records.Record | None:
+        if not path.exists():
+            return None
+        try:
+            record = records.read(path)
+        except RecordError as error:
+            self.progress.say(f"{error} It is measured again.")
+            return None
+        good = record["valid"] and record["content_hash"] == job.content_hash
+        return {**record, "path": str(path)} if good else None
+
+    def measure(self, job: Job) -> records.Record:
+        started, clock, cpu = datetime.now(timezone.utc), time.monotonic(), children_seconds()
+        before = load.now()
+        used_mib: list[float] = []
+
+        def on_event(rank: int, event: dict[str, Any]) -> None:
+            if event["event"] == "micro_batch" and rank == 0:
+                if event["iteration"] == 1 and not used_mib:
+                    used_mib.append(load.used_memory_mib() or 0.0)  # the published column: after the first iteration
+                self.progress.step(job, event, time.monotonic() - clock)
+
+        outcome = self.leader.run(job, on_event)
+        after = load.now()
+        simulated = len({host["hostname"] for host in self.leader.facts[: job.nodes]}) < job.nodes
+        record: records.Record = {
+            "schema": records.SCHEMA,
+            "bench_version": __version__,
+            "content_hash": job.content_hash,
+            "job": to_dict(job),
+            "status": "failed" if outcome.error else "ok",
+            "valid": not outcome.error,
+            "error": outcome.error,
+            "warnings": load.noise(before, after, children_seconds() - cpu, len(os.sched_getaffinity(0)))
+            + outcome.warnings,
+            "started_at": started.isoformat(timespec="seconds"),
+            "wall_seconds": time.monotonic() - clock,
+            "launch": {
+                "launcher": self.leader.copy.launcher,
+                "simulated": simulated,
+                "num_copies": self.leader.copy.num_copies,
+                "master_addr": self.leader.copy.master_addr,
+                "interface": job.launch.interface or interface_to(self.leader.copy.master_addr),
+                "dropped_environment": dropped_environment(),
+            },
+            "hosts": self.leader.facts[: job.nodes],
+            "load": {"before": before, "after": after},
+            "host_used_mib": used_mib[0] if used_mib else None,
+            "ranks": outcome.ranks,
+            "derived": None,
+        }
+        if not outcome.error:
+            record["derived"] = derive(record)
+        path = self.out / job.directory / "record.json"
+        records.write(path, record)
+        return {**record, "path": str(path)}

@@ -1,0 +1,265 @@
+"""What this host is (`host`) and how busy it is (`load`). Runs in the driver; no torch.
+
+Every fact is read from a file under ``root``, so that tests can show a host that they are not on; a file that is not
+there gives None, and never an error. What to make of the facts is in bench/doctor.py, whose functions are here too.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.host.cgroup import limits
+from bench.host.files import CPUS, ROOT, read_assignments, read_chosen, read_int, read_lines, read_meminfo, read_text
+from bench.paths import CHECKOUT
+from bench.schema.cpus import cpu_list, cpu_numbers
+
+PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "pandas", "scipy", "matplotlib", "pyarrow", "psutil")
+
+# /proc/cpuinfo of aarch64 has numbers for names (MIDR_EL1); those of machines that such a benchmark meets:
+ARM = {
+    "0x41": (
+        "ARM",
+        {
+            "0xd08": "Cortex-A72",
+            "0xd0c": "Neoverse-N1",
+            "0xd40": "Neoverse-V1",
+            "0xd49": "Neoverse-N2",
+            "0xd4f": "Neoverse-V2",
+            "0xd84": "Neoverse-V3",
+            "0xd8e": "Neoverse-N3",
+        },
+    ),
+    "0x42": ("Broadcom", {"0x516": "ThunderX2"}),
+    "0x43": ("Cavium", {"0x0af": "ThunderX2"}),
+    "0x46": ("Fujitsu", {"0x001": "A64FX", "0x003": "MONAKA"}),
+    "0x48": ("HiSilicon", {"0xd01": "Kunpeng-920"}),
+    "0xc0": ("Ampere", {"0xac3": "Ampere-1", "0xac4": "Ampere-1a"}),
+}
+
+
+def host(root: Path = ROOT, project: Path = CHECKOUT, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """Facts as plain JSON: sizes in bytes, clocks in GHz, CPU lists as the kernel writes them (``0-3,8``)."""
+    return {
+        "hostname": read_text(root / "proc/sys/kernel/hostname") or platform.node(),
+        "machine": platform.machine(),
+        "cpu": _cpu(root),
+        "numa": _numa(root),
+        "memory": _memory(root),
+        "system": {
+            "kernel": read_text(root / "proc/sys/kernel/osrelease") or platform.release(),
+            "mitigations": {p.name: read_text(p) for p in sorted((root / CPUS / "vulnerabilities").glob("*"))},
+            "glibc": platform.libc_ver()[1] or None,
+            "distribution": read_assignments(root / "etc/os-release").get("PRETTY_NAME"),
+            "virtualisation": _virtualisation(root),
+            "perf_event_paranoid": read_int(root / "proc/sys/kernel/perf_event_paranoid"),
+        },
+        "container": {"runtime": _runtime(root, environ), **limits(root)},
+        "root_mount": _root_mount(root),
+        "image": _image(project, environ),
+        "python": {
+            "version": platform.python_version(),
+            "implementation": platform.python_implementation(),
+            "build": " ".join(platform.python_build()),
+            "compiler": platform.python_compiler(),
+        },
+        "packages": _packages(sys.path),
+        "git": _git(project),
+    }
+
+
+def _cpu(root: Path) -> dict[str, Any]:
+    info, system = read_assignments(root / "proc/cpuinfo", ":"), root / CPUS
+    processors = [
+        int(line[2]) for line in read_lines(root / "proc/cpuinfo") if line[:2] == ["processor", ":"] and line[2:]
+    ]
+    online = read_text(system / "online") or cpu_list(processors)
+    siblings = {read_text(system / f"cpu{cpu}/topology/thread_siblings_list") for cpu in cpu_numbers(online)} - {None}
+    logical, physical = len(cpu_numbers(online)) or None, len(siblings) or None
+    smt, boost, no_turbo = (read_int(system / f) for f in ("smt/active", "cpufreq/boost", "intel_pstate/no_turbo"))
+    governors = {text for path in system.glob("cpufreq/policy*/scaling_governor") if (text := read_text(path))}
+    vendor, model = _arm(info) or (info.get("vendor_id"), info.get("model name") or info.get("cpu"))
+    ghz, source = _clock(root, model or "")
+    return {
+        "model": model,
+        "vendor": vendor,
+        "microcode": info.get("microcode"),
+        "logical": logical,
+        "physical": physical,
+        "online": online,
+        "affinity": cpu_list(list(os.sched_getaffinity(0))),
+        "smt": bool(smt) if smt is not None else logical > physical if logical and physical else None,
+        "ghz": ghz,
+        "ghz_source": source,
+        "governor": ", ".join(sorted(governors)) or None,
+        "turbo": bool(boost) if boost is not None else not no_turbo if no_turbo is not None else None,
+    }
+
+
+def _arm(info: Mapping[str, str]) -> tuple[str, str] | None:
+    """Vendor and model of an Arm core as lscpu decodes them, or the numbers; None for other architectures."""
+    if "CPU implementer" not in info:
+        return None
+    implementer, part = info["CPU implementer"], info.get("CPU part", "unknown")
+    vendor, parts = ARM.get(implementer, (f"implementer {implementer}", {}))
+    return vendor, f"{vendor} {parts.get(part, f'part {part}')}"
+
+
+def _clock(root: Path, model: str) -> tuple[float | None, str]:
+    """What the host reports as its clock. The highest before the present one: an idle core's clock says nothing."""
+    highest = max((read_int(path) or 0 for path in root.glob(f"{CPUS}/cpufreq/policy*/cpuinfo_max_freq")), default=0)
+    if highest:
+        return round(highest / 1e6, 3), "cpufreq maximum"
+    now = clock_now(root)
+    if now is not None:
+        return now, "present clock"
+    in_name = re.search(r"@ ([0-9.]+)GHz", model)
+    return (float(in_name.group(1)), "model name") if in_name else (None, "unknown")
+
+
+def clock_now(root: Path) -> float | None:
+    """Mean clock in GHz. cpuinfo first: on x86, reading scaling_cur_freq can take 20 ms for each CPU."""
+    cpuinfo = read_text(root / "proc/cpuinfo") or ""
+    mhz = [float(number) for number in re.findall(r"^(?:cpu MHz|clock)\s*: ([0-9.]+)", cpuinfo, re.MULTILINE)]
+    mhz = mhz or [(read_int(path) or 0) / 1e3 for path in root.glob(f"{CPUS}/cpufreq/policy*/scaling_cur_freq")]
+    return round(sum(mhz) / len(mhz) / 1e3, 3) or None if mhz else None
+
+
+def _numa(root: Path) -> dict[str, Any]:
+    per_node = {}
+    for folder in sorted(root.glob("sys/devices/system/node/node[0-9]*"), key=lambda path: int(path.name[4:])):
+        total = re.search(r"MemTotal:\s*(\d+) kB", read_text(folder / "meminfo") or "")
+        memory_bytes = int(total.group(1)) * 1024 if total else None
+        per_node[folder.name[4:]] = {"cpus": read_text(folder / "cpulist"), "memory_bytes": memory_bytes}
+    return {"nodes": len(per_node) or None, "per_node": per_node}
+
+
+def _memory(root: Path) -> dict[str, Any]:
+    meminfo, vm = read_meminfo(root), root / "proc/sys/vm"
+    thp = root / "sys/kernel/mm/transparent_hugepage"
+    swap = meminfo.get("SwapTotal")
+    return {
+        "total_bytes": meminfo.get("MemTotal"),
+        "available_bytes": meminfo.get("MemAvailable"),
+        "swap_total_bytes": swap,
+        "swap_used_bytes": swap - meminfo.get("SwapFree", swap) if swap is not None else None,
+        "page_bytes": os.sysconf("SC_PAGE_SIZE"),
+        "thp": read_chosen(thp / "enabled"),
+        "thp_defrag": read_chosen(thp / "defrag"),
+        "thp_shmem": read_chosen(thp / "shmem_enabled"),
+        "hugepages_total": meminfo.get("HugePages_Total"),
+        "hugepages_free": meminfo.get("HugePages_Free"),
+        "hugepage_bytes": meminfo.get("Hugepagesize"),
+        "overcommit_memory": read_int(vm / "overcommit_memory"),
+        "overcommit_ratio": read_int(vm / "overcommit_ratio"),
+    }
+
+
+def _virtualisation(root: Path) -> str | None:
+    named = read_text(root / "sys/hypervisor/type") or read_text(root / "proc/device-tree/hypervisor/compatible")
+    if named or "hypervisor" not in read_assignments(root / "proc/cpuinfo", ":").get("flags", "").split():
+        return named
+    board = [read_text(root / "sys/class/dmi/id" / name) for name in ("sys_vendor", "product_name")]
+    return " ".join(filter(None, board)) or "a hypervisor that does not name itself"
+
+
+def _runtime(root: Path, environ: Mapping[str, str]) -> str:
+    if environ.get("APPTAINER_CONTAINER") or environ.get("SINGULARITY_CONTAINER") or (root / ".singularity.d").is_dir():
+        return "apptainer"
+    if (root / "run/.containerenv").exists():
+        return "podman"
+    # A virtual machine made from an image has /.dockerenv too, and a whole file system of a disk as its root.
+    mount = _root_mount(root)
+    if (root / ".dockerenv").exists() and not (str(mount["source"]).startswith("/dev/") and mount["subfolder"] == "/"):
+        return "docker"
+    return environ.get("container") or "none"  # the variable that systemd-nspawn, LXC and others set
+
+
+def _root_mount(root: Path) -> dict[str, Any]:
+    """How / is mounted (mountinfo in proc(5)), and which kinds of file system here an image is read through."""
+    facts: dict[str, Any] = dict.fromkeys(("fstype", "source", "subfolder", "options", "read_only"))
+    kinds = set()
+    for words in read_lines(root / "proc/self/mountinfo"):
+        if "-" not in words:
+            continue
+        fstype, source, *of_filesystem = words[words.index("-") + 1 :]
+        if re.search("squash|fuse.*overlay|fuse2fs", fstype):
+            kinds.add(fstype)
+        if words[4] == "/":  # of several, the last lies on top
+            read_only = "ro" in [*words[5].split(","), *",".join(of_filesystem).split(",")]
+            facts = {
+                "fstype": fstype,
+                "source": source,
+                "subfolder": words[3],
+                "options": words[5],
+                "read_only": read_only,
+            }
+    return {**facts, "image_fstypes": sorted(kinds)}
+
+
+def _image(project: Path, environ: Mapping[str, str]) -> dict[str, Any] | None:
+    """Which image this is, or None natively. image.json is written when the image is built."""
+    path = Path(environ.get("BENCH_IMAGE_JSON") or project / "image.json")
+    sif = environ.get("APPTAINER_CONTAINER") or environ.get("SINGULARITY_CONTAINER")
+    digest = environ.get("BENCH_IMAGE_DIGEST")
+    text = read_text(path)
+    if text is None and not sif and not digest:
+        return None
+    try:
+        described = dict(json.loads(text)) if text else {}
+    except (ValueError, TypeError):
+        described = {"note": f"{path} is not a JSON object"}
+    if sif:
+        described["sif"] = sif
+        described["sif_sha256"], described["sif_note"] = _file_sha256(sif)
+    return {**described, **({"docker_digest": digest} if digest else {})}
+
+
+@functools.cache  # a gigabyte: once in a process, and not once in a job
+def _file_sha256(path: str) -> tuple[str | None, str | None]:
+    """``(digest, None)``, or ``(None, why not)``: an image sees its own file only if that folder is mounted."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as f:
+            while chunk := f.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        return None, f"not readable from inside the image ({error.strerror})"
+    return digest.hexdigest(), None
+
+
+def _packages(search_path: Sequence[str]) -> dict[str, str | None]:
+    """Versions from metadata, and torch's from its version.py: only there stands the flavour (+cu102, +cpu)."""
+    versions: dict[str, str | None] = dict.fromkeys(PACKAGES)
+    for name in PACKAGES:
+        for distribution in importlib.metadata.Distribution.discover(name=name, path=list(search_path)):
+            text = read_text(Path(str(distribution.locate_file("torch/version.py")))) if name == "torch" else None
+            exact = re.search(r"^__version__ = ['\"](.+)['\"]", text or "", re.MULTILINE)
+            versions[name] = exact.group(1) if exact else distribution.version
+            break  # the first on the path is the one that is imported
+    return versions
+
+
+def _git(project: Path) -> dict[str, Any] | None:
+    """Revision and whether anything differs from it; None without git, or where the project is no checkout (images)."""
+    if not (project / ".git").exists():  # git would look in the folders above: not our repository
+        return None
+    git = ["git", "--no-optional-locks", "-c", "safe.directory=*", "-C", str(project)]
+    try:
+        revision, status = (
+            subprocess.run([*git, *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"revision": revision, "dirty": bool(status)}

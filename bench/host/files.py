@@ -1,0 +1,46 @@
+"""Reading what the kernel tells in /proc and /sys. A file that is not there, or not for us, gives None and never an error."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path("/")
+CPUS = "sys/devices/system/cpu"
+
+
+def read_meminfo(root: Path) -> dict[str, int]:
+    """/proc/meminfo with its kB as bytes; the counts of huge pages have no unit and stay counts."""
+    return {
+        words[0].rstrip(":"): int(words[1]) * (1024 if words[2:] == ["kB"] else 1)
+        for words in read_lines(root / "proc/meminfo")
+        if len(words) > 1
+    }
+
+
+def read_text(path: Path) -> str | None:
+    try:
+        return path.read_text(errors="replace").strip("\0\n ")
+    except OSError:  # not there, not for us, or a file of /sys that answers "not supported"
+        return None
+
+
+def read_int(path: Path) -> int | None:
+    text = read_text(path)
+    return int(text) if text and text.lstrip("-").isdigit() else None
+
+
+def read_lines(path: Path) -> list[list[str]]:
+    return [line.split() for line in (read_text(path) or "").split("\n")]
+
+
+def read_chosen(path: Path) -> str | None:
+    """The word in brackets: ``always [madvise] never`` -> madvise."""
+    chosen = re.search(r"\[(.+?)\]", read_text(path) or "")
+    return chosen.group(1) if chosen else None
+
+
+def read_assignments(path: Path, sign: str = "=") -> dict[str, str]:
+    """``name = value`` lines; of a name that comes again (each CPU has its block) the first."""
+    pairs = (line.partition(sign) for line in reversed((read_text(path) or "").split("\n")))
+    return {name.strip(): value.strip().strip('"') for name, found, value in pairs if found}

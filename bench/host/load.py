@@ -1,0 +1,91 @@
+"""How busy this host is (`now`), and what disturbed a run between two such readings (`noise`)."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.host.cgroup import throttled_seconds
+from bench.host.facts import (
+    clock_now,
+)
+from bench.host.files import CPUS, ROOT, read_int, read_lines, read_meminfo, read_text
+
+
+def now(root: Path = ROOT) -> dict[str, Any]:
+    """How busy the host is at this moment; counters are since boot, over all CPUs. See `noise` for two of these."""
+    stat = {words[0]: words[1:] for words in read_lines(root / "proc/stat") if words}
+    ticks_per_second = os.sysconf("SC_CLK_TCK")
+    # user nice system idle iowait irq softirq steal; the guest columns after these are part of user and nice already.
+    seconds = [int(ticks) / ticks_per_second for ticks in stat.get("cpu", [])[:8]]
+    names = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+    vmstat = {words[0]: int(words[1]) for words in read_lines(root / "proc/vmstat") if len(words) == 2}
+    average = read_text(root / "proc/loadavg")
+    return {
+        "time": time.time(),
+        "load_1min": float(average.split()[0]) if average else None,
+        "cpu_total_seconds": sum(seconds) if seconds else None,
+        **{f"cpu_{name}_seconds": value for name, value in zip(names, seconds + [None] * (8 - len(seconds)))},
+        "running_processes": int(stat["procs_running"][0]) if stat.get("procs_running") else None,
+        "clock_ghz": clock_now(root),
+        "thermal_throttles": _thermal_throttles(root),
+        "cgroup_throttled_seconds": throttled_seconds(root),
+        "major_faults": vmstat.get("pgmajfault"),
+        "swap_in_pages": vmstat.get("pswpin"),
+        "swap_out_pages": vmstat.get("pswpout"),
+        "memory_available_bytes": read_meminfo(root).get("MemAvailable"),
+    }
+
+
+def used_memory_mib(root: Path = ROOT) -> float | None:
+    """MiB in use on the whole host (MemTotal - MemAvailable): what the published table calls Mem."""
+    meminfo = read_meminfo(root)
+    if "MemTotal" not in meminfo or "MemAvailable" not in meminfo:
+        return None
+    return (meminfo["MemTotal"] - meminfo["MemAvailable"]) / (1 << 20)
+
+
+def _thermal_throttles(root: Path) -> int | None:
+    """How often any core or package was slowed down for its heat since boot (x86 only)."""
+    counts = [read_int(path) or 0 for path in root.glob(f"{CPUS}/cpu[0-9]*/thermal_throttle/*_throttle_count")]
+    return sum(counts) if counts else None
+
+
+# A ratio of arms is wanted to within a few percent, so that what may move a time by more than that is noise.
+STEAL_SHARE = 0.02  # of all CPU time
+OTHERS_SHARE = 0.05  # of the CPU time of the job's own CPUs
+THROTTLED_SHARE = 0.01  # of the wall time
+MAJOR_FAULTS_PER_SECOND = 100  # each waits for a disk, 0.1 ms or more; reading torch in at the start stays below it
+
+
+def noise(before: Mapping[str, Any], after: Mapping[str, Any], own_cpu_seconds: float, cpus: int) -> list[str]:
+    """Sentences on what disturbed a run between two `facts.load`; none for a quiet one.
+
+    ``own_cpu_seconds``: user and system time of the job's processes on this host between the two. ``cpus``: how many
+    CPUs they may use, which is what the share of others is taken of.
+    """
+
+    def grown(name: str) -> float:
+        return after[name] - before[name] if before.get(name) is not None and after.get(name) is not None else 0.0
+
+    wall = max(grown("time"), 1e-3)
+    total, steal = grown("cpu_total_seconds"), grown("cpu_steal_seconds")
+    sentences = []
+    if total and steal / total > STEAL_SHARE:
+        sentences.append(f"The hypervisor gave {100 * steal / total:.1f} % of the CPU time to other machines.")
+    others = total - grown("cpu_idle_seconds") - grown("cpu_iowait_seconds") - steal - own_cpu_seconds
+    if others > max(OTHERS_SHARE * cpus * wall, 0.1):  # the kernel counts in ticks of 10 ms, on each CPU
+        share = 100 * others / (cpus * wall)
+        sentences.append(f"Other programs used {others:.1f} s of CPU time, {share:.0f} % of the job's own CPUs.")
+    if grown("thermal_throttles") > 0:
+        sentences.append(f"Cores were slowed down for their heat {grown('thermal_throttles'):.0f} times.")
+    if grown("cgroup_throttled_seconds") > THROTTLED_SHARE * wall:
+        sentences.append(f"A cgroup's CPU limit held threads back for {grown('cgroup_throttled_seconds'):.1f} s.")
+    if grown("swap_in_pages") > 0:
+        sentences.append(f"{grown('swap_in_pages'):.0f} pages were swapped in.")
+    if grown("major_faults") > MAJOR_FAULTS_PER_SECOND * wall:
+        sentences.append(f"{grown('major_faults'):.0f} major page faults waited for a disk.")
+    return sentences

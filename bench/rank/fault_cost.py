@@ -1,0 +1,49 @@
+"""What one minor page fault costs on this host, in wall seconds."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import threading
+import time
+
+from bench.rank.counters import usage
+
+
+def fault_cost_seconds(threads: int = 1, size_bytes: int = 128 << 20) -> float | None:
+    """Wall seconds that one minor fault costs here when ``threads`` threads fault at once, as a loop over a tensor does.
+
+    Anonymous memory is mapped, written twice and unmapped, three times over; what the first writing and the unmapping
+    take beyond the second writing is the price of its faults: entry, page allocation, zeroing, and giving back. The
+    smallest of three counts for each of them, since noise only adds. Divided by the faults of all threads together, so
+    that ``faults * cost`` is wall time. None where the kernel counts no faults.
+    """
+    first = second = closing = float("inf")
+    faults = 0
+    for _ in range(3):
+        area = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if hasattr(area, "madvise") and hasattr(mmap, "MADV_NOHUGEPAGE"):
+            area.madvise(mmap.MADV_NOHUGEPAGE)
+        before = usage()
+        first = min(first, _write(area, threads))
+        faults = usage().since(before).minor_faults
+        second = min(second, _write(area, threads))
+        start = time.perf_counter()
+        area.close()
+        closing = min(closing, time.perf_counter() - start)
+    return (first - second + closing) / faults if faults else None
+
+
+def _write(area: mmap.mmap, threads: int) -> float:
+    # ctypes lets go of the interpreter lock during memset, so the threads really write at the same time.
+    view = (ctypes.c_char * len(area)).from_buffer(area)
+    address, share = ctypes.addressof(view), len(area) // threads
+    workers = [threading.Thread(target=ctypes.memset, args=(address + i * share, 1, share)) for i in range(threads)]
+    start = time.perf_counter()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    seconds = time.perf_counter() - start
+    del view  # an exported buffer cannot be closed
+    return seconds

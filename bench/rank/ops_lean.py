@@ -1,0 +1,129 @@
+"""The same mathematics with the fused and in-place operations that stock PyTorch 1.10 offers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.rank.ops_megatron import GELU_A, GELU_B, MASKED
+
+
+class LeanGelu(torch.autograd.Function):
+    """The same GELU through sigmoid: 0.5 (1 + tanh u) = sigmoid(2u). Two blocks forward, three backward, no chain.
+
+    Works through the rows in slices that stay in the cache, since every operation here is bound by memory.
+    """
+
+    ROWS = 64
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        out = torch.empty_like(x)
+        for part, y in zip(x.split(LeanGelu.ROWS), out.split(LeanGelu.ROWS)):
+            torch.mul(part, part, out=y)
+            y.mul_(2 * GELU_A * GELU_B).add_(2 * GELU_A).mul_(part).sigmoid_().mul_(part)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        out = torch.empty_like(x)
+        for part, g, y in zip(x.split(LeanGelu.ROWS), grad.split(LeanGelu.ROWS), out.split(LeanGelu.ROWS)):
+            square = part * part
+            torch.mul(square, 2 * GELU_A * GELU_B, out=y)
+            y.add_(2 * GELU_A).mul_(part).sigmoid_()  # sigmoid(2u)
+            square.mul_(6 * GELU_A * GELU_B).add_(2 * GELU_A).mul_(part)  # x d(2u)/dx
+            square.mul_(1 - y).add_(1).mul_(y)
+            torch.mul(square, g, out=y)
+        return out
+
+
+class LeanAttention(torch.autograd.Function):
+    """Attention of the lean variant, head by head, so that a head's scores [S, S] are still in the cache when the next
+    operation wants them. Scale and mask go into the one matrix product, softmax works in place."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float, dropout: float
+    ) -> Tensor:
+        # query, key, value: [S, B*heads, H/heads]; bias: [S, S]
+        sequence, heads, _ = query.shape
+        probs = torch.empty(heads, sequence, sequence)
+        noise = torch.empty_like(probs) if dropout else None
+        context = torch.empty_like(query, memory_format=torch.contiguous_format)
+        for h in range(heads):
+            scores = torch.addmm(bias, query[:, h], key[:, h].t(), alpha=scale, out=probs[h])
+            torch._softmax(scores, -1, False, out=scores)
+            if noise is not None:
+                scores = scores * noise[h].bernoulli_(1 - dropout).div_(1 - dropout)
+            torch.mm(scores, value[:, h], out=context[:, h])
+        ctx.save_for_backward(query, key, value, probs, noise)
+        ctx.scale = scale
+        return context
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        query, key, value, probs, noise = ctx.saved_tensors
+        grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (query, key, value)]
+        for h in range(probs.size(0)):
+            dropped = probs[h] if noise is None else probs[h] * noise[h]
+            torch.mm(dropped.t(), grad[:, h], out=grads[2][:, h])
+            grad_probs = torch.mm(grad[:, h], value[:, h].t())
+            if noise is not None:
+                grad_probs.mul_(noise[h])
+            grad_scores = torch._softmax_backward_data(grad_probs, probs[h], -1, probs[h])
+            torch.mm(grad_scores, key[:, h], out=grads[0][:, h])
+            torch.mm(grad_scores.t(), query[:, h], out=grads[1][:, h])
+        return grads[0].mul_(ctx.scale), grads[1].mul_(ctx.scale), grads[2], None, None, None
+
+
+class LeanCrossEntropy(torch.autograd.Function):
+    """The same, a few rows at a time: log-softmax in one fused operation, and its exponential while it is in the cache."""
+
+    ROWS = 8
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        rows = logits.view(-1, logits.size(-1))
+        for part in rows.split(LeanCrossEntropy.ROWS):
+            torch._log_softmax(part, -1, False, out=part)
+        ctx.save_for_backward(logits, labels)
+        return -rows.gather(-1, labels.reshape(-1, 1)).view_as(labels)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        logits, labels = ctx.saved_tensors
+        rows, weights = logits.view(-1, logits.size(-1)), grad.reshape(-1, 1)
+        for part, weight in zip(rows.split(LeanCrossEntropy.ROWS), weights.split(LeanCrossEntropy.ROWS)):
+            part.exp_().mul_(weight)
+        rows[torch.arange(rows.size(0)), labels.reshape(-1)] -= weights.squeeze(-1)
+        return logits, None
+
+
+class LeanOps:
+    """The same mathematics with what stock PyTorch fuses or does in place."""
+
+    @staticmethod
+    def mask(batch: int, sequence: int) -> Tensor:
+        """[S, S] float, what is added to the scores."""
+        return torch.full((sequence, sequence), MASKED).triu_(1)
+
+    @staticmethod
+    def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, layer_number: int, dropout: float) -> Tensor:
+        return LeanAttention.apply(query, key, value, mask, query.size(-1) ** -0.5, dropout)
+
+    @staticmethod
+    def mlp(x: Tensor, up: nn.Linear, down: nn.Linear) -> Tensor:
+        return F.linear(LeanGelu.apply(F.linear(x, up.weight, up.bias)), down.weight)
+
+    @staticmethod
+    def bias_dropout_add(x: Tensor, bias: Tensor, residual: Tensor, dropout: float) -> Tensor:
+        if not dropout:
+            return torch.add(residual, bias).add_(x)
+        return F.dropout(x + bias, dropout).add_(residual)
+
+    loss = LeanCrossEntropy.apply

@@ -1,0 +1,90 @@
+"""Megatron's operations: every elementary step leaves a block, as in the published program (nothing is fused on CPU)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# sqrt(2 / pi) and sqrt(2 / pi) * 0.044715: GELU by tanh (Hendrycks and Gimpel, arXiv:1606.08415)
+GELU_A, GELU_B = 0.79788456, 0.044715
+MASKED = -10000.0
+
+
+class MegatronGelu(torch.autograd.Function):
+    """GELU(x + bias), forward and backward each a chain of elementary operations, as Megatron's bias_gelu is on CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, bias)
+        x = bias + x
+        return x * 0.5 * (1.0 + torch.tanh(GELU_A * x * (1 + GELU_B * x * x)))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        x, bias = ctx.saved_tensors
+        x = bias + x
+        tanh = torch.tanh(GELU_A * x * (1 + GELU_B * x * x))
+        slope = 0.5 * x * ((1 - tanh * tanh) * (GELU_A + 3 * GELU_A * GELU_B * x * x)) + 0.5 * (1 + tanh)
+        grad = slope * grad
+        return grad, grad.sum(dim=(0, 1))
+
+
+class MegatronCrossEntropy(torch.autograd.Function):
+    """Softmax cross-entropy that works in place on the logits and turns the same storage into their gradient.
+
+    logits [B, S, V], labels [B, S] -> loss [B, S]. The logits are gone afterwards; nobody else may need them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        logits.sub_(logits.max(dim=-1, keepdim=True)[0])
+        predicted = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+        total = torch.exp(logits, out=logits).sum(dim=-1)
+        logits.div_(total.unsqueeze(-1))
+        ctx.save_for_backward(logits, labels)
+        return total.log() - predicted
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        probs, labels = ctx.saved_tensors
+        flat = probs.view(-1, probs.size(-1))
+        flat[torch.arange(flat.size(0)), labels.reshape(-1)] -= 1.0
+        return probs.mul_(grad.unsqueeze(-1)), None
+
+
+class MegatronOps:
+    """As the published program: batched product, scale, mask, softmax, dropout each leave a block [B*heads, S, S]."""
+
+    @staticmethod
+    def mask(batch: int, sequence: int) -> Tensor:
+        """[B, 1, S, S] bool, True where a position must not look (made anew for each micro-batch, as in Megatron)."""
+        return torch.tril(torch.ones((batch, sequence, sequence))).view(batch, 1, sequence, sequence) < 0.5
+
+    @staticmethod
+    def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, layer_number: int, dropout: float) -> Tensor:
+        # each [S, B*heads, H/heads] -> context, the same
+        sequence, batch_heads, size = query.shape
+        scores = torch.empty(batch_heads, sequence, sequence)
+        # Query-key layer scaling: divided by the layer number here, multiplied back below. Matters in fp16 only, but
+        # Megatron does it by default, and each step is a block.
+        alpha = 1.0 / (math.sqrt(size) * layer_number)
+        scores = torch.baddbmm(scores, query.transpose(0, 1), key.permute(1, 2, 0), beta=0.0, alpha=alpha)
+        scores = scores.view(mask.size(0), -1, sequence, sequence) * layer_number
+        scores.masked_fill_(mask, MASKED)
+        probs = F.dropout(F.softmax(scores, dim=-1), dropout).view(batch_heads, sequence, sequence)
+        return torch.bmm(probs, value.transpose(0, 1)).transpose(0, 1).contiguous()
+
+    @staticmethod
+    def mlp(x: Tensor, up: nn.Linear, down: nn.Linear) -> Tensor:
+        # [S, B, H] -> [S, B, 4H] -> [S, B, H]; the bias of `down` is added in bias_dropout_add
+        return F.linear(MegatronGelu.apply(F.linear(x, up.weight), up.bias), down.weight)
+
+    @staticmethod
+    def bias_dropout_add(x: Tensor, bias: Tensor, residual: Tensor, dropout: float) -> Tensor:
+        return residual + F.dropout(x + bias, dropout)
+
+    loss = MegatronCrossEntropy.apply

@@ -1,0 +1,240 @@
+"""report.html: one file with everything in it, from the same sections and sentences as report.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from bench import __version__
+from bench.analysis.grouping import Section
+from bench.analysis.published import published_tables
+from bench.host import likeness
+from bench.paths import TEMPLATES
+from bench.report import tables
+from bench.schema.job import to_dict
+
+MOST_DRAWN = 4  # sections with pictures; the rest have their tables
+MOST_WARNINGS = 40
+MOST_CAUSES = 3  # said at the top, of the largest gains at the fewest nodes; the rest stand with the fault tax
+
+
+def page(found: Sequence[Section], refused: tables.Refused) -> str:
+    """The whole page as text. Needs matplotlib, which takes a second to load."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    started = sorted(record["started_at"] for section in found for record in all_records(section))
+    return (
+        environment.get_template("report.html.j2").render(
+            sections=[section_view(section, found[0], number) for number, section in enumerate(found)],
+            invalid=tables.unusable(found, refused),
+            headings=tables.HEADINGS,
+            ours=tables.OURS,
+            compared=tables.COMPARED,
+            tax_headings=tables.TAX,
+            price_headings=tables.PRICES,
+            proof_headings=PROOF,
+            published=published_tables(),
+            published_machine=tables.PUBLISHED_MACHINE,
+            version=__version__,
+            first=started[0] if started else "",
+            last=started[-1] if started else "",
+            num_records=len(started),
+        )
+        + "\n"
+    )
+
+
+def all_records(section: Section) -> list[dict[str, Any]]:
+    return [record for cell in section.cells for record in cell.records] + list(section.failed)
+
+
+def section_view(section: Section, first: Section, number: int) -> dict[str, Any]:
+    """What the template shows of one section: texts and rows, nothing to be computed there."""
+    from bench.report.plots import plots
+
+    causes = tables.cause_sentences(section)
+    drawn = plots(section, f"s{number}-") if number < MOST_DRAWN else []
+    return {
+        "title": section.title,
+        "configuration": configuration(section),
+        "verdicts": tables.verdict_sentences(section),
+        "words": [c.word for c in section.comparisons],
+        "causes": causes[:MOST_CAUSES],
+        "more_causes": causes[MOST_CAUSES:],
+        "notes": tables.notes_of(section),
+        "plots": [{"name": p.name, "title": p.title, "caption": p.caption, "svg": Markup(p.svg)} for p in drawn],
+        "tables": [(arm, [tables.cell_row(cell) for cell in section.cells if cell.arm == arm]) for arm in section.arms],
+        "reference": section.reference,
+        "comparisons": [tables.comparison_row(section, c) for c in section.comparisons],
+        "memory": tables.memory_sentences(section),
+        "tax": tables.tax_table(section),
+        "prices": tables.price_table(section),
+        "arms": arm_rows(section),
+        "launch": launch_rows(section),
+        "host": host_rows(section),
+        "warnings": warning_rows(section),
+        "differs": differs(section, first) if section is not first else [],
+    }
+
+
+def configuration(section: Section) -> str:
+    job = section.job
+    model, train = job.model, job.train
+    data = "synthetic tokens" if job.data.path is None else f"tokens of {job.data.path}"
+    return (
+        f"{model.num_parameters:,} parameters: {model.layers} layers, hidden {model.hidden}, {model.heads} heads, sequence {model.sequence}, "
+        f"{model.ops} operations; micro-batch {train.micro_batch_size}, global batch {train.global_batch_size}, dropout {train.dropout:g}, "
+        f"activation checkpointing {'on' if train.activation_checkpointing else 'off'}; ranks on a node: {job.ranks_per_node}; "
+        f"{job.measure.mode} mode; {data}; seed {job.seed}."
+    )
+
+
+PROOF = ("Arm", "What it shows", "Library that answered malloc", "Version", "SHA-256", "Environment")
+
+
+def arm_rows(section: Section) -> list[list[str]]:
+    """Each arm's proof: which library answered malloc in the ranks, and with which settings."""
+    rows = []
+    for arm in section.arms:
+        record = next(cell for cell in section.cells if cell.arm == arm).records[0]
+        allocator, proof = record["job"]["allocator"], record["ranks"][0]["proof"]
+        env = " ".join(f"{key}={value}" for key, value in sorted(allocator["env"].items()))
+        rows.append(
+            [
+                arm,
+                allocator["shows"],
+                proof["malloc_library"],
+                proof["version"] or "not told",
+                (proof["sha256"] or "")[:16],
+                env or "none",
+            ]
+        )
+    return rows
+
+
+def launch_rows(section: Section) -> list[tuple[str, str]]:
+    """How the jobs were started, over all records of the section."""
+    everything = all_records(section)
+
+    def values(of: Any) -> str:
+        return ", ".join(sorted({str(of(record)) for record in everything}))
+
+    ranks = [rank for record in everything for rank in record["ranks"] or []]
+    rows = [
+        ("Launcher", values(lambda r: r["launch"]["launcher"])),
+        ("Copies", values(lambda r: r["launch"]["num_copies"])),
+        ("Simulated nodes", values(lambda r: "yes" if r["launch"]["simulated"] else "no")),
+        ("Threads of a rank", ", ".join(sorted({str(rank["threads"]) for rank in ranks})) or "none ran"),
+        (
+            "Allocator variables of the host that were dropped",
+            ", ".join(sorted({name for r in everything for name in r["launch"]["dropped_environment"]})) or "none",
+        ),
+        (
+            "Hosts",
+            ", ".join(sorted({rank["hostname"] for rank in ranks})) or values(lambda r: r["hosts"][0]["hostname"]),
+        ),
+        ("Blocks", str(max((len(cell.records) for cell in section.cells), default=0))),
+        ("Version of this program", values(lambda r: r["bench_version"])),
+        ("Its revision", values(lambda r: revision(r["hosts"][0]))),
+    ]
+    return rows
+
+
+def revision(host: dict[str, Any]) -> str:
+    git = host.get("git")
+    return (
+        f"{git['revision'][:12]}{' with changes' if git['dirty'] else ''}"
+        if git
+        else (host.get("image") or {}).get("revision") or "unknown"
+    )
+
+
+def host_rows(section: Section) -> list[tuple[str, str]]:
+    host = section.host
+    cpu, memory, system, container = host["cpu"], host["memory"], host["system"], host["container"]
+
+    def told(value: Any, unit: str = "") -> str:
+        return (
+            "not known" if value is None else "yes" if value is True else "no" if value is False else f"{value}{unit}"
+        )
+
+    def gib(size: float | None) -> str:
+        return "none" if not size else f"{size / 2**30:.1f} GiB"
+
+    exposed = sorted(name for name, state in system["mitigations"].items() if state and state.startswith("Vulnerable"))
+    mitigated = sorted(
+        f"{name} ({state.partition(': ')[2]})"
+        for name, state in system["mitigations"].items()
+        if state and state.startswith("Mitigation")
+    )
+    image = host.get("image") or {}
+    return [
+        ("CPU", f"{told(cpu['model'])}, microcode {told(cpu['microcode'])}"),
+        (
+            "Clock",
+            f"{told(cpu['ghz'], ' GHz')} ({cpu['ghz_source']}), governor {told(cpu['governor'])}, turbo {told(cpu['turbo'])}",
+        ),
+        (
+            "Cores",
+            f"{told(cpu['physical'])} physical, {told(cpu['logical'])} logical, SMT {told(cpu['smt'])}, allowed {told(cpu['affinity'])}",
+        ),
+        ("NUMA nodes", told(host["numa"]["nodes"])),
+        ("Memory", f"{gib(memory['total_bytes'])}, swap {gib(memory['swap_total_bytes'])}"),
+        (
+            "Pages",
+            f"{told(memory['page_bytes'], ' bytes')}; transparent huge pages {told(memory['thp'])}, "
+            f"defragmentation {told(memory['thp_defrag'])}",
+        ),
+        ("Overcommit", told(memory["overcommit_memory"])),
+        ("Kernel", system["kernel"]),
+        ("Mitigations in force", "; ".join(mitigated) or "none"),
+        ("Open to", ", ".join(exposed) or "none that the kernel names"),
+        ("C library", f"glibc {told(system['glibc'])}, {told(system['distribution'])}"),
+        ("Virtual machine", told(system["virtualisation"])),
+        (
+            "Container",
+            f"{container['runtime']}, CPU limit {told(container['cpu_limit'])}, memory limit {gib(container['memory_limit_bytes'])}",
+        ),
+        (
+            "Image",
+            ", ".join(f"{key} {image[key]}" for key in ("version", "flavor", "content_sha256") if image.get(key))
+            or "none",
+        ),
+        ("Python", f"{host['python']['version']}, {host['python']['compiler']}"),
+        ("Packages", ", ".join(f"{name} {version}" for name, version in sorted(host["packages"].items()) if version)),
+    ]
+
+
+def warning_rows(section: Section) -> list[tuple[str, str]]:
+    noisy = [record for record in all_records(section) if record["warnings"]]
+    rows = [(Path(record["path"]).parent.name, " ".join(record["warnings"])) for record in noisy[:MOST_WARNINGS]]
+    return rows + ([("and more", f"{len(noisy) - MOST_WARNINGS} further jobs")] if len(noisy) > MOST_WARNINGS else [])
+
+
+def differs(section: Section, first: Section) -> list[tuple[str, str, str]]:
+    """Why this section is not the first one: configuration and facts that differ (name, there, here)."""
+
+    def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for key, value in values.items():
+            out.update(flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+        return out
+
+    there, here = (
+        flat({k: v for k, v in to_dict(s.job).items() if k not in ("allocator", "repeat", "nodes")})
+        for s in (first, section)
+    )
+    rows = [
+        (key, str(there.get(key)), str(here.get(key))) for key in {**there, **here} if there.get(key) != here.get(key)
+    ]
+    rows += [(name, str(a), str(b)) for name, a, b in likeness.differences(first.host, section.host)[:12]]
+    return rows

@@ -1,0 +1,91 @@
+"""report.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from bench.report import tables
+
+if TYPE_CHECKING:
+    from bench.analysis.grouping import Section
+from bench.analysis.published import published_tables
+from bench.report.tables import (
+    COMPARED,
+    HEADINGS,
+    LEFT,
+    OURS,
+    PUBLISHED_MACHINE,
+    Refused,
+    cause_sentences,
+    cell_row,
+    comparison_row,
+    memory_sentences,
+    notes_of,
+    price_table,
+    tax_table,
+    unusable,
+    verdict_sentences,
+)
+
+# ---- the report as text
+
+
+def markdown(found: Sequence[Section], refused: Refused) -> str:
+    lines = ["# Report", ""]
+    for section in found:
+        lines += [
+            f"## {section.title}",
+            "",
+            *_bullets(f"**{sentence}**" for sentence in verdict_sentences(section)),
+            *_bullets(notes_of(section)),
+        ]
+        for arm in section.arms:
+            lines += [
+                f"### {arm}",
+                "",
+                *lines_of_table((*HEADINGS, *OURS), [cell_row(cell) for cell in section.cells if cell.arm == arm]),
+            ]
+        if section.comparisons:
+            lines += [
+                f"### Against {section.reference}",
+                "",
+                *lines_of_table(COMPARED, [comparison_row(section, c) for c in section.comparisons]),
+                "Gain: how many times less time than the reference. Peak memory: how many times as much (largest rank).",
+                "",
+                *_bullets(memory_sentences(section)),
+            ]
+            lines += [
+                "### Why",
+                "",
+                *_bullets(cause_sentences(section)),
+                *lines_of_table(tables.PRICES, price_table(section)),
+                *lines_of_table(tables.TAX, tax_table(section)),
+            ]
+    invalid = unusable(found, refused)
+    if invalid:
+        lines += ["## Invalid, and why", "", *_bullets(f"`{name}`: {why}" for name, why in invalid)]
+    lines += [f"## The published table ({PUBLISHED_MACHINE})", ""]
+    for arm, rows in published_tables().items():
+        lines += [f"### {arm}, published", "", *lines_of_table(HEADINGS, rows)]
+    return "\n".join(lines)
+
+
+def _bullets(sentences: Iterable[str]) -> list[str]:
+    lines = [f"- {sentence}" for sentence in sentences]
+    return [*lines, ""] if lines else []
+
+
+def lines_of_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Markdown, padded so that it is a table to the eye too."""
+    lines = [[cell.replace("|", "\\|") for cell in line] for line in (headings, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    left = [heading in LEFT for heading in headings]
+    padded = [
+        " | ".join(
+            cell.ljust(width) if to_left else cell.rjust(width) for cell, width, to_left in zip(line, widths, left)
+        )
+        for line in lines
+    ]
+    rule = " | ".join("-" * width if to_left else "-" * (width - 1) + ":" for width, to_left in zip(widths, left))
+    return [f"| {line} |" for line in (padded[0], rule, *padded[1:])] + [""]

@@ -1,0 +1,155 @@
+"""How the report's pictures look: colours and markers of the arms, axes that read as plain numbers, a figure as SVG text.
+Nothing here knows what a record is.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from matplotlib import ticker  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+matplotlib.use("Agg")
+
+# M. Okabe and K. Ito, "Color Universal Design", 2008; without their yellow, too pale for thin marks on white.
+BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#E69F00",
+    "#CC79A7",
+    "#56B4E9",
+    "#000000",
+)
+LIBRARIES = {"glibc": VERMILLION, "tcmalloc": BLUE, "jemalloc": GREEN, "mimalloc": PURPLE, "tbbmalloc": ORANGE}
+OTHERS = (SKY, BLACK)
+MARKERS = "osD^vPX<>phd*8"
+INK, SOFT, GRID, WARM_UP = "#1b1f24", "#57606a", "#e3e6ea", "#b4bac1"
+WIDTH, HEIGHT = 4.3, 3.0  # inches
+
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "bench",
+    "font.family": "sans-serif",
+    "font.size": 8.5,
+    "axes.titlesize": 9,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "legend.handletextpad": 0.4,
+    "legend.borderaxespad": 0.2,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 5,
+    "figure.constrained_layout.use": True,
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    colour: str
+    marker: str
+
+
+def looks(arms: Sequence[str]) -> dict[str, Look]:
+    """A colour by library, a marker by arm: those of one library differ by marker, and a print without colour is readable."""
+    families = [re.split(r"[_-]", arm)[0] for arm in arms]
+    others = dict(zip(dict.fromkeys(f for f in families if f not in LIBRARIES), itertools.cycle(OTHERS)))
+    return {
+        arm: Look(LIBRARIES.get(family) or others[family], marker)
+        for arm, family, marker in zip(arms, families, itertools.cycle(MARKERS))
+    }
+
+
+def new(height: float, rows: int = 1) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(WIDTH, height))
+    return figure, figure.subplots(rows, 1, sharex=rows > 1)
+
+
+def name_rows(axes: Any, names: Sequence[str]) -> None:
+    """A vertical axis of words, the first at the bottom."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.grid(axis="y", visible=False)
+
+
+def clip(ratio: float) -> float:
+    """Two blocks that disagree have limits far off any page."""
+    return min(max(ratio, 0.05), 20.0)
+
+
+def short(value: float) -> str:
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
+
+
+def plain_log(axis: Any, values: Sequence[float]) -> None:
+    """A logarithmic axis whose ticks are read as plain numbers, and of which there are neither one nor twenty."""
+    low, high = min(values), max(values)
+    room = (high / low) ** 0.07 if high > low else 1.1
+    axes = axis.axes
+    (axes.set_xscale if axis.axis_name == "x" else axes.set_yscale)("log")
+    (axes.set_xlim if axis.axis_name == "x" else axes.set_ylim)(low / room, high * room)
+    axis.set_major_locator(ticker.FixedLocator(list(round_ticks(low / room, high * room))))
+    axis.set_minor_locator(ticker.NullLocator())
+    axis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:,.0f}" if x >= 100 else f"{x:.4g}"))
+
+
+def round_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round numbers between the two for a logarithmic axis, at most ``most``, none so near another that labels touch."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    finer: list[list[float]] = [[1], [1, 3], [1, 2, 5], [1, 1.5, 2, 3, 5, 7]]
+    finer += [[1 + step * n for n in range(round(9 / step))] for step in (0.5, 0.2, 0.05, 0.02, 0.005)]
+    candidates = [[10.0**d for d in decades if d % 2 == 0]] + [
+        [m * 10.0**d for d in decades for m in ms] for ms in finer
+    ]
+    chosen: list[float] = []
+    for ticks in candidates:
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        apart = min((math.log(b / a) for a, b in zip(ticks, ticks[1:])), default=math.inf)
+        if len(ticks) > most:
+            break
+        if apart > 0.11 * math.log(high / low) and len(ticks) > len(chosen):
+            chosen = ticks
+    return chosen or [low * 1.0000001]
+
+
+def svg_text(figure: Figure, name: str, title: str) -> str:
+    """The figure as an element to stand in a page: no prologue, no metadata, ids of its own, the page's fonts."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'href="#', f'href="#{name}-', text)
+    text = re.sub(r"url\(#", f"url(#{name}-", text)
+    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    width, height = (float(x) for x in re.findall(r'(?:width|height)="([\d.]+)pt"', text[:400])[:2])
+    head = (
+        f'<svg class="plot" role="img" aria-label="{title}" viewBox="0 0 {width:g} {height:g}" xmlns="http://www.w3.org/2000/svg" '
+        'xmlns:xlink="http://www.w3.org/1999/xlink">'
+    )
+    return head + text[text.index(">") + 1 :]

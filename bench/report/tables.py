@@ -1,0 +1,198 @@
+"""The report as text: figures, sentences and tables, shared by the terminal, report.md, report.tex and the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.analysis.cause import (
+    Cause,
+    Phase,
+)
+from bench.analysis.cells import nodes_text
+from bench.analysis.pairing import losses_sentences
+from bench.schema.words import count, percent, seconds
+
+if TYPE_CHECKING:
+    from bench.analysis.cells import Cell
+    from bench.analysis.grouping import Section
+    from bench.analysis.pairing import Pair
+from bench.analysis.published import published_gain
+from bench.report.words import interval_text, mebibytes, number, size_text, speed_text, truncated
+
+TAX = ("Arm", "Phase", "Saved", "Fewer minor faults", "Fault tax saved", "Left unexplained")
+PRICES = (
+    "Arm",
+    "A fault, by the reference's jobs",
+    "Explains",
+    "By both arms' jobs",
+    "Explains",
+    "Seen",
+    "In the kernel",
+    "In the program",
+)
+
+
+def tax_rows(name: str, cause: Cause) -> list[list[str]]:
+    """Rows of TAX: the phases, then the whole iteration."""
+    if cause.tax_seconds is None:
+        return []
+    whole = Phase("whole iteration", cause.seconds, cause.minor_faults, cause.tax_seconds)
+    return [
+        [name, p.name, seconds(p.seconds), count(p.minor_faults), seconds(p.tax_seconds), seconds(p.left_seconds)]
+        for p in (*cause.phases, whole)
+    ]
+
+
+def price_rows(name: str, cause: Cause, sure: bool) -> list[list[str]]:
+    """A row of PRICES: the tax at two prices, and the clock's own account. A share of a difference that is not ``sure`` says
+    nothing, and is left out."""
+    if cause.fault_seconds is None or cause.fault_seconds_both is None or cause.fault_seconds_range is None:
+        return []
+    shares = [
+        percent(share) if share is not None and sure else "-"
+        for share in (cause.share, cause.share_both, cause.kernel_share, cause.user_share)
+    ]
+    low, high = (1e6 * price for price in cause.fault_seconds_range)
+    return [
+        [
+            name,
+            f"{1e6 * cause.fault_seconds:.2f} µs",
+            shares[0],
+            f"{1e6 * cause.fault_seconds_both:.2f} µs",
+            shares[1],
+            f"{low:.2f} to {high:.2f} µs",
+            *shares[2:],
+        ]
+    ]
+
+
+PUBLISHED_MACHINE = "somebody else's machine: A64FX at 2.0 GHz, PyTorch 1.10, one run per row"
+HEADINGS = ("Nodes", "Size", "DP", "TP", "PP", "MBS", "GBS", "Mem", "Sec/it", "TFLOPs", "Est. Aggr. PetaFLOPs", "Notes")
+OURS = ("95 % of Sec/it", "Peak RSS", "Blocks")
+Refused = Sequence[tuple[Path, str]]
+
+
+def cell_row(cell: Cell) -> list[str]:
+    """One row of a published-style table: HEADINGS, then OURS."""
+    job, interval = cell.job, cell.sec_per_it
+    return [
+        str(cell.nodes),
+        size_text(job.model),
+        *map(
+            str,
+            (
+                job.dp,
+                job.parallel.tensor,
+                job.parallel.pipeline,
+                job.train.micro_batch_size,
+                job.train.global_batch_size,
+            ),
+        ),
+        number(cell.mean("mem_mib")),
+        number(interval.value),
+        speed_text(cell.tflops),
+        truncated(cell.tflops * cell.nodes / 1024),
+        cell.notes,
+        interval_text(interval.low, interval.high),
+        mebibytes(cell.mean("peak_rss_bytes")),
+        str(len(cell.records)),
+    ]
+
+
+LEFT = ("Notes", "Arm", "Verdict", "Phase")  # columns of words
+COMPARED = ("Nodes", "Arm", "Gain", "95 %", "Peak memory", "Blocks", "Verdict", "Published")
+
+
+def comparison_row(section: Section, comparison: Pair) -> list[str]:
+    """A row of COMPARED. Gain: the reference's time over the arm's; peak memory: the arm's over the reference's."""
+    nodes = f"{comparison.nodes}{' (simulated)' if comparison.simulated else ''}"
+    published = published_gain(section, comparison)
+    tail = f"{published:.2f}x" if published else "-"
+    if comparison.ratio is None or comparison.memory is None:
+        return [nodes, comparison.arm, "-", "-", "-", "-", "invalid", tail]
+    ratio = comparison.ratio
+    limits = "-" if math.isnan(ratio.low) else f"{ratio.low:.2f} to {ratio.high:.2f}" if ratio.high < 1e3 else "unknown"
+    return [
+        nodes,
+        comparison.arm,
+        f"{ratio.value:.2f}x",
+        limits,
+        f"{1 / comparison.memory.value:.2f}x",
+        str(ratio.num_blocks),
+        comparison.word,
+        tail,
+    ]
+
+
+def verdict_sentences(section: Section) -> list[str]:
+    """A sentence for each comparison; where there is none, why."""
+    said = [_capital(f"{_at(section, c)}{c.sentence}").rstrip(".") + "." for c in section.comparisons]
+    if not said:
+        what = (
+            f"only {section.arms[0]} has valid records"
+            if len(section.arms) == 1
+            else "no job ended well"
+            if not section.arms
+            else "no two arms ran at the same number of nodes"
+        )
+        said.append(f"Nothing to compare: {what}.")
+    return said
+
+
+def _at(section: Section, comparison: Pair, after: bool = False) -> str:
+    """``at 2 nodes `` to begin a sentence with, or ``tcmalloc, 2 nodes`` to name a row, where the number of nodes is not plain."""
+    several = len({(c.nodes, c.simulated) for c in section.comparisons}) > 1 or comparison.simulated
+    nodes = nodes_text(comparison.nodes, comparison.simulated)
+    if after:
+        return f"{comparison.arm}, {nodes}" if several else comparison.arm
+    return f"at {nodes} " if several else ""
+
+
+def _capital(text: str) -> str:
+    """A sentence begins with a capital, but an arm keeps its name."""
+    return text[0].upper() + text[1:] if text.startswith(("at ", "cannot ", "no ", "peak ")) else text
+
+
+def notes_of(section: Section) -> list[str]:
+    """What goes with the numbers: notes of the statistics, losses, cautions."""
+    few = dict.fromkeys(c.ratio.note for c in section.comparisons if c.ratio and c.ratio.note)
+    unpaired = sum(c.unpaired_blocks for c in section.comparisons)
+    said = [f"{note[0].upper()}{note[1:]}." for note in few]
+    said += [f"{unpaired} blocks lack one arm of a comparison and are left out of it."] if unpaired else []
+    return said + losses_sentences(section.losses) + list(section.cautions)
+
+
+def cause_sentences(section: Section) -> list[str]:
+    return [_capital(f"{_at(section, c)}{c.cause.sentence}") for c in section.comparisons if c.cause]
+
+
+def memory_sentences(section: Section) -> list[str]:
+    return [_capital(f"{_at(section, c)}{c.memory_sentence}.") for c in section.comparisons if c.memory_sentence]
+
+
+def tax_table(section: Section) -> list[list[str]]:
+    """Rows of cause.TAX, all comparisons."""
+    return [row for c in section.comparisons if c.cause for row in tax_rows(_at(section, c, after=True), c.cause)]
+
+
+def price_table(section: Section) -> list[list[str]]:
+    """Rows of cause.PRICES, all comparisons."""
+    return [
+        row
+        for c in section.comparisons
+        if c.cause
+        for row in price_rows(_at(section, c, after=True), c.cause, c.word in ("faster", "slower"))
+    ]
+
+
+def unusable(found: Sequence[Section], refused: Refused) -> list[tuple[str, str]]:
+    """By name, what no number rests on: failed jobs, and files that are no records."""
+    failed = [
+        (Path(record["path"]).parent.name, record["error"] or "invalid")
+        for section in found
+        for record in section.failed
+    ]
+    return failed + [(str(path), why) for path, why in refused]

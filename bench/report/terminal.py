@@ -1,0 +1,73 @@
+"""The report on the terminal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.analysis.grouping import Section
+from bench.report.markdown import lines_of_table
+from bench.report.tables import (
+    COMPARED,
+    HEADINGS,
+    LEFT,
+    OURS,
+    Refused,
+    cause_sentences,
+    cell_row,
+    comparison_row,
+    notes_of,
+    unusable,
+    verdict_sentences,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+# ---- the report on the terminal
+
+
+def show(found: Sequence[Section], refused: Refused, files: Sequence[Path]) -> None:
+    """Print the tables, the comparison, the cause and where the files are, on standard output."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    for section in found:
+        console.print(f"\n{section.title}", style="bold")
+        for arm in section.arms:
+            _show_table(console, arm, (*HEADINGS, *OURS), [cell_row(cell) for cell in section.cells if cell.arm == arm])
+        for sentence in verdict_sentences(section):
+            console.print(sentence, style="bold")
+        if section.comparisons:
+            _show_table(
+                console,
+                f"against {section.reference}",
+                COMPARED,
+                [comparison_row(section, c) for c in section.comparisons],
+            )
+        for sentence in cause_sentences(section) + notes_of(section):
+            console.print(sentence)
+    for name, why in unusable(found, refused):
+        console.print(f"invalid: {name}: {why}")
+    console.print("\nFiles: " + "  ".join(os.path.relpath(path) for path in files))
+
+
+def _show_table(console: Console, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table as wide as the terminal; plain lines where there is none, in a log or a pipe."""
+    if not console.is_terminal:
+        console.print("\n".join(["", title, *lines_of_table(headings, rows)]))
+        return
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading, *column in zip(headings, *rows):
+        # A narrow terminal wraps between words, and never within a number.
+        longest = max(len(word) for text in (heading, *column) for word in text.split())
+        table.add_column(heading, justify="left" if heading in LEFT else "right", min_width=longest, overflow="fold")
+    for line in rows:
+        table.add_row(*line)
+    console.print(table)

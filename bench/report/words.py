@@ -1,0 +1,48 @@
+"""How a number is written: every figure that a person reads passes through here."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from bench.schema.job import Model
+
+if TYPE_CHECKING:
+    pass
+
+
+def significant(value: float, digits: int) -> float:
+    return float(f"{value:.{digits}g}")
+
+
+def truncated(petaflops: float) -> str:
+    """Four decimals, cut and not rounded, as the published column is: 0.06125 -> 0.0612."""
+    return f"{math.floor(petaflops * 1e4 + 1e-9) / 1e4:.4f}"
+
+
+def size_text(model: Model) -> str:
+    """Parameters as the published column has them: 124M."""
+    n = model.num_parameters
+    return f"{n / 1e9:.1f}B" if n >= 0.95e9 else f"{n // 10**6}M" if n >= 1e6 else f"{n // 1000}K"
+
+
+def number(value: float | None) -> str:
+    """One decimal from 100 on, as published; more for smaller ones."""
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:,.1f}" if abs(value) >= 99.95 else f"{value:.2f}" if abs(value) >= 9.995 else f"{value:.3g}"
+
+
+def speed_text(tflops: float) -> str:
+    """Two decimals, as published; one core more or less of today's hosts shows in the third."""
+    return f"{tflops:.2f}" if tflops >= 0.995 else f"{tflops:.3f}" if tflops >= 0.00995 else f"{tflops:.2g}"
+
+
+def interval_text(low: float, high: float) -> str:
+    if math.isnan(low):
+        return "-"
+    return f"{number(low)} to {number(high)}" if high < 1e6 else "unknown: too few blocks"
+
+
+def mebibytes(size: float | None) -> str:
+    return "-" if size is None else f"{size / 2**20:,.0f} MiB"

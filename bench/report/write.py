@@ -1,0 +1,62 @@
+"""What people take away: results.csv after every job, and at the end the tables, the comparison and the cause, as text,
+as a page, and as data. Data and the
+terminal are here; the text is bench/tables.py, the page bench/page.py, and what is compared bench/sections.py.
+
+Nothing heavy is imported at the top: after every job of a sweep this writes a few lines of CSV and is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.analysis.grouping import Section, sections
+from bench.config.compose import Study
+from bench.report.latex import latex
+from bench.report.markdown import markdown
+from bench.report.tables import (
+    Refused,
+)
+from bench.schema import records
+from bench.schema.records import Record
+
+if TYPE_CHECKING:
+    pass
+from bench.report.data import ratios_csv, results_csv, row, write_parquet
+from bench.report.terminal import show
+
+
+def write_sweep(out: Path, study: Study, done: Sequence[Record], final: bool) -> None:
+    """Called after every job (``final`` False: results.csv alone, in milliseconds) and at the end of a sweep, when the report is
+    written too and its tables are printed. Raises RecordError where a file cannot be written."""
+    records.write_text(out / "results.csv", results_csv([row(record, out) for record in done]))
+    if final:
+        found = sections(done, study.reference)
+        write_texts(out, found, [])
+        show(found, [], [out / name for name in ("report.html", "report.md", "results.csv")])
+
+
+def write_all(out: Path, found: Sequence[Record], refused: Refused, reference: str) -> int:
+    parts, rows = sections(found, reference), [row(record, out) for record in found]
+    records.write_text(out / "results.csv", results_csv(rows))
+    records.write_text(out / "results.tex", latex(parts))
+    write_parquet(out / "results.parquet", found, rows)
+    write_texts(out, parts, refused)
+    show(
+        parts,
+        refused,
+        [
+            out / name
+            for name in ("report.html", "report.md", "results.csv", "ratios.csv", "results.parquet", "results.tex")
+        ],
+    )
+    return 0
+
+
+def write_texts(out: Path, found: Sequence[Section], refused: Refused) -> None:
+    from bench.report.html import page
+
+    records.write_text(out / "ratios.csv", ratios_csv(found))
+    records.write_text(out / "report.md", markdown(found, refused))
+    records.write_text(out / "report.html", page(found, refused))

@@ -1,0 +1,48 @@
+"""Logical CPUs as the kernel lists them (``0-3,8``), and which core and NUMA node each one belongs to."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterable, Sequence
+
+SYSTEM = "/sys/devices/system"
+
+
+def place(cpu: int, system: str = SYSTEM) -> tuple[int, int]:
+    """NUMA node of a logical CPU, and its core: the lowest of the logical CPUs that share it."""
+    node = re.findall(r"/node(\d+)/cpu\d+$", "\n".join(glob.glob(f"{system}/node/node[0-9]*/cpu{cpu}")))
+    try:
+        with open(f"{system}/cpu/cpu{cpu}/topology/thread_siblings_list") as f:
+            core = int(re.split("[-,\n]", f.read())[0])
+    except (OSError, ValueError):  # a machine that does not tell: each CPU counts as a core
+        core = cpu
+    return int(node[0]) if node else 0, core
+
+
+def near(cpus: Iterable[int], system: str = SYSTEM) -> list[int]:
+    """The CPUs by NUMA node, then by core: equal contiguous shares of that order are whole cores of one domain where they
+    can be, however the machine numbers its CPUs."""
+    return sorted(cpus, key=lambda cpu: (*place(cpu, system), cpu))
+
+
+def layout(cpus: Iterable[int], system: str = SYSTEM) -> str:
+    """What a rank is bound to, in words that are the same for bindings that are alike."""
+    places = [place(cpu, system) for cpu in cpus]
+    return f"{len(places)} CPUs on {len(set(places))} cores of {len({node for node, _ in places})} NUMA domains"
+
+
+def cpu_list(cpus: Sequence[int]) -> str:
+    runs: list[list[int]] = []
+    for cpu in sorted(cpus):
+        if runs and cpu == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], cpu]
+        else:
+            runs.append([cpu])
+    return ",".join("-".join(map(str, run)) for run in runs)
+
+
+def cpu_numbers(text: str | None) -> list[int]:
+    """The kernel's list notation as numbers: ``0-2,8`` -> [0, 1, 2, 8]."""
+    ranges = [part.split("-") for part in (text or "").split(",") if part]
+    return [cpu for first_last in ranges for cpu in range(int(first_last[0]), int(first_last[-1]) + 1)]

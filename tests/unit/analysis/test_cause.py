@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import builders as b
+import pytest
+
+from bench.analysis.cause import PHASES, Cause, explain, fault_prices
+from bench.schema.words import count, seconds
+
+OUT = Path("/results/main")
+PRICE = 2e-6
+
+
+def pair(arm_seconds, arm_faults, reference_seconds=0.3, reference_faults=100_000, blocks=3, **changes):
+    made = [
+        [
+            b.record(OUT, b.job(arm, r), seconds=s, faults=f, fault_seconds=PRICE, spread=0, **changes)
+            for r in range(blocks)
+        ]
+        for arm, s, f in (("glibc", reference_seconds, reference_faults), ("tcmalloc", arm_seconds, arm_faults))
+    ]
+    return made[0], made[1]
+
+
+def cause(*figures: float, word: str = "faster", **more: float) -> Cause:
+    reference, arm = pair(*figures, **more)
+    return explain(reference, arm, "glibc", "tcmalloc", word)
+
+
+def test_all_of_a_gain_made_of_faults_is_explained():
+    found = cause(0.1, 0)  # 100,000 faults of 2 us: 0.2 s a micro-batch
+    assert found.share == pytest.approx(1, abs=0.001)
+    assert found.seconds == pytest.approx(64 * 0.2, rel=0.001)
+    assert found.minor_faults == pytest.approx(64 * 100_000, rel=0.001)
+    assert "100 % of the gain is page faults" in found.sentence and "6.4 million fewer minor faults" in found.sentence
+    assert found.kernel_share == pytest.approx(1, abs=0.001) and found.user_share == pytest.approx(0, abs=0.001)
+
+
+def test_a_part_is_a_part_and_the_rest_is_told():
+    found = cause(0.1, 0, reference_seconds=0.5)  # 0.4 s gained, 0.2 s of it faults
+    assert found.share == pytest.approx(0.5, abs=0.001)
+    assert "50 % of the gain is page faults" in found.sentence and "left unexplained" in found.sentence
+    assert "Most of the rest is in the backward phase" in found.sentence and "the program's own time" in found.sentence
+
+
+def test_more_than_all_is_not_clipped():
+    found = cause(0.2, 0)  # 0.1 s gained, faults say 0.2 s
+    assert found.share == pytest.approx(2, abs=0.01)
+    assert "more than all of the gain (200 %)" in found.sentence
+
+
+def test_a_loss_is_called_one():
+    slow, fast = pair(0.1, 0)
+    found = explain(fast, slow, "tcmalloc", "glibc", "slower")
+    assert (
+        found.share == pytest.approx(1, abs=0.001)
+        and "of the loss comes from page faults" in found.sentence
+        and "more minor faults" in found.sentence
+    )
+
+
+def test_a_gain_with_more_faults_is_not_explained_by_them():
+    found = cause(0.1, 200_000)
+    assert found.share is not None and found.share < 0 and "page faults do not explain the gain" in found.sentence
+
+
+@pytest.mark.parametrize("word", ["cannot tell", "no difference larger than 3.0 %"])
+def test_where_no_difference_is_sure_nothing_is_explained(word):
+    assert "no sure difference to explain" in cause(0.1, 0, word=word).sentence
+
+
+def test_without_a_price_nothing_is_claimed():
+    reference, arm = (
+        [{**r, "ranks": [{**rank, "fault_cost_seconds": None} for rank in r["ranks"]]} for r in side]
+        for side in pair(0.1, 0)
+    )
+    found = explain(reference, arm, "glibc", "tcmalloc", "faster")
+    assert found.share is None and "was not measured" in found.sentence
+
+
+def test_the_price_is_the_median_of_the_reference_and_both_are_kept():
+    reference, arm = pair(0.1, 0)
+    for side, prices in ((reference, (1e-6, 2e-6, 9e-6)), (arm, (4e-6, 4e-6, 4e-6))):
+        for record, price in zip(side, prices):
+            record["ranks"][0]["fault_cost_seconds"] = price
+    found = explain(reference, arm, "glibc", "tcmalloc", "faster")
+    assert (found.fault_seconds, found.fault_seconds_both) == (2e-6, 4e-6) and found.fault_seconds_range == (1e-6, 9e-6)
+    assert found.share and found.share_both == pytest.approx(2 * found.share)
+
+
+def test_prices_that_noise_turned_negative_are_not_prices():
+    reference, _ = pair(0.1, 0)
+    reference[0]["ranks"][0]["fault_cost_seconds"] = -1e-6
+    assert fault_prices(reference) == [PRICE, PRICE]
+
+
+def test_phases_add_up_to_the_iteration():
+    found = cause(0.1, 0)
+    assert [phase.name for phase in found.phases] == list(PHASES)
+    assert sum(phase.seconds for phase in found.phases) == pytest.approx(found.seconds)
+    assert sum(phase.tax_seconds for phase in found.phases) == pytest.approx(found.tax_seconds)
+    forward, backward = found.phases[:2]
+    assert backward.minor_faults == pytest.approx(2 * forward.minor_faults, rel=0.01)
+
+
+def test_huge_pages_are_named_as_what_else_helps():
+    reference, arm = pair(0.1, 50_000, reference_seconds=0.5)
+    for record in arm:
+        record["ranks"][0]["huge_bytes"] = 2 << 30
+    assert (
+        "huge pages served 2,048 MiB in place of 0" in explain(reference, arm, "glibc", "tcmalloc", "faster").sentence
+    )
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [(1234.5, "1234 s"), (12.34, "12.3 s"), (1.234, "1.23 s"), (0.01234, "12.3 ms"), (2e-6, "2 µs"), (0.0, "0 µs")],
+)
+def test_seconds(value, text):
+    assert seconds(value) == text
+
+
+@pytest.mark.parametrize(
+    "value, text", [(812e6, "812 million"), (999_999, "1 million"), (5013, "5,013"), (2.5e9, "2.5 billion"), (-3, "-3")]
+)
+def test_count(value, text):
+    assert count(value) == text

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import builders as b
+import pytest
+
+from bench.analysis.grouping import sections
+
+OUT = Path("/results/main")
+FAST = {"glibc": {"seconds": 0.2}, "tcmalloc": {"seconds": 0.1}}
+
+
+def only(records, reference="glibc"):
+    found = sections(records, reference)
+    assert len(found) == 1
+    return found[0]
+
+
+def test_quotient_of_the_tables_is_the_ratio():
+    section = only(b.study(OUT, FAST))
+    glibc, tcmalloc = section.cells
+    (comparison,) = section.comparisons
+    assert glibc.sec_per_it.value / tcmalloc.sec_per_it.value == pytest.approx(comparison.ratio.value, rel=1e-9)
+    assert comparison.word == "faster" and comparison.ratio.value == pytest.approx(2, rel=0.05)
+    assert glibc.sec_per_it.low < glibc.sec_per_it.value < glibc.sec_per_it.high
+
+
+def test_one_block_shows_the_jobs_own_interval_and_no_direction():
+    section = only(b.study(OUT, FAST, blocks=1))
+    derived = section.cells[0].records[0]["derived"]
+    assert section.cells[0].sec_per_it.low == derived["sec_per_it_low"]
+    assert section.comparisons[0].word == "cannot tell"
+
+
+def test_unlike_hosts_are_never_merged():
+    other = {**b.HOST, "cpu": {**b.HOST["cpu"], "model": "Another CPU"}}
+    found = sections(b.study(OUT, FAST) + b.study(OUT, {"glibc": {"seconds": 9.0}}, blocks=2, host=other), "glibc")
+    assert [section.host["cpu"]["model"] for section in found] == ["Some CPU", "Another CPU"]
+    assert [len(section.cells[0].records) for section in found] == [5, 2]
+    assert max(found[0].cells[0].seconds) < min(found[1].cells[0].seconds)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 7},
+        {"train": replace(b.job().train, dropout=0.0)},
+        {"model": replace(b.TINY, ops="lean")},
+        {"ranks_per_node": 2},
+    ],
+)
+def test_another_configuration_is_another_section(change):
+    records = b.study(OUT, FAST) + [b.record(OUT, b.job("glibc", repeat, **change)) for repeat in range(3)]
+    assert [section.num_records for section in sections(records, "glibc")] == [10, 3]
+
+
+def test_fewer_allowed_cpus_are_another_section():
+    one_core = {**b.HOST, "cpu": {**b.HOST["cpu"], "affinity": "1"}}
+    assert len(sections([b.record(OUT, b.job()), b.record(OUT, b.job(repeat=1), host=one_core)], "glibc")) == 2
+
+
+def test_simulated_nodes_are_not_merged_with_real_ones_and_are_named():
+    records = b.study(OUT, FAST, nodes=(1, 2)) + b.study(OUT / "simulated", FAST, nodes=(2,), simulated=True)
+    section = only(records)
+    assert [(c.nodes, c.simulated) for c in section.cells if c.arm == "glibc"] == [(1, False), (2, False), (2, True)]
+    assert all(len(cell.records) == 5 for cell in section.cells)
+    assert [cell.notes for cell in section.cells if cell.simulated] == ["sampled 13/32, simulated nodes"] * 2
+    assert any("say nothing about a cluster" in caution for caution in section.cautions)
+
+
+def test_the_same_repeat_of_two_runs_is_two_blocks():
+    section = only(b.study(Path("/a/main"), FAST, blocks=3) + b.study(Path("/b/main"), FAST, blocks=3))
+    assert section.comparisons[0].ratio.num_blocks == 6
+
+
+def test_blocks_are_paired_and_the_rest_is_counted():
+    records = [
+        r
+        for r in b.study(OUT, FAST)
+        if (r["job"]["allocator"]["name"], r["job"]["repeat"]) not in {("glibc", 0), ("tcmalloc", 4)}
+    ]
+    comparison = only(records).comparisons[0]
+    assert (comparison.ratio.num_blocks, comparison.unpaired_blocks) == (3, 2)
+
+
+def test_without_a_common_block_there_is_no_ratio():
+    records = [b.record(OUT, b.job("glibc", 0)), b.record(OUT, b.job("tcmalloc", 1))]
+    comparison = only(records).comparisons[0]
+    assert comparison.ratio is None and "no block holds both" in comparison.sentence
+
+
+def test_drift_between_blocks_cancels_in_the_ratio():
+    records = [
+        b.record(OUT, b.job(arm, repeat), seconds=seconds * 1.3**repeat)
+        for repeat in range(5)
+        for arm, seconds in (("glibc", 0.2), ("tcmalloc", 0.1))
+    ]
+    section = only(records)
+    ratio = section.comparisons[0].ratio
+    table = section.cells[0].sec_per_it
+    assert ratio.high / ratio.low < 1.1 < table.high / table.low
+
+
+def test_losses_that_disagree_make_the_comparison_invalid_by_name():
+    section = only(b.study(OUT, {**FAST, "tcmalloc_release": {"loss_shift": 0.01}}))
+    words = {c.arm: c.word for c in section.comparisons}
+    assert words == {"tcmalloc": "faster", "tcmalloc_release": "invalid"}
+    (wrong,) = [c for c in section.comparisons if c.invalid]
+    assert wrong.ratio is None and "tcmalloc_release disagree" in wrong.sentence
+    assert section.losses[0].disagreeing == ("tcmalloc_release",) and "tcmalloc_release" in section.losses[0].sentence
+
+
+def test_a_reference_that_disagrees_with_itself_spoils_every_comparison():
+    records = b.study(OUT, {"tcmalloc": {}}) + [b.record(OUT, b.job("glibc", r), loss_shift=0.01 * r) for r in range(5)]
+    assert [c.word for c in only(records).comparisons] == ["invalid"]
+
+
+@pytest.mark.parametrize("shift, words", [(0.0, "bit for bit"), (1e-6, "not bit for bit")])
+def test_losses_say_whether_bit_for_bit(shift, words):
+    section = only(b.study(OUT, {"glibc": {}, "tcmalloc": {"loss_shift": shift}}))
+    assert section.comparisons[0].word != "invalid" and words in section.losses[0].sentence
+    assert section.losses[0].bit_for_bit is (shift == 0)
+
+
+def test_only_the_common_length_of_losses_counts():
+    section = only([b.record(OUT, b.job(), num_iterations=3), b.record(OUT, b.job("tcmalloc"), num_iterations=5)])
+    assert section.losses[0].num_compared == 12 and section.losses[0].bit_for_bit
+
+
+def test_two_settings_under_one_name_are_two_arms():
+    keep = replace(b.ARMS["tcmalloc"], env={"TCMALLOC_RELEASE_RATE": "0"})
+    section = only(b.study(OUT, FAST) + [b.record(OUT, b.job("tcmalloc", r, allocator=keep)) for r in range(2)])
+    assert len(section.arms) == 3 and sum(arm.startswith("tcmalloc-") for arm in section.arms) == 2
+
+
+def test_another_arm_stands_in_for_a_missing_reference_and_it_is_said():
+    section = only(b.study(OUT, {"tcmalloc": {}, "tcmalloc_release": {}}))
+    assert section.reference == "tcmalloc" and "stands in" in section.cautions[0]
+
+
+def test_failed_jobs_give_no_number():
+    section = only([*b.study(OUT, FAST), b.record(OUT, b.job("glibc", 7), error="rank 1 was killed.")])
+    assert len(section.failed) == 1 and len(section.cells[0].records) == 5
+
+
+def test_only_failed_jobs():
+    section = only([b.record(OUT, b.job(), error="no")])
+    assert section.cells == () and section.comparisons == ()
+
+
+def test_memory_says_which_is_larger():
+    section = only(b.study(OUT, {"glibc": {"peak_bytes": 300 << 20}, "tcmalloc": {"peak_bytes": 360 << 20}}))
+    assert section.comparisons[0].memory.value == pytest.approx(300 / 360)
+    assert (
+        "peak memory of tcmalloc is 1.20x" in section.comparisons[0].memory_sentence
+        and "larger" in section.comparisons[0].memory_sentence
+    )
+
+
+def test_noise_and_mixed_versions_are_said():
+    records = b.study(OUT, FAST, warnings=("Other programs used 3 s.",))
+    records[0] = {**records[0], "bench_version": "0.0.9"}
+    cautions = " ".join(only(records).cautions)
+    assert (
+        "10 of 10 jobs were noisy" in cautions and "Other programs used 3 s." in cautions and "0.0.9, 0.1.0" in cautions
+    )
+    assert not math.isnan(only(records).cells[0].tflops)
+
+
+def test_nodes_of_one_job_that_are_not_alike_are_said():
+    records = b.study(OUT, FAST)
+    other = {**b.HOST, "cpu": {**b.HOST["cpu"], "model": "Another CPU"}}
+    records[0] = {**records[0], "hosts": [b.HOST, other]}
+    assert any("1 of 10 jobs ran on nodes that are not alike" in caution for caution in only(records).cautions)
+    assert not any("not alike" in caution for caution in only(b.study(OUT, FAST)).cautions)
+
+
+def test_a_block_that_was_torn_apart_is_said(tmp_path):
+    made = b.study(tmp_path, {"glibc": {}, "tcmalloc": {}}, blocks=3)
+    assert not any("do not follow one another" in words for words in sections(made, "glibc")[0].cautions)
+    made[2]["started_at"] = "2026-01-05T00:00:00+00:00"
+    (said,) = (words for words in sections(made, "glibc")[0].cautions if "do not follow one another" in words)
+    assert said.startswith("The jobs of 1 block do not")

@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import with_value
+from omegaconf import OmegaConf
+
+from bench.config.compose import Study, job_of, study_of
+from bench.config.words import nearest
+from bench.schema.checks import check, check_fits
+from bench.schema.errors import ConfigError
+from bench.schema.job import Job, to_dict
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> str:
+    (tmp_path / "text").write_bytes(b"x" * 1025)
+    return str(tmp_path / "text")
+
+
+# Values that cannot be: the key, its value, and what the sentence must name besides.
+
+
+@pytest.mark.parametrize(
+    "key, value, names",
+    [
+        ("nodes", 0, "greater than 0"),
+        ("nodes", -1, "greater than 0"),
+        ("ranks_per_node", 0, "greater than 0"),
+        ("repeat", -1, "0 or more"),
+        ("seed", -1, "0 or more"),
+        ("allocator.name", "a/b", "folder"),
+        ("allocator.name", "", "folder"),
+        ("allocator.name", "-a", "folder"),
+        ("allocator.name", "a,b", "folder"),
+        ("allocator.env", {"LD_PRELOAD": "x"}, "allocator.library"),
+        ("allocator.env", {"LD_AUDIT": "x"}, "allocator.library"),
+        ("model.layers", 0, "greater than 0"),
+        ("model.hidden", 0, "greater than 0"),
+        ("model.heads", 0, "greater than 0"),
+        ("model.sequence", 0, "greater than 0"),
+        ("model.vocabulary", 0, "greater than 0"),
+        ("model.heads", 7, "model.hidden=768"),
+        ("model.padded_vocabulary", 50256, "model.vocabulary=50257"),
+        ("model.ops", "fused", "megatron, lean"),
+        ("measure.mode", "half", "sampled, full"),
+        ("train.micro_batch_size", 0, "greater than 0"),
+        ("train.global_batch_size", 0, "greater than 0"),
+        ("train.lr", 0.0, "greater than 0"),
+        ("train.clip_grad", 0.0, "greater than 0"),
+        ("train.lr", float("nan"), "finite"),
+        ("train.lr", float("inf"), "finite"),
+        ("measure.max_seconds", float("inf"), "finite"),
+        ("train.dropout", 1.0, "less than 1"),
+        ("train.dropout", -0.1, "at least 0"),
+        ("train.global_batch_size", 1023, "train.micro_batch_size * nodes * ranks_per_node = 4 * 1 * 1 = 4"),
+        ("parallel.tensor", 2, "data parallelism"),
+        ("parallel.pipeline", 2, "data parallelism"),
+        ("launch.threads_per_rank", 0, "all cores"),
+        ("launch.timeout_seconds", 0.0, "greater than 0"),
+        ("measure.iteration_micro_batches", 0, "greater than 0"),
+        ("measure.relative_half_width", 0.0, "greater than 0"),
+        ("measure.max_samples", 0, "greater than 0"),
+        ("measure.max_seconds", 0.0, "greater than 0"),
+        ("data.path", "/nowhere/at/all", "model.sequence=1024 bytes"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_with_key_value_and_reason(key: str, value: Any, names: str) -> None:
+    job = (
+        with_value(Job(), "train.micro_batch_size", 4) if key == "train.global_batch_size" and value == 1023 else Job()
+    )
+    check(job)
+    with pytest.raises(ConfigError) as caught:
+        check(with_value(job, key, value))
+    said = str(caught.value)
+    shown = key if isinstance(value, dict) else f"{key}={value}"
+    assert (shown in said or key == "allocator.env") and names in said and said.endswith(".") and "\n" not in said
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("nodes", 64),
+        ("ranks_per_node", 16),
+        ("repeat", 99),
+        ("seed", 0),
+        ("allocator.name", "a.b-c_D9"),
+        ("train.dropout", 0.0),
+        ("train.dropout", 0.99),
+        ("model.padded_vocabulary", 50257),
+        ("model.ops", "lean"),
+        ("launch.threads_per_rank", 1),
+        ("launch.threads_per_rank", None),
+        ("train.global_batch_size", 1),
+    ],
+)
+def test_a_value_at_the_edge_is_accepted(key: str, value: Any) -> None:
+    check(with_value(Job(), key, value))
+
+
+def test_full_mode_needs_iterations_and_none_of_the_samples(text: str) -> None:
+    full = with_value(Job(), "measure.mode", "full")
+    for name in ("iteration_micro_batches", "relative_half_width", "max_samples", "max_seconds"):
+        check(with_value(full, f"measure.{name}", 0))
+    with pytest.raises(ConfigError, match="measure.iterations=0"):
+        check(with_value(full, "measure.iterations", 0))
+    check(with_value(Job(), "measure.iterations", 0))
+
+
+def test_a_file_of_tokens_must_hold_a_window_of_bytes_of_the_vocabulary(text: str) -> None:
+    job = with_value(Job(), "data.path", text)
+    check(job)
+    with pytest.raises(ConfigError, match="data.path=.* more than model.sequence=1025 bytes"):
+        check(with_value(job, "model.sequence", 1025))
+    small = with_value(with_value(job, "model.vocabulary", 255), "model.padded_vocabulary", 256)
+    with pytest.raises(ConfigError, match="model.vocabulary=255 must be at least 256 when data.path"):
+        check(small)
+    check(with_value(small, "data.path", None))
+
+
+@pytest.mark.parametrize(
+    "nodes, per_node, ok", [(1, 1, True), (1024, 1, True), (2, 2, True), (3, 1, False), (2048, 1, False)]
+)
+def test_the_global_batch_is_shared_evenly(nodes: int, per_node: int, ok: bool) -> None:
+    job = Job(nodes=nodes, ranks_per_node=per_node)
+    if ok:
+        check(job)
+    else:
+        with pytest.raises(
+            ConfigError, match=f"train.global_batch_size=1024 .* = 1 \\* {nodes} \\* {per_node} = {nodes}"
+        ):
+            check(job)
+
+
+# What does not fit on the host
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    "ranks, cpus, gib, words",
+    [
+        (1, 1, 5, None),
+        (2, 2, 10, None),
+        (3, 2, 100, "starts 3 ranks on this host, which has 2 cores.*launch.oversubscribe=true"),
+        (
+            2,
+            2,
+            5,
+            r"model=gpt124m with 2 ranks on this host needs about [78]\.. GiB, and 5.0 GiB are free: use a smaller model",
+        ),
+        (1, 1, 1, "needs about [34].. GiB"),
+    ],
+)
+def test_what_does_not_fit_is_refused(ranks: int, cpus: int, gib: int, words: str | None) -> None:
+    job = Job(nodes=ranks)
+    if words is None:
+        check_fits(job, ranks, cpus, gib * GIB)
+    else:
+        with pytest.raises(ConfigError, match=words):
+            check_fits(job, ranks, cpus, gib * GIB)
+
+
+def test_oversubscribing_allows_more_ranks_but_not_more_memory() -> None:
+    job = with_value(Job(), "launch.oversubscribe", True)
+    check_fits(job, 3, 2, 100 * GIB)
+    with pytest.raises(ConfigError, match="GiB are free"):
+        check_fits(job, 3, 2, 1 * GIB)
+
+
+# Types, and keys that are not there
+
+
+def config_of(**changes: Any) -> Any:
+    values = {**to_dict(Job()), "study": "main", "sweep": {"shuffle_arms": True, "reference": "glibc"}}
+    return OmegaConf.merge(OmegaConf.create(values), changes)
+
+
+def test_a_configuration_becomes_the_job_that_it_says() -> None:
+    job = job_of(config_of(nodes=2, train={"dropout": 0}, allocator={"env": {"A": 1}}, launch={"threads_per_rank": 2}))
+    assert job == replace(
+        with_value(
+            with_value(with_value(Job(nodes=2), "train.dropout", 0.0), "allocator.env", {"A": "1"}),
+            "launch.threads_per_rank",
+            2,
+        )
+    )
+    assert isinstance(job.train.dropout, float) and job.allocator.env == {"A": "1"}
+    with pytest.raises(AttributeError):
+        job.nodes = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("numa", [1, 4])
+def test_auto_ranks_are_one_per_numa_domain(numa: int) -> None:
+    assert job_of(config_of(ranks_per_node="auto"), numa).ranks_per_node == numa
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["+typo=1"], "typo is not a key; there are allocator, data,"),
+        (["+node=1"], "node is not a key; did you mean nodes?"),
+        (["train.dropuot=0"], "train.dropuot is not a key; did you mean train.dropout?"),
+        (["+train.dropuot=0"], "train.dropuot is not a key; did you mean train.dropout?"),
+        (["++sweep.refrence=a"], "sweep.refrence is not a key; did you mean sweep.reference?"),
+        (["++measure.max_second=1"], "measure.max_second is not a key; did you mean measure.max_seconds?"),
+        (["allocator.nmae=a"], "allocator.nmae is not a key; did you mean allocator.name?"),
+        (["+allocator=tcmaloc"], "allocator=tcmaloc is not there; did you mean tcmalloc?"),
+        (["model=tinny"], "model=tinny is not there; did you mean tiny?"),
+        (["+experiment=smok"], "experiment=smok is not there; did you mean smoke?"),
+        (["nodes=two"], "nodes=two does not fit: Value 'two' of type 'str' could not be converted to Integer."),
+        (["nodes=1.5"], "nodes=1.5 does not fit"),
+        (["train.dropout=abc"], "train.dropout=abc does not fit"),
+        (["train.activation_checkpointing=maybe"], "train.activation_checkpointing=maybe does not fit"),
+        (["train=3"], "train=3 is a group of keys"),
+        (["allocator.env=5"], "allocator.env=5 does not fit"),
+        (["sweep=1"], "sweep is a group of keys"),
+        (["sweep.shuffle_arms=maybe"], "sweep.shuffle_arms is true or false"),
+        (["nodes=(1"], "Error parsing override 'nodes=(1'"),
+        (["nodes=${nods}"], "nods"),
+        (["study=a/b"], "study=a/b is the name of a folder"),
+        (["nodes=3"], "train.global_batch_size=1024 must be a multiple"),
+        (["-m", "nodes=1,3"], "train.global_batch_size=1024 must be a multiple"),
+        (["measure.blocks=3"], "measure.blocks=3 is not auto"),
+    ],
+)
+def test_the_command_line_refuses_in_one_sentence(words: list[str], sentence: str, refused: Callable[..., str]) -> None:
+    assert sentence in refused(*words)
+
+
+@pytest.mark.parametrize(
+    "study, good",
+    [("main", True), ("a.b-c_1", True), ("../up", False), ("", False), (".hidden", False), ("a b", False)],
+)
+def test_study_names_a_folder(study: str, good: bool) -> None:
+    if good:
+        assert study_of(config_of(study=study)) == Study(study, True, "glibc")
+    else:
+        with pytest.raises(ConfigError, match="is the name of a folder"):
+            study_of(config_of(study=study))
+
+
+@pytest.mark.parametrize(
+    "word, known, answer",
+    [("tcmaloc", ["glibc", "tcmalloc"], "did you mean tcmalloc?"), ("zzz", ["b", "a"], "there are a, b.")],
+)
+def test_nearest(word: str, known: list[str], answer: str) -> None:
+    assert nearest(word, known) == answer

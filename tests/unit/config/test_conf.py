@@ -1,0 +1,144 @@
+"""Every file under conf/ is whole, is what its name says, and composes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from bench.cli import CONF
+from bench.host.foreign import foreign_variables
+from bench.schema.job import Allocator, Job, Measure, Model, to_dict
+
+
+def names(group: str) -> list[str]:
+    found = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    assert found
+    return found
+
+
+def load(group: str, name: str) -> dict:
+    return OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"))  # type: ignore[return-value]
+
+
+def keys(schema: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(schema)}
+
+
+@pytest.mark.parametrize("name", names("allocator"))
+def test_an_arm_defines_every_key(name: str) -> None:
+    """A key left out would be the one of the inline default, or of whatever was composed before."""
+    given = load("allocator", name)
+    assert set(given) == keys(Allocator) and given["name"] == name
+    assert given["shows"] and (given["library"] is None) == (given["package"] is None)
+    assert all(isinstance(value, str) for value in given["env"].values())
+
+
+def test_both_spellings_compose_the_same_jobs(compose: Callable) -> None:
+    plus, plain = (compose(f"{spelling}=tcmalloc,glibc_tuned") for spelling in ("+allocator", "allocator"))
+    assert plus == plain
+    assert [job.allocator for job in plain[1]] == [
+        Allocator(**load("allocator", n)) for n in ("tcmalloc", "glibc_tuned")
+    ]
+
+
+@pytest.mark.parametrize("name", names("allocator"))
+def test_an_arm_sets_only_what_is_dropped_from_the_host(name: str) -> None:
+    """What an arm can set must not come from outside under another arm."""
+    env = load("allocator", name)["env"]
+    assert foreign_variables(env) == sorted(env)
+
+
+def test_the_arms_of_the_notes_are_there() -> None:
+    assert set(names("allocator")) >= {
+        "glibc",
+        "tcmalloc",
+        "tcmalloc_minimal",
+        "jemalloc",
+        "mimalloc",
+        "tbbmalloc",
+        "glibc_tuned",
+        "glibc_tuned_thp",
+        "tcmalloc_keep",
+        "jemalloc_keep",
+        "mimalloc_keep",
+        "tbbmalloc_keep",
+        "jemalloc_runcpu",
+        "tcmalloc_release",
+    }
+
+
+PARAMETERS = {"gpt124m": 124_475_904, "gpt350m": None, "gpt1.3b": None, "tiny": None}
+
+
+@pytest.mark.parametrize("name", names("model"))
+def test_a_model_defines_every_key_and_has_its_parameters(name: str, compose: Callable) -> None:
+    given = load("model", name)
+    assert set(given) == keys(Model) and given["name"] == name
+    (job,) = compose(f"model={name}", "train.global_batch_size=4")[1]
+    model = job.model
+    assert model == Model(**given)
+    h = model.hidden
+    # weight and bias of each: two norms, query-key-value, projection, up, down
+    layer = [h, h, h, h, 3 * h * h, 3 * h, h * h, h, 4 * h * h, 4 * h, 4 * h * h, h]
+    assert model.num_parameters == model.padded_vocabulary * h + model.sequence * h + model.layers * sum(layer) + 2 * h
+    assert PARAMETERS.get(name) in (None, model.num_parameters)
+    assert h % model.heads == 0 and model.padded_vocabulary % 128 == 0 and model.padded_vocabulary >= model.vocabulary
+
+
+@pytest.mark.parametrize(
+    "name, low, high", [("gpt124m", 124e6, 125e6), ("gpt350m", 345e6, 360e6), ("gpt1.3b", 1.25e9, 1.4e9)]
+)
+def test_a_model_is_of_the_size_that_its_name_says(name: str, low: float, high: float) -> None:
+    assert low < Model(**load("model", name)).num_parameters < high
+
+
+@pytest.mark.parametrize("name", names("measure"))
+def test_a_way_of_measuring_defines_every_key(name: str, compose: Callable) -> None:
+    given = load("measure", name)
+    assert set(given) >= keys(Measure) and given["mode"] == name
+    (job,) = compose(f"measure={name}")[1]
+    assert job.measure.mode == name
+
+
+# One block of the large ones: composing takes a tenth of a second a job.
+WORDS = {"published": ["repeat=0"], "allocators": ["repeat=0"]}
+JOBS = {"smoke": 1, "published": 7 * 2, "allocators": len(names("allocator"))}
+
+
+@pytest.mark.parametrize("name", names("experiment"))
+def test_experiments_compose(name: str, compose: Callable) -> None:
+    study, jobs = compose(f"experiment={name}", *WORDS.get(name, []))
+    assert study.name == name and len(jobs) == len({job.content_hash for job in jobs}) == JOBS.get(name, len(jobs))
+    arms = {job.allocator.name for job in jobs}
+    if name == "allocators":
+        composed = {job.allocator.name: job.allocator for job in jobs}
+        assert composed == {arm: Allocator(**load("allocator", arm)) for arm in names("allocator")}
+    elif name != "smoke":
+        assert arms == {"glibc", "tcmalloc"} and len(jobs) % 2 == 0
+    if name == "published":
+        assert {job.nodes for job in jobs} == {2**i for i in range(7)}
+        assert {(j.measure.mode, j.train.global_batch_size, j.model.name) for j in jobs} == {("full", 1024, "gpt124m")}
+
+
+def test_config_yaml_says_the_defaults_of_the_schema(compose: Callable) -> None:
+    """One default in two places must not become two defaults."""
+    study, (job,) = compose()
+    measure = load("measure", "sampled")
+    assert study.name == "main" and study.reference == "glibc" and study.shuffle_arms is True
+    expected = to_dict(Job())
+    expected["allocator"] = load("allocator", "glibc")
+    expected["measure"] = {key: measure[key] for key in expected["measure"]}
+    assert to_dict(job) == expected
+    full = {**to_dict(Job())["measure"], "iterations": 0}
+    assert all(math.isclose(expected["measure"][k], v) for k, v in full.items() if k != "mode")
+
+
+def test_no_file_of_conf_has_a_path_of_a_machine_in_it() -> None:
+    for path in Path(CONF).rglob("*"):
+        if path.is_file():
+            assert "/lib/" not in path.read_text() and "/root" not in path.read_text(), path

@@ -1,0 +1,288 @@
+"""The two variants against an independent model made of stock operations, in double precision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from builders import SMALL
+from torch import Tensor
+
+from bench.rank.gpt import GPT, OPS
+from bench.rank.ops_lean import LeanCrossEntropy, LeanGelu
+from bench.rank.ops_megatron import MegatronGelu
+from bench.schema.job import Model, Train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+NO_DROPOUT = Train(dropout=0.0)
+BATCH = 2
+
+
+@pytest.fixture(autouse=True)
+def double() -> Iterator[None]:
+    """In double precision, rounding cannot hide a wrong formula."""
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def build(ops: str = "megatron", train: Train = NO_DROPOUT, seed: int = 1, spread: float = 0.0) -> GPT:
+    torch.manual_seed(seed)
+    gpt = GPT(replace(SMALL, ops=ops), train)
+    for parameter in gpt.parameters():  # away from where biases are 0 and gains 1, so that nothing cancels
+        parameter.data.add_(torch.randn_like(parameter), alpha=spread)
+    return gpt
+
+
+def batch(seed: int = 2) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(SMALL.vocabulary, (BATCH, SMALL.sequence + 1), generator=generator)
+    return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+
+
+def gradients(gpt: GPT, dropout_seed: int = 3) -> tuple[Tensor, dict[str, Tensor]]:
+    torch.manual_seed(dropout_seed)
+    gpt.zero_grad()
+    loss = gpt(*batch())
+    loss.backward()
+    return loss.detach(), {name: p.grad.clone() for name, p in gpt.named_parameters()}
+
+
+def assert_same(a: tuple[Tensor, dict[str, Tensor]], b: tuple[Tensor, dict[str, Tensor]], rtol: float) -> None:
+    torch.testing.assert_close(a[0], b[0], rtol=rtol, atol=0)
+    assert a[1].keys() == b[1].keys()
+    for name, grad in a[1].items():
+        scale = grad.abs().max().item()
+        assert scale > 0, name
+        torch.testing.assert_close(grad, b[1][name], rtol=rtol, atol=rtol * scale, msg=name)
+
+
+def tanh_gelu(x: Tensor) -> Tensor:
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def plain_logits(gpt: GPT, tokens: Tensor) -> Tensor:
+    """The textbook's GPT-2, batch first and without anything of bench.rank.gpt but the weights."""
+    size = SMALL.hidden // SMALL.heads
+    B, S = tokens.shape
+    hidden = (SMALL.hidden,)
+    x = gpt.wte.weight[tokens] + gpt.wpe.weight[:S]
+    hides = torch.ones(S, S, dtype=torch.bool).triu(1)
+    for layer in gpt.layers:
+        y = F.layer_norm(x, hidden, layer.ln_1.weight, layer.ln_1.bias, 1e-5)
+        heads = F.linear(y, layer.qkv.weight, layer.qkv.bias).view(B, S, SMALL.heads, 3 * size).transpose(1, 2)
+        query, key, value = heads[..., :size], heads[..., size : 2 * size], heads[..., 2 * size :]
+        scores = (query @ key.transpose(2, 3) / math.sqrt(size)).masked_fill(hides, -math.inf)
+        context = (scores.softmax(-1) @ value).transpose(1, 2).reshape(B, S, SMALL.hidden)
+        x = x + F.linear(context, layer.proj.weight, layer.proj.bias)
+        y = F.layer_norm(x, hidden, layer.ln_2.weight, layer.ln_2.bias, 1e-5)
+        x = x + F.linear(tanh_gelu(F.linear(y, layer.up.weight, layer.up.bias)), layer.down.weight, layer.down.bias)
+    return F.linear(F.layer_norm(x, hidden, gpt.ln_f.weight, gpt.ln_f.bias, 1e-5), gpt.wte.weight)
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+@pytest.mark.parametrize("ops", OPS)
+def test_loss_and_all_gradients_are_the_textbooks(ops: str, checkpointing: bool) -> None:
+    gpt = build(ops, replace(NO_DROPOUT, activation_checkpointing=checkpointing), spread=0.3)
+    got = gradients(gpt)
+    gpt.zero_grad()
+    tokens, labels = batch()
+    logits = plain_logits(gpt, tokens)
+    loss = F.cross_entropy(logits.reshape(-1, SMALL.padded_vocabulary), labels.reshape(-1))
+    loss.backward()
+    assert_same(got, (loss.detach(), {name: p.grad for name, p in gpt.named_parameters()}), rtol=1e-7)
+    torch.testing.assert_close(gpt.logits(tokens), logits, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype, rtol", [(torch.float64, 1e-12), (torch.float32, 1e-4)])
+def test_the_variants_agree_in_loss_and_gradients(dtype: torch.dtype, rtol: float) -> None:
+    torch.set_default_dtype(dtype)
+    assert_same(gradients(build("megatron", spread=0.1)), gradients(build("lean", spread=0.1)), rtol)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("ops", OPS)
+def test_checkpointing_changes_no_gradient(ops: str, dropout: float) -> None:
+    kept, recomputed = (
+        gradients(build(ops, Train(dropout=dropout, activation_checkpointing=on))) for on in (False, True)
+    )
+    assert_same(kept, recomputed, rtol=1e-12)
+    if dropout:  # and what is dropped matters, so that equality says something
+        other = gradients(build(ops, Train(dropout=dropout)), dropout_seed=4)
+        assert other[0] != kept[0]
+
+
+@pytest.mark.parametrize("ops", OPS)
+def test_no_position_sees_a_later_token(ops: str) -> None:
+    gpt = build(ops, spread=0.3)
+    tokens, _ = batch()
+    with torch.no_grad():
+        before = gpt.logits(tokens)
+        for t in (1, 4, SMALL.sequence - 1):
+            changed = tokens.clone()
+            changed[:, t] = (changed[:, t] + 1) % SMALL.vocabulary
+            after = gpt.logits(changed)
+            assert torch.equal(after[:, :t], before[:, :t]), t
+            assert ((after - before)[:, t:].abs().amax(dim=(0, 2)) > 0).all(), "and every later one does see it"
+
+
+def attend(ops: str, query: Tensor, key: Tensor, value: Tensor, layer_number: int = 1, p: float = 0.0) -> Tensor:
+    """Always with the same noise."""
+    torch.manual_seed(5)
+    return OPS[ops].attention(query, key, value, OPS[ops].mask(1, query.size(0)), layer_number, p)
+
+
+def probabilities(ops: str, query: Tensor, key: Tensor, layer_number: int = 1, p: float = 0.0) -> Tensor:
+    """[heads, S, S], dropout included. query, key: [S, heads, S], so that values can be unit vectors, which show them."""
+    S, heads, size = query.shape
+    assert S == size
+    value = torch.eye(S).unsqueeze(1).expand(S, heads, S).contiguous()
+    return attend(ops, query, key, value, layer_number, p).transpose(0, 1)
+
+
+@pytest.mark.parametrize("ops", OPS)
+@pytest.mark.parametrize("layer_number", [1, 7])
+def test_attention_is_scaled_masked_and_normalised(ops: str, layer_number: int) -> None:
+    S, heads = 8, 3
+    query, key = torch.randn(S, heads, S), torch.randn(S, heads, S)
+    probs = probabilities(ops, query, key, layer_number)
+    scores = torch.einsum("ihd,jhd->hij", query, key) / math.sqrt(S)
+    hides = torch.ones(S, S, dtype=torch.bool).triu(1)
+    torch.testing.assert_close(probs, scores.masked_fill(hides, -math.inf).softmax(-1))
+    assert (probs[:, hides] == 0).all()
+    torch.testing.assert_close(probs.sum(-1), torch.ones(heads, S))
+
+
+@pytest.mark.parametrize("ops", OPS)
+def test_attention_dropout_drops_and_keeps_the_mean(ops: str) -> None:
+    S, heads, p = 40, 4, 0.25
+    query, key = torch.randn(S, heads, S), torch.randn(S, heads, S)
+    whole, dropped = (probabilities(ops, query, key, p=share) for share in (0.0, p))
+    seen = whole > 0
+    gone = seen & (dropped == 0)
+    assert gone.sum() / seen.sum() == pytest.approx(p, abs=0.03)
+    left = seen & ~gone
+    torch.testing.assert_close(dropped[left], whole[left] / (1 - p))
+    assert not torch.equal(gone[0], gone[1]), "each head has its own noise"
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3])
+@pytest.mark.parametrize("ops", OPS)
+def test_gradient_of_attention(ops: str, p: float) -> None:
+    """Which were dropped is seen in the forward; given that, autograd says what the gradient is."""
+    S, heads = 8, 2
+    query, key, value = inputs = random_inputs(*[(S, heads, S)] * 3)
+    with torch.no_grad():
+        noise = (probabilities(ops, query, key, p=p) > 0).double() / (1 - p)
+    weights = torch.randn(S, heads, S)
+    context = attend(ops, query, key, value, p=p)
+    got = torch.autograd.grad((context * weights).sum(), inputs)
+    hides = torch.ones(S, S, dtype=torch.bool).triu(1)
+    scores = torch.einsum("ihd,jhd->hij", query, key) / math.sqrt(S)
+    probs = scores.masked_fill(hides, -math.inf).softmax(-1) * noise
+    expected = torch.einsum("hij,jhd->ihd", probs, value)
+    torch.testing.assert_close(context, expected)
+    torch.testing.assert_close(got, torch.autograd.grad((expected * weights).sum(), inputs))
+
+
+def random_inputs(*shapes: tuple[int, ...]) -> list[Tensor]:
+    return [torch.randn(shape, requires_grad=True) for shape in shapes]
+
+
+@pytest.mark.parametrize("gelu, inputs", [(MegatronGelu, [(3, 2, 5), (5,)]), (LeanGelu, [(LeanGelu.ROWS + 3, 2)])])
+def test_gelu_and_its_hand_written_gradient(gelu: Any, inputs: list[tuple[int, ...]]) -> None:
+    values = random_inputs(*inputs)
+    torch.testing.assert_close(gelu.apply(*values), tanh_gelu(sum(values[1:], values[0])), rtol=1e-7, atol=1e-8)
+    assert torch.autograd.gradcheck(gelu.apply, values)
+
+
+@pytest.mark.parametrize("ops", OPS)
+@pytest.mark.parametrize("size", [1.0, 300.0])
+def test_cross_entropy_and_its_gradient(ops: str, size: float) -> None:
+    """Also with logits whose exponential overflows, and more rows than fit a slice."""
+    rows = LeanCrossEntropy.ROWS + 3
+    (x,) = random_inputs((2, rows, 7))
+    labels = torch.randint(7, (2, rows))
+    weights = torch.randn(2, rows)
+    expected = F.cross_entropy((x * size).view(-1, 7), labels.view(-1), reduction="none").view(2, rows)
+    (expected_grad,) = torch.autograd.grad((expected * weights).sum(), x)
+    loss = OPS[ops].loss(x * size, labels)
+    torch.testing.assert_close(loss, expected)
+    (grad,) = torch.autograd.grad((loss * weights).sum(), x)
+    torch.testing.assert_close(grad, expected_grad)
+
+
+@pytest.mark.parametrize("ops", OPS)
+def test_cross_entropy_makes_the_gradient_in_the_logits_own_storage(ops: str) -> None:
+    (x,) = random_inputs((1, 2, 9))
+    logits = x * 1.0
+    places = [logits.data_ptr()]
+    logits.register_hook(lambda grad: places.append(grad.data_ptr()))
+    OPS[ops].loss(logits, torch.tensor([[1, 2]])).sum().backward()
+    assert len(places) == 2 and places[0] == places[1]
+
+
+@pytest.mark.parametrize("ops", OPS)
+def test_bias_dropout_add(ops: str) -> None:
+    x, bias, residual = torch.randn(50, 2, 40), torch.randn(40), torch.randn(50, 2, 40)
+    add: Callable[..., Tensor] = OPS[ops].bias_dropout_add
+    torch.testing.assert_close(add(x, bias, residual, 0.0), residual + x + bias)
+    kept = residual.clone()
+    change = add(x, bias, residual, 0.2) - residual
+    assert torch.equal(residual, kept), "the residual is needed elsewhere and must stay"
+    gone = change.abs() < 1e-12
+    assert gone.double().mean().item() == pytest.approx(0.2, abs=0.03)
+    torch.testing.assert_close(change[~gone], ((x + bias) / 0.8)[~gone])
+
+
+@pytest.mark.parametrize("ops", OPS)
+def test_a_dropped_embedding_changes_the_loss(ops: str) -> None:
+    """Dropout is at every place: without attention's and the layers' (no layers), the embedding's is left."""
+    model = replace(SMALL, layers=1, ops=ops)
+    torch.manual_seed(1)
+    gpt = GPT(model, Train(dropout=0.5))
+    gpt.layers = torch.nn.ModuleList()
+    with torch.no_grad():
+        losses = {gpt(*batch()).item() for _ in range(3)}
+    assert len(losses) == 3
+
+
+def test_weights_start_as_megatrons() -> None:
+    model, train = replace(SMALL, layers=8, hidden=96, heads=4), Train(init_method_std=0.02)
+    gpt = GPT(model, train)
+    for name, parameter in gpt.named_parameters():
+        if name.endswith("bias"):
+            assert (parameter == 0).all(), name
+        elif "ln_" in name:
+            assert (parameter == 1).all(), name
+        else:
+            output = name.endswith(("proj.weight", "down.weight"))
+            expected = 0.02 / math.sqrt(2 * 8) if output else 0.02
+            spread = 6 / math.sqrt(2 * parameter.numel())
+            assert parameter.std().item() == pytest.approx(expected, rel=spread), name
+            assert abs(parameter.mean().item()) < 6 * expected / math.sqrt(parameter.numel()), name
+
+
+def test_head_is_tied_and_the_start_is_uniform() -> None:
+    gpt = build()
+    assert not [name for name, _ in gpt.named_parameters() if "head" in name]
+    tokens, labels = batch()
+    loss = gpt(tokens, labels).item()
+    assert loss == pytest.approx(math.log(SMALL.padded_vocabulary), rel=0.01)
+    unused = (set(range(SMALL.padded_vocabulary)) - set(tokens.flatten().tolist())).pop()
+    with torch.no_grad():
+        before = gpt.logits(tokens)
+        gpt.wte.weight[unused] += 1.0
+        changed = (gpt.logits(tokens) - before).abs().amax(dim=(0, 1)) > 0
+    assert changed.nonzero().flatten().tolist() == [unused]
+
+
+@pytest.mark.parametrize("model", [SMALL, replace(SMALL, ops="lean"), Model("t", 3, 16, 2, 5, 7, 11)])
+def test_number_of_parameters(model: Model) -> None:
+    assert sum(p.numel() for p in GPT(model, Train()).parameters()) == model.num_parameters

@@ -1,0 +1,61 @@
+"""What each process loads, looked at in fresh ones. Which module may import which is for the contracts in pyproject.toml."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from builders import NOT_IN_A_RANK
+
+from bench.paths import CHECKOUT
+
+RANK = ("counters", "data", "fault_cost", "gpt", "ops_lean", "ops_megatron", "process", "proof", "stopping", "trainer")
+
+
+def loaded(*modules: str) -> set[str]:
+    """Top-level names in a fresh process that has imported ``modules``."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(CHECKOUT)!r})\n"
+        f"import {', '.join(modules)}\nprint('\\n'.join({{name.split('.')[0] for name in sys.modules}}))"
+    )
+    done = subprocess.run([sys.executable, "-I", "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_the_driver_never_loads_torch() -> None:
+    driver = [
+        ".".join(path.relative_to(CHECKOUT).with_suffix("").parts)
+        for path in (CHECKOUT / "bench").glob("**/*.py")
+        if "rank" not in path.parts and path.stem not in ("__init__", "__main__")
+    ]
+    assert {"bench.cli", "bench.driver.sweep", "bench.report.write"} <= set(driver)
+    assert "torch" not in loaded(*driver)
+
+
+def test_the_rank_loads_nothing_that_the_driver_works_with() -> None:
+    """Beyond what torch itself loads; what a real rank has loaded is in rank/test_main.py."""
+    chain = loaded("torch", "torch.distributed", "bench.rank.__main__", *(f"bench.rank.{module}" for module in RANK))
+    assert "torch" in chain and not (chain - loaded("torch", "torch.distributed")) & NOT_IN_A_RANK
+
+
+def test_the_rank_loads_next_to_nothing_before_its_allocator_is_proved() -> None:
+    assert not loaded("bench.rank.__main__") & (NOT_IN_A_RANK | {"torch", "numpy"})
+
+
+@pytest.mark.parametrize(
+    "module", ["schema.job", "schema.records", "rank.__main__", "rank.proof", "rank.retention", "rank.stopping"]
+)
+def test_some_need_python_alone(module: str) -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(CHECKOUT)!r}); import bench.{module}\n"
+        "files = [getattr(m, '__file__', None) or '' for m in sys.modules.values()]\n"
+        "print('\\n'.join(file for file in files if 'site-packages' in file))"
+    )
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+def test_the_report_and_its_plots_load_only_when_they_are_wanted() -> None:
+    assert not loaded("bench.cli", "bench.driver.sweep") & {"matplotlib", "pandas", "pyarrow"}
