@@ -9,7 +9,7 @@ Why no bootstrap: resampling blocks and then samples is two steps away from an h
 are too narrow for few blocks, since the spread of B values shrinks by (B-1)/B and normal quantiles stand in for
 Student's; and resampling the samples too counts their noise twice, because the block means hold it already (Davison &
 Hinkley, "Bootstrap methods and their application", 1997, section 3.8). With both repaired, what is left is Student's
-t on the log ratios of the blocks, which needs no random numbers. `benchmarks/coverage.py` measures it against the
+t on the log ratios of the blocks, which needs no random numbers. `validation/coverage.py` measures it against the
 percentile bootstrap.
 """
 
@@ -129,7 +129,7 @@ def needed_blocks(ratio: Ratio, half_width: float, min_blocks: int = FEW_BLOCKS)
     It is the smallest B >= min_blocks with t(B-1) * s / sqrt(B) <= log(1 + half_width), where s is the spread between
     the blocks so far: measuring is done when the answer is not above `ratio.num_blocks`. It looks at width alone and
     never at where the interval lies: stopping when a difference becomes significant would find one always. It stops
-    at a lucky narrow width too, which costs coverage when min_blocks is small (`benchmarks/coverage.py` says how
+    at a lucky narrow width too, which costs coverage when min_blocks is small (`validation/coverage.py` says how
     much). From one block, where s is unknown, it answers with what the samples suggest. At most 10,000. Raises
     ValueError for a half_width that is not positive, min_blocks below 2.
     """

@@ -1,4 +1,4 @@
-"""Intervals and verdicts on data whose truth is known; how often they hold is measured by benchmarks/coverage.py."""
+"""Intervals and verdicts on data whose truth is known; how often they hold is measured by validation/coverage.py."""
 
 from __future__ import annotations
 

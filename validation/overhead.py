@@ -1,6 +1,6 @@
 """What does measuring cost: a job's timed micro-batches against the same loop in a bare script.
 
-    python benchmarks/overhead.py [--allocator tcmalloc] [--rounds 5] [--global-batch 4] [--iterations 2]
+    python validation/overhead.py [--allocator tcmalloc] [--rounds 5] [--global-batch 4] [--iterations 2]
 
 The bare script is `bare` below: the same model class, DDP, no_sync, Adam and seed, but no Trainer, no probes, no pipe
 to a driver and no driver. Both run under the same arm in fresh processes, in the order ABBA. On two cores of 150

@@ -1,6 +1,6 @@
 """How long a report of very many records takes.
 
-    python benchmarks/many_records.py [--records 10000]
+    python validation/many_records.py [--records 10000]
 
 A real sweep of the tiny model over two arms gives two records; they are written again under as many blocks as it takes,
 with times a little apart, sealed as any record. Then the report is made by the product's own command.

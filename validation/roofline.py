@@ -1,6 +1,6 @@
 """Which share of this host's own GEMM peak does training reach?
 
-    python benchmarks/roofline.py [--allocator tcmalloc] [--rounds 3] [--max-seconds 60]
+    python validation/roofline.py [--allocator tcmalloc] [--rounds 3] [--max-seconds 60]
 
 The peak: every matrix product of one micro-batch's forward, recomputation and backward at its real shape, with the same
 PyTorch, threads and allocator, in a fresh process; the FLOPs of all over the time of all, so that each shape counts as

@@ -1,6 +1,6 @@
 """Does the 95 % interval of bench.analysis.stats.ratio hold the truth 95 times in 100? On synthetic data the truth is known.
 
-    python benchmarks/coverage.py [--tries 2000] [--seed 1]
+    python validation/coverage.py [--tries 2000] [--seed 1]
 
 Every try draws blocks of two arms in shuffled order, with the faults of real measurements, and asks the public
 functions. Goals, in every scenario but the stress ones: coverage of 93-97 % from 5 blocks on and at least 90 % with 3;

@@ -1,6 +1,6 @@
 """How long until the answer is known: blocks of the real model until the ratio's 95 % interval is narrow.
 
-    python benchmarks/answer.py [--half-width 0.04] [--minutes 15] [--allocator glibc tcmalloc] [-- overrides]
+    python validation/answer.py [--half-width 0.04] [--minutes 15] [--allocator glibc tcmalloc] [-- overrides]
 
 One sweep of the product with measure.blocks=auto, from a warm start (environment laid, files in the page cache). Beside
 the time that it took stands what the published protocol would take here: one whole iteration of 1,024 micro-batches for

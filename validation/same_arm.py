@@ -1,6 +1,6 @@
 """A/A: the same allocator under two names. How often is it called a difference?
 
-    python benchmarks/same_arm.py [--comparisons 20] [--blocks 5] [--allocator glibc] [-- overrides]
+    python validation/same_arm.py [--comparisons 20] [--blocks 5] [--allocator glibc] [-- overrides]
 
 Each comparison is a sweep of its own through the product's command line: real ranks, real records, the product's own
 interval and verdict. The tiny model, so about a minute for each comparison of five blocks on two cores.

@@ -1,6 +1,6 @@
 """Does sampled mode, which runs a part of the iteration, tell the time that whole iterations take?
 
-    python benchmarks/sampled_vs_full.py [--global-batch 16 32] [--allocator tcmalloc] [--rounds 3]
+    python validation/sampled_vs_full.py [--global-batch 16 32] [--allocator tcmalloc] [--rounds 3]
 
 Jobs in full and in sampled mode at a global batch small enough to run whole, in turns, the order reversed from round to
 round. On two cores of 150 GFLOP/s each about seven minutes a round at 16 micro-batches.

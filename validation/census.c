@@ -1,5 +1,5 @@
 /* Preloaded in front of glibc: notes the size of every block of 1 MiB and more that the process asks for. All of PyTorch's
-   CPU allocations, and MKL's, end in one of these functions. benchmarks/census.py builds, preloads and reads it. */
+   CPU allocations, and MKL's, end in one of these functions. validation/census.py builds, preloads and reads it. */
 #include <errno.h>
 #include <stdatomic.h>
 #include <stddef.h>

@@ -1,6 +1,6 @@
 """What does the image cost: the same job natively, in Docker and in Apptainer, interleaved.
 
-    python benchmarks/container_overhead.py [--rounds 5] [--ways native,docker,apptainer] [-- overrides]
+    python validation/container_overhead.py [--rounds 5] [--ways native,docker,apptainer] [-- overrides]
 
 Each round runs the job once in each way, in an order that turns from round to round, in fresh processes. `make image` and
 `make sif` build what it runs; the native environment is this checkout's. On two cores of 150 GFLOP/s each about four

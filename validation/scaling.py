@@ -1,9 +1,9 @@
 """Data parallel on one host: 1 and 2 ranks of one core each, what overlapping the synchronisation is worth, 64 ranks.
 
-    python benchmarks/scaling.py ranks   [--allocator glibc tcmalloc] [--rounds 3]   1 and 2 ranks, with the sync share
-    python benchmarks/scaling.py overlap [--gbit 1] [--rounds 3]                     sync overlapped against serial
-    python benchmarks/scaling.py wide    [--num-ranks 64]                            the published width
-    python benchmarks/scaling.py published                                           the model's honesty: 32 and 64 from 1-16
+    python validation/scaling.py ranks   [--allocator glibc tcmalloc] [--rounds 3]   1 and 2 ranks, with the sync share
+    python validation/scaling.py overlap [--gbit 1] [--rounds 3]                     sync overlapped against serial
+    python validation/scaling.py wide    [--num-ranks 64]                            the published width
+    python validation/scaling.py published                                           the model's honesty: 32 and 64 from 1-16
 
 `overlap` (as root) gives each of two ranks a network namespace of its own, joined by a veth pair of limited rate (tc
 tbf), so that communication takes wall time but hardly any core: over one host's loopback it is nothing but CPU time,

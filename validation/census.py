@@ -1,8 +1,8 @@
 """Which blocks of 1 MiB and more does one iteration of two micro-batches allocate, beside the published program's?
 
-    python benchmarks/census.py [--ops megatron lean] [--iterations 3] [--all]
+    python validation/census.py [--ops megatron lean] [--iterations 3] [--all]
 
-Trains the real 124M model (bench.rank.trainer.Trainer) in a fresh process per variant, with benchmarks/census.c built by cc
+Trains the real 124M model (bench.rank.trainer.Trainer) in a fresh process per variant, with validation/census.c built by cc
 and preloaded, and counts the last iteration. A count, not a time: it may run on a busy machine. Two minutes.
 
 Goal: megatron within 15 % of the published program in GiB and in the number of 48 MiB and of 12 MiB blocks. Exit code 1
