@@ -29,11 +29,11 @@ def derive(record: Record) -> dict[str, Any]:
     interval = mean_interval(slowest["samples"])
     speed = tflops(job, slowest["sec_per_it"])
     full = job.measure.mode == "full"
-    done = sum(record["ranks"][0]["micro_batches"]["steady"])
+    multiplied = sum(record["ranks"][0]["micro_batches"]["steady"]) if full else len(slowest["samples"])
     notes = [
         f"full {sum(record['ranks'][0]['iterations']['steady'])} it"
         if full
-        else f"sampled {done}/{job.num_micro_batches}"
+        else f"sampled {multiplied}/{job.num_micro_batches}"
     ]
     if record["launch"]["simulated"]:
         notes.append("simulated")
@@ -53,7 +53,8 @@ def derive(record: Record) -> dict[str, Any]:
         "sec_per_it_low": finite(interval.low),
         "sec_per_it_high": finite(interval.high),
         "micro_batches_per_it": job.num_micro_batches,
-        "sampled_micro_batches": done,
+        "sampled_micro_batches": multiplied,
+        "cautions": [] if full else too_few(job, multiplied),
         "tflops": speed,
         "est_aggr_petaflops": speed * job.nodes / 1024,
         "aggr_petaflops_si": speed * job.nodes / 1000,
@@ -70,6 +71,17 @@ def derive(record: Record) -> dict[str, Any]:
         "ghz": record["hosts"][0]["cpu"]["ghz"],
         "notes": ", ".join(notes),
     }
+
+
+def too_few(job: Job, multiplied: int) -> list[str]:
+    """What a reader must know of a sampled job that ended before it had the samples that it was asked for: a sentence, or none."""
+    wanted = job.measure.min_samples
+    if multiplied >= wanted or job.num_micro_batches < 3:
+        return []
+    return [
+        f"Sec/it rests on {multiplied} micro-batches, fewer than measure.min_samples={wanted}: the job ended by "
+        f"measure.max_seconds={job.measure.max_seconds:g} first; raise it."
+    ]
 
 
 def finite(value: float) -> float | None:
@@ -116,7 +128,7 @@ def derive_rank(job: Job, rank: dict[str, Any]) -> dict[str, Any]:
         sec_per_it = everything + sync + optimizer
         # Each middle micro-batch as a whole iteration; their mean is Sec/it, and their spread is its spread: of 1,024 all but
         # two are such. Where an iteration has few, the first and the last are steadier in the sum than this says.
-        samples = [sec_per_it * seconds[i] / middle for i in typical] if len(typical) > 1 else [sec_per_it]
+        samples = [sec_per_it * seconds[i] / middle for i in typical]
     return {
         "sec_per_it": sec_per_it,
         "samples": samples,

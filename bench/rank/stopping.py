@@ -1,17 +1,81 @@
-"""When the samples of one job are steady, and when there are enough of them.
+"""Which micro-batches of a job count, and when there are enough of them.
 
-Runs inside the rank between iterations, so standard library only and a few microseconds of work.
+Plain functions on the columns of a rank; they run between iterations, a few microseconds of work.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist, fmean, stdev
+from statistics import fmean
+
+from bench.schema.job import Job, Measure
+from bench.schema.series import relative_half_width
+
+ENOUGH_TO_CUT = 20  # a change point is looked for among so many samples and more: among few it finds one by luck
 
 
-def steady_start(samples: Sequence[float]) -> int:
-    """Index of the first steady sample: the change point that the marginal standard error rule finds.
+def micro_batches_of(job: Job, done: int) -> int:
+    """How many the next iteration has, ``done`` micro-batches having been run: all of a whole iteration in full mode.
+
+    In sampled mode first what is left out by design, in one iteration or several, then iterations as measure says. None is
+    longer than a whole iteration.
+    """
+    if job.measure.mode == "full":
+        return job.num_micro_batches
+    left = max(job.measure.warmup_micro_batches, 1) - done
+    return min(left if left > 0 else job.measure.iteration_micro_batches, job.num_micro_batches)
+
+
+def warm_up(job: Job) -> int:
+    """Micro-batches that never count: one whole iteration in full mode, `measure.warmup_micro_batches` in sampled mode (rounded
+    up to whole iterations), the first iteration always: it makes Adam's state."""
+    done = 0
+    while not done or (job.measure.mode == "sampled" and done < job.measure.warmup_micro_batches):
+        done += micro_batches_of(job, done)
+    return done
+
+
+def steady_from(job: Job, kinds: Sequence[str], seconds: Sequence[float]) -> int:
+    """Number of the first micro-batch that counts.
+
+    Behind the warm-up a change point is cut off as well, if there are samples enough of the kind that is reported, `middle`.
+    """
+    start = min(warm_up(job), len(kinds))
+    middles = [i for i in range(start, len(kinds)) if kinds[i] == "middle"]
+    if job.measure.mode == "full" or len(middles) < ENOUGH_TO_CUT:
+        return start
+    cut = change_point([seconds[i] for i in middles])
+    return middles[cut] if cut else start
+
+
+def counted(kinds: Sequence[str], seconds: Sequence[float], start: int) -> list[float]:
+    """Seconds of the micro-batches that the figure rests on: the middle ones from ``start`` on; where iterations are too short
+    to have one, the others."""
+    rest = range(start, len(kinds))
+    return [seconds[i] for i in rest if kinds[i] == "middle"] or [seconds[i] for i in rest]
+
+
+def wants_more(
+    measure: Measure, kinds: Sequence[str], seconds: Sequence[float], start: int, elapsed: float, next_seconds: float
+) -> bool:
+    """Whether sampled mode runs another iteration, which would take about ``next_seconds``, ``elapsed`` after the first began.
+
+    The floor of one counted iteration is never given up; the ceiling in seconds beats every other floor, which the record then
+    says (`too_few`). The width is that of the figure that is reported.
+    """
+    if start >= len(kinds):
+        return True
+    samples = counted(kinds, seconds, start)
+    if elapsed + next_seconds > measure.max_seconds:
+        return False
+    if len(samples) < measure.min_samples or elapsed < measure.min_seconds:
+        return True
+    return len(samples) < measure.max_samples and relative_half_width(samples) > measure.relative_half_width
+
+
+def change_point(samples: Sequence[float]) -> int:
+    """Index of the first steady sample, by the marginal standard error rule.
 
     MSER picks the truncation that minimises the squared standard error of the mean of what is left
     (K. P. White, "An effective truncation heuristic for bias reduction in simulation output", Simulation 69, 1997).
@@ -28,30 +92,3 @@ def steady_start(samples: Sequence[float]) -> int:
         if error < best_error:
             best, best_error = start, error
     return best
-
-
-def student_t(df: int, confidence: float = 0.95) -> float:
-    """Two-sided quantile of Student's t, for the stopping rule only (the driver's intervals come from SciPy).
-
-    Exact for 1 and 2 degrees of freedom, else Cornish-Fisher's expansion in the normal quantile (Abramowitz and
-    Stegun 26.7.5), within 0.3 % from 3 degrees of freedom on.
-    """
-    p = 0.5 + confidence / 2
-    if df == 1:
-        return math.tan(math.pi * (p - 0.5))
-    if df == 2:
-        a = 2 * p - 1
-        return a * math.sqrt(2 / (1 - a * a))
-    z = NormalDist().inv_cdf(p)
-    g1 = (z**3 + z) / 4
-    g2 = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    g3 = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    g4 = (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160
-    return z + g1 / df + g2 / df**2 + g3 / df**3 + g4 / df**4
-
-
-def relative_half_width(samples: Sequence[float]) -> float:
-    """Half the 95 % interval of the mean, as a share of the mean; infinite for fewer than two samples."""
-    if len(samples) < 2:
-        return math.inf
-    return student_t(len(samples) - 1) * stdev(samples) / math.sqrt(len(samples)) / fmean(samples)

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bench.rank.counters import rss_bytes, usage
 from bench.rank.data import Tokens, sample_seed
 from bench.rank.gpt import GPT
-from bench.rank.stopping import relative_half_width, steady_start
+from bench.rank.stopping import micro_batches_of, steady_from, wants_more
 from bench.schema.job import Job
 
 Columns = dict[str, list[Any]]
@@ -111,38 +111,26 @@ class Trainer:
         gc.disable()  # a collection in the middle of a sample is noise
         try:
             while more:
-                self.iteration(number, micro_batches_of(self.job, number), tell)
+                self.iteration(number, micro_batches_of(self.job, len(self.micro_batches["loss"])), tell)
                 number += 1
                 gc.collect(0)
                 more = self.agree(self.wants_more(number, self.clock() - started))
         finally:
             gc.enable()
-        steady = self.steady_from()
+        steady = steady_from(self.job, self.micro_batches["kind"], self.seconds())
         self.micro_batches["steady"] = [i >= steady for i in range(len(self.micro_batches["loss"]))]
         self.iterations["steady"] = [self.micro_batches["iteration"].index(i) >= steady for i in range(number)]
 
-    def steady_from(self) -> int:
-        """Number of the first steady micro-batch. Whole iterations count in full mode, all but the first."""
-        if self.job.measure.mode == "full":
-            return self.job.num_micro_batches
-        # A last micro-batch also fills and empties DDP's buckets: a difference of kind, not of time, so left out here.
-        kinds, seconds = self.micro_batches["kind"], self.seconds()
-        plain = [i for i, kind in enumerate(kinds) if kind != "last"] or list(range(len(kinds)))
-        return plain[steady_start([seconds[i] for i in plain])]
-
     def wants_more(self, done: int, elapsed: float) -> bool:
-        measure = self.job.measure
-        if measure.mode == "full":
-            return done < measure.iterations + 1
-        seconds, start = self.seconds(), self.steady_from()
-        kinds = self.micro_batches["kind"]
-        steady = [s for i, s in enumerate(seconds) if i >= start and kinds[i] != "last"] or seconds[start:]
-        # Two iterations at the least: Adam makes its state in the first.
-        if done >= 2 and elapsed + self.iterations["wall_seconds"][-1] > measure.max_seconds:
-            return False
-        if done < 2 or len(seconds) - start < measure.min_samples or elapsed < measure.min_seconds:
-            return True
-        return len(steady) < measure.max_samples and relative_half_width(steady) > measure.relative_half_width
+        if self.job.measure.mode == "full":
+            return done < self.job.measure.iterations + 1
+        kinds, seconds = self.micro_batches["kind"], self.seconds()
+        # As long for each micro-batch as the iteration that has just ended.
+        pace = self.iterations["wall_seconds"][-1] / self.micro_batches["iteration"].count(done - 1)
+        next_seconds = pace * micro_batches_of(self.job, len(kinds))
+        return wants_more(
+            self.job.measure, kinds, seconds, steady_from(self.job, kinds, seconds), elapsed, next_seconds
+        )
 
     def parameters_sha256(self) -> str:
         """Hash over the final parameters' bytes: the same bits, the same training."""
@@ -178,15 +166,6 @@ def all_reduce_gradients(model: GPT, dp: int) -> None:
         dist.all_reduce(flat)
         for gradient, part in zip(bucket, flat.split([g.numel() for g in bucket])):
             gradient.copy_(part.view_as(gradient))
-
-
-def micro_batches_of(job: Job, iteration: int) -> int:
-    """How many are run before an optimizer step: all in full mode, a few in sampled mode. There the first iteration, which
-    makes Adam's state and is mostly warm-up, has two: a first one and a last one."""
-    if job.measure.mode == "full":
-        return job.num_micro_batches
-    count = min(job.measure.iteration_micro_batches, job.num_micro_batches)
-    return min(2, count) if iteration == 0 else count
 
 
 MICRO_BATCH_COLUMNS = (

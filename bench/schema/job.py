@@ -75,10 +75,13 @@ class Measure:
     """How much is measured. ``sampled`` runs short iterations until the interval is narrow; ``full`` runs whole ones."""
 
     mode: str = "sampled"
-    iteration_micro_batches: int = 4  # sampled: micro-batches between two optimizer steps
+    warmup_micro_batches: int = 8  # sampled: left out by design, the heap still grows meanwhile
+    iteration_micro_batches: int = (
+        10  # sampled: micro-batches between two optimizer steps: a first, a last, the rest middle ones
+    )
     iterations: int = 2  # full: whole iterations that count, after one that does not
     relative_half_width: float = 0.02  # sampled: stop when the 95 % interval of a micro-batch is this narrow
-    min_samples: int = 8  # sampled: steady micro-batches, at least ...
+    min_samples: int = 8  # sampled: middle micro-batches, at least ...
     max_samples: int = 200  # ... and at most
     min_seconds: float = 0.0  # sampled: keep on measuring for so long ...
     max_seconds: float = 120.0  # ... and start no iteration that would end after this

@@ -27,7 +27,11 @@ def one_thread() -> None:
 
 @pytest.fixture
 def small_job() -> Job:
-    return Job(model=SMALL, train=Train(global_batch_size=4), measure=Measure(iteration_micro_batches=4))
+    return Job(
+        model=SMALL,
+        train=Train(global_batch_size=4),
+        measure=Measure(warmup_micro_batches=4, iteration_micro_batches=4),
+    )
 
 
 @pytest.fixture

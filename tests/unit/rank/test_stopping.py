@@ -5,9 +5,10 @@ import random
 import statistics
 
 import pytest
-from scipy.stats import t
+from builders import SMALL
 
-from bench.rank.stopping import relative_half_width, steady_start, student_t
+from bench.rank.stopping import change_point, counted, micro_batches_of, steady_from, wants_more, warm_up
+from bench.schema.job import Job, Measure, Train
 
 
 def noisy(values: list[float], relative: float = 0.01, seed: int = 1) -> list[float]:
@@ -17,20 +18,20 @@ def noisy(values: list[float], relative: float = 0.01, seed: int = 1) -> list[fl
 
 @pytest.mark.parametrize("samples", [[1.0], [1.0, 1.0], [2.0] * 7, noisy([1.0] * 40, 0.001)[:1] + [1.0] * 5])
 def test_nothing_is_given_up_where_nothing_changes(samples: list[float]) -> None:
-    assert steady_start(samples) <= 1
-    assert steady_start([1.0] * len(samples)) == 0
+    assert change_point(samples) <= 1
+    assert change_point([1.0] * len(samples)) == 0
 
 
 @pytest.mark.parametrize("warm_up", [1, 2, 5, 12])
 @pytest.mark.parametrize("factor", [1.5, 3.0])
 def test_change_point_is_found(warm_up: int, factor: float) -> None:
-    starts = [steady_start(noisy([factor] * warm_up + [1.0] * 30, seed=seed)) for seed in range(9)]
+    starts = [change_point(noisy([factor] * warm_up + [1.0] * 30, seed=seed)) for seed in range(9)]
     assert warm_up <= min(starts) and sorted(starts)[4] <= warm_up + 1
 
 
 def test_decay_is_given_up_until_it_is_lost_in_the_noise() -> None:
     samples = noisy([1 + 2 * math.exp(-i / 3) for i in range(60)])
-    start = steady_start(samples)
+    start = change_point(samples)
     assert 5 < start <= 30
     assert statistics.fmean(samples[start:]) == pytest.approx(1.0, rel=0.01)
 
@@ -38,24 +39,71 @@ def test_decay_is_given_up_until_it_is_lost_in_the_noise() -> None:
 @pytest.mark.parametrize("length", [2, 3, 4, 5, 20])
 def test_at_most_half_is_given_up_and_two_are_left(length: int) -> None:
     falling = [float(length - i) for i in range(length)]
-    start = steady_start(falling)
+    start = change_point(falling)
     assert start <= length // 2 and length - start >= min(2, length)
 
 
-@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
-def test_student_t_against_scipy(confidence: float) -> None:
-    for df in list(range(1, 60)) + [100, 1000]:
-        exact = t.ppf(0.5 + confidence / 2, df)
-        rel = 1e-9 if df <= 2 else 0.003 if confidence <= 0.95 or df > 5 else 0.03
-        assert student_t(df, confidence) == pytest.approx(exact, rel=rel), df
+# The shape of a sampled job
 
 
-def test_relative_half_width_is_that_of_the_textbook_interval() -> None:
-    samples = noisy([3.0] * 12, 0.05)
-    low, high = t.interval(0.95, 11, statistics.fmean(samples), statistics.stdev(samples) / math.sqrt(12))
-    assert relative_half_width(samples) == pytest.approx((high - low) / 2 / statistics.fmean(samples), rel=1e-3)
+def shape(measure: Measure, batch: int, iterations: int) -> list[int]:
+    job, counts = Job(model=SMALL, measure=measure, train=Train(global_batch_size=batch)), list[int]()
+    for _ in range(iterations):
+        counts.append(micro_batches_of(job, sum(counts)))
+    assert warm_up(job) in [sum(counts[:n]) for n in range(1, iterations + 1)], "whole iterations warm up"
+    return [*counts, warm_up(job)]
 
 
-@pytest.mark.parametrize("samples, width", [([], math.inf), ([1.0], math.inf), ([2.0, 2.0], 0.0)])
-def test_relative_half_width_of_too_few(samples: list[float], width: float) -> None:
-    assert relative_half_width(samples) == width
+@pytest.mark.parametrize(
+    "measure, batch, counts",
+    [
+        (Measure(), 1024, [8, 10, 10, 8]),
+        (Measure(warmup_micro_batches=0), 1024, [1, 10, 10, 1]),  # Adam makes its state in the first
+        (Measure(warmup_micro_batches=12), 8, [8, 4, 8, 12]),  # no iteration is longer than a whole one
+        (Measure(), 2, [2, 2, 2, 2, 2, 8]),
+        (Measure(), 1, [1] * 9 + [8]),
+        (Measure(mode="full", iteration_micro_batches=0, warmup_micro_batches=0), 64, [64, 64, 64]),
+    ],
+)
+def test_micro_batches_between_two_steps(measure: Measure, batch: int, counts: list[int]) -> None:
+    assert shape(measure, batch, len(counts) - 1) == counts
+
+
+def kinds_of(*counts: int) -> list[str]:
+    return [kind for n in counts for kind in (["first"] * (n > 1) + ["middle"] * (n - 2) + ["last"])]
+
+
+JOB = Job(model=SMALL)
+
+
+def test_the_warm_up_never_counts_however_it_looks() -> None:
+    kinds = kinds_of(8, 10)
+    for seconds in ([1.0] * 18, [9.0] * 8 + [1.0] * 10, [1.0] * 8 + [9.0] * 2 + [1.0] * 8):
+        assert steady_from(JOB, kinds, seconds) == 8, "among eight samples no change point is looked for"
+        assert counted(kinds, seconds, 8) == seconds[9:17]
+
+
+def test_a_change_point_is_looked_for_among_twenty_middle_ones_and_more() -> None:
+    kinds = kinds_of(8, 10, 10, 10)
+    seconds = noisy([2.0] * 20 + [1.0] * 18)
+    start = steady_from(JOB, kinds, seconds)
+    assert 20 <= start <= 23 and kinds[start] == "middle" and len(counted(kinds, seconds, start)) <= 15
+    assert steady_from(JOB, kinds[:28], seconds[:28]) == 8
+
+
+@pytest.mark.parametrize(
+    "middles, elapsed, next_seconds, more",
+    [
+        ([], 0.0, 10.0, True),  # the warm-up alone is no measurement ...
+        ([], 1e9, 10.0, True),  # ... however long it took
+        ([1.0] * 8, 60.0, 10.0, False),  # no spread: enough
+        ([1.0, 1.2] * 4, 60.0, 10.0, True),  # wide
+        ([1.0, 1.2] * 4, 115.0, 10.0, False),  # the next would end after the ceiling
+        ([1.0] * 4, 60.0, 10.0, True),  # fewer than the floor
+        ([1.0] * 4, 115.0, 10.0, False),  # the ceiling beats it, and the record says so
+        ([1.0, 1.2] * 100, 60.0, 10.0, False),  # the most
+    ],
+)
+def test_when_a_sampled_job_ends(middles: list[float], elapsed: float, next_seconds: float, more: bool) -> None:
+    kinds = ["last"] * 8 + ["middle"] * len(middles)
+    assert wants_more(Measure(), kinds, [9.0] * 8 + middles, 8, elapsed, next_seconds) is more

@@ -48,6 +48,7 @@ DECIDING: dict[str, Any] = {
     "measure.mode": "full",
     "measure.iteration_micro_batches": 5,
     "measure.iterations": 3,
+    "measure.warmup_micro_batches": 4,
     "measure.relative_half_width": 0.1,
     "measure.min_samples": 9,
     "measure.max_samples": 100,
