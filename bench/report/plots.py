@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 PHASE_COLOURS = dict(zip(PHASES, ("#56B4E9", "#0072B2", "#E69F00", "#009E73")))
 DOTTED = (0, (1, 1.5))
 MOST_BLOCKS, MOST_POINTS = 12, 600  # drawn of one arm; a picture with more says how many there are
+AHEAD = "Shaded: a prediction with its 95 % interval, not a result; beyond twice the largest measured number of nodes it cannot be known."
 Drawing = Optional[tuple[str, str, Figure]]  # title, caption, figure; None where there is nothing to draw
 
 
@@ -246,7 +247,7 @@ def against_nodes(section: Section) -> Drawing:
         "Logarithmic scales, 95 % intervals."
         + (" Dashed and dotted grey: the published table, from another machine." if published else "")
         + (" Hollow: simulated nodes, ranks that share one host." if simulated else "")
-        + (f" Shaded: a prediction with its 95 % interval, not a result. {scaling.honesty()}" if predicted else ""),
+        + (f" {AHEAD} {scaling.track_record()}" if predicted else ""),
         figure,
     )
 
@@ -387,15 +388,11 @@ def frontier(spots: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def predictions(curves: Mapping[str, Sequence[Cell]]) -> dict[str, list[scaling.Prediction]]:
-    """Up to four times the largest measured number of nodes, for arms with three or more. Simulated nodes predict nothing: they
+    """Up to twice the largest measured number of nodes, for arms with three or more. Simulated nodes predict nothing: they
     share a host."""
-    points = {
-        arm: [(cell.nodes, s) for cell in cells if not cell.simulated for s in cell.seconds]
-        for arm, cells in curves.items()
+    points = {arm: [(c.nodes, s) for c in cells if not c.simulated for s in c.seconds] for arm, cells in curves.items()}
+    fits = scaling.fit({arm: found for arm, found in points.items() if len({n for n, _ in found}) >= 3})
+    return {
+        arm: scaling.predict(fit, [factor * max(fit.nodes) for factor in (1, scaling.REACH)])
+        for arm, fit in fits.items()
     }
-    points = {arm: found for arm, found in points.items() if len({n for n, _ in found}) >= 3}
-    try:
-        fits = scaling.fit(points) if points else {}
-    except ValueError:  # too few points to know its own error: no prediction
-        return {}
-    return {arm: scaling.predict(fit, [max(fit.nodes) * factor for factor in (1, 2, 4)]) for arm, fit in fits.items()}

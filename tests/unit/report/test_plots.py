@@ -9,6 +9,7 @@ from typing import Any
 import builders as b
 import pytest
 
+from bench.analysis import scaling
 from bench.analysis.grouping import Section, sections
 from bench.report.plots import frontier, plots, predictions
 from bench.report.style import looks, round_ticks
@@ -91,10 +92,10 @@ def test_one_number_of_nodes_of_another_workload_is_no_curve():
 def test_predictions_need_three_real_numbers_of_nodes_and_are_marked():
     three = section(nodes=(1, 2, 4))
     assert "prediction, no result" in texts(drawn(three)["against_nodes"])
+    (caption,) = [plot.caption for plot in plots(three) if plot.name == "against_nodes"]
+    assert scaling.track_record() in caption and "beyond twice the largest measured number of nodes" in caption
     curves = {arm: [c for c in three.cells if c.arm == arm] for arm in three.arms}
-    assert {arm: [p.nodes for p in ahead] for arm, ahead in predictions(curves).items()} == dict.fromkeys(
-        FOUR, [4, 8, 16]
-    )
+    assert {arm: [p.nodes for p in ahead] for arm, ahead in predictions(curves).items()} == dict.fromkeys(FOUR, [4, 8])
     assert "prediction" not in texts(drawn(section(nodes=(1, 2)))["against_nodes"])
     assert predictions({"glibc": [c for c in section(nodes=(1, 2, 4), simulated=True).cells if c.arm == "glibc"]}) == {}
 
