@@ -71,7 +71,7 @@ class GPT(nn.Module):
     def logits(self, tokens: Tensor) -> Tensor:
         B, S = tokens.shape
         x = self.wte(tokens) + self.wpe(torch.arange(S).unsqueeze(0))  # [B, S, H]
-        x = F.dropout(x.transpose(0, 1).contiguous(), self.dropout)  # [S, B, H]
+        x = self.ops.dropout(x.transpose(0, 1).contiguous(), self.dropout)  # [S, B, H]
         mask = self.ops.mask(B, S)
         for layer in self.layers:
             # checkpoint keeps the generator's state, so the recomputation drops what the forward dropped

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.rank import dropout
 from bench.rank.ops_megatron import GELU_A, GELU_B, MASKED
 
 
@@ -48,18 +49,21 @@ class LeanAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float, dropout: float
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float, dropped: float
     ) -> Tensor:
         # query, key, value: [S, B*heads, H/heads]; bias: [S, S]
         sequence, heads, _ = query.shape
         probs = torch.empty(heads, sequence, sequence)
-        noise = torch.empty_like(probs) if dropout else None
+        noise = torch.empty(probs.shape, dtype=torch.float32) if dropped else None
+        drawn, scratch = (
+            (dropout.keys(heads), torch.empty(sequence, sequence, dtype=torch.int32)) if dropped else ([], None)
+        )
         context = torch.empty_like(query, memory_format=torch.contiguous_format)
         for h in range(heads):
             scores = torch.addmm(bias, query[:, h], key[:, h].t(), alpha=scale, out=probs[h])
             torch._softmax(scores, -1, False, out=scores)
             if noise is not None:
-                scores = scores * noise[h].bernoulli_(1 - dropout).div_(1 - dropout)
+                scores = scores * dropout.noise_(noise[h], dropped, drawn[h], scratch)
             torch.mm(scores, value[:, h], out=context[:, h])
         ctx.save_for_backward(query, key, value, probs, noise)
         ctx.scale = scale
@@ -113,17 +117,21 @@ class LeanOps:
         return torch.full((sequence, sequence), MASKED).triu_(1)
 
     @staticmethod
-    def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, layer_number: int, dropout: float) -> Tensor:
-        return LeanAttention.apply(query, key, value, mask, query.size(-1) ** -0.5, dropout)
+    def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, layer_number: int, dropped: float) -> Tensor:
+        return LeanAttention.apply(query, key, value, mask, query.size(-1) ** -0.5, dropped)
 
     @staticmethod
     def mlp(x: Tensor, up: nn.Linear, down: nn.Linear) -> Tensor:
         return F.linear(LeanGelu.apply(F.linear(x, up.weight, up.bias)), down.weight)
 
     @staticmethod
-    def bias_dropout_add(x: Tensor, bias: Tensor, residual: Tensor, dropout: float) -> Tensor:
-        if not dropout:
+    def bias_dropout_add(x: Tensor, bias: Tensor, residual: Tensor, dropped: float) -> Tensor:
+        if not dropped:
             return torch.add(residual, bias).add_(x)
-        return F.dropout(x + bias, dropout).add_(residual)
+        return dropout.dropout(x + bias, dropped).add_(residual)
+
+    @staticmethod
+    def dropout(x: Tensor, dropped: float) -> Tensor:
+        return dropout.dropout(x, dropped) if dropped else x
 
     loss = LeanCrossEntropy.apply

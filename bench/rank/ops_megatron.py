@@ -87,4 +87,8 @@ class MegatronOps:
     def bias_dropout_add(x: Tensor, bias: Tensor, residual: Tensor, dropout: float) -> Tensor:
         return residual + F.dropout(x + bias, dropout)
 
+    @staticmethod
+    def dropout(x: Tensor, dropout: float) -> Tensor:
+        return F.dropout(x, dropout)
+
     loss = MegatronCrossEntropy.apply
