@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import Any
 
 from bench import __version__
+from bench.rank import blas
 from bench.rank.counters import memory
 from bench.rank.fault_cost import fault_cost_seconds
 from bench.rank.process import bind_memory, die_with_parent, pin
@@ -59,6 +60,9 @@ def run(orders: dict[str, Any], tell: Any, started: float) -> None:
     from bench.rank.trainer import Trainer
 
     torch.set_num_threads(orders["threads"])
+    done = blas.apply(job.launch.blas)
+    products = blas.ask()
+    blas.check(done, products)
     me = {
         "rank": orders["rank"],
         "node": orders["node"],
@@ -68,6 +72,7 @@ def run(orders: dict[str, Any], tell: Any, started: float) -> None:
         "memory_node": memory_node,
         "threads": torch.get_num_threads(),
         "proof": proof,
+        "blas": {**products, **done},
     }
     dist.init_process_group(
         "gloo", rank=orders["rank"], world_size=job.num_ranks, timeout=timedelta(seconds=job.launch.timeout_seconds)
@@ -78,6 +83,7 @@ def run(orders: dict[str, Any], tell: Any, started: float) -> None:
     trainer.run(tell)
     me.update(micro_batches=trainer.micro_batches, iterations=trainer.iterations, **memory())
     me["proof_end"] = prove(job.allocator, allocator_path)
+    blas.refuse_change(products, blas.ask())
     me["parameters_sha256"] = trainer.parameters_sha256()
     me["fault_cost_seconds"] = fault_cost_seconds(me["threads"])
     everybody: list = [None] * job.num_ranks
@@ -101,6 +107,7 @@ def refuse_mixture(job: Job, me: dict[str, Any], torch_version: str) -> None:
         "bench": __version__,
         "core binding": layout(me["cpus"]),
         "threads": me["threads"],
+        "matrix library": [me["blas"]["library"], me["blas"]["version"], me["blas"]["path"]],
     }
     all_of_them: list = [None] * job.num_ranks
     dist.all_gather_object(all_of_them, (me["hostname"], mine))
@@ -122,7 +129,7 @@ def sentence(error: Exception) -> str:
             "another rank did not answer within launch.timeout_seconds: its process hangs, is slower than the others by that much "
             "(then raise it), or the network between the nodes is down."
         )
-    plain = isinstance(error, (AllocatorError, RuntimeError))
+    plain = isinstance(error, (AllocatorError, blas.BlasError, RuntimeError))
     return words[0] if plain else f"{type(error).__name__}: {words[0]}"
 
 

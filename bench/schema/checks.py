@@ -77,6 +77,7 @@ def check_rules(job: Job) -> None:
             job.parallel.tensor == 1 and job.parallel.pipeline == 1,
             f"parallel.tensor={job.parallel.tensor} and parallel.pipeline={job.parallel.pipeline} must be 1: only data parallelism is built.",
         ),
+        (job.launch.blas in ("full", "stock"), f"launch.blas={job.launch.blas} is not one of full, stock."),
         (
             job.launch.threads_per_rank is None or job.launch.threads_per_rank > 0,
             f"launch.threads_per_rank={job.launch.threads_per_rank} must be greater than 0, or null for all cores of the rank.",

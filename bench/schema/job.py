@@ -96,12 +96,13 @@ class Data:
 
 @dataclass(frozen=True)
 class Launch:
-    """How ranks start. Nothing here changes what is computed, but threads change how fast."""
+    """How ranks start. Nothing here changes what is computed (but its last digits), and much of it how fast."""
 
     threads_per_rank: Optional[int] = None  # None: all cores of the rank
     oversubscribe: bool = False  # more ranks than cores are allowed: for trying the machinery
     interface: Optional[str] = None  # None: the one that routes to the leader
     timeout_seconds: float = 300.0  # to find the peers, and for a collective to end
+    blas: str = "full"  # the math library's path: `full` what the CPU can do, `stock` as the wheel comes
 
 
 @dataclass(frozen=True)

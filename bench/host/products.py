@@ -1,0 +1,43 @@
+"""How fast this host multiplies matrices, as its math library comes and as it could: each in a fresh process of its own."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+LIMIT_SECONDS = 120.0
+PATHS = ("full", "stock")
+Products = dict[str, dict[str, Any]]
+
+
+@functools.cache  # a few seconds, once for all jobs of a command
+def products(threads: int, python: str = sys.executable) -> Products | None:
+    """By path (`full`, `stock`): what `bench.rank.blas` says of it, with ``product_gflops`` and ``batched_gflops`` on ``threads``
+    threads. None where that does not run: it is to be known, and never in the way of a measurement."""
+    foreign = ("LD_", "MKL_", "OMP_", "KMP_", "GOMP_", "MALLOC_", "GLIBC_", "PYTHON")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    found: Products = {}
+    for path in PATHS:
+        command = [python, "-I", "-B", "-W", "ignore", "-m", "bench.rank.blas", path, str(threads)]
+        try:
+            done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=LIMIT_SECONDS)
+            found[path] = json.loads(done.stdout)
+        except (OSError, subprocess.TimeoutExpired, ValueError):
+            return None
+    return found
+
+
+def gain(found: Products | None) -> float:
+    """How many times faster the product is on the best path than as it comes; 1 where that is not known."""
+    if not found or not found["stock"]["product_gflops"]:
+        return 1.0
+    return float(found["full"]["product_gflops"] / found["stock"]["product_gflops"])
+
+
+def limit_gflops(found: Products, cores: int, ghz: float | None) -> float | None:
+    """The physical limit of fp32: cores x clock x vector width; None where the clock is not known."""
+    return None if ghz is None else cores * ghz * float(found["full"]["flops_per_cycle"])
