@@ -30,8 +30,9 @@ ARG IMAGE_REVISION=unknown
 ARG IMAGE_VERSION=unknown
 RUN ["/usr/bin/env", "IMAGE_BUILDER=docker", "/bin/sh", "/opt/bench/scripts/install.sh", "project"]
 
-LABEL org.opencontainers.image.title="bench" \
+LABEL org.opencontainers.image.title="mallocost" \
       org.opencontainers.image.description="What a memory allocator costs CPU training" \
+      org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.base.name="${IMAGE_BASE}" \
       org.opencontainers.image.revision="${IMAGE_REVISION}" \
       org.opencontainers.image.version="${IMAGE_VERSION}" \
