@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench.analysis.derive import derive
-from bench.analysis.grouping import sections
+from bench.analysis.grouping import pairs
 from bench.analysis.pairing import Pair
 from bench.paths import CHECKOUT
 from bench.schema import records
@@ -48,8 +48,7 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> list[records.Record]:
 
 @pytest.fixture(scope="module")
 def pair(read: list[records.Record]) -> Pair:
-    (section,) = sections(read, "glibc")
-    (only,) = section.comparisons
+    (only,) = pairs(read, "glibc")
     return only
 
 
