@@ -22,7 +22,6 @@ RUN ["/bin/sh", "/opt/bench/scripts/install.sh", "environment"]
 
 COPY entrypoint.sh /opt/bench/entrypoint.sh
 COPY conf /opt/bench/conf
-COPY hydra_plugins /opt/bench/hydra_plugins
 COPY bench /opt/bench/bench
 ARG BASE_IMAGE
 ARG IMAGE_BASE=${BASE_IMAGE}

@@ -1,161 +1,198 @@
-"""The command line: a command of ours, or Hydra overrides that say what to measure."""
+"""The command line: a command of ours, or overrides that say what to measure. One parser, one style of error, one set of codes.
+
+Exit codes, of every command:
+
+- 0: all went well; a verdict is positive.
+- 1: a job failed, a verdict is negative (`compare`, `doctor`), or something could not be read or written.
+- 2: the user's words were wrong: one sentence names the key, the value and the way out.
+- 130: interrupted; the records so far are whole.
+
+A command is a module of bench/commands with ``add_arguments(parser)`` and ``run(options) -> int``, and a line in COMMANDS. It is
+imported when it is asked for, so that no command waits for the libraries of another.
+"""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import importlib
+import json
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any, Callable
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from bench import __version__
-from bench.config.words import describe_unknown, group_choices, nearest, overrides
-from bench.paths import CONF
 from bench.schema.errors import ConfigError, RecordError
 
+# Name: module, and what it does in a line of `--help`.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "report": ("bench.commands.report", "tables, plots and the verdict from the records under a folder"),
+    "compare": ("bench.commands.compare", "was result A reproduced by result B?"),
+    "rerun": ("bench.commands.rerun", "the same configuration as a record's, here"),
+    "advise": ("bench.commands.advise", "search the arms on this host for the fastest setting"),
+    "slurm": ("bench.commands.jobscript", "print a job script: one copy of bench per node"),
+    "doctor": ("bench.commands.doctor", "what this host has and lacks for a fair measurement"),
+}
 USAGE = """\
 python -m bench [overrides]           measure one job, e.g.  +allocator=tcmalloc nodes=2
-python -m bench -m [overrides]        sweep, e.g.  -m repeat=0,1,2 +allocator=glibc,tcmalloc
-python -m bench +experiment=NAME      {experiments}
-python -m bench report DIR [DIR ...]  tables, plots and the verdict from the records under DIR
-python -m bench compare A B           was A reproduced by B? (a results folder, a record, or published.csv)
-python -m bench rerun RECORD|DIR      the same configuration, here
-python -m bench advise [overrides]    search the arms on this host for the fastest setting
-python -m bench slurm [options] -- [overrides]   print a job script
-python -m bench doctor                what this host has and lacks for a fair measurement
-python -m bench --version
-
-allocators: {allocators}
-models:     {models}
-Results go to $BENCH_OUT, else ./results. Hydra's own flags work too: --cfg job shows the configuration.
+       python -m bench -m [overrides]        sweep, e.g.  -m repeat=0,1,2 +allocator=glibc,tcmalloc
+       python -m bench COMMAND [options]     `python -m bench COMMAND --help` lists the options of a command
+"""
+CHOICES = """\
+experiments: {experiment}
+allocators:  {allocator}
+models:      {model}
+Results go to $BENCH_OUT, else ./results; $BENCH_CONF is a folder of your own YAML.
+Exit codes: 0 fine, 1 a job failed or the verdict is negative, 2 wrong words, 130 interrupted.
 """
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse, whose errors are ours: a ConfigError and no usage."""
+
+    def error(self, message: str) -> NoReturn:
+        command = self.prog[len("python -m bench") :].strip()
+        raise ConfigError(f"{command}{': ' if command else ''}{message}; `{self.prog} --help` lists the options.")
+
+
 def main(argv: Sequence[str]) -> int:
-    """Exit code: 0 fine, 1 a job failed, 2 the user's words were wrong, 130 interrupted."""
-    argv = list(argv)
+    """Run one command line; the exit code, as the head of this file lists them."""
+    _open_what_is_closed()
+    if sys.stdout is None:
+        return _say("standard output is closed: send it somewhere, as in >out.txt or >/dev/null.", 1)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a locale without our letters is no reason to end
     try:
-        if argv and argv[0] in COMMANDS:
-            return COMMANDS[argv[0]](argv[1:])
-        if argv and argv[0] in ("--version", "version"):
-            print(__version__)
-            return 0
-        if argv and argv[0] in ("-h", "--help", "help"):
-            print(usage(), end="")
-            return 0
-        if argv and "=" not in argv[0] and not argv[0].startswith(("-", "~")):
-            raise ConfigError(f"{argv[0]} is not a command; {nearest(argv[0], list(COMMANDS))}")
-        return measure(argv)
-    except (ConfigError, RecordError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1 if isinstance(error, RecordError) else 2
+        code = _run(list(argv))
+        sys.stdout.flush()
+        return code
+    except ConfigError as error:
+        return _say(str(error), 2)
+    except RecordError as error:
+        return _say(str(error), 1)
     except BrokenPipeError:
+        _drop_standard_output()
         return 1
+    except OSError as error:
+        if error.filename is None:  # of a file that was open already: nearly always the output
+            _drop_standard_output()
+        return _say(f"{error.filename or 'the output'} cannot be used: {error.strerror or error}.", 1)
     except KeyboardInterrupt:
-        print("bench: stopped before anything was measured.", file=sys.stderr)
-        return 130
+        return _say("stopped before anything was measured.", 130)
+    except SystemExit as end:  # argparse after --help, and an interrupted search
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
 
 
-def usage() -> str:
-    choices = {group: ", ".join(group_choices(CONF / group)) for group in ("experiment", "allocator", "model")}
-    return USAGE.format(experiments=choices["experiment"], allocators=choices["allocator"], models=choices["model"])
+def _say(sentence: str, code: int) -> int:
+    line = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in sentence)
+    print(f"bench: {line}", file=sys.stderr)
+    return code
 
 
-def measure(argv: list[str]) -> int:
-    """Hydra composes and our sweeper runs: one job is a sweep of one. The sweeper ends with the exit code."""
-    import hydra
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
+def _run(argv: list[str]) -> int:
+    words = [word for word in argv if word not in ("-m", "--multirun")]
+    if argv and argv[0] in COMMANDS:
+        run, options = parse(argv)
+        return _run_as_json(run, options) if getattr(options, "json", False) else run(options)
+    if argv and argv[0] in ("--version", "version"):
+        print(__version__)
+        return 0
+    if argv == ["help"] or {"-h", "--help"} & set(argv):
+        print(_parsers()[""].format_help(), end="")
+        return 0
+    if argv and "=" not in argv[0] and not argv[0].startswith(("-", "~", "+")):
+        from bench.config.words import nearest
 
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who say them in one sentence
-    sys.argv = ["bench", *overrides(argv)]
-
-    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-    def run(config: Any) -> None:
-        raise AssertionError("conf/config.yaml sets hydra.mode, so Hydra calls the sweeper and never this")
-
-    try:
-        run()
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 2
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(error, argv)) from error
-    except ValueError as error:  # Hydra's own word for `model=null`
-        if "Config group override" not in str(error):
-            raise
-        raise ConfigError(f"a group takes the name of one of its files, as in model=tiny: {error}.") from error
-    return 0
+        raise ConfigError(f"{argv[0]} is not a command; {nearest(argv[0], list(COMMANDS))}")
+    return measure(words)
 
 
-def explain(error: Exception, argv: Sequence[str]) -> str:
-    """Hydra's several lines as one sentence with the way out."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import MissingConfigException
-
-    text = str(error).strip()
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
-        if group:
-            return f"{group}={name} is not there; {nearest(name, group_choices(CONF / group))}"
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        known = compose("config")
-    for word in argv:
-        key = word.split("=")[0].lstrip("+~")
-        if f"'{key}'" in text and "Could not override" in text:
-            from omegaconf import OmegaConf
-
-            return describe_unknown(key, OmegaConf.to_container(known))
-    return " ".join(line.strip() for line in text.splitlines()[:2])
+def parse(argv: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int], argparse.Namespace]:
+    """The command's ``run``, and its options: argparse's own, with ``words``, what stood after its name, and
+    ``answer``, where a command puts what --json prints."""
+    module = importlib.import_module(COMMANDS[argv[0]][0])
+    options = _parsers(argv[0])[argv[0]].parse_args([*argv[1:]])
+    options.command, options.words, options.answer = argv[0], [*argv[1:]], {}
+    return module.run, options
 
 
-def report(argv: list[str]) -> int:
-    from bench.commands.report import main as run
+def _parsers(command: str | None = None) -> dict[str, Parser]:
+    """The parser of each command by its name, and "" the one above them. Only ``command`` has its arguments: those of the others
+    would import their modules."""
+    prog = "python -m bench"
+    parser = Parser(prog=prog, usage=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    if command is None:
+        from bench.config import files
 
-    return run(argv)
-
-
-def doctor(argv: list[str]) -> int:
-    from bench.commands.doctor import main as run
-
-    return run(argv)
-
-
-def slurm(argv: list[str]) -> int:
-    from bench.commands.jobscript import main as run
-
-    return run(argv)
-
-
-def rerun(argv: list[str]) -> int:
-    from bench.commands.rerun import main as run
-
-    return run(argv)
-
-
-def compare(argv: list[str]) -> int:
-    from bench.commands.compare import main as run
-
-    return run(argv)
+        parser.epilog = CHOICES.format(
+            **{group: ", ".join(files.choices(group)) for group in ("experiment", "allocator", "model")}
+        )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    parser.add_argument("--cfg", metavar="job|hydra|all", help="print the configuration and measure nothing")
+    parser.add_argument("--resolve", action="store_true", help="with --cfg: ${...} replaced by what it stands for")
+    parser.add_argument("-m", "--multirun", action="store_true", help="accepted, for every run is a sweep")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", prog=prog)
+    made = {"": parser}
+    for name, (module, line) in COMMANDS.items():
+        made[name] = commands.add_parser(
+            name, help=line, description=f"{line[0].upper()}{line[1:]}.", allow_abbrev=False
+        )
+        if name == command:
+            importlib.import_module(module).add_arguments(made[name])
+    return made
 
 
-def advise(argv: list[str]) -> int:
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
+def measure(words: Sequence[str]) -> int:
+    """Compose and check every point of the sweep that ``words`` ask for, then run it: one job is a sweep of one."""
+    from bench.config import compose
+    from bench.config.words import refuse_flags
 
-    from bench.commands.advise import main as run
+    refuse_flags(words)
+    parser = Parser(prog="python -m bench", add_help=False, allow_abbrev=False)
+    parser.add_argument("-c", "--cfg", choices=("job", "hydra", "all"))
+    parser.add_argument("--resolve", action="store_true")
+    parser.add_argument("overrides", nargs="*")
+    options = parser.parse_intermixed_args(words)
+    if options.cfg:
+        print(compose.shown(options.overrides, options.cfg, options.resolve), end="")
+        return 0
+    study, jobs = compose.jobs_of(options.overrides)
+    from bench.driver import sweep  # after the words are known to be right: a wrong one is said at once
 
-    try:
-        return run(argv)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(error, argv)) from error
+    return sweep.run(study, jobs)
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "report": report,
-    "doctor": doctor,
-    "slurm": slurm,
-    "rerun": rerun,
-    "compare": compare,
-    "advise": advise,
-}
+def _run_as_json(run: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    """One JSON object on standard output, of an error too; what the command prints for people goes to standard error."""
+    from bench.report.verdict_json import document
+
+    answer: dict[str, object] = {}
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            code, answer = run(options), options.answer
+        except (ConfigError, RecordError) as error:
+            code, answer = _say(str(error), 2 if isinstance(error, ConfigError) else 1), {"error": str(error)}
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+    print(json.dumps(document(options.command, code, answer), indent=2, allow_nan=False))
+    return code
+
+
+def _open_what_is_closed() -> None:
+    """A closed standard file would give its number to the next file that is opened, and what is printed would go into that."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)
+
+
+def _drop_standard_output() -> None:
+    """What could not be written must not be tried again when Python ends, which would say so in its own words."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

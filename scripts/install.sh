@@ -102,10 +102,10 @@ project() {
     site=$("$python" -I -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     echo "$root" >"$site/bench.pth" # `python -I` looks neither at the current folder nor at PYTHONPATH
     find "$root/conf" -name __pycache__ -prune -exec rm -rf {} +
-    compile 1 "$root/bench" "$root/hydra_plugins"
-    chmod -R u+rwX,go+rX,go-w "$root/bench" "$root/conf" "$root/hydra_plugins" "$root/entrypoint.sh" "$root/scripts"
+    compile 1 "$root/bench"
+    chmod -R u+rwX,go+rX,go-w "$root/bench" "$root/conf" "$root/entrypoint.sh" "$root/scripts"
     chmod 755 "$root/entrypoint.sh" "$root/scripts/install.sh"
-    manifest "$root/bench" "$root/conf" "$root/hydra_plugins" "$root/entrypoint.sh" "$root/scripts" "$root/requirements.lock" >"$root/project.txt"
+    manifest "$root/bench" "$root/conf" "$root/entrypoint.sh" "$root/scripts" "$root/requirements.lock" >"$root/project.txt"
     "$python" -I - "$root" "$flavor" <<'PYTHON'
 import hashlib
 import json

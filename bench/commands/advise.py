@@ -5,23 +5,24 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-import os
+import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from pathlib import Path
+from typing import Any
 
 from bench.analysis import grouping, reproduction
 from bench.analysis.stats import Ratio, verdict
 from bench.arms import library, retention
+from bench.arms.catalogue import read_arms
 from bench.arms.environment import wants_huge_pages
-from bench.config.compose import Study, job_of
-from bench.config.words import group_choices
-from bench.config.words import overrides as spelled_out
+from bench.commands.arguments import add_json, positive_number
+from bench.config.compose import jobs_of_arms
+from bench.config.study import Study
 from bench.driver import sweep
-from bench.host import topology
 from bench.host.findings import huge_pages_allowed
-from bench.paths import CONF, results_directory
+from bench.paths import results_directory
+from bench.report import verdict_json
 from bench.schema import records
 from bench.schema.errors import AllocatorError, ConfigError, RecordError
 from bench.schema.job import Allocator, Job
@@ -31,19 +32,19 @@ KEPT_AT_LEAST = 2
 Records = list[records.Record]
 
 
-def main(argv: Sequence[str]) -> int:
-    """``advise [--minutes M] [--memory-limit-gib G] [overrides]``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench advise", description="Search the arms on this host for the fastest setting."
-    )
-    parser.add_argument("--minutes", type=float, default=30.0, help="budget (default 30)")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--minutes", type=positive_number, default=30.0, help="budget (default: %(default)g)")
     parser.add_argument(
-        "--memory-limit-gib", type=float, default=None, help="largest peak resident set of one rank that is allowed"
+        "--memory-limit-gib", type=positive_number, help="largest peak resident set of one rank that is allowed"
     )
+    parser.add_argument("-m", "--multirun", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument(
         "overrides", nargs="*", help="what to train, e.g. model=tiny train.dropout=0; allocator=a,b searches only those"
     )
-    options = parser.parse_args(argv)
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
     jobs = candidates(options.overrides)
     study = Study(f"advise-{datetime.now(timezone.utc):%Y%m%dT%H%M%S}", reference="glibc")
     begun = time.monotonic()
@@ -54,23 +55,20 @@ def main(argv: Sequence[str]) -> int:
             f"no job ended well, so there is no advice; the first: {found[0]['error'] if found else 'none ran'}"
         )
     print(advice(found, {job.allocator.name: job.allocator for job in jobs}, options.memory_limit_gib, minutes))
+    options.answer = answer(found, options.memory_limit_gib)
     return 0
 
 
 def candidates(overrides: Sequence[str]) -> list[Job]:
-    """One job for each arm that this host has; glibc, the reference, first."""
-    from hydra import compose, initialize_config_dir
-
+    """One job for each arm that this host has; glibc, the reference, first. A file of an arm that cannot be read is passed over
+    with a line about it, unless it is named."""
     named = [word.split("=", 1)[1] for word in overrides if word.lstrip("+").startswith("allocator=")]
-    rest = spelled_out([word for word in overrides if not word.lstrip("+").startswith("allocator=")])
-    folders = [CONF, *map(Path, filter(None, [os.environ.get("BENCH_CONF")]))]
-    names = (
-        named[0].split(",") if named else [name for folder in folders for name in group_choices(folder / "allocator")]
-    )
-    jobs = []
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        for name in dict.fromkeys(["glibc", *names]):
-            jobs.append(job_of(compose("config", [*rest, f"+allocator={name}"]), topology.numa_nodes()))
+    rest = [word for word in overrides if not word.lstrip("+").startswith("allocator=")]
+    arms, refused = read_arms()
+    names = named[-1].split(",") if named else [arm.name for arm in arms]
+    for sentence in [] if named else refused:
+        print(f"bench: {sentence} It is passed over.", file=sys.stderr)
+    jobs = jobs_of_arms(rest, [*dict.fromkeys(["glibc", *names])])
     usable = [job for job in jobs if is_usable(job.allocator)]
     if len(usable) < KEPT_AT_LEAST:
         raise ConfigError(
@@ -167,6 +165,13 @@ def advice(found: Records, arms: dict[str, Allocator], limit_gib: float | None, 
     lines += ["", f"{said.sentence}.", f"{sure}{within}: {arm} ({arms[arm].shows}). For your job script:", ""]
     lines += [*job_script_lines(arms[arm]), ""]
     return "\n".join(lines)
+
+
+def answer(found: Records, limit_gib: float | None) -> dict[str, Any]:
+    """The advice as data, for --json."""
+    arm, ratios = best(found, limit_gib)
+    surely = arm in ratios and verdict(ratios[arm]).word == "faster"
+    return verdict_json.of_advice(arm, surely, ratios, {name: peak_bytes(found, name) for name in ratios}, limit_gib)
 
 
 def job_script_lines(allocator: Allocator) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from bench.analysis.cells import nodes_text
@@ -12,24 +11,27 @@ from bench.analysis.reproduction import (
     agree,
     load_side,
 )
+from bench.commands.arguments import add_json, add_reference, add_tolerance
 from bench.host import likeness
+from bench.report import verdict_json
 from bench.schema.errors import ConfigError
 
 
-def main(argv: Sequence[str]) -> int:
-    """``compare A B``: exit code 0 when everything is reproduced or within tolerance, 1 when not, 2 for wrong words."""
-    parser = argparse.ArgumentParser(prog="python -m bench compare", description="Was result A reproduced by result B?")
-    parser.add_argument("a", type=Path, metavar="A")
-    parser.add_argument("b", type=Path, metavar="B")
-    parser.add_argument("--tolerance", type=float, default=0.05, help="how far apart two ratios may be (default 0.05)")
-    parser.add_argument(
-        "--reference", default="glibc", help="the arm that the others are compared with (default glibc)"
-    )
-    options = parser.parse_args(argv)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("a", type=Path, metavar="A", help="a results folder, a record.json or published.csv")
+    parser.add_argument("b", type=Path, metavar="B", help="another")
+    add_tolerance(parser)
+    add_reference(parser)
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Exit code 0 when everything is reproduced or within tolerance, 1 when not."""
     for path in (options.a, options.b):
         if not path.exists():
             raise ConfigError(f"{path} is not there: name a results folder, a record.json or published.csv.")
     a, b = load_side(options.a, options.reference), load_side(options.b, options.reference)
+    options.answer = verdict_json.of_comparison(a, b, options.tolerance, agree(a, b, options.tolerance))
     return print_comparison(a, b, options.tolerance)
 
 

@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
 
-from bench.host.findings import (
-    findings,
-)
+from rich.console import Console
+from rich.table import Table
+
+from bench.arms import retention
+from bench.arms.catalogue import read_arms
+from bench.commands.arguments import add_json
+from bench.host import facts, load
+from bench.host.findings import Finding, findings
+from bench.report import verdict_json
+from bench.schema.errors import AllocatorError
 
 
-def main(argv: Sequence[str]) -> int:
-    """``doctor``: what this host has and lacks for a fair measurement, each arm tried. Exit code 1 if something can spoil it."""
-    import argparse
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_json(parser)
 
-    from rich.console import Console
-    from rich.table import Table
 
-    from bench.arms import retention
-    from bench.arms.catalogue import arms
-    from bench.host import facts, load
-    from bench.schema.errors import AllocatorError
-
-    argparse.ArgumentParser(prog="python -m bench doctor", description="What this host has and lacks.").parse_args(argv)
+def run(options: argparse.Namespace) -> int:
+    """Exit code 1 if something can spoil a measurement."""
     console = Console(highlight=False)
     here = facts.host()
     table = Table("arm", "live library", "version", "faults per round")
     table.title = "Each arm in a fresh process: 12, 40 and 70 MiB taken, touched, freed"
-    missing = []
-    for arm in arms():
+    arms, refused = read_arms()
+    missing: list[str] = []
+    proofs: dict[str, dict] = {}
+    for arm in arms:
         try:
             proof = retention.check(arm)
+            proofs[arm.name] = proof
             table.add_row(
                 arm.name,
                 proof["malloc_library"].rpartition("/")[2],
@@ -44,6 +47,8 @@ def main(argv: Sequence[str]) -> int:
         "0 faults: freed memory is kept. All pages (31,232 of 4 KiB): all of it goes back to the kernel each time.\n"
     )
     found = findings(here, load.now(), missing_allocators=missing)
+    found += [Finding("warn", sentence, "Until then there is no such arm.") for sentence in refused]
     for finding in found:
         console.print(f"{finding.level:4}  {finding.what} {finding.advice}".rstrip(), markup=False, soft_wrap=True)
+    options.answer = verdict_json.of_findings(found, [arm.name for arm in arms], proofs)
     return 1 if any(finding.level == "bad" for finding in found) else 0

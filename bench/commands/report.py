@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import argparse
 import gc
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from bench.commands.arguments import add_json, add_reference
+from bench.report import verdict_json
+from bench.report.write import write_all
 from bench.schema import records
 from bench.schema.errors import ConfigError
 
-if TYPE_CHECKING:
-    pass
-from bench.report.write import write_all
 
-
-def main(argv: Sequence[str]) -> int:
-    """``report DIR [DIR ...]``: everything, from the records under all of them, into the first. Raises ConfigError."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench report", description="Tables, plots and the verdict from the records under DIR."
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "directories",
         metavar="DIR",
@@ -28,8 +21,12 @@ def main(argv: Sequence[str]) -> int:
         type=Path,
         help="a results folder; the report is written into the first",
     )
-    parser.add_argument("--reference", default="glibc", help="the arm to compare with (default: %(default)s)")
-    options = parser.parse_args(argv)
+    add_reference(parser)
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Everything, from the records under all the folders, into the first. Raises ConfigError."""
     for directory in options.directories:
         if not directory.is_dir():
             raise ConfigError(
@@ -51,7 +48,9 @@ def main(argv: Sequence[str]) -> int:
             raise ConfigError(
                 f"--reference={options.reference} is not an arm here; there are {', '.join(sorted(names))}."
             )
-        return write_all(options.directories[0], found, refused, options.reference)
+        parts = write_all(options.directories[0], found, refused, options.reference)
+        options.answer = verdict_json.of_report(parts, refused)
+        return 0
     finally:
         if collecting:
             gc.enable()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
 from bench.analysis import reproduction
 from bench.commands import compare
-from bench.config.compose import Study
+from bench.commands.arguments import add_reference, add_tolerance
+from bench.config.study import Study
 from bench.driver import sweep
 from bench.driver.launcher import which_copy
 from bench.paths import results_directory
@@ -20,17 +20,14 @@ from bench.schema.errors import ConfigError
 from bench.schema.job import from_dict
 
 
-def main(argv: Sequence[str]) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", type=Path, metavar="RECORD-or-DIR", help="a record.json, or a results folder")
+    add_tolerance(parser)
+    add_reference(parser)
+
+
+def run(options: argparse.Namespace) -> int:
     """Exit code as for a sweep, or that of the comparison when all jobs ran."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench rerun", description="The same configuration, here; then: was it reproduced?"
-    )
-    parser.add_argument("path", type=Path, metavar="RECORD-or-DIR")
-    parser.add_argument("--tolerance", type=float, default=0.05, help="how far apart two ratios may be (default 0.05)")
-    parser.add_argument(
-        "--reference", default="glibc", help="the arm that the others are compared with (default glibc)"
-    )
-    options = parser.parse_args(argv)
     path = options.path
     if not path.exists():
         raise ConfigError(f"{path} is not there: name a record.json or a results folder.")

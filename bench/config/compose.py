@@ -1,25 +1,35 @@
-"""From Hydra's configuration to a Job: types, unknown keys, and values that make no sense together.
+"""From the words of the command line to Jobs: Hydra composes every point of a sweep, and each is checked before the first runs.
 
-Whatever is wrong is a ConfigError: one sentence with the key, the value and the way out, before anything runs.
+Hydra is used by its public compose API and its parser of overrides alone. Its own `hydra.main` is not: it would want a sweeper
+plugin in a package of its naming, and write folders of its own.
+
+Whatever is wrong is a ConfigError: one sentence with the key, the value and the way out.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+import yaml
+from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from bench.config import files
+from bench.config.study import Study
 from bench.config.typed import typed
-from bench.config.words import (
-    refuse_unknown,
-)
+from bench.config.words import bare, describe_unknown, nearest, overrides, refuse_unknown
 from bench.host.topology import numa_nodes
+from bench.paths import CONF
 from bench.schema.checks import check
 from bench.schema.errors import ConfigError
 from bench.schema.job import PARTS, Job
@@ -27,18 +37,11 @@ from bench.schema.job import PARTS, Job
 # Keys beside the job's own: where results go and how a sweep is arranged, neither of which is part of a job.
 OUTSIDE_JOB = ("study", "sweep")
 OUTSIDE_MEASURE = ("blocks", "blocks_half_width", "blocks_max_minutes")
-
-
-@dataclass(frozen=True)
-class Study:
-    """What surrounds the jobs of one sweep."""
-
-    name: str
-    shuffle_arms: bool = True
-    reference: str = "glibc"
-    blocks: str | None = None  # "auto": add blocks until the intervals are narrow enough
-    blocks_half_width: float = 0.04
-    blocks_max_minutes: float = 15.0
+GROUPS = ("allocator", "model", "measure", "experiment")
+MAX_POINTS = (
+    100_000  # of one sweep; more is a slip of the pen, and would fill the memory before it is refused otherwise
+)
+Point = Sequence[str]  # overrides with one value each
 
 
 def study_of(config: DictConfig) -> Study:
@@ -60,8 +63,7 @@ def study_of(config: DictConfig) -> Study:
 
 def job_of(config: DictConfig, numa_nodes: int = 1) -> Job:
     """The Job that ``config`` describes. ``numa_nodes``: what ``ranks_per_node=auto`` means on this host."""
-    keys = [str(key) for key in config if key != "hydra"]
-    values: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, keys), resolve=True)
+    values: Any = OmegaConf.to_container(_without_hydra(config), resolve=True)
     outside = {key: values.pop(key, {}) for key in OUTSIDE_JOB}
     refuse_unknown(outside["sweep"], ("shuffle_arms", "reference"), "sweep.")
     if isinstance(values.get("measure"), dict):
@@ -79,14 +81,185 @@ def job_of(config: DictConfig, numa_nodes: int = 1) -> Job:
     return job
 
 
-def jobs_of(
-    arguments: Sequence[str], params: Mapping[str, str], context: Any, config: DictConfig
-) -> tuple[Study, list[Job]]:
-    """The product of the command line over the experiment's ``params``, every point composed and checked."""
-    given = {argument.split("=")[0].lstrip("+") for argument in arguments}
-    # What the command line says of a key replaces what the experiment says of it.
-    lines = [f"{key}={value}" for key, value in params.items() if key.lstrip("+") not in given] + list(arguments)
-    parsed = OverridesParser.create(config_loader=context.config_loader).parse_overrides(lines)
-    points = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
-    configs = [context.config_loader.load_sweep_config(config, list(point)) for point in points]
-    return study_of(configs[0]), [job_of(one, numa_nodes()) for one in configs]
+# ---- from words to points
+
+
+def jobs_of(words: Sequence[str]) -> tuple[Study, list[Job]]:
+    """The study, and one job for each point of the sweep that ``words`` ask for: the product in the order written, the last key
+    fastest. Every point is composed and checked. Raises ConfigError."""
+    with _hydra(words):
+        configs = _configurations(points_of(words))
+        return study_of(configs[0]), [job_of(config, numa_nodes()) for config in configs]
+
+
+def jobs_of_arms(words: Sequence[str], arms: Sequence[str]) -> list[Job]:
+    """One job for each arm, at the one point that ``words`` say; what an experiment sweeps over is left out. Raises ConfigError."""
+    with _hydra(words):
+        lines = overrides(words)
+        for key, values in _parsed(lines).items():
+            if len(values) > 1:
+                raise ConfigError(
+                    f"{bare(key)} has {len(values)} values, and advise looks at one point: give it one value."
+                )
+        points = [
+            [line for values in _parsed([*lines, f"+allocator={arm}"]).values() for line in values] for arm in arms
+        ]
+        return [job_of(config, numa_nodes()) for config in _configurations(points)]
+
+
+def values_of(words: Sequence[str], key: str) -> list[Any]:
+    """The values that ``key`` takes in the sweep of ``words``, as the configuration has them; no point is checked."""
+    with _hydra(words):
+        points = points_of(words)
+        swept = {line for point in points for line in point if bare(line.split("=")[0]) == key}
+        if swept:
+            return [override.value() for override in OverridesParser.create().parse_overrides(sorted(swept))]
+        return [OmegaConf.select(_configurations(points[:1])[0], key)]
+
+
+def shown(words: Sequence[str], what: str, resolve: bool = False) -> str:
+    """The configuration of the first point as YAML. ``what``: job, hydra or all."""
+    with _hydra(words):
+        points = points_of(words)
+        config = _configurations(points[:1])[0]
+        if what != "all":
+            part = OmegaConf.select(config, "hydra") if what == "hydra" else _without_hydra(config)
+            config = OmegaConf.create({"hydra": part}) if what == "hydra" else part
+        text = OmegaConf.to_yaml(config, resolve=resolve)
+        return f"# the first of {len(points)} jobs\n{text}" if len(points) > 1 else text
+
+
+def points_of(words: Sequence[str]) -> list[Point]:
+    """The product of the words over what the experiment sweeps (`hydra.sweeper.params` of its file). What the words say of a key
+    replaces what the experiment says of it."""
+    lines = overrides(words)
+    given = _parsed(lines)
+    for key, values in given.items():
+        outside = key == "experiment" or key.split(".")[0] in OUTSIDE_JOB or key.startswith("measure.blocks")
+        if outside and len(values) > 1:
+            raise ConfigError(f"{key} has {len(values)} values, and is one for the whole sweep: run it once for each.")
+    swept = _parsed([line for line in _swept_by_experiment(given) if bare(line.split("=")[0]) not in given])
+    axes = [*swept.values(), *given.values()]
+    points: list[Point] = list(itertools.islice(itertools.product(*axes), MAX_POINTS + 1))
+    if len(points) > MAX_POINTS:
+        raise ConfigError(f"these words ask for more than {MAX_POINTS} jobs: give the keys fewer values.")
+    return points
+
+
+def _swept_by_experiment(given: Mapping[str, Sequence[str]]) -> list[str]:
+    if "experiment" not in given:
+        return []
+    config = _composed(given["experiment"])
+    params = OmegaConf.select(config, "hydra.sweeper.params")
+    if params is None:
+        return []
+    if not OmegaConf.is_dict(params):
+        raise ConfigError(f"hydra.sweeper.params={params} of the experiment is not a group of KEY: VALUES lines.")
+    values: Any = OmegaConf.to_container(params, resolve=True)
+    return overrides([f"{key}={'null' if value is None else value}" for key, value in values.items()])
+
+
+def _parsed(lines: Sequence[str]) -> dict[str, list[str]]:
+    """Each key with the overrides that its values make; a key that is given twice has its last values, as for Hydra."""
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        try:
+            (override,) = OverridesParser.create().parse_overrides([line])
+            found[bare(override.get_key_element())] = _expanded(override)
+        except ConfigError:
+            raise
+        except (HydraException, ValueError, TypeError, ArithmeticError, RecursionError) as error:
+            key, _, value = line.partition("=")
+            raise ConfigError(
+                f"{bare(key)}={value} cannot be read: a sweep is a list, 1,2,4, or range(1,5), and a value with other than plain "
+                f"characters stands in quotes, '{bare(key)}=\"{value}\"' in a shell."
+            ) from error
+    return found
+
+
+def _expanded(override: Override) -> list[str]:
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        if override.key_or_group in GROUPS and isinstance(override.value(), list):
+            raise ConfigError(
+                f"{override.input_line} would merge files into one: choose one, or sweep over them, {key}=NAME,NAME."
+            )
+        return [f"{key}={override.get_value_element_as_str()}"]
+    if not override.is_discrete_sweep():
+        raise ConfigError(
+            f"{override.input_line} is an interval, which has no list of values: use range(1,5) or a list, 1,2,4."
+        )
+    glob: Any = override.value()
+    if isinstance(glob, Glob):
+        group = override.key_or_group
+        values = glob.filter(files.choices(group))
+        if not values:
+            raise ConfigError(
+                f"{override.input_line} matches no file of {group}; there are {', '.join(files.choices(group))}."
+            )
+    else:
+        values = list(itertools.islice(override.sweep_string_iterator(), MAX_POINTS + 1))
+        if not values:
+            raise ConfigError(
+                f"{override.input_line} has no values: give it one or more, as in {override.key_or_group}=1,2."
+            )
+    return [f"{key}={value}" for value in values]
+
+
+# ---- from a point to a configuration
+
+
+@contextmanager
+def _hydra(words: Sequence[str]) -> Iterator[None]:
+    """Hydra reads conf/, and whatever it says against ``words`` becomes a ConfigError."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            yield
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(_explained(error, words)) from error
+
+
+def _configurations(points: Sequence[Point]) -> list[DictConfig]:
+    """The configuration of each point, `hydra` included; each file that was chosen is looked at once."""
+    configs = [_composed(point) for point in points]
+    chosen = [OmegaConf.select(config, "hydra.runtime.choices") for config in configs]
+    for group, name in dict.fromkeys((group, choice.get(group)) for choice in chosen for group in GROUPS):
+        if name is not None:
+            files.check_choice(group, str(name))
+    return configs
+
+
+def _composed(point: Point) -> DictConfig:
+    """Raises ConfigError, and Hydra's and OmegaConf's errors."""
+    search = [str(folder).replace("\\", "\\\\").replace("'", "\\'") for folder in files.conf_folders()[1:]]
+    searchpath = [f"hydra.searchpath=['file://{folder}']" for folder in search]
+    try:
+        return compose("config", [*point, *searchpath], return_hydra_config=True)
+    except HydraException:  # of which one is an OSError too
+        raise
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        files.explain([line.partition("=")[2] for line in point])
+        raise ConfigError(f"a file of conf/ or $BENCH_CONF cannot be read: {str(error).splitlines()[0]}.") from error
+    except ValueError as error:  # Hydra's own word for `model=null`
+        raise ConfigError(f"a group takes the name of one of its files, as in model=tiny: {error}.") from error
+
+
+def _without_hydra(config: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
+def _explained(error: Exception, words: Sequence[str]) -> str:
+    """Hydra's several lines as one sentence with the way out."""
+    text = str(error).strip()
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        if group and files.choices(group):
+            return f"{group}={name} is not there; {nearest(name, files.choices(group))}"
+    for word in words:
+        key = bare(word.split("=")[0])
+        if f"'{key}'" in text and "Could not override" in text:
+            known: Any = OmegaConf.to_container(compose("config"))
+            return describe_unknown(key, known)
+    said = " ".join(line.strip() for line in text.splitlines()[:2])
+    said = re.sub(r"\w+(Error|Exception) raised while composing config:", "the values do not fit:", said)
+    return said if said.endswith((".", "?")) else f"{said}."

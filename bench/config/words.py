@@ -1,27 +1,23 @@
-"""The words of the command line: Hydra's overrides and flags, and what to say of a word that means nothing."""
+"""The words of the command line that say what to measure, KEY=VALUE each, and what to say of a word that means nothing."""
 
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.schema.errors import ConfigError
 
-HYDRA_FLAGS_WITH_VALUE = (
-    "-cd",
-    "--config-dir",
-    "-cn",
-    "--config-name",
-    "-cp",
-    "--config-path",
-    "-c",
-    "--cfg",
-    "-p",
-    "--package",
-)
+_FOLDER = "set BENCH_CONF to a folder of your own YAML"
+# Flags of a program that Hydra starts, which this one does not take.
+HYDRA_FLAGS = {
+    **dict.fromkeys(("-cd", "--config-dir", "-cp", "--config-path", "-cn", "--config-name"), _FOLDER),
+    **dict.fromkeys(("-p", "--package"), "`--cfg job` prints the whole configuration"),
+    **dict.fromkeys(("-i", "--info", "--hydra-help"), "`--help` lists what there is, `--cfg job` the configuration"),
+    **dict.fromkeys(("-r", "--run"), "leave it out, every run is a sweep"),
+    **dict.fromkeys(("-sc", "--shell-completion", "--experimental-rerun"), "leave it out"),
+}
 
 
 def refuse_unknown(given: Iterable[str], known: Iterable[str], prefix: str) -> None:
@@ -43,38 +39,44 @@ def group_choices(directory: Path) -> list[str]:
 
 def describe_unknown(key: str, config: Any) -> str:
     """What to say of an override whose key the configuration does not have."""
-    known = [f"{part}.{name}" for part, inner in config.items() if isinstance(inner, Mapping) for name in inner] + list(
-        config
-    )
-    return f"{key} is not a key; {nearest(key, [str(k) for k in known])}"
+    inner = [f"{part}.{name}" for part, values in config.items() if isinstance(values, Mapping) for name in values]
+    known = [str(name) for name in config] + inner
+    if key in known:
+        return f"{key}: a key in its value is not there; add one by its own name, +{key}.NAME=VALUE."
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    part = key.split(".")[0]
+    here = [name for name in inner if name.startswith(f"{part}.")] or [str(name) for name in config]
+    return f"{key} is not a key; " + (f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(here))}.")
 
 
-def flags_first(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Hydra's flags with their values, and the rest."""
-    flags: list[str] = []
-    rest: list[str] = []
-    words = iter(argv)
+def bare(key: str) -> str:
+    return key.lstrip("+~")
+
+
+def refuse_flags(words: Sequence[str]) -> None:
     for word in words:
-        if word.startswith("-"):
-            flags += [word, *([next(words, "")] if word in HYDRA_FLAGS_WITH_VALUE else [])]
-        else:
-            rest.append(word)
-    return flags, rest
+        flag = word.split("=")[0]
+        if flag in HYDRA_FLAGS:
+            raise ConfigError(f"{flag} is a flag of Hydra that bench does not take: {HYDRA_FLAGS[flag]}.")
 
 
-def overrides(argv: Sequence[str]) -> list[str]:
-    """``allocator=NAME`` and ``experiment=NAME`` mean ``+allocator=NAME`` and so on: neither is in the defaults list, which is
-    what lets the ``+`` spelling compose. ``-m`` goes, since every run is a sweep, and Hydra's other flags come first: it refuses
-    them between two overrides. $BENCH_CONF adds a folder of the user's own YAML."""
-    flags, argv = flags_first([word for word in argv if word not in ("-m", "--multirun")])
-    words = flags + [f"+{word}" if word.startswith(("allocator=", "experiment=")) else word for word in argv]
-    extra = os.environ.get("BENCH_CONF")
-    if extra:
-        folder = Path(extra).absolute()
-        if not folder.is_dir():
+def overrides(words: Sequence[str]) -> list[str]:
+    """The words as Hydra takes them. ``allocator=NAME`` and ``experiment=NAME`` mean ``+allocator=NAME`` and so on: neither is in
+    the defaults list, which is what lets the ``+`` spelling compose. Raises ConfigError for what is not KEY=VALUE, for a key that
+    is taken away, and for Hydra's own keys."""
+    for word in words:
+        key, equals, _ = word.partition("=")
+        if key.startswith("~"):
             raise ConfigError(
-                f"BENCH_CONF={extra} is not a folder: name one that holds allocator/NAME.yaml or model/NAME.yaml, or unset it."
+                f"{word} takes a key away, and a job needs every key: give it another value, {bare(key) or 'KEY'}=VALUE."
             )
-        quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-        words.append(f"hydra.searchpath=['file://{quoted}']")
-    return words
+        if not equals or not bare(key).strip():
+            raise ConfigError(
+                f"{word or repr(word)} is not KEY=VALUE, as in nodes=2; `python -m bench --help` says more."
+            )
+        if bare(key).split(".")[0].split("/")[0].split("@")[0] == "hydra":
+            raise ConfigError(
+                f"{bare(key)} is a key of Hydra's own, which bench does not take: results go to $BENCH_OUT, your own YAML "
+                "is in $BENCH_CONF."
+            )
+    return [f"+{word}" if word.startswith(("allocator=", "experiment=")) else word for word in words]

@@ -1,8 +1,7 @@
 """A sweep: which jobs, in which order, what of it is done already, and the loop over the rest.
 
-Hydra's own sweeper runs the plain product in the order written, each job in the same process. hydra_plugins/ extends it at
-its extension point and calls this: every job is composed and checked before the first one runs, the arms of a block are shuffled by the
-seed, what a valid record of this host answers is not run again, and each job's ranks are fresh processes.
+Every job was composed and checked (bench/config) before the first one runs. The arms of a block are shuffled by the seed,
+what a valid record of this host answers is not run again, and each job's ranks are fresh processes.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from bench.analysis.derive import derive
 from bench.analysis.grouping import pairs
 from bench.analysis.stats import needed_blocks
 from bench.arms.environment import wants_huge_pages
-from bench.config.compose import Study
+from bench.config.study import Study
 from bench.driver.control import Leader, PeersLost, follow
 from bench.driver.launcher import Copy, interface_to, which_copy
 from bench.driver.order import in_blocks

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.analysis.grouping import Section, sections
-from bench.config.compose import Study
+from bench.config.study import Study
 from bench.report.latex import latex
 from bench.report.markdown import markdown
 from bench.report.tables import (
@@ -37,7 +37,7 @@ def write_sweep(out: Path, study: Study, done: Sequence[Record], final: bool) ->
         show(found, [], [out / name for name in ("report.html", "report.md", "results.csv")])
 
 
-def write_all(out: Path, found: Sequence[Record], refused: Refused, reference: str) -> int:
+def write_all(out: Path, found: Sequence[Record], refused: Refused, reference: str) -> list[Section]:
     parts, rows = sections(found, reference), [row(record, out) for record in found]
     records.write_text(out / "results.csv", results_csv(rows))
     records.write_text(out / "results.tex", latex(parts))
@@ -51,7 +51,7 @@ def write_all(out: Path, found: Sequence[Record], refused: Refused, reference: s
             for name in ("report.html", "report.md", "results.csv", "ratios.csv", "results.parquet", "results.tex")
         ],
     )
-    return 0
+    return parts
 
 
 def write_texts(out: Path, found: Sequence[Section], refused: Refused) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bench import cli
 from bench.analysis.derive import derive
 from bench.schema import records
 from bench.schema.job import Allocator, Job, Measure, Model, Train, to_dict
@@ -234,3 +235,9 @@ def with_value(job: Job, key: str, value: Any) -> Job:
     if not part:
         return replace(job, **{name: value})
     return replace(job, **{part: replace(getattr(job, part), **{name: value})})
+
+
+def run_command(*words: str) -> int:
+    """A command of the command line, whose errors are raised and not said."""
+    run, options = cli.parse(words)
+    return run(options)

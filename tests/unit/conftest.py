@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ import pytest
 from builders import SMALL
 
 from bench import cli
-from bench.config.compose import Study
+from bench.config.study import Study
 from bench.driver import sweep
+from bench.paths import CONF
 from bench.schema.job import Job, Measure, Train
 
 
@@ -37,8 +37,6 @@ def small_job() -> Job:
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, list[Any]]]:
     """Exit code of the command line's words, and the study and jobs that they mean, Hydra included; nothing runs."""
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # cli sets it; so it is put back
-    monkeypatch.setattr(sys, "argv", ["bench"])
     monkeypatch.delenv("BENCH_CONF", raising=False)
 
     def run(*words: str) -> tuple[int, list[Any]]:
@@ -154,4 +152,4 @@ def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def conf() -> Path:
-    return cli.CONF
+    return CONF

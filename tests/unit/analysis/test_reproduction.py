@@ -11,7 +11,6 @@ import builders
 import pytest
 
 from bench.analysis import grouping, reproduction
-from bench.commands import compare
 from bench.schema.errors import ConfigError, RecordError
 from bench.schema.job import Model
 
@@ -92,7 +91,7 @@ def of_the_published_workload(out: Path, faster: float) -> Path:
 
 
 def test_published_table_is_a_side_without_intervals(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    code = compare.main([str(of_the_published_workload(tmp_path / "a", 1.3)), str(PUBLISHED)])
+    code = builders.run_command("compare", str(of_the_published_workload(tmp_path / "a", 1.3)), str(PUBLISHED))
     said = capsys.readouterr().out
     assert code == 0
     assert "1.30x (one run, no interval) in B" in said
@@ -174,7 +173,7 @@ def test_what_only_one_side_has_is_said(tmp_path: Path, capsys: pytest.CaptureFi
         "glibc_tuned_thp": {"seconds": 0.1, "warnings": ("busy.",)},
     }
     builders.write(builders.study(tmp_path / "a", arms, spread=0.005))
-    compare.main([str(tmp_path / "a"), str(result(tmp_path / "b"))])
+    builders.run_command("compare", str(tmp_path / "a"), str(result(tmp_path / "b")))
     said = capsys.readouterr().out
     assert f"Only in {tmp_path / 'a'}, and not compared: glibc_tuned_thp at 1 node." in said
     assert "5 of 15 jobs were noisy" in said
@@ -199,7 +198,7 @@ def test_unlike_hosts_in_one_folder_are_never_merged(tmp_path: Path) -> None:
 
 def test_facts_that_differ_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     b = result(tmp_path / "b", host=other_host(system__kernel="6.9.9"))
-    compare.main([str(result(tmp_path / "a")), str(b)])
+    builders.run_command("compare", str(result(tmp_path / "a")), str(b))
     assert "system.kernel: 6.1.0, 6.9.9" in capsys.readouterr().out
 
 
@@ -215,4 +214,4 @@ def test_comparisons_pair_blocks_and_leave_invalid_records_out(tmp_path: Path) -
 
 def test_a_path_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not there"):
-        compare.main([str(tmp_path / "nope"), str(PUBLISHED)])
+        builders.run_command("compare", str(tmp_path / "nope"), str(PUBLISHED))

@@ -9,7 +9,8 @@ import pytest
 from builders import with_value
 from omegaconf import OmegaConf
 
-from bench.config.compose import Study, job_of, study_of
+from bench.config.compose import job_of, study_of
+from bench.config.study import Study
 from bench.config.words import nearest
 from bench.schema.checks import check, check_fits
 from bench.schema.errors import ConfigError
@@ -220,7 +221,7 @@ def test_auto_ranks_are_one_per_numa_domain(numa: int) -> None:
         (["allocator.env=5"], "allocator.env=5 does not fit"),
         (["sweep=1"], "sweep is a group of keys"),
         (["sweep.shuffle_arms=maybe"], "sweep.shuffle_arms is true or false"),
-        (["nodes=(1"], "Error parsing override 'nodes=(1'"),
+        (["nodes=(1"], "nodes=(1 cannot be read"),
         (["nodes=${nods}"], "nods"),
         (["study=a/b"], "study=a/b is the name of a folder"),
         (["nodes=3"], "train.global_batch_size=1024 must be a multiple"),

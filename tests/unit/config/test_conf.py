@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from bench.cli import CONF
 from bench.host.foreign import foreign_variables
+from bench.paths import CONF
 from bench.schema.job import Allocator, Job, Measure, Model, to_dict
 
 

@@ -16,8 +16,7 @@ import pytest
 from bench import cli
 from bench.analysis.flops import tflops
 from bench.analysis.grouping import sections
-from bench.commands import report
-from bench.config.compose import Study
+from bench.config.study import Study
 from bench.paths import CHECKOUT, PUBLISHED
 from bench.report import data, latex, markdown, tables, words, write
 from bench.schema.errors import ConfigError
@@ -96,7 +95,7 @@ def test_after_each_job_only_the_csv_is_written_and_nothing_heavy_loaded(tmp_pat
     b.write(b.study(tmp_path, FAST, blocks=1))
     program = (
         "import sys, pathlib; from bench.schema import records; from bench.report import write;"
-        "from bench.config.compose import Study; out = pathlib.Path(sys.argv[1]);"
+        "from bench.config.study import Study; out = pathlib.Path(sys.argv[1]);"
         "write.write_sweep(out, Study('main', True, 'glibc'), records.read_all([out])[0], False);"
         "sys.exit(', '.join(m for m in ('matplotlib', 'pandas', 'pyarrow', 'jinja2', 'rich') if m in sys.modules) or 0)"
     )
@@ -191,7 +190,7 @@ def test_simulated_nodes_are_labelled_everywhere(tmp_path, capsys):
 def test_report_of_folders_writes_everything_into_the_first(tmp_path, capsys):
     one, two = tmp_path / "one", tmp_path / "two"
     b.write(b.study(one, FAST, blocks=3) + b.study(two, FAST, blocks=2))
-    assert report.main([str(one), str(two)]) == 0
+    assert b.run_command("report", str(one), str(two)) == 0
     assert {path.name for path in one.iterdir() if path.is_file()} == {
         "report.md",
         "report.html",
@@ -227,7 +226,7 @@ def test_comparisons_are_data_too(tmp_path, capsys):
 
 def test_one_folder_inside_another_counts_once(tmp_path, capsys):
     b.write(b.study(tmp_path / "main", FAST, blocks=3))
-    report.main([str(tmp_path), str(tmp_path / "main")])
+    b.run_command("report", str(tmp_path), str(tmp_path / "main"))
     assert len((tmp_path / "results.csv").read_text().splitlines()) == 7
     capsys.readouterr()
 
@@ -239,7 +238,7 @@ def test_refused_files_are_named_with_the_reason(tmp_path, capsys):
     cut.write_text(cut.read_text()[:100])
     edited.write_text(edited.read_text().replace('"wall_seconds":10.0', '"wall_seconds":1.0'))
     other.write_text(json.dumps({**json.loads(other.read_text()), "schema": 99}))
-    assert report.main([str(tmp_path)]) == 0
+    assert b.run_command("report", str(tmp_path)) == 0
     for text in (capsys.readouterr().out, (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()):
         for path, why in ((cut, "not a whole record"), (edited, "SHA-256 does not match"), (other, "has schema 99")):
             assert path.parent.name in text and why in text
@@ -263,7 +262,7 @@ def test_nothing_to_report_is_one_sentence_and_exit_code_2(tmp_path, capsys, how
 def test_an_unknown_reference_names_the_arms(tmp_path):
     b.write(b.study(tmp_path, FAST, blocks=1))
     with pytest.raises(ConfigError, match="glibc, tcmalloc"):
-        report.main([str(tmp_path), "--reference", "tcmaloc"])
+        b.run_command("report", str(tmp_path), "--reference", "tcmaloc")
 
 
 def test_parquet_holds_the_rows_and_more_typed(tmp_path, capsys):
@@ -271,7 +270,7 @@ def test_parquet_holds_the_rows_and_more_typed(tmp_path, capsys):
 
     made = b.study(tmp_path, FAST, blocks=2) + [b.record(tmp_path, b.job("tcmalloc", 9), error="no")]
     b.write(made)
-    report.main([str(tmp_path)])
+    b.run_command("report", str(tmp_path))
     frame = pd.read_parquet(tmp_path / "results.parquet")
     assert list(frame.columns[:22]) == COLUMNS.split(",") and len(frame) == 5
     assert frame["valid"].dtype == bool and frame["sec_per_it"].isna().sum() == 1

@@ -1,0 +1,44 @@
+"""Arguments that several commands take, and the values that they may have."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+
+def positive_number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number greater than 0")
+    return value
+
+
+def positive_whole(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object on standard output instead (docs/json.md has its words)"
+    )
+
+
+def add_reference(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--reference", default="glibc", metavar="ARM", help="the arm that the others are compared with (default: glibc)"
+    )
+
+
+def add_tolerance(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tolerance",
+        type=positive_number,
+        default=0.05,
+        metavar="SHARE",
+        help="how far apart two ratios may be (default: %(default)s)",
+    )

@@ -1,0 +1,97 @@
+"""The door for YAML files: ours in conf/ and the user's in $BENCH_CONF. What is wrong with one is said with file and line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bench.paths import CONF
+from bench.schema.errors import ConfigError
+
+
+def conf_folders() -> list[Path]:
+    """conf/, then the folder of $BENCH_CONF if it is set. Raises ConfigError where that is not a folder."""
+    extra = os.environ.get("BENCH_CONF")
+    if not extra:
+        return [CONF]
+    folder = Path(extra).absolute()
+    if not folder.is_dir():
+        raise ConfigError(
+            f"BENCH_CONF={extra} is not a folder: name one that holds allocator/NAME.yaml or model/NAME.yaml, or unset it."
+        )
+    return [CONF, folder]
+
+
+def choices(group: str) -> list[str]:
+    """The names that GROUP=NAME can take: its files in conf/ and in $BENCH_CONF."""
+    return sorted({path.stem for path in files_of(group)})
+
+
+def files_of(group: str) -> list[Path]:
+    return [path for folder in conf_folders() for path in sorted((folder / group).glob("*.yaml"))]
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The keys and values of one file. Raises ConfigError, with file and line, for one that YAML cannot read."""
+    try:
+        content = path.read_bytes()
+        content.decode("utf-8")
+        found = OmegaConf.load(path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}, line {line}: this is not UTF-8 text: save the file as UTF-8.") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}, {_problem(error)}.") from error
+    except (OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read: {str(error).splitlines()[0]}.") from error
+    if not OmegaConf.is_dict(found):
+        raise ConfigError(f"{path}, line 1: this is not a list of `key: value` lines, which a file of a group is.")
+    try:
+        values: Any = OmegaConf.to_container(found)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path} cannot be read: {str(error).splitlines()[0]}.") from error
+    return values
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    """``line N: what is wrong there``, in YAML's words where they say it."""
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    if mark is None:  # a character that no file of YAML may hold
+        return f"line 1 or later: {' '.join(str(getattr(error, 'reason', error)).split())}"
+    problem, start = getattr(error, "problem", None) or "", getattr(error, "context_mark", None)
+    if "\\t" in problem:
+        return f"line {mark.line + 1}: a tab stands where YAML wants spaces"
+    if "quoted scalar" in (getattr(error, "context", None) or "") and start is not None:
+        return f"line {start.line + 1}: the quotation mark that opens here is never closed"
+    return f"line {mark.line + 1}: {' '.join(problem.split())}"
+
+
+def explain(wanted: Sequence[str]) -> None:
+    """Raise ConfigError for the first file that cannot be read: those called ``wanted`` first, for of them Hydra spoke."""
+    groups = ("allocator", "experiment", "model", "measure")
+    paths = [path for group in groups for path in files_of(group)]
+    for path in sorted(paths, key=lambda path: path.stem not in wanted):
+        load(path)
+
+
+def check_choice(group: str, name: str) -> None:
+    """The file that GROUP=NAME chose: one, and of that name. Raises ConfigError.
+
+    Where two folders hold the name, Hydra takes the first in silence; and a file without a name would be measured under the
+    name of the default, glibc or gpt124m.
+    """
+    paths = [path for folder in conf_folders() if (path := folder / group / f"{name}.yaml").exists()]
+    if len(paths) > 1 and paths[0].read_bytes() != paths[1].read_bytes():
+        raise ConfigError(f"{paths[1]} has the name of a file of ours, which would be taken: give it another name.")
+    if group in ("allocator", "model") and paths:
+        said = load(paths[0]).get("name")
+        if str(said) != paths[0].stem:
+            raise ConfigError(f"{paths[0]} must say its own name, `name: {paths[0].stem}`, and it says {said}.")

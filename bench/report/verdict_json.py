@@ -1,0 +1,152 @@
+"""Verdicts as data, for a script or a gate: what --json prints. docs/json.md lists the words; SCHEMA counts their versions."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bench.analysis.cells import Cell
+from bench.analysis.grouping import Section
+from bench.analysis.pairing import Pair
+from bench.analysis.reproduction import Agreement, Side
+from bench.analysis.stats import Interval, Ratio
+from bench.host.findings import Finding
+
+SCHEMA = "bench-verdict/1"
+# Every word that a verdict can be, by command. A word more or less, or another meaning, is another number in SCHEMA.
+WORDS = {
+    "report": ("faster", "slower", "no difference", "cannot tell", "invalid"),
+    "compare": ("reproduced", "within tolerance", "not reproduced", "not comparable"),
+    "advise": ("fastest", "not surely", "change nothing", "none fits"),
+    "doctor": ("ok", "warn", "bad"),
+}
+
+
+def document(command: str, exit_code: int, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The object to print: JSON has no NaN and no infinity, so a figure that is not known is null."""
+    known: dict[str, Any] = _without_nan(content)
+    return {"schema": SCHEMA, "command": command, "exit_code": exit_code, **known}
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(inner) for inner in value]
+    if hasattr(value, "item"):  # a scalar of NumPy
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def verdict_word(word: str) -> str:
+    """The sentence's word without its figure: `no difference larger than 3 %` is `no difference`."""
+    return "no difference" if word.startswith("no difference") else word
+
+
+def of_ratio(ratio: Ratio | None) -> dict[str, Any] | None:
+    """reference/arm with its confidence limits and the blocks that it rests on; null where there is none."""
+    return None if ratio is None else dataclasses.asdict(ratio)
+
+
+def of_pair(pair: Pair) -> dict[str, Any]:
+    return {
+        "arm": pair.arm,
+        "reference": pair.reference,
+        "nodes": pair.nodes,
+        "simulated": pair.simulated,
+        "verdict": verdict_word(pair.word),
+        "sentence": pair.sentence,
+        "ratio": of_ratio(pair.ratio),
+        "memory_ratio": of_ratio(pair.memory),
+    }
+
+
+def of_cell(cell: Cell) -> dict[str, Any]:
+    return {
+        "arm": cell.arm,
+        "nodes": cell.nodes,
+        "simulated": cell.simulated,
+        "num_blocks": len(cell.records),
+        "sec_per_it": of_interval(cell.sec_per_it),
+    }
+
+
+def of_interval(interval: Interval) -> dict[str, Any]:
+    return dataclasses.asdict(interval)
+
+
+def of_report(sections: Sequence[Section], refused: Sequence[tuple[Any, str]]) -> dict[str, Any]:
+    return {
+        "sections": [
+            {
+                "title": section.title,
+                "reference": section.reference,
+                "arms": list(section.arms),
+                "num_records": section.num_records,
+                "num_failed": len(section.failed),
+                "losses_agree": not any(check.disagreeing for check in section.losses),
+                "cells": [of_cell(cell) for cell in section.cells],
+                "pairs": [of_pair(pair) for pair in section.comparisons],
+                "cautions": list(section.cautions),
+            }
+            for section in sections
+        ],
+        "refused": [{"path": str(path), "why": why} for path, why in refused],
+    }
+
+
+def of_comparison(
+    a: Side, b: Side, tolerance: float, agreements: Mapping[tuple[int, str, bool], Agreement]
+) -> dict[str, Any]:
+    """``verdict`` of an agreement that is of the whole results, and not of one arm, has arm null."""
+    return {
+        "a": a.name,
+        "b": b.name,
+        "tolerance": tolerance,
+        "agreements": [
+            {
+                "arm": arm or None,
+                "nodes": nodes or None,
+                "simulated": simulated,
+                "verdict": agreement.word,
+                "sentence": agreement.sentence,
+                "ratio_a": of_ratio(a.ratios.get((nodes, arm, simulated))),
+                "ratio_b": of_ratio(b.ratios.get((nodes, arm, simulated))),
+            }
+            for (nodes, arm, simulated), agreement in agreements.items()
+        ],
+    }
+
+
+def of_findings(findings: Sequence[Finding], arms: Sequence[str], proofs: Mapping[str, Any]) -> dict[str, Any]:
+    """``proofs``: by arm, of those that this host can run."""
+    return {
+        "findings": [{"verdict": f.level, "sentence": f.what, "advice": f.advice} for f in findings],
+        "arms": [
+            {
+                "arm": arm,
+                "usable": arm in proofs,
+                "library": proofs[arm]["malloc_library"] if arm in proofs else None,
+                "version": proofs[arm]["version"] if arm in proofs else None,
+                "faults_per_round": proofs[arm]["retention_faults"] if arm in proofs else None,
+            }
+            for arm in arms
+        ],
+    }
+
+
+def of_advice(
+    arm: str | None, surely: bool, ratios: Mapping[str, Ratio], peaks: Mapping[str, int], limit_gib: float | None
+) -> dict[str, Any]:
+    """``arm``: the one that is advised, None where none stays within the limit; ``surely``: the measurements suffice to say so."""
+    word = "none fits" if arm is None else "change nothing" if arm == "glibc" else "fastest" if surely else "not surely"
+    return {
+        "verdict": word,
+        "arm": arm,
+        "memory_limit_gib": limit_gib,
+        "arms": [
+            {"arm": name, "ratio": of_ratio(ratio), "peak_rss_bytes": peaks.get(name)} for name, ratio in ratios.items()
+        ],
+    }
