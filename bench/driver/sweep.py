@@ -147,6 +147,7 @@ class Runner:
     out: Path
     leader: Leader
     progress: Progress
+    without: list[str] = dataclasses.field(default_factory=list)
 
     def run(self, jobs: Sequence[Job]) -> int:
         done: list[records.Record] = []
@@ -219,6 +220,13 @@ class Runner:
         good = record["valid"] and record["content_hash"] == job.content_hash
         return {**record, "path": str(path)} if good else None
 
+    def say_without(self, ranks: Sequence[Mapping[str, Any]]) -> None:
+        """What the hosts refused and the ranks did without: each sentence once in a sweep; the records have them all."""
+        for sentence in dict.fromkeys(s for rank in ranks for s in rank.get("without", ())):
+            if sentence not in self.without:
+                self.without.append(sentence)
+                self.progress.say(sentence)
+
     def measure(self, job: Job) -> records.Record:
         started, clock, cpu = datetime.now(timezone.utc), time.monotonic(), children_seconds()
         before = load.now()
@@ -232,6 +240,7 @@ class Runner:
 
         outcome = self.leader.run(job, on_event)
         after = load.now()
+        self.say_without(outcome.ranks or [])
         simulated = len({host["hostname"] for host in self.leader.facts[: job.nodes]}) < job.nodes
         record: records.Record = {
             "schema": records.SCHEMA,

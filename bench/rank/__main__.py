@@ -17,18 +17,18 @@ from typing import Any
 
 from bench import __version__
 from bench.rank import blas
-from bench.rank.counters import memory
+from bench.rank.counters import memory, unreadable
 from bench.rank.fault_cost import fault_cost_seconds
-from bench.rank.process import bind_memory, die_with_parent, pin
+from bench.rank.process import attempt, bind_memory, die_with_parent, pin
 from bench.rank.proof import prove
 from bench.schema.cpus import layout
-from bench.schema.errors import AllocatorError
+from bench.schema.errors import AllocatorError, with_memory_limit
 from bench.schema.job import Job, from_dict
 
 
 def main() -> int:
-    started = time.perf_counter()
-    die_with_parent()
+    started, without = time.perf_counter(), unreadable()
+    attempt("A rank may outlive a driver that is killed", die_with_parent, without)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which ends us
     with open(int(sys.argv[1]), "w", buffering=1) as pipe:
 
@@ -36,20 +36,24 @@ def main() -> int:
             pipe.write(json.dumps(event) + "\n")
 
         try:
-            run(json.loads(sys.stdin.readline()), tell, started)
+            run(json.loads(sys.stdin.readline()), tell, started, without)
         except Exception as error:  # everything goes to the driver, which knows how to say it
             tell({"event": "failed", "error": sentence(error)})
             return 1
     return 0
 
 
-def run(orders: dict[str, Any], tell: Any, started: float) -> None:
+def run(orders: dict[str, Any], tell: Any, started: float, without: list) -> None:
+    """``without``: sentences on what this host refuses and the rank does without, for the record."""
     job = from_dict(orders["job"])
     os.environ.pop("LD_PRELOAD", None)  # loaded by now; children must not inherit it
     allocator_path = orders["library"]  # not what LD_PRELOAD said: that is what is to be proved
     proof = prove(job.allocator, allocator_path)
-    pin(orders["cpus"])
-    memory_node = bind_memory(orders["cpus"])
+    attempt("The rank is not pinned to its cores", lambda: pin(orders["cpus"]), without)
+    memory_node = attempt(
+        "The rank's memory is not bound to its cores' NUMA node", lambda: bind_memory(orders["cpus"]), without
+    )
+    cpus = sorted(os.sched_getaffinity(0))
     tell({"event": "proved"})
 
     # torch.utils.data loads pandas and pyarrow where they are installed: 66 MiB of heap that is not the workload.
@@ -68,11 +72,12 @@ def run(orders: dict[str, Any], tell: Any, started: float) -> None:
         "node": orders["node"],
         "hostname": os.uname().nodename,
         "pid": os.getpid(),
-        "cpus": sorted(os.sched_getaffinity(0)),
+        "cpus": cpus,
         "memory_node": memory_node,
         "threads": torch.get_num_threads(),
         "proof": proof,
         "blas": {**products, **done},
+        "without": without,
     }
     dist.init_process_group(
         "gloo", rank=orders["rank"], world_size=job.num_ranks, timeout=timedelta(seconds=job.launch.timeout_seconds)
@@ -85,7 +90,9 @@ def run(orders: dict[str, Any], tell: Any, started: float) -> None:
     me["proof_end"] = prove(job.allocator, allocator_path)
     blas.refuse_change(products, blas.ask())
     me["parameters_sha256"] = trainer.parameters_sha256()
-    me["fault_cost_seconds"] = fault_cost_seconds(me["threads"])
+    me["fault_cost_seconds"] = attempt(
+        "The price of a page fault was not measured", lambda: fault_cost_seconds(me["threads"], cpus=cpus), without
+    )
     everybody: list = [None] * job.num_ranks
     dist.all_gather_object(everybody, me)
     if orders["rank"] == 0:
@@ -130,7 +137,7 @@ def sentence(error: Exception) -> str:
             "(then raise it), or the network between the nodes is down."
         )
     plain = isinstance(error, (AllocatorError, blas.BlasError, RuntimeError))
-    return words[0] if plain else f"{type(error).__name__}: {words[0]}"
+    return with_memory_limit(words[0] if plain else f"{type(error).__name__}: {words[0]}")
 
 
 if __name__ == "__main__":

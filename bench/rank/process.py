@@ -1,43 +1,63 @@
-"""This process as the kernel sees it: pinned, bound to the memory near it, and gone when its parent is."""
+"""This process as the kernel sees it: pinned, bound to the memory near it, and gone when its parent is.
+
+All of this is asked for and may be refused: `attempt` is the one place where a rank asks for what it can do without.
+"""
 
 from __future__ import annotations
 
 import ctypes
-import errno
 import glob
 import os
+from typing import Any, Callable
 
-from bench.schema.cpus import SYSTEM, place
+from bench.schema.cpus import SYSTEM, has_memory, place
+
+MPOL_BIND = 2  # of set_mempolicy(2)
+NODES_MASK_BITS = 1024  # the kernel's own limit of NUMA nodes (CONFIG_NODES_SHIFT is 10 at most)
+
+
+def attempt(what: str, ask: Callable[[], Any], without: list) -> Any:
+    """What ``ask()`` gives. Where the host refuses it, None, and ``without`` gets ``what`` with the reason as a sentence.
+
+    What is optional must not cost the training, so nothing that a host can answer gets out of here.
+    """
+    try:
+        return ask()
+    except (OSError, MemoryError, RuntimeError, ValueError, AttributeError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        without.append(f"{what} ({reason}).")
+        return None
 
 
 def pin(cpus: list) -> None:
-    """Bind this process, and every thread that it starts from now on, to these logical CPUs."""
+    """Bind this process, and every thread that it starts from now on, to these logical CPUs. Raises OSError."""
     os.sched_setaffinity(0, cpus)
 
 
-def bind_memory(cpus: list) -> int | None:
+def bind_memory(cpus: list, system: str = SYSTEM) -> int | None:
     """Take memory only from the NUMA node that holds all ``cpus`` (set_mempolicy(2), MPOL_BIND); its number.
 
-    None, and nothing is bound, where there is one node only, the CPUs lie on several, or a container may not bind.
+    None, and nothing is bound, where there is one node only or the CPUs lie on several. Raises OSError where the kernel
+    or a container refuses, and where that node has no memory to take.
     """
-    mine = sorted({place(cpu)[0] for cpu in cpus})
+    mine = sorted({place(cpu, system)[0] for cpu in cpus})
     number = {"x86_64": 238, "aarch64": 237}.get(os.uname().machine)
-    if len(glob.glob(f"{SYSTEM}/node/node[0-9]*")) < 2 or len(mine) != 1 or number is None:
+    if len(glob.glob(f"{system}/node/node[0-9]*")) < 2 or len(mine) != 1 or number is None:
         return None
-    mask = ctypes.c_ulong(1 << mine[0])
+    if not has_memory(mine[0], system):
+        raise OSError(0, f"NUMA node {mine[0]} has none")
+    words = (ctypes.c_uint64 * (NODES_MASK_BITS // 64))()  # nodes of 64 and more have their place too
+    words[mine[0] // 64] = 1 << mine[0] % 64
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syscall(
-        ctypes.c_long(number), ctypes.c_int(2), ctypes.byref(mask), ctypes.c_ulong(8 * ctypes.sizeof(mask))
-    ):
-        if ctypes.get_errno() in (
-            errno.EPERM,
-            errno.ENOSYS,
-        ):  # a container's filter of system calls: the record says null
-            return None
-        raise OSError(ctypes.get_errno(), f"memory could not be bound to NUMA node {mine[0]}")
+        ctypes.c_long(number), ctypes.c_int(MPOL_BIND), ctypes.byref(words), ctypes.c_ulong(NODES_MASK_BITS + 1)
+    ):  # the kernel takes one bit less than it is told
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return mine[0]
 
 
 def die_with_parent() -> None:
     """Ask the kernel to kill this process when its parent dies, however that happens (prctl(2), PR_SET_PDEATHSIG)."""
-    ctypes.CDLL(None, use_errno=True).prctl(1, 9, 0, 0, 0)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(1, 9, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

@@ -20,6 +20,16 @@ def place(cpu: int, system: str = SYSTEM) -> tuple[int, int]:
     return int(node[0]) if node else 0, core
 
 
+def has_memory(node: int, system: str = SYSTEM) -> bool:
+    """Whether a NUMA node has memory of its own: some have CPUs only. True where the machine does not tell."""
+    try:
+        with open(f"{system}/node/node{node}/meminfo") as f:
+            total = re.search(r"MemTotal:\s*(\d+)", f.read())
+    except OSError:
+        return True
+    return total is None or int(total.group(1)) > 0
+
+
 def near(cpus: Iterable[int], system: str = SYSTEM) -> list[int]:
     """The CPUs by NUMA node, then by core: equal contiguous shares of that order are whole cores of one domain where they
     can be, however the machine numbers its CPUs."""

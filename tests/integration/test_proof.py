@@ -42,7 +42,7 @@ def pin(cpus):
     print(subprocess.run(["env"], stdout=subprocess.PIPE, check=True).stdout.decode())
     sys.exit(0)
 rank.pin = pin
-rank.run(eval(sys.argv[1]), print, 0.0)
+rank.run(eval(sys.argv[1]), print, 0.0, [])
 """
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import signal
@@ -13,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from bench.host.topology import share_cpus
-from bench.rank import counters, fault_cost
+from bench.rank import counters, fault_cost, process
 from bench.rank.counters import Usage, usage
+from bench.rank.process import attempt
 from bench.schema.cpus import layout, near
 
 ROOT = str(Path(__file__).resolve().parents[3])
@@ -79,6 +81,73 @@ def test_no_faults_have_no_price(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fault_cost.fault_cost_seconds(1, MIB) is None
 
 
+def test_a_kernel_without_huge_pages_has_the_price_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoHugePages(mmap.mmap):
+        def madvise(self, *arguments: int) -> None:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(fault_cost.mmap, "mmap", NoHugePages)
+    cost = fault_cost.fault_cost_seconds(1, 8 * MIB)
+    assert cost is None or cost < 1e-3
+
+
+def test_huge_pages_have_no_price_of_a_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fault_cost, "usage", iter(Usage(i * 4, 0, 0.0, 0.0) for i in range(99)).__next__)
+    assert fault_cost.fault_cost_seconds(1, 8 * MIB) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.EPERM, "Operation not permitted"), "It is not done (Operation not permitted)."),
+        (MemoryError(), "It is not done (MemoryError)."),
+        (RuntimeError("can't start new thread"), "It is not done (can't start new thread)."),
+    ],
+)
+def test_what_is_optional_and_refused_is_a_sentence(error: Exception, words: str) -> None:
+    def ask() -> None:
+        raise error
+
+    without: list[str] = []
+    assert attempt("It is not done", ask, without) is None and without == [words]
+    assert attempt("It is done", lambda: 7, without) == 7 and without == [words]
+
+
+class NoLibrary:
+    """A C library that notes the mask of set_mempolicy and answers as told."""
+
+    def __init__(self, answer: int) -> None:
+        self.answer, self.words = answer, []  # type: ignore[var-annotated]
+
+    def syscall(self, number: ctypes.c_long, mode: ctypes.c_int, mask: object, bits: ctypes.c_ulong) -> int:
+        self.words = list(mask._obj)  # type: ignore[attr-defined]
+        ctypes.set_errno(errno.EPERM)
+        return self.answer
+
+
+@pytest.mark.parametrize("node", [1, 64, 255])
+def test_memory_is_bound_to_nodes_of_any_number(node: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "node/node0").mkdir(parents=True)
+    (tmp_path / f"node/node{node}/cpu3").mkdir(parents=True)
+    library = NoLibrary(0)
+    monkeypatch.setattr(process.ctypes, "CDLL", lambda *a, **k: library)
+    assert process.bind_memory([3], str(tmp_path)) == node
+    assert sum(word << (64 * i) for i, word in enumerate(library.words)) == 1 << node
+    library.answer = -1
+    with pytest.raises(OSError, match="Operation not permitted"):
+        process.bind_memory([3], str(tmp_path))
+    (tmp_path / f"node/node{node}/meminfo").write_text(f"Node {node} MemTotal:       0 kB\n")
+    with pytest.raises(OSError, match=f"NUMA node {node} has none"):
+        process.bind_memory([3], str(tmp_path))
+
+
+def test_a_proc_that_cannot_be_read_is_said_and_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert counters.unreadable() == []
+    monkeypatch.setattr(counters, "_kib_fields", lambda path, names: {})
+    assert len(counters.unreadable()) == 2
+    assert counters.memory()["peak_rss_bytes"] > MIB
+
+
 def test_pin_binds_the_process_and_what_it_starts() -> None:
     code = (
         f"import sys, os, threading; sys.path.insert(0, {ROOT!r}); from bench.rank.process import pin; pin([int(sys.argv[1])])\n"
@@ -98,11 +167,11 @@ def test_dies_with_its_parent() -> None:
         "import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdout=subprocess.PIPE)\n"
         "p.stdout.readline(); print(p.pid, flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", parent, child], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        pid = int(process.stdout.readline())
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    with subprocess.Popen([sys.executable, "-c", parent, child], stdout=subprocess.PIPE) as started:
+        assert started.stdout is not None
+        pid = int(started.stdout.readline())
+        started.send_signal(signal.SIGKILL)
+        started.wait()
         assert wait_for_end(pid), "the child outlived its parent"
 
 
