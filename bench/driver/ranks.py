@@ -14,7 +14,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any, Callable, Optional
@@ -24,6 +23,7 @@ import psutil
 from bench.arms import library
 from bench.arms.environment import environment
 from bench.driver.launcher import Copy, interface_to
+from bench.host.files import scratch_file
 from bench.host.topology import share_cpus
 from bench.schema.cpus import near
 from bench.schema.errors import AllocatorError
@@ -118,7 +118,7 @@ def run_ranks(
 def start_rank(number: int, orders: dict[str, Any], env: dict[str, str]) -> Rank:
     # LD_PRELOAD is in the environment of this one exec: no shell and no helper comes between it and Python.
     receive, send = os.pipe()
-    log = tempfile.TemporaryFile()
+    log = scratch_file()
     process = subprocess.Popen(
         [sys.executable, "-I", "-B", "-W", "ignore", "-m", "bench.rank", str(send)],
         stdin=subprocess.PIPE,

@@ -33,6 +33,7 @@ from bench.driver.progress import Progress
 from bench.driver.ranks import children_seconds
 from bench.driver.resume import locked
 from bench.host import facts, load
+from bench.host.files import give_temporary_folder
 from bench.host.findings import findings, huge_pages_allowed
 from bench.host.foreign import dropped_environment
 from bench.host.likeness import kind_of
@@ -190,6 +191,7 @@ class Runner:
         return block
 
     def publish(self, done: list[records.Record], final: bool) -> None:
+        give_temporary_folder(self.out)
         from bench.report import write  # plotting libraries load slowly, and not before the first job has ended
 
         write.write_sweep(self.out, self.study, done, final)

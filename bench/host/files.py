@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
 from pathlib import Path
+from typing import IO
 
 ROOT = Path("/")
 CPUS = "sys/devices/system/cpu"
@@ -44,3 +47,20 @@ def read_assignments(path: Path, sign: str = "=") -> dict[str, str]:
     """``name = value`` lines; of a name that comes again (each CPU has its block) the first."""
     pairs = (line.partition(sign) for line in reversed((read_text(path) or "").split("\n")))
     return {name.strip(): value.strip().strip('"') for name, found, value in pairs if found}
+
+
+def scratch_file() -> IO[bytes]:
+    """A file without a name, gone with its last user; in memory where no folder for temporary files can be written to."""
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:
+        return os.fdopen(os.memfd_create("bench"), "w+b")
+
+
+def give_temporary_folder(folder: Path) -> None:
+    """Where this host has no folder for temporary files, ``folder`` is it for this process: matplotlib, for one, wants one."""
+    try:
+        tempfile.gettempdir()
+    except OSError:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.tempdir = str(folder)
