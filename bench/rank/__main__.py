@@ -105,7 +105,7 @@ def refuse_mixture(job: Job, me: dict[str, Any], torch_version: str) -> None:
     import torch.distributed as dist
 
     mine = {
-        "allocator library": me["proof"]["sha256"],
+        "allocator library": sorted(me["proof"]["libraries"].values()),
         "allocator version": me["proof"]["version"],
         "allocator options": me["proof"]["options"],
         "configuration": job.content_hash,

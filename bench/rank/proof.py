@@ -1,4 +1,4 @@
-"""Allocators: find the library on this host, make a rank's environment, prove which one is live.
+"""Which allocator is live in this process, asked of the process itself.
 
 Standard library only: the rank proves its allocator before it imports anything large.
 """
@@ -9,16 +9,18 @@ import ctypes
 import ctypes.util
 import hashlib
 import os
-from collections.abc import Mapping
+import re
 from pathlib import Path
 from typing import Any, Callable
 
+from bench.rank import options
 from bench.schema.errors import AllocatorError
 from bench.schema.job import Allocator
 
 
 def prove(allocator: Allocator, path: str | None) -> dict[str, Any]:
-    """Show which allocator is live in this very process: ``malloc_library``, ``sha256``, ``version``, ``options``.
+    """Show which allocator is live in this very process: ``malloc_library``, ``sha256``, ``version``, ``options``;
+    ``libraries``, each that does the work with its digest; ``unconfirmed``: options that are set, and not known to be in force.
 
     The loader only warns about a library that it cannot preload, so the question is put to the process: where do malloc
     and posix_memalign (which torch calls) come from, what does the allocator say its version and options are? Raises
@@ -39,24 +41,61 @@ def prove(allocator: Allocator, path: str | None) -> dict[str, Any]:
         raise AllocatorError(
             f"allocator={allocator.name} asked for {wanted}, but malloc comes from {live}: the loader did not preload it."
         )
-    with open("/proc/self/maps") as f:
-        mapped = {line.split(None, 5)[5].strip() for line in f if line.count(" ") > 5 and "/" in line}
-    if live not in {os.path.realpath(name) for name in mapped}:
+    mapped = _mapped()
+    if mapped is not None and live not in mapped:
         raise AllocatorError(f"allocator={allocator.name}: {live} is not among this process's mapped files.")
-    version, options = _ask(live)
+    version, said = _ask(live, asked_of_jemalloc(allocator))
     for name, value in allocator.env.items():
         if os.environ.get(name) != value:
             raise AllocatorError(
                 f"allocator={allocator.name}: {name} is {os.environ.get(name)!r} in the rank and not {value!r}."
             )
-    _check_options(allocator, options)
-    options.update(allocator.env)
+    loader = _loader()
+    files = _parts(live, loader)
+    unconfirmed = options.check(allocator, files, said, loader)
+    digests = {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files}
     return {
         "malloc_library": live,
-        "sha256": hashlib.sha256(Path(live).read_bytes()).hexdigest(),
+        "sha256": digests[live],
+        "libraries": digests,
+        "library_path": os.environ.get("LD_LIBRARY_PATH"),
         "version": version,
-        "options": options,
+        "options": {**said, **allocator.env},
+        "unconfirmed": unconfirmed,
     }
+
+
+def _mapped() -> set[str] | None:
+    """Real paths of the files that are mapped into this process; None where the kernel does not show them to us."""
+    try:
+        with open("/proc/self/maps") as f:
+            names = {line.split(None, 5)[5].strip() for line in f if line.count(" ") > 5 and "/" in line}
+    except OSError:
+        return None
+    return {os.path.realpath(name) for name in names}
+
+
+def _loader() -> str | None:
+    """Path of this process's dynamic loader: a function that every thread needs is its own."""
+    try:
+        return _library_of("__tls_get_addr")
+    except AttributeError:  # another C library, whose loader has no such function or is the C library itself
+        return None
+
+
+# What any program brings with it: no part of an allocator.
+SYSTEM_LIBRARIES = re.compile(
+    r"(linux-vdso|linux-gate|ld-linux|ld64|ld-|ld\.|libc|libm|libdl|libpthread|librt|libstdc\+\+|libgcc_s)[.-].*"
+)
+
+
+def _parts(live: str, loader: str | None) -> list[str]:
+    """Real paths of the libraries that do the allocator's work: ``live`` first, then what it needs and a program without it
+    has not. The loader itself says where it finds them, by the same environment."""
+    said = options.words_of((loader, "--list", live)) if loader else ""
+    needed = re.findall(r"^\s*(\S+) => (/.*) \(0x", said, re.MULTILINE)
+    files = [os.path.realpath(path) for name, path in needed if not SYSTEM_LIBRARIES.match(os.path.basename(name))]
+    return [live, *sorted(set(files) - {live})]
 
 
 class _DlInfo(ctypes.Structure):
@@ -80,10 +119,18 @@ def _library_of(symbol: str) -> str:
     return os.path.realpath(os.fsdecode(info.fname))
 
 
-def _ask(live: str) -> tuple[str, dict[str, str]]:
+def asked_of_jemalloc(allocator: Allocator) -> list[str]:
+    """The options that the arm sets in MALLOC_CONF, by the names under which jemalloc tells them."""
+    pairs = allocator.env.get("MALLOC_CONF", "").split(",")
+    return [f"opt.{pair.partition(':')[0]}" for pair in pairs if pair]
+
+
+def _ask(live: str, more: list[str]) -> tuple[str, dict[str, str]]:
     """Version and live options in the allocator's own words; the file's name where it has no words."""
     process = ctypes.CDLL(None)
-    for symbol, ask in (("tc_version", _ask_tcmalloc), ("mallctl", _ask_jemalloc), ("mi_version", _ask_mimalloc)):
+    if hasattr(process, "mallctl"):
+        return _ask_jemalloc(process, more)
+    for symbol, ask in (("tc_version", _ask_tcmalloc), ("mi_version", _ask_mimalloc)):
         if hasattr(process, symbol):
             return ask(process)
     if os.path.basename(live).startswith(("libc.so", "libc-")):
@@ -95,53 +142,42 @@ def _ask(live: str) -> tuple[str, dict[str, str]]:
 def _ask_tcmalloc(process: Any) -> tuple[str, dict[str, str]]:
     process.tc_version.restype = ctypes.c_char_p
     version = process.tc_version(None, None, None).decode()
-    options = {}
-    for name in ("tcmalloc.aggressive_memory_decommit", "tcmalloc.max_total_thread_cache_bytes"):
+    said = {}
+    for name in sorted(options.TCMALLOC_PROPERTIES.values()):
         value = ctypes.c_size_t()
         if process.MallocExtension_GetNumericProperty(name.encode(), ctypes.byref(value)):
-            options[name] = str(value.value)
-    return version, options
+            said[name] = str(value.value)
+    return version, said
 
 
-_JEMALLOC_OPTIONS: dict[str, Callable[[], Any]] = {
-    "opt.dirty_decay_ms": ctypes.c_ssize_t,
-    "opt.muzzy_decay_ms": ctypes.c_ssize_t,
-    "opt.thp": ctypes.c_char_p,
-    "opt.metadata_thp": ctypes.c_char_p,
-    "opt.background_thread": ctypes.c_bool,
-    "opt.oversize_threshold": ctypes.c_size_t,
-    "arena.0.dirty_decay_ms": ctypes.c_ssize_t,
-    "arena.0.muzzy_decay_ms": ctypes.c_ssize_t,
-}
+# What is told of jemalloc in every proof. The kinds of value that any option can have are tried in turn: it refuses a wrong size.
+_JEMALLOC_OPTIONS = (
+    "opt.dirty_decay_ms",
+    "opt.muzzy_decay_ms",
+    "opt.thp",
+    "opt.metadata_thp",
+    "opt.background_thread",
+    "opt.oversize_threshold",
+    "arena.0.dirty_decay_ms",
+    "arena.0.muzzy_decay_ms",
+)
+_JEMALLOC_WORDS = ("version", "thp", "dss", "percpu_arena", "zero_realloc", "junk", "prof_prefix", "stats_print_opts")
+_JEMALLOC_NUMBERS: tuple[Callable[[], Any], ...] = (ctypes.c_ssize_t, ctypes.c_uint, ctypes.c_bool)
 
 
-def _ask_jemalloc(process: Any) -> tuple[str, dict[str, str]]:
-    def mallctl(name: str, kind: Callable[[], Any]) -> Any:
-        value, size = kind(), ctypes.c_size_t(ctypes.sizeof(kind))  # type: ignore[arg-type]
-        failed = process.mallctl(name.encode(), ctypes.byref(value), ctypes.byref(size), None, ctypes.c_size_t(0))
-        return None if failed else value.value
+def _ask_jemalloc(process: Any, more: list[str]) -> tuple[str, dict[str, str]]:
+    def mallctl(name: str) -> str | None:
+        words = name.endswith(_JEMALLOC_WORDS)
+        for kind in (ctypes.c_char_p,) if words else _JEMALLOC_NUMBERS:
+            value, size = kind(), ctypes.c_size_t(ctypes.sizeof(kind))  # type: ignore[arg-type, operator]
+            if not process.mallctl(name.encode(), ctypes.byref(value), ctypes.byref(size), None, ctypes.c_size_t(0)):
+                return value.value.decode() if isinstance(value.value, bytes) else str(value.value)
+        return None
 
-    values = {name: mallctl(name, kind) for name, kind in _JEMALLOC_OPTIONS.items()}
-    options = {k: v.decode() if isinstance(v, bytes) else str(v) for k, v in values.items() if v is not None}
-    return "jemalloc " + mallctl("version", ctypes.c_char_p).decode(), options
+    values = {name: mallctl(name) for name in (*_JEMALLOC_OPTIONS, *more)}
+    return f"jemalloc {mallctl('version')}", {name: value for name, value in values.items() if value is not None}
 
 
 def _ask_mimalloc(process: Any) -> tuple[str, dict[str, str]]:
     number = process.mi_version()
     return f"mimalloc {number // 100}.{number // 10 % 10}.{number % 10}" if number < 1000 else f"mimalloc {number}", {}
-
-
-_TRUTH = {"true": "1", "false": "0", "yes": "1", "no": "0"}
-
-
-def _check_options(allocator: Allocator, options: Mapping[str, str]) -> None:
-    """An allocator ignores a setting that it does not understand in silence: compare what it says with what was asked."""
-    asked = dict(pair.split(":", 1) for pair in allocator.env.get("MALLOC_CONF", "").split(",") if ":" in pair)
-    # jemalloc reports the oversize threshold in force, 0 where it has no arena for huge blocks: recorded, not compared.
-    pairs = [(f"opt.{k}", v) for k, v in asked.items() if f"opt.{k}" in options and k != "oversize_threshold"]
-    if "TCMALLOC_AGGRESSIVE_DECOMMIT" in allocator.env:
-        pairs.append(("tcmalloc.aggressive_memory_decommit", allocator.env["TCMALLOC_AGGRESSIVE_DECOMMIT"]))
-    for name, value in pairs:
-        said = options.get(name, "nothing").lower()
-        if _TRUTH.get(said, said) != _TRUTH.get(value.lower(), value.lower()):
-            raise AllocatorError(f"allocator={allocator.name} asked for {name}={value}, but the allocator says {said}.")

@@ -19,6 +19,7 @@ import pytest
 
 from tests.integration.commands import AT_ONCE, FAST, LIMIT_SECONDS, Done, clean_environment, together
 
+pytestmark = pytest.mark.timeout(900)  # its commands are run together, before the first test: 1.5 minutes of CPU time
 ROOT = Path(__file__).resolve().parents[2]
 REFUSE = Path(__file__).with_name("refuse.py")
 USERS = {
@@ -99,7 +100,7 @@ def run(host: Host, user: str, out: Path) -> Done:
         words = ["unshare", "--mount", "sh", "-euc", host.prepare.format(made=made) + '\nexec "$@"', "sh", *words]
     # Results in the folder of the checkout's file system: a host without /tmp has them nowhere else.
     env = {**clean_environment(out), **dict(host.environment)}
-    done = subprocess.run(words, cwd=out, env=env, capture_output=True, text=True, timeout=LIMIT_SECONDS)
+    done = subprocess.run(words, cwd=out, env=env, capture_output=True, text=True, timeout=3 * LIMIT_SECONDS)
     return Done(done.returncode, done.stdout, done.stderr, out)
 
 

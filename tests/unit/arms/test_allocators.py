@@ -20,7 +20,6 @@ from bench.arms.library import resolve
 from bench.cli import CONF
 from bench.host.foreign import foreign_variables
 from bench.rank import proof
-from bench.rank.proof import _check_options
 from bench.schema.errors import AllocatorError
 from bench.schema.job import Allocator
 
@@ -259,38 +258,6 @@ def test_a_setting_that_the_allocator_did_not_take_is_refused() -> None:
     broken = replace(arm("jemalloc"), env={"MALLOC_CONF": "dirty_decay_ms:never"})
     with pytest.raises(AllocatorError, match="asked for opt.dirty_decay_ms=never, but the allocator says 10000"):
         retention.check(broken)
-
-
-@pytest.mark.parametrize(
-    "env, options, words",
-    [
-        ({"MALLOC_CONF": "dirty_decay_ms:-1"}, {"opt.dirty_decay_ms": "-1"}, None),
-        (
-            {"MALLOC_CONF": "dirty_decay_ms:-1"},
-            {"opt.dirty_decay_ms": "10000"},
-            "opt.dirty_decay_ms=-1, but the allocator says 10000",
-        ),
-        ({"MALLOC_CONF": "background_thread:true"}, {"opt.background_thread": "True"}, None),
-        ({"MALLOC_CONF": "background_thread:true"}, {"opt.background_thread": "False"}, "but the allocator says false"),
-        ({"MALLOC_CONF": "oversize_threshold:1"}, {"opt.oversize_threshold": "0"}, None),
-        ({"TCMALLOC_AGGRESSIVE_DECOMMIT": "true"}, {"tcmalloc.aggressive_memory_decommit": "1"}, None),
-        (
-            {"TCMALLOC_AGGRESSIVE_DECOMMIT": "true"},
-            {"tcmalloc.aggressive_memory_decommit": "0"},
-            "but the allocator says 0",
-        ),
-        ({"TCMALLOC_AGGRESSIVE_DECOMMIT": "true"}, {}, "but the allocator says nothing"),
-    ],
-)
-def test_options_are_compared_with_what_was_asked(
-    env: dict[str, str], options: dict[str, str], words: str | None
-) -> None:
-    allocator = Allocator("x", "x", env)
-    if words is None:
-        _check_options(allocator, options)
-    else:
-        with pytest.raises(AllocatorError, match=words):
-            _check_options(allocator, options)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a library", b"\x7fELF and then nothing"], ids=["empty", "text", "cut"])

@@ -105,12 +105,12 @@ def test_the_heap_of_a_rank_holds_the_workload_and_nothing_else() -> None:
     assert {"torch", "numpy"} <= imported and imported & NOT_IN_A_RANK == set()
 
 
-@pytest.mark.parametrize("what", ["sha256", "version", "options", "cpus", "threads"])
+@pytest.mark.parametrize("what", ["libraries", "version", "options", "cpus", "threads"])
 def test_a_mixture_is_refused_on_every_rank(what: str, process_group: None, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch.distributed as dist
 
     def me(**changes: Any) -> dict[str, Any]:
-        proof = {"sha256": "a", "version": "1", "options": {}}
+        proof: dict[str, Any] = {"libraries": {"/lib/a": "a"}, "version": "1", "options": {}}
         mine: dict[str, Any] = {"hostname": "h0", "proof": proof, "cpus": [0, 1], "threads": 2}
         for key, value in changes.items():
             (proof if key in proof else mine)[key] = value
@@ -127,7 +127,7 @@ def test_a_mixture_is_refused_on_every_rank(what: str, process_group: None, monk
 
     monkeypatch.setattr(dist, "all_gather_object", tell)
     refuse_mixture(Job(), me(), "1.10")
-    refuse_mixture(Job(), {**me(**{what: [0]}), "hostname": "h1"}, "1.10")
+    refuse_mixture(Job(), {**me(**{what: {"/lib/a": "b"} if what == "libraries" else [0]}), "hostname": "h1"}, "1.10")
     monkeypatch.setattr(dist, "all_gather_object", hear)
     words = r"mixed configuration: .* on rank 0 \(h0\) but .* on rank 1 \(h1\); make the nodes alike"
     with pytest.raises(RuntimeError, match=words):
