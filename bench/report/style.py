@@ -4,6 +4,7 @@ Nothing here knows what a record is.
 
 from __future__ import annotations
 
+import html
 import io
 import itertools
 import math
@@ -149,7 +150,7 @@ def svg_text(figure: Figure, name: str, title: str) -> str:
     text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
     width, height = (float(x) for x in re.findall(r'(?:width|height)="([\d.]+)pt"', text[:400])[:2])
     head = (
-        f'<svg class="plot" role="img" aria-label="{title}" viewBox="0 0 {width:g} {height:g}" xmlns="http://www.w3.org/2000/svg" '
+        f'<svg class="plot" role="img" aria-label="{html.escape(title)}" viewBox="0 0 {width:g} {height:g}" xmlns="http://www.w3.org/2000/svg" '
         'xmlns:xlink="http://www.w3.org/1999/xlink">'
     )
     return head + text[text.index(">") + 1 :]

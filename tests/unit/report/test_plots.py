@@ -12,7 +12,7 @@ import pytest
 from bench.analysis import scaling
 from bench.analysis.grouping import Section, sections
 from bench.report.plots import frontier, plots, predictions
-from bench.report.style import looks, round_ticks
+from bench.report.style import looks, round_ticks, svg_text
 from bench.schema.job import Job
 
 OUT = Path("/results/main")
@@ -136,3 +136,11 @@ def test_nothing_on_the_frontier_is_beaten_in_both():
 def test_ticks_are_few_and_inside(low, high):
     ticks = list(round_ticks(low, high))
     assert 1 <= len(ticks) <= 6 and all(low <= tick <= high for tick in ticks)
+
+
+def test_a_title_out_of_a_record_cannot_leave_its_attribute() -> None:
+    from matplotlib.figure import Figure
+
+    title = 'Gain over x" onload="alert(1)'
+    svg = ElementTree.fromstring(svg_text(Figure(), "a", title))
+    assert svg.attrib["aria-label"] == title and "onload" not in svg.attrib
