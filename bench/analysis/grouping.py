@@ -74,10 +74,11 @@ def _likeness(record: Record) -> str:
 
 
 def _arm_identity(record: Record) -> str:
-    """The setting, and the very library that served: an upgrade between two blocks makes another arm."""
+    """The setting, and the very libraries that served: an upgrade between two blocks makes another arm."""
     allocator = record["job"]["allocator"]
-    library = record["ranks"][0]["proof"]["sha256"] if allocator["library"] else None
-    return canonical([{key: allocator[key] for key in ("name", "library", "env")}, library])
+    proof = record["ranks"][0]["proof"]
+    served = sorted(proof.get("libraries", {"": proof["sha256"]}).values()) if allocator["library"] else None
+    return canonical([{key: allocator[key] for key in ("name", "library", "env")}, served])
 
 
 def _section(group: Sequence[Record], reference: str) -> Section:
