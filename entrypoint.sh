@@ -1,7 +1,8 @@
 #!/bin/sh
 # python -m bench with a clean environment, natively and in the images. Its arguments go through untouched.
 #
-# Dropped: what would preload a library, tune an allocator or steer Python, in every process and so in the baseline too.
+# Dropped: what would preload a library, tune an allocator, or steer threads, arithmetic, torch or Python, in every process and
+# so in the baseline too. The list is that of bench/host/foreign.py.
 # The names go to the driver in BENCH_DROPPED_ENVIRONMENT, for the record. Kept: everything else (SLURM_*, OMPI_*, BENCH_*).
 #
 # A preload that the caller set is already loaded into the shell that runs this. The images start it with a static
@@ -19,9 +20,11 @@ while IFS= read -r line; do
     case $name in
         *[!A-Za-z0-9_]* | "") continue ;;
         LD_PRELOAD* | LD_AUDIT* | LD_PROFILE*) ;;
-        GLIBC_TUNABLES* | MALLOC_* | TCMALLOC_* | MIMALLOC_* | TBB_MALLOC_* | JEMALLOC_* | _RJEM_MALLOC_CONF*) ;;
-        HEAPPROFILE* | HEAP_PROFILE* | HEAPCHECK* | HEAP_CHECK* | CPUPROFILE*) ;;
-        PYTHON*) ;;
+        GLIBC_TUNABLES* | MALLOC_* | TCMALLOC_* | MIMALLOC_* | TBB_* | JEMALLOC_* | _RJEM_MALLOC_CONF* | SCUDO_OPTIONS*) ;;
+        HEAPPROFILE* | HEAP_PROFILE* | HEAPCHECK* | HEAP_CHECK* | CPUPROFILE* | XOS_* | THP_MEM_ALLOC_ENABLE*) ;;
+        OMP_* | GOMP_* | KMP_* | LIBOMP_*) ;;
+        MKL_* | OPENBLAS_* | GOTO_* | BLIS_* | DNNL_* | ONEDNN_* | ATEN_CPU_CAPABILITY*) ;;
+        TORCH_* | PYTORCH_* | PYTHON*) ;;
         *) continue ;;
     esac
     eval "[ -n \"\${$name+set}\" ]" || continue

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bench.host.foreign import FOREIGN, THREADING
+from bench.host.foreign import FOREIGN
 from bench.schema.job import Allocator
 
 
 def environment(allocator: Allocator, path: str | None, threads: int, base: Mapping[str, str]) -> dict[str, str]:
     """The environment of one rank: ``base`` without what is foreign, then the arm, then the threads."""
-    env = {k: v for k, v in base.items() if not k.startswith(FOREIGN + THREADING) and not k.startswith("PYTHON")}
+    env = {k: v for k, v in base.items() if not k.startswith(FOREIGN)}
     env.update(allocator.env)
     if path is not None:
         env["LD_PRELOAD"] = path

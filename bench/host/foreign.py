@@ -1,34 +1,60 @@
-"""Variables of the host that would preload or tune an allocator, or steer threads: dropped, and named in the record."""
+"""Variables of the host that would change what is measured behind our back: dropped, and named in the record."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 
-# What a host may have set that changes an allocator behind our back. Dropped, and named in the record.
+# The one list, by the beginnings of names. entrypoint.sh drops the same ones before Python starts (tests/unit/test_entrypoint.py
+# holds the two against each other). LD_LIBRARY_PATH is not among them: libraries of modules, Spack and conda are found by it. It is
+# in each rank's proof, with every library that does the allocator's work.
 FOREIGN = (
+    # The loader's: another library in every process, the baseline's too.
     "LD_PRELOAD",
     "LD_AUDIT",
+    "LD_PROFILE",
+    # Allocators'.
+    "GLIBC_TUNABLES",
     "MALLOC_",
     "TCMALLOC_",
-    "HEAPPROFILE",
-    "HEAPCHECK",
     "MIMALLOC_",
-    "TBB_MALLOC_",
+    "TBB_",
     "JEMALLOC_",
     "_RJEM_MALLOC_CONF",
-    "GLIBC_TUNABLES",
+    "SCUDO_OPTIONS",
+    "HEAPPROFILE",
+    "HEAP_PROFILE",
+    "HEAPCHECK",
+    "HEAP_CHECK",
+    "CPUPROFILE",
+    "XOS_",  # Fujitsu's library of large pages
+    "THP_MEM_ALLOC_ENABLE",  # torch on Arm
+    # Threads: they are set explicitly; what the host says of them would make the same job another one.
+    "OMP_",
+    "GOMP_",
+    "KMP_",
+    "LIBOMP_",
+    # Arithmetic: which instructions and which path of a library.
+    "MKL_",
+    "OPENBLAS_",
+    "GOTO_",
+    "BLIS_",
+    "DNNL_",
+    "ONEDNN_",
+    "ATEN_CPU_CAPABILITY",
+    # torch's own switches, those that debug and slow it down above all.
+    "TORCH_",
+    "PYTORCH_",
+    "PYTHON",
 )
-# Threads are set explicitly; what the host says of them would make the same job another one.
-THREADING = ("OMP_", "GOMP_", "KMP_", "MKL_")
 
 
 def foreign_variables(environ: Mapping[str, str]) -> list[str]:
-    """Names in ``environ`` that would preload or tune an allocator, or steer threads."""
-    return sorted(name for name in environ if name.startswith(FOREIGN + THREADING))
+    """Names in ``environ`` that would preload a library, tune an allocator, or steer threads, arithmetic, torch or Python."""
+    return sorted(name for name in environ if name.startswith(FOREIGN))
 
 
 def dropped_environment() -> list[str]:
-    """Foreign allocator variables, those that entrypoint.sh removed before us included."""
+    """Foreign variables, those that entrypoint.sh removed before us included."""
     earlier = [name for name in os.environ.get("BENCH_DROPPED_ENVIRONMENT", "").split(",") if name]
     return sorted(set(foreign_variables(os.environ)) | set(earlier))

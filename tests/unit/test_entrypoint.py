@@ -64,9 +64,18 @@ def test_all_that_the_driver_calls_foreign_is_dropped(run: Run, name: str) -> No
         value = ""
     else:
         value = "/nonexistent.so" if name == "LD_PRELOAD" else "x"
-    name = name + "ANY" if name.endswith("_") else name
+    name = name + "ANY" if name.endswith("_") or name == "PYTHON" else name
     found = environment(run(env={name: value}))
     assert name not in found and found["BENCH_DROPPED_ENVIRONMENT"] == name
+
+
+def test_all_that_is_dropped_is_what_the_driver_calls_foreign() -> None:
+    """The other direction: the patterns of the script, read from its text, are the list."""
+    cases = ENTRYPOINT.read_text().partition("case $name in")[2].partition("*) continue ;;\n    esac")[0]
+    lines = [line.strip() for line in cases.splitlines() if line.strip().endswith(") ;;")]
+    patterns = [pattern for line in lines for pattern in line[: -len(") ;;")].split(" | ")]
+    assert all(pattern.endswith("*") for pattern in patterns)
+    assert sorted(pattern[:-1] for pattern in patterns) == sorted(FOREIGN)
 
 
 def test_the_rest_is_kept_as_it_is(run: Run) -> None:
