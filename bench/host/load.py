@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.host.cgroup import throttled_seconds
-from bench.host.facts import (
-    clock_now,
-)
+from bench.host.facts import clock_now
 from bench.host.files import CPUS, ROOT, read_int, read_lines, read_meminfo, read_text
 
 
-def now(root: Path = ROOT) -> dict[str, Any]:
-    """How busy the host is at this moment; counters are since boot, over all CPUs. See `noise` for two of these."""
+def now(root: Path = ROOT, cpus: Iterable[int] | None = None) -> dict[str, Any]:
+    """How busy the host is at this moment; counters are since boot. See `noise` for two of these.
+
+    CPU times are of ``cpus`` (default: those that this process may use), for what others do on the rest of a shared node is
+    no disturbance; of all where the kernel does not tell them apart. ``monotonic`` is the clock for durations: nobody sets it.
+    """
     stat = {words[0]: words[1:] for words in read_lines(root / "proc/stat") if words}
     ticks_per_second = os.sysconf("SC_CLK_TCK")
+    names_of_own = [f"cpu{cpu}" for cpu in (os.sched_getaffinity(0) if cpus is None else cpus)]
+    lines = [stat[name] for name in names_of_own if name in stat]
+    if len(lines) < len(names_of_own):
+        lines = [stat.get("cpu", [])]
     # user nice system idle iowait irq softirq steal; the guest columns after these are part of user and nice already.
-    seconds = [int(ticks) / ticks_per_second for ticks in stat.get("cpu", [])[:8]]
+    seconds = [sum(map(int, ticks)) / ticks_per_second for ticks in zip(*(line[:8] for line in lines))]
     names = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
     vmstat = {words[0]: int(words[1]) for words in read_lines(root / "proc/vmstat") if len(words) == 2}
     average = read_text(root / "proc/loadavg")
     return {
         "time": time.time(),
+        "monotonic": time.monotonic(),
         "load_1min": float(average.split()[0]) if average else None,
         "cpu_total_seconds": sum(seconds) if seconds else None,
         **{f"cpu_{name}_seconds": value for name, value in zip(names, seconds + [None] * (8 - len(seconds)))},
@@ -58,6 +65,8 @@ def _thermal_throttles(root: Path) -> int | None:
 STEAL_SHARE = 0.02  # of all CPU time
 OTHERS_SHARE = 0.05  # of the CPU time of the job's own CPUs
 THROTTLED_SHARE = 0.01  # of the wall time
+CLOCK_SECONDS = 1.0  # between the clock of the day and the monotonic one: more than any time service corrects in a job
+STILL_SECONDS = 0.5  # in one micro-batch: no scheduler keeps a thread waiting so long
 MAJOR_FAULTS_PER_SECOND = 100  # each waits for a disk, 0.1 ms or more; reading torch in at the start stays below it
 
 
@@ -71,7 +80,7 @@ def noise(before: Mapping[str, Any], after: Mapping[str, Any], own_cpu_seconds: 
     def grown(name: str) -> float:
         return after[name] - before[name] if before.get(name) is not None and after.get(name) is not None else 0.0
 
-    wall = max(grown("time"), 1e-3)
+    wall = max(grown("monotonic") or grown("time"), 1e-3)
     total, steal = grown("cpu_total_seconds"), grown("cpu_steal_seconds")
     sentences = []
     if total and steal / total > STEAL_SHARE:
@@ -88,4 +97,45 @@ def noise(before: Mapping[str, Any], after: Mapping[str, Any], own_cpu_seconds: 
         sentences.append(f"{grown('swap_in_pages'):.0f} pages were swapped in.")
     if grown("major_faults") > MAJOR_FAULTS_PER_SECOND * wall:
         sentences.append(f"{grown('major_faults'):.0f} major page faults waited for a disk.")
+    set_by = grown("time") - wall
+    if abs(set_by) > CLOCK_SECONDS:
+        sentences.append(f"The clock was set by {set_by:+.0f} s; durations are of another clock, and right.")
     return sentences
+
+
+def standstill(ranks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence for each rank that stood still: time passed in which it could have computed and used no CPU.
+
+    ``ranks``: their parts of the record. A rank that waits for others uses no CPU either, which only happens where gradients
+    meet, in the backward of an iteration's last micro-batch: there all ranks must have been idle at once, and the time is
+    that of the first.
+    """
+    idle = [_idle(rank["micro_batches"]) for rank in ranks]
+    still = [sum(own for own, _ in rank if own > STILL_SECONDS) for rank in idle]
+    together = sum(
+        seconds for seconds in map(min, zip(*([last for _, last in rank] for rank in idle))) if seconds > STILL_SECONDS
+    )
+    if together and ranks:
+        still[0] += together
+    return [
+        f"Rank {rank['rank']} stood still for {seconds:.1f} s (stopped, a paused container, or a machine that was moved)."
+        for rank, seconds in zip(ranks, still)
+        if seconds
+    ]
+
+
+def _idle(columns: Mapping[str, Any]) -> list[tuple[float, float]]:
+    """For each micro-batch the seconds without CPU time where nobody is waited for, and those where gradients meet."""
+    found = []
+    for i, kind in enumerate(columns["kind"]):
+        forward, backward = (
+            max(
+                0.0,
+                columns[f"{phase}_seconds"][i]
+                - columns[f"{phase}_user_seconds"][i]
+                - columns[f"{phase}_system_seconds"][i],
+            )
+            for phase in ("forward", "backward")
+        )
+        found.append((forward, backward) if kind == "last" else (forward + backward, 0.0))
+    return found
