@@ -33,7 +33,7 @@ class Section:
     reference: str
     arms: tuple[str, ...]  # the reference first
     losses: tuple[Losses, ...] = ()
-    comparisons: tuple[Pair, ...] = ()
+    pairs: tuple[Pair, ...] = ()
     cautions: tuple[str, ...] = field(default=())
 
     @property
@@ -173,6 +173,6 @@ def pairs(found: Sequence[records.Record], reference: str) -> list[Pair]:
     return [
         c
         for section in sections(found, reference)
-        for c in section.comparisons
+        for c in section.pairs
         if c.reference == reference or c.reference.startswith(f"{reference}-")
     ]

@@ -25,13 +25,13 @@ def published_tables() -> dict[str, list[list[str]]]:
     return tables
 
 
-def published_gain(section: Section, comparison: Pair) -> float | None:
+def published_gain(section: Section, pair: Pair) -> float | None:
     """What the published table says of the same pair at as many nodes; None for another workload than the published one."""
     if not section.is_published_workload:
         return None
     seconds = {(arm, int(line[0])): float(line[8]) for arm, lines in published_tables().items() for line in lines}
-    pair = [seconds.get((arm, comparison.nodes)) for arm in (comparison.reference, comparison.arm)]
-    return pair[0] / pair[1] if pair[0] and pair[1] else None
+    both = [seconds.get((arm, pair.nodes)) for arm in (pair.reference, pair.arm)]
+    return both[0] / both[1] if both[0] and both[1] else None
 
 
 def read_published(path: Path | None = None) -> dict[str, list[tuple[int, float]]]:

@@ -32,10 +32,10 @@ def run(options: argparse.Namespace) -> int:
             raise ConfigError(f"{path} is not there: name a results folder, a record.json or published.csv.")
     a, b = load_side(options.a, options.reference), load_side(options.b, options.reference)
     options.answer = verdict_json.of_comparison(a, b, options.tolerance, agree(a, b, options.tolerance))
-    return print_comparison(a, b, options.tolerance)
+    return print_agreement(a, b, options.tolerance)
 
 
-def print_comparison(a: Side, b: Side, tolerance: float) -> int:
+def print_agreement(a: Side, b: Side, tolerance: float) -> int:
     print(f"A: {a.name}\nB: {b.name}\n")
     agreements = agree(a, b, tolerance)
     for agreement in agreements.values():

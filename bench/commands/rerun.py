@@ -44,6 +44,6 @@ def run(options: argparse.Namespace) -> int:
     code = sweep.run(study, jobs)
     if code or which_copy(os.environ).node_rank:  # only the first copy has the results
         return code
-    return compare.print_comparison(
+    return compare.print_agreement(
         before, reproduction.load_side(results_directory() / study.name, options.reference), options.tolerance
     )

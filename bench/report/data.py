@@ -50,7 +50,7 @@ def ratios_csv(found: Sequence[Section]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(RATIOS)
     for section in found:
-        for c in section.comparisons:
+        for c in section.pairs:
             figures = ["", "", "", "", "", c.invalid, "", "", ""]
             if c.ratio and c.memory:
                 time = [f"{x:.6g}" for x in (c.ratio.value, c.ratio.low, c.ratio.high, c.ratio.smallest_detectable)]

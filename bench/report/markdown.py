@@ -19,7 +19,7 @@ from bench.report.tables import (
     Refused,
     cause_sentences,
     cell_row,
-    comparison_row,
+    pair_row,
     memory_sentences,
     notes_of,
     price_table,
@@ -46,11 +46,11 @@ def markdown(found: Sequence[Section], refused: Refused) -> str:
                 "",
                 *lines_of_table((*HEADINGS, *OURS), [cell_row(cell) for cell in section.cells if cell.arm == arm]),
             ]
-        if section.comparisons:
+        if section.pairs:
             lines += [
                 f"### Against {section.reference}",
                 "",
-                *lines_of_table(COMPARED, [comparison_row(section, c) for c in section.comparisons]),
+                *lines_of_table(COMPARED, [pair_row(section, c) for c in section.pairs]),
                 "Gain: how many times less time than the reference. Peak memory: how many times as much (largest rank).",
                 "",
                 *_bullets(memory_sentences(section)),

@@ -70,7 +70,7 @@ def plots(section: Section, prefix: str = "") -> list[Plot]:
 
 def gains(section: Section) -> Drawing:
     """A forest plot: each arm's ratio to the reference with its interval."""
-    rows = [c for c in section.comparisons if c.ratio]
+    rows = [c for c in section.pairs if c.ratio]
     if not rows:
         return None
     rows = sorted(rows, key=lambda c: (c.nodes, c.ratio.value if c.ratio else 0))

@@ -106,30 +106,30 @@ LEFT = ("Notes", "Arm", "Verdict", "Phase")  # columns of words
 COMPARED = ("Nodes", "Arm", "Gain", "95 %", "Peak memory", "Blocks", "Verdict", "Published")
 
 
-def comparison_row(section: Section, comparison: Pair) -> list[str]:
+def pair_row(section: Section, pair: Pair) -> list[str]:
     """A row of COMPARED. Gain: the reference's time over the arm's; peak memory: the arm's over the reference's."""
-    nodes = f"{comparison.nodes}{' (simulated)' if comparison.simulated else ''}"
-    published = published_gain(section, comparison)
+    nodes = f"{pair.nodes}{' (simulated)' if pair.simulated else ''}"
+    published = published_gain(section, pair)
     tail = f"{published:.2f}x" if published else "-"
-    if comparison.ratio is None or comparison.memory is None:
-        return [nodes, comparison.arm, "-", "-", "-", "-", "invalid", tail]
-    ratio = comparison.ratio
+    if pair.ratio is None or pair.memory is None:
+        return [nodes, pair.arm, "-", "-", "-", "-", "invalid", tail]
+    ratio = pair.ratio
     limits = "-" if math.isnan(ratio.low) else f"{ratio.low:.2f} to {ratio.high:.2f}" if ratio.high < 1e3 else "unknown"
     return [
         nodes,
-        comparison.arm,
+        pair.arm,
         f"{ratio.value:.2f}x",
         limits,
-        f"{1 / comparison.memory.value:.2f}x",
+        f"{1 / pair.memory.value:.2f}x",
         str(ratio.num_blocks),
-        comparison.word,
+        pair.word,
         tail,
     ]
 
 
 def verdict_sentences(section: Section) -> list[str]:
     """A sentence for each comparison; where there is none, why."""
-    said = [_capital(f"{_at(section, c)}{c.sentence}").rstrip(".") + "." for c in section.comparisons]
+    said = [_capital(f"{_at(section, c)}{c.sentence}").rstrip(".") + "." for c in section.pairs]
     if not said:
         what = (
             f"only {section.arms[0]} has valid records"
@@ -142,12 +142,12 @@ def verdict_sentences(section: Section) -> list[str]:
     return said
 
 
-def _at(section: Section, comparison: Pair, after: bool = False) -> str:
+def _at(section: Section, pair: Pair, after: bool = False) -> str:
     """``at 2 nodes `` to begin a sentence with, or ``tcmalloc, 2 nodes`` to name a row, where the number of nodes is not plain."""
-    several = len({(c.nodes, c.simulated) for c in section.comparisons}) > 1 or comparison.simulated
-    nodes = nodes_text(comparison.nodes, comparison.simulated)
+    several = len({(c.nodes, c.simulated) for c in section.pairs}) > 1 or pair.simulated
+    nodes = nodes_text(pair.nodes, pair.simulated)
     if after:
-        return f"{comparison.arm}, {nodes}" if several else comparison.arm
+        return f"{pair.arm}, {nodes}" if several else pair.arm
     return f"at {nodes} " if several else ""
 
 
@@ -158,31 +158,31 @@ def _capital(text: str) -> str:
 
 def notes_of(section: Section) -> list[str]:
     """What goes with the numbers: notes of the statistics, losses, cautions."""
-    few = dict.fromkeys(c.ratio.note for c in section.comparisons if c.ratio and c.ratio.note)
-    unpaired = sum(c.unpaired_blocks for c in section.comparisons)
+    few = dict.fromkeys(c.ratio.note for c in section.pairs if c.ratio and c.ratio.note)
+    unpaired = sum(c.unpaired_blocks for c in section.pairs)
     said = [f"{note[0].upper()}{note[1:]}." for note in few]
     said += [f"{unpaired} blocks lack one arm of a comparison and are left out of it."] if unpaired else []
     return said + losses_sentences(section.losses) + list(section.cautions)
 
 
 def cause_sentences(section: Section) -> list[str]:
-    return [_capital(f"{_at(section, c)}{c.cause.sentence}") for c in section.comparisons if c.cause]
+    return [_capital(f"{_at(section, c)}{c.cause.sentence}") for c in section.pairs if c.cause]
 
 
 def memory_sentences(section: Section) -> list[str]:
-    return [_capital(f"{_at(section, c)}{c.memory_sentence}.") for c in section.comparisons if c.memory_sentence]
+    return [_capital(f"{_at(section, c)}{c.memory_sentence}.") for c in section.pairs if c.memory_sentence]
 
 
 def tax_table(section: Section) -> list[list[str]]:
     """Rows of cause.TAX, all comparisons."""
-    return [row for c in section.comparisons if c.cause for row in tax_rows(_at(section, c, after=True), c.cause)]
+    return [row for c in section.pairs if c.cause for row in tax_rows(_at(section, c, after=True), c.cause)]
 
 
 def price_table(section: Section) -> list[list[str]]:
     """Rows of cause.PRICES, all comparisons."""
     return [
         row
-        for c in section.comparisons
+        for c in section.pairs
         if c.cause
         for row in price_rows(_at(section, c, after=True), c.cause, c.word in ("faster", "slower"))
     ]

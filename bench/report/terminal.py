@@ -17,7 +17,7 @@ from bench.report.tables import (
     Refused,
     cause_sentences,
     cell_row,
-    comparison_row,
+    pair_row,
     notes_of,
     unusable,
     verdict_sentences,
@@ -41,12 +41,12 @@ def show(found: Sequence[Section], refused: Refused, files: Sequence[Path]) -> N
             _show_table(console, arm, (*HEADINGS, *OURS), [cell_row(cell) for cell in section.cells if cell.arm == arm])
         for sentence in verdict_sentences(section):
             console.print(sentence, style="bold")
-        if section.comparisons:
+        if section.pairs:
             _show_table(
                 console,
                 f"against {section.reference}",
                 COMPARED,
-                [comparison_row(section, c) for c in section.comparisons],
+                [pair_row(section, c) for c in section.pairs],
             )
         for sentence in cause_sentences(section) + notes_of(section):
             console.print(sentence)

@@ -22,9 +22,9 @@ def only(records, reference="glibc"):
 def test_quotient_of_the_tables_is_the_ratio():
     section = only(b.study(OUT, FAST))
     glibc, tcmalloc = section.cells
-    (comparison,) = section.comparisons
-    assert glibc.sec_per_it.value / tcmalloc.sec_per_it.value == pytest.approx(comparison.ratio.value, rel=1e-9)
-    assert comparison.word == "faster" and comparison.ratio.value == pytest.approx(2, rel=0.05)
+    (found,) = section.pairs
+    assert glibc.sec_per_it.value / tcmalloc.sec_per_it.value == pytest.approx(found.ratio.value, rel=1e-9)
+    assert found.word == "faster" and found.ratio.value == pytest.approx(2, rel=0.05)
     assert glibc.sec_per_it.low < glibc.sec_per_it.value < glibc.sec_per_it.high
 
 
@@ -32,7 +32,7 @@ def test_one_block_shows_the_jobs_own_interval_and_no_direction():
     section = only(b.study(OUT, FAST, blocks=1))
     derived = section.cells[0].records[0]["derived"]
     assert section.cells[0].sec_per_it.low == derived["sec_per_it_low"]
-    assert section.comparisons[0].word == "cannot tell"
+    assert section.pairs[0].word == "cannot tell"
 
 
 def test_unlike_hosts_are_never_merged():
@@ -73,7 +73,7 @@ def test_simulated_nodes_are_not_merged_with_real_ones_and_are_named():
 
 def test_the_same_repeat_of_two_runs_is_two_blocks():
     section = only(b.study(Path("/a/main"), FAST, blocks=3) + b.study(Path("/b/main"), FAST, blocks=3))
-    assert section.comparisons[0].ratio.num_blocks == 6
+    assert section.pairs[0].ratio.num_blocks == 6
 
 
 def test_blocks_are_paired_and_the_rest_is_counted():
@@ -82,14 +82,14 @@ def test_blocks_are_paired_and_the_rest_is_counted():
         for r in b.study(OUT, FAST)
         if (r["job"]["allocator"]["name"], r["job"]["repeat"]) not in {("glibc", 0), ("tcmalloc", 4)}
     ]
-    comparison = only(records).comparisons[0]
-    assert (comparison.ratio.num_blocks, comparison.unpaired_blocks) == (3, 2)
+    found = only(records).pairs[0]
+    assert (found.ratio.num_blocks, found.unpaired_blocks) == (3, 2)
 
 
 def test_without_a_common_block_there_is_no_ratio():
     records = [b.record(OUT, b.job("glibc", 0)), b.record(OUT, b.job("tcmalloc", 1))]
-    comparison = only(records).comparisons[0]
-    assert comparison.ratio is None and "no block holds both" in comparison.sentence
+    found = only(records).pairs[0]
+    assert found.ratio is None and "no block holds both" in found.sentence
 
 
 def test_drift_between_blocks_cancels_in_the_ratio():
@@ -99,29 +99,29 @@ def test_drift_between_blocks_cancels_in_the_ratio():
         for arm, seconds in (("glibc", 0.2), ("tcmalloc", 0.1))
     ]
     section = only(records)
-    ratio = section.comparisons[0].ratio
+    ratio = section.pairs[0].ratio
     table = section.cells[0].sec_per_it
     assert ratio.high / ratio.low < 1.1 < table.high / table.low
 
 
 def test_losses_that_disagree_make_the_comparison_invalid_by_name():
     section = only(b.study(OUT, {**FAST, "tcmalloc_release": {"loss_shift": 0.01}}))
-    words = {c.arm: c.word for c in section.comparisons}
+    words = {c.arm: c.word for c in section.pairs}
     assert words == {"tcmalloc": "faster", "tcmalloc_release": "invalid"}
-    (wrong,) = [c for c in section.comparisons if c.invalid]
+    (wrong,) = [c for c in section.pairs if c.invalid]
     assert wrong.ratio is None and "tcmalloc_release disagree" in wrong.sentence
     assert section.losses[0].disagreeing == ("tcmalloc_release",) and "tcmalloc_release" in section.losses[0].sentence
 
 
 def test_a_reference_that_disagrees_with_itself_spoils_every_comparison():
     records = b.study(OUT, {"tcmalloc": {}}) + [b.record(OUT, b.job("glibc", r), loss_shift=0.01 * r) for r in range(5)]
-    assert [c.word for c in only(records).comparisons] == ["invalid"]
+    assert [c.word for c in only(records).pairs] == ["invalid"]
 
 
 @pytest.mark.parametrize("shift, words", [(0.0, "bit for bit"), (1e-6, "not bit for bit")])
 def test_losses_say_whether_bit_for_bit(shift, words):
     section = only(b.study(OUT, {"glibc": {}, "tcmalloc": {"loss_shift": shift}}))
-    assert section.comparisons[0].word != "invalid" and words in section.losses[0].sentence
+    assert section.pairs[0].word != "invalid" and words in section.losses[0].sentence
     assert section.losses[0].bit_for_bit is (shift == 0)
 
 
@@ -148,15 +148,15 @@ def test_failed_jobs_give_no_number():
 
 def test_only_failed_jobs():
     section = only([b.record(OUT, b.job(), error="no")])
-    assert section.cells == () and section.comparisons == ()
+    assert section.cells == () and section.pairs == ()
 
 
 def test_memory_says_which_is_larger():
     section = only(b.study(OUT, {"glibc": {"peak_bytes": 300 << 20}, "tcmalloc": {"peak_bytes": 360 << 20}}))
-    assert section.comparisons[0].memory.value == pytest.approx(300 / 360)
+    assert section.pairs[0].memory.value == pytest.approx(300 / 360)
     assert (
-        "peak memory of tcmalloc is 1.20x" in section.comparisons[0].memory_sentence
-        and "larger" in section.comparisons[0].memory_sentence
+        "peak memory of tcmalloc is 1.20x" in section.pairs[0].memory_sentence
+        and "larger" in section.pairs[0].memory_sentence
     )
 
 

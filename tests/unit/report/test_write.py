@@ -165,7 +165,7 @@ def test_the_published_gain_stands_only_beside_the_published_workload(tmp_path):
         for arm, s in (("glibc", 9.0), ("tcmalloc", 6.5))
     ]
     rows = [
-        tables.comparison_row(s, s.comparisons[0])
+        tables.pair_row(s, s.pairs[0])
         for s in sections([*made, *b.study(tmp_path, FAST, blocks=2)], "glibc")
     ]
     assert [row[-1] for row in rows] == ["1.30x", "-"]
@@ -212,7 +212,7 @@ def test_comparisons_are_data_too(tmp_path, capsys):
     capsys.readouterr()
     rows = {row["arm"]: row for row in csv.DictReader(open(tmp_path / "ratios.csv"))}
     (section,) = sections(b.study(tmp_path, arms), "glibc")
-    for one in section.comparisons:
+    for one in section.pairs:
         row = rows[one.arm]
         assert (row["reference"], row["nodes"], row["simulated"]) == ("glibc", "1", "false")
         if one.ratio is None:
