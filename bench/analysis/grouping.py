@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.analysis.cells import Cell, block_of
 from bench.analysis.pairing import Losses, Pair, check_losses, pairs_of
-from bench.host.likeness import fingerprint
+from bench.host.likeness import fingerprint, kind_of
 from bench.schema import records
 from bench.schema.cpus import cpu_numbers
 from bench.schema.job import Job, canonical, from_dict
@@ -69,8 +69,7 @@ def _likeness(record: Record) -> str:
     of host, and how many of its CPUs were allowed (the fingerprint leaves out which)."""
     job = {key: value for key, value in record["job"].items() if key not in ("allocator", "repeat", "nodes")}
     job["launch"] = {k: v for k, v in job["launch"].items() if k not in ("interface", "timeout_seconds")}
-    host = record["hosts"][0]
-    return canonical([job, fingerprint(host), len(cpu_numbers(host["cpu"]["affinity"]))])
+    return canonical([job, kind_of(record["hosts"][:1])])
 
 
 def _arm_identity(record: Record) -> str:

@@ -57,11 +57,15 @@ def load_side(path: Path, reference: str) -> Side:
     """A results folder, one record, or a table such as published.csv. Raises ConfigError or RecordError."""
     if path.suffix == ".csv":
         return published_side(path, reference)
-    found, refused = ([{**records.read(path), "path": str(path)}], []) if path.is_file() else records.read_all([path])
-    if refused:
-        raise RecordError(f"{path} holds a record that cannot be trusted: {refused[0][1]}")
-    # What a later sweep set aside (record-<hash>.json) is of other hosts, and is asked for by its own name.
-    valid = [r for r in found if r["valid"] and (path.is_file() or Path(r["path"]).name == "record.json")]
+    # What a later sweep set aside (record-<hash>.json) is of other hosts or other code, and is asked for by its own name.
+    found = (
+        records.Found([{**records.read(path), "path": str(path)}], [], [], ())
+        if path.is_file()
+        else records.collect([path])
+    )
+    if found.refused:
+        raise RecordError(f"{path} holds a record that cannot be trusted: {found.refused[0][1]}")
+    valid = [record for record in found.records if record["valid"]]
     if not valid:
         raise ConfigError(f"{path} holds no valid record: name a results folder, a record.json or published.csv.")
     parts = grouping.sections(valid, reference)
@@ -84,7 +88,7 @@ def load_side(path: Path, reference: str) -> Side:
             for cell in section.cells
         },
         section.host,
-        section.cautions,
+        (*found.left_out, *section.cautions),
     )
 
 

@@ -35,20 +35,19 @@ def run(options: argparse.Namespace) -> int:
     collecting = gc.isenabled()
     gc.disable()  # ten thousand records are millions of objects, none of them garbage: looking for some takes seconds
     try:
-        found, refused = records.read_all(options.directories)
+        read = records.collect(options.directories)
+        found, refused = read.records, read.refused
         if not found:
             why = f"; {len(refused)} files were refused, the first because {refused[0][1]}" if refused else ""
             raise ConfigError(
                 f"report {' '.join(map(str, options.directories))}: there are no records{why or '; run python -m bench first.'}"
             )
-        if len(options.directories) > 1:  # one may lie inside another
-            found = list({Path(record["path"]).resolve(): record for record in found}.values())
         names = {record["job"]["allocator"]["name"] for record in found}
         if options.reference not in names and options.reference != "glibc":
             raise ConfigError(
                 f"--reference={options.reference} is not an arm here; there are {', '.join(sorted(names))}."
             )
-        parts = write_all(options.directories[0], found, refused, options.reference)
+        parts = write_all(options.directories[0], found, refused, options.reference, read.left_out)
         options.answer = verdict_json.of_report(parts, refused)
         return 0
     finally:

@@ -32,11 +32,12 @@ def run(options: argparse.Namespace) -> int:
     if not path.exists():
         raise ConfigError(f"{path} is not there: name a record.json or a results folder.")
     before = reproduction.load_side(path, options.reference)
-    found = [records.read(path)] if path.is_file() else [records.read(p) for p in sorted(path.glob("**/record.json"))]
+    found = [records.read(path)] if path.is_file() else records.collect([path]).records
+    once = {record["content_hash"]: record for record in found if record["valid"]}  # two studies may share a job
     jobs = [
         # The interface of that host may have another name on this one.
         dataclasses.replace(job, launch=dataclasses.replace(job.launch, interface=None))
-        for job in (from_dict(record["job"]) for record in found if record["valid"])
+        for job in (from_dict(record["job"]) for record in once.values())
     ]
     # A name of its own each time, or the resumed sweep would find the answers there.
     folder = path.absolute().parent.parent if path.is_file() else path.absolute()

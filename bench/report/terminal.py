@@ -17,8 +17,8 @@ from bench.report.tables import (
     Refused,
     cause_sentences,
     cell_row,
-    pair_row,
     notes_of,
+    pair_row,
     unusable,
     verdict_sentences,
 )

@@ -1,12 +1,12 @@
 """What people take away: results.csv after every job, and at the end the tables, the comparison and the cause, as text,
-as a page, and as data. Data and the
-terminal are here; the text is bench/tables.py, the page bench/page.py, and what is compared bench/sections.py.
+as a page, and as data.
 
 Nothing heavy is imported at the top: after every job of a sweep this writes a few lines of CSV and is gone.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,8 +37,13 @@ def write_sweep(out: Path, study: Study, done: Sequence[Record], final: bool) ->
         show(found, [], [out / name for name in ("report.html", "report.md", "results.csv")])
 
 
-def write_all(out: Path, found: Sequence[Record], refused: Refused, reference: str) -> list[Section]:
+def write_all(
+    out: Path, found: Sequence[Record], refused: Refused, reference: str, left_out: Sequence[str] = ()
+) -> list[Section]:
+    """``left_out``: sentences on what lies there and is not counted; they stand with the notes of the first section."""
     parts, rows = sections(found, reference), [row(record, out) for record in found]
+    if parts:
+        parts[0] = dataclasses.replace(parts[0], cautions=(*left_out, *parts[0].cautions))
     records.write_text(out / "results.csv", results_csv(rows))
     records.write_text(out / "results.tex", latex(parts))
     write_parquet(out / "results.parquet", found, rows)

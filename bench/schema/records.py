@@ -8,7 +8,9 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +86,64 @@ def refuse_constant(word: str) -> None:
 
 
 def read_all(directories: Iterable[Path]) -> tuple[list[Record], list[tuple[Path, str]]]:
-    """All records under ``directories``, in the order of their paths, each with its ``path`` added; and what was refused, with
-    the reason."""
-    found, refused = [], []
-    for directory in directories:
-        for path in sorted(Path(directory).glob("**/record*.json")):
-            try:
-                found.append({**read(path), "path": str(path)})
-            except RecordError as error:
-                refused.append((path, str(error)))
-    return found, refused
+    """All records under ``directories``, in the order of their paths, each with its ``path`` added, those that were set aside
+    among them; and what was refused, with the reason. A copy of a record counts once: see :func:`collect`."""
+    found = collect(directories)
+    return sorted([*found.records, *found.set_aside], key=lambda record: record["path"]), found.refused
+
+
+RECORD_NAME = "record.json"
+SET_ASIDE_NAME = re.compile(r"record(-[0-9a-f]{8})+\.json")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies under some folders. ``records`` may be merged; ``set_aside`` are of other hosts or of other code, which a later sweep
+    put out of the way, and are never merged; ``left_out`` says in sentences what was not read or not counted."""
+
+    records: list[Record]
+    set_aside: list[Record]
+    refused: list[tuple[Path, str]]
+    left_out: tuple[str, ...]
+
+
+def collect(directories: Iterable[Path]) -> Found:
+    """The records under ``directories``, each once: two files with one SHA-256 are copies, and a block that counted twice would make
+    an interval narrower than what was measured. Only files with the names that this program gives are records."""
+    everything: list[Record] = []
+    refused, other = [], []
+    paths = {
+        path.resolve(): path for directory in directories for path in sorted(Path(directory).glob("**/record*.json"))
+    }
+    for path in paths.values():  # one folder may lie inside another
+        if path.name != RECORD_NAME and not SET_ASIDE_NAME.fullmatch(path.name):
+            other.append(path)
+            continue
+        try:
+            everything.append({**read(path), "path": str(path)})
+        except RecordError as error:
+            refused.append((path, str(error)))
+    once: dict[str, Record] = {}
+    for record in sorted(everything, key=lambda record: not record["path"].endswith(f"/{RECORD_NAME}")):
+        once.setdefault(record["sha256"], record)
+    kept = [record for record in everything if once[record["sha256"]] is record]
+    aside = [record for record in kept if Path(record["path"]).name != RECORD_NAME]
+    copies = len(everything) - len(kept)
+    said = []
+    if copies:
+        first = next(r for r in everything if once[r["sha256"]] is not r)
+        said.append(
+            f"{copies} {'copy' if copies == 1 else 'copies'} of records {'was' if copies == 1 else 'were'} left out, for a record counts "
+            f"once; for instance {first['path']}."
+        )
+    if other:
+        said.append(
+            f"{len(other)} file{'s' * (len(other) > 1)} not called {RECORD_NAME} {'were' if len(other) > 1 else 'was'} not read: "
+            f"{other[0]}."
+        )
+    if aside:
+        said.append(
+            f"{len(aside)} record{'s' * (len(aside) > 1)} of other hosts or other code, set aside by a later sweep, "
+            f"{'are' if len(aside) > 1 else 'is'} not counted: {aside[0]['path']}."
+        )
+    return Found([r for r in kept if Path(r["path"]).name == RECORD_NAME], aside, refused, tuple(said))

@@ -228,8 +228,8 @@ def test_a_file_that_is_not_there_or_not_text_is_refused_by_name(path: Path) -> 
 
 
 def test_read_all_keeps_what_is_whole_and_names_what_is_not(tmp_path: Path, record: dict[str, Any]) -> None:
-    for name in ("b/record.json", "a/record.json", "a/record-0123abcd.json", "c/d/record.json"):
-        records.write(tmp_path / name, record)
+    for number, name in enumerate(("b/record.json", "a/record.json", "a/record-0123abcd.json", "c/d/record.json")):
+        records.write(tmp_path / name, {**record, "wall_seconds": number})
     (tmp_path / "b/record.json").write_text("{")
     (tmp_path / "a/other.json").write_text("{")
     found, refused = records.read_all([tmp_path])
@@ -296,3 +296,22 @@ def test_the_data_is_on_the_disk_before_the_name_is(
 @pytest.mark.parametrize("value, kept", [(1.5, 1.5), (math.inf, None), (-math.inf, None), (math.nan, None)])
 def test_finite(value: float, kept: float | None) -> None:
     assert finite(value) == kept
+
+
+def test_one_record_counts_once_however_often_it_lies_there(tmp_path: Path, record: dict[str, Any]) -> None:
+    for folder in ("a/job", "backup/job", "third/job"):
+        records.write(tmp_path / folder / "record.json", record)
+    (tmp_path / "a/job/record (conflicted copy).json").write_bytes((tmp_path / "a/job/record.json").read_bytes())
+    found = records.collect([tmp_path, tmp_path / "a"])
+    assert [one["path"] for one in found.records] == [str(tmp_path / "a/job/record.json")] and not found.refused
+    copies, other = found.left_out
+    assert copies.startswith("2 copies of records were left out") and str(tmp_path / "backup") in copies
+    assert other.startswith("1 file not called record.json was not read") and "conflicted copy" in other
+
+
+def test_what_was_set_aside_is_read_and_kept_apart(tmp_path: Path, record: dict[str, Any]) -> None:
+    records.write(tmp_path / "job" / "record.json", record)
+    records.write(tmp_path / "job" / "record-0123abcd.json", {**record, "started_at": "2026-01-02T00:00:00+00:00"})
+    found = records.collect([tmp_path])
+    assert len(found.records) == len(found.set_aside) == 1 and "set aside by a later sweep" in found.left_out[0]
+    assert len(records.read_all([tmp_path])[0]) == 2
