@@ -37,9 +37,9 @@ class Cell:
         """Geometric mean over the blocks, so that the quotient of two arms' figures is their ratio; with one block the
         job's own mean and interval."""
         if len(self.records) == 1:
-            derived = self.records[0]["derived"]
-            low, high = (nan_for_none(derived[f"sec_per_it_{end}"]) for end in ("low", "high"))
-            return stats.Interval(derived["sec_per_it"], low, high)
+            derived = self.records[0]["derived"]  # its limits are of the code that wrote it, and may be below zero
+            own = stats.time_interval(derived["samples"])
+            return stats.Interval(derived["sec_per_it"], own.low, own.high)
         logs = stats.mean_interval([math.log(seconds) for seconds in self.seconds])
         # Two blocks far apart have an interval that says nothing, and that exp cannot hold.
         return stats.Interval(*(math.exp(min(max(x, -700.0), 700.0)) for x in (logs.value, logs.low, logs.high)))
@@ -68,10 +68,6 @@ class Cell:
         words += ["simulated nodes"] if self.simulated else []
         words += [f"noisy {noisy} of {len(self.records)}"] if noisy else []
         return ", ".join(words)
-
-
-def nan_for_none(value: float | None) -> float:
-    return float("nan") if value is None else value
 
 
 def nodes_text(nodes: int, simulated: bool) -> str:

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from bench.analysis.flops import tflops
-from bench.analysis.stats import mean_interval
+from bench.analysis.stats import time_interval
 from bench.schema.job import Job, from_dict
 from bench.schema.records import (
     COUNTERS,
@@ -26,7 +26,7 @@ def derive(record: Record) -> dict[str, Any]:
         for counter in COUNTERS:
             node[counter] += sum(phase[counter] for phase in part["phases"].values())
     per_node = {counter: max(node[counter] for node in by_node.values()) for counter in COUNTERS}
-    interval = mean_interval(slowest["samples"])
+    interval = time_interval(slowest["samples"])
     speed = tflops(job, slowest["sec_per_it"])
     full = job.measure.mode == "full"
     multiplied = sum(record["ranks"][0]["micro_batches"]["steady"]) if full else len(slowest["samples"])

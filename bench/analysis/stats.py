@@ -22,8 +22,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import nctdtrinc, stdtrit
 
+from bench.schema.series import standard_error
+
 FEW_BLOCKS = 5  # fewer than this are flagged, and their interval may not be narrower than the samples' own noise allows
 MAX_BLOCKS = 10_000
+SAYS_NOTHING = 10.0  # an interval that reaches beyond ten times its value is said in words: it limits nothing
 LARGEST_EQUIVALENCE = 0.05  # "no difference larger than x" is a finding only up to this x
 NAN = float("nan")
 
@@ -35,6 +38,10 @@ class Interval:
     value: float
     low: float
     high: float
+
+    @property
+    def says_nothing(self) -> bool:
+        return self.high > SAYS_NOTHING * self.value
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,10 @@ class Ratio:
     def few_blocks(self) -> bool:
         """Whether the blocks are too few for their spread to be known well."""
         return self.num_blocks < FEW_BLOCKS
+
+    @property
+    def says_nothing(self) -> bool:
+        return self.high > SAYS_NOTHING * self.value
 
 
 @dataclass(frozen=True)
@@ -77,6 +88,23 @@ def mean_interval(samples: Sequence[float], confidence: float = 0.95) -> Interva
         return Interval(mean, NAN, NAN)
     half = _t(confidence, len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half)
+
+
+def time_interval(samples: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Student's t interval on the mean of samples that are positive (seconds), made on the scale of logarithms: its limits are
+    mean/f and mean*f, so that no time is said to be perhaps below zero. Neighbours that hang together are reckoned with.
+
+    Raises ValueError for no samples or samples that are not finite and positive.
+    """
+    values = _finite(samples, "samples")
+    _check_confidence(confidence)
+    if values.min() <= 0:
+        raise ValueError(f"samples: {values.min():g} is not positive, and is no time")
+    mean = float(values.mean())
+    if len(values) < 2:
+        return Interval(mean, NAN, NAN)
+    half = _t(confidence, len(values) - 1) * standard_error(values.tolist()) / mean
+    return Interval(mean, mean * _exp(-half), mean * _exp(half))
 
 
 def ratio(reference: Sequence[Sequence[float]], arm: Sequence[Sequence[float]], confidence: float = 0.95) -> Ratio:
@@ -107,8 +135,8 @@ def ratio(reference: Sequence[Sequence[float]], arm: Sequence[Sequence[float]], 
         degrees = float(num_blocks - 1)
         variance = float(log_ratios.var(ddof=1))
         if num_blocks < FEW_BLOCKS:
-            within = [pair[1] for pair in pairs if not math.isnan(pair[1])]
-            variance = max(variance, sum(within) / num_blocks)
+            within = [pair[1] for pair in pairs if not math.isnan(pair[1])]  # a block of single samples cannot tell
+            variance = max(variance, sum(within) / len(within) if within else 0.0)
     error = math.sqrt(variance / num_blocks)
     half = _t(confidence, degrees) * error
     return Ratio(
@@ -173,6 +201,11 @@ def verdict(
     if ratio.num_blocks == 1 or math.isnan(ratio.low):
         seen = _times(ratio, arm, reference, better, worse)
         return Verdict("cannot tell", f"cannot tell: {seen} in one block; only more blocks show how much runs differ")
+    if ratio.says_nothing:
+        seen = f"ratio {_figures(ratio.value, NAN, NAN)}, with an interval unknown: the {ratio.num_blocks} blocks disagree too much"
+        return Verdict(
+            "cannot tell", f"cannot tell {arm} from {reference}: {seen}; look for what disturbed them, or add blocks"
+        )
     figures = _figures(ratio.value, ratio.low, ratio.high)
     reach = max(ratio.high, 1 / ratio.low) - 1
     excludes_one = ratio.low > 1 or ratio.high < 1
@@ -181,8 +214,12 @@ def verdict(
     if reach <= max(margin, LARGEST_EQUIVALENCE):
         word = f"no difference larger than {_percent(reach)}"
         return Verdict(word, f"{arm} against {reference}: {word} (ratio {figures})")
-    smallest = _percent(ratio.smallest_detectable)
-    power = f"with this noise {ratio.num_blocks} blocks show only differences from {smallest} on"
+    smallest = (
+        "only differences of more than twofold"
+        if ratio.smallest_detectable > 1
+        else f"only differences from {_percent(ratio.smallest_detectable)} on"
+    )
+    power = f"with this noise {ratio.num_blocks} blocks show {smallest}"
     return Verdict("cannot tell", f"cannot tell {arm} from {reference}: ratio {figures}; {power}")
 
 

@@ -114,7 +114,9 @@ def pair_row(section: Section, pair: Pair) -> list[str]:
     if pair.ratio is None or pair.memory is None:
         return [nodes, pair.arm, "-", "-", "-", "-", "invalid", tail]
     ratio = pair.ratio
-    limits = "-" if math.isnan(ratio.low) else f"{ratio.low:.2f} to {ratio.high:.2f}" if ratio.high < 1e3 else "unknown"
+    limits = (
+        "-" if math.isnan(ratio.low) else "unknown" if ratio.says_nothing else f"{ratio.low:.2f} to {ratio.high:.2f}"
+    )
     return [
         nodes,
         pair.arm,

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
+from bench.analysis.stats import SAYS_NOTHING
 from bench.schema.job import Model
-
-if TYPE_CHECKING:
-    pass
 
 
 def significant(value: float, digits: int) -> float:
@@ -41,7 +38,8 @@ def speed_text(tflops: float) -> str:
 def interval_text(low: float, high: float) -> str:
     if math.isnan(low):
         return "-"
-    return f"{number(low)} to {number(high)}" if high < 1e6 else "unknown: too few blocks"
+    # The value is the geometric middle of the limits: a hundredfold between them is tenfold on each side.
+    return f"{number(low)} to {number(high)}" if high <= SAYS_NOTHING**2 * low else "unknown: blocks disagree too much"
 
 
 def mebibytes(size: float | None) -> str:

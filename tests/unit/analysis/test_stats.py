@@ -284,3 +284,30 @@ def test_shuffled_arms_favour_nobody():
     for order in set(orders):
         assert 60 <= orders.count(order) <= 140  # 100 expected, standard deviation 9
     assert orders != [tuple(shuffle_arms(names, 2, block)) for block in range(600)]
+
+
+def test_limits_of_a_time_are_positive_however_noisy_it_is():
+    got = stats.time_interval([1.0, 9.0])
+    assert got.value == 5 and 0 < got.low < got.value < got.high and got.low * got.high == pytest.approx(25)
+    calm, plain = (f([1.0, 1.01, 0.99, 1.0, 1.02, 0.98]) for f in (stats.time_interval, stats.mean_interval))
+    assert (calm.low, calm.high) == pytest.approx((plain.low, plain.high), rel=1e-2)
+    assert math.isnan(stats.time_interval([3.0]).low)
+    with pytest.raises(ValueError, match="not positive"):
+        stats.time_interval([1.0, 0.0])
+
+
+def test_two_wild_blocks_are_said_in_words_and_not_in_figures():
+    wild = stats.ratio([[1.0], [30.0]], [[1.0], [1.0]])
+    said = stats.verdict(wild, arm="b", reference="a")
+    assert said.word == "cannot tell" and "blocks disagree too much" in said.sentence
+    assert not [word for word in said.sentence.split() if len(word.strip("[],.%")) > 6 and word[0].isdigit()]
+    noisy = stats.ratio([[1.0], [2.0], [1.2]], [[1.0], [1.0], [1.0]])
+    assert "only differences of more than twofold" in stats.verdict(noisy).sentence
+
+
+def test_the_floor_is_the_mean_over_the_blocks_that_can_tell():
+    """Blocks of one sample say nothing about the spread within, and must not make the floor lower."""
+    spread = [0.9, 1.1] * 4
+    all_can = stats.ratio([spread] * 2, [spread] * 2)
+    one_can = stats.ratio([spread, [1.0]], [spread, [1.0]])
+    assert one_can.standard_error == pytest.approx(all_can.standard_error)
