@@ -48,6 +48,11 @@ class Cell:
     def tflops(self) -> float:
         return tflops(self.job, self.sec_per_it.value)
 
+    @property
+    def ghz(self) -> float | None:
+        """The clock of the first host, where it is known."""
+        return next((ghz for r in self.records if (ghz := r["hosts"][0]["cpu"]["ghz"])), None)
+
     def mean(self, key: str) -> float | None:
         """Mean over the blocks of a derived figure; None where no block has it."""
         values = [record["derived"][key] for record in self.records if record["derived"].get(key) is not None]

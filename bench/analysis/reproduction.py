@@ -1,32 +1,35 @@
-"""Arms side by side within one result, and two results side by side: was the one reproduced by the other?"""
+"""Two results side by side: was the one reproduced by the other?"""
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scipy.special import stdtrit
-
 from bench.analysis import grouping, pairing
 from bench.analysis.cells import Cell, nodes_text
 from bench.analysis.grouping import pairs
-from bench.analysis.stats import Ratio, ratio
+from bench.analysis.published import Row, published_rows
+from bench.analysis.stats import LogMean, Ratio, deciding_blocks, difference, log_mean, of_ratio, ratio
 from bench.host import likeness
 from bench.schema import records
+from bench.schema.cpus import cpu_numbers
 from bench.schema.errors import ConfigError, RecordError
 from bench.schema.job import canonical
 
 # The same experiment elsewhere may have other hardware, but not other software under test. An image's flavour shows in torch's
 # version (+cu102, +cpu), and natively too.
 SOFTWARE = ("packages.torch", "system.glibc", "memory.thp", "memory.page_bytes", "machine")
-# What two runs of the same experiment may differ in.
-NOT_THE_EXPERIMENT = ("repeat", "measure", "launch", "allocator", "nodes")
+# What two runs of one experiment may differ in: which block, arm and nodes, and what only finds and waits for the peers.
+NOT_THE_EXPERIMENT = ("repeat", "allocator", "nodes", "launch.interface")
+# How much was measured: named where it differs. measure.mode and the length of an iteration are part of the experiment.
+THE_EXPERIMENT_OF_MEASURE = ("measure.mode", "measure.iteration_micro_batches")
+BLAS_BEFORE = "stock"  # records without launch.blas were made on the path that the library takes by itself
 Point = tuple[int, str, bool]  # nodes, arm, whether the nodes are simulated
-PUBLISHED_COLUMNS = ("allocator", "nodes", "sec_per_it")
+EVERYTHING: Point = (0, "", False)  # what is said of two results as a whole
+WORDS = ("reproduced", "within tolerance", "not reproduced", "not comparable")
 
 
 @dataclass(frozen=True)
@@ -34,20 +37,21 @@ class Side:
     """One result to compare: its ratios, and what they are of. ``host`` is None for a table that only was published."""
 
     name: str
-    experiment: str
+    job: Mapping[str, Any]  # dotted names; empty for a table
+    conditions: Mapping[str, Any]  # CPUs and threads as they were
     is_published_workload: bool
     arms: Mapping[str, str]
     ratios: Mapping[Point, Ratio]
     invalid: Mapping[Point, str]  # why there is no ratio
     seconds: Mapping[Point, float]
-    samples: Mapping[Point, Sequence[float]]
+    blocks: Mapping[Point, Sequence[Sequence[float]]]  # samples of each block
     host: Any
     cautions: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """``word``: reproduced, within tolerance, not reproduced, or not comparable; ``sentence`` says of what and why."""
+    """``word``: one of WORDS; ``sentence`` says of what and why."""
 
     word: str
     sentence: str
@@ -55,7 +59,7 @@ class Agreement:
 
 def load_side(path: Path, reference: str) -> Side:
     """A results folder, one record, or a table such as published.csv. Raises ConfigError or RecordError."""
-    if path.suffix == ".csv":
+    if path.suffix.lower() == ".csv":
         return published_side(path, reference)
     # What a later sweep set aside (record-<hash>.json) is of other hosts or other code, and is asked for by its own name.
     found = (
@@ -75,18 +79,20 @@ def load_side(path: Path, reference: str) -> Side:
             "name the folder of one, or see `report`, which keeps them apart."
         )
     (section,), compared = parts, pairs(valid, reference)
+    first = valid[0]
     return Side(
         str(path),
-        experiment_of(valid[0]["job"]),
+        {"launch.blas": BLAS_BEFORE, **likeness.flat(first["job"])},
+        {
+            "CPUs allowed": len(cpu_numbers(section.host["cpu"]["affinity"])) or section.host["cpu"]["logical"],
+            "threads of a rank": first["ranks"][0]["threads"],
+        },
         section.is_published_workload,
         {cell.arm: arm_of(cell.records[0]) for cell in section.cells},
         {point_of(c): c.ratio for c in compared if c.ratio},
         {point_of(c): c.invalid for c in compared if c.invalid},
         {point_of(cell): cell.sec_per_it.value for cell in section.cells},
-        {
-            point_of(cell): [x for record in cell.records for x in record["derived"]["samples"]]
-            for cell in section.cells
-        },
+        {point_of(cell): [record["derived"]["samples"] for record in cell.records] for cell in section.cells},
         section.host,
         (*found.left_out, *section.cautions),
     )
@@ -98,27 +104,14 @@ def point_of(what: Cell | pairing.Pair) -> Point:
 
 def published_side(path: Path, reference: str) -> Side:
     """The published table's columns: one run per cell, so that its ratios have no interval. Raises ConfigError."""
-    with open(path, newline="") as f:
-        reader = csv.DictReader(f)
-        rows, columns = list(reader), reader.fieldnames or ()
-    if "record" in columns:
-        raise ConfigError(
-            f"{path} is a summary of records: name its folder, {path.parent}, which has their intervals too."
-        )
-    missing = [column for column in PUBLISHED_COLUMNS if column not in columns]
-    if missing:
-        raise ConfigError(f"{path} has no column {missing[0]}: a table needs {', '.join(PUBLISHED_COLUMNS)}.")
-    seconds = {(int(row["nodes"]), row["allocator"], False): float(row["sec_per_it"]) for row in rows}
+    rows: list[Row] = published_rows(path)
+    seconds = {(row.nodes, row.allocator, False): row.sec_per_it for row in rows}
     ratios = {
         (n, arm, False): ratio([[seconds[n, reference, False]]], [[value]])
         for (n, arm, _), value in seconds.items()
         if arm != reference and (n, reference, False) in seconds
     }
-    return Side(str(path), "", True, {}, ratios, {}, seconds, {}, None)
-
-
-def experiment_of(job: Mapping[str, Any]) -> str:
-    return canonical({key: value for key, value in job.items() if key not in NOT_THE_EXPERIMENT})
+    return Side(str(path), {}, {}, True, {}, ratios, {}, seconds, {}, None)
 
 
 def arm_of(record: records.Record) -> str:
@@ -127,122 +120,152 @@ def arm_of(record: records.Record) -> str:
     return canonical([allocator["library"], allocator["env"], record["ranks"][0]["proof"]["version"]])
 
 
-def agree(a: Side, b: Side, tolerance: float) -> dict[Point, Agreement]:
-    """Each ratio that both results have, compared. The quotient's interval comes from both standard errors.
+def experiments_differ(a: Side, b: Side) -> tuple[list[str], list[str]]:
+    """What makes the two other experiments; and how much was measured, which does not. Each in words: the key and both values."""
+    other: list[str] = []
+    amount: list[str] = []
+    for key in sorted(a.job.keys() & b.job.keys()):
+        if key.split(".")[0] in NOT_THE_EXPERIMENT or key in NOT_THE_EXPERIMENT or "timeout" in key:
+            continue
+        if a.job[key] != b.job[key]:
+            is_amount = key.startswith("measure.") and key not in THE_EXPERIMENT_OF_MEASURE
+            (amount if is_amount else other).append(_differs(key, a.job[key], b.job[key]))
+    return other, amount
 
-    *reproduced*: the quotient is 1 within its interval, which is no wider than the tolerance; *within tolerance*: the ratios
-    differ by no more than that, though not (or not surely) by nothing, or the software under test differs; *not reproduced*:
-    they surely differ by more; *not comparable*: the results are of different things or too noisy to tell.
+
+def conditions_differ(a: Side, b: Side) -> list[str]:
+    """What may move a ratio though the experiment is one: software under test, CPUs and threads, how much was measured."""
+    if not (a.host and b.host):
+        return []
+    software = [_differs(*row) for row in likeness.differences(a.host, b.host) if row[0] in SOFTWARE]
+    machine = [
+        _differs(key, a.conditions[key], b.conditions[key])
+        for key in a.conditions
+        if a.conditions[key] != b.conditions[key]
+    ]
+    return software + machine + experiments_differ(a, b)[1]
+
+
+def _differs(key: str, one: Any, two: Any) -> str:
+    return f"{key} ({one}, {two})"
+
+
+def alike(a: Side, b: Side) -> bool:
+    """Whether absolute times of the two compare: alike hosts, as many CPUs, one experiment."""
+    same_host = bool(a.host and b.host) and likeness.kind_of([a.host]) == likeness.kind_of([b.host])
+    return same_host and a.conditions == b.conditions and not experiments_differ(a, b)[0]
+
+
+def agree(a: Side, b: Side, tolerance: float) -> dict[Point, Agreement]:
+    """Each ratio that both results have, compared; where they share none, the times of arms on alike hosts.
+
+    With the quotient's 95 % interval from both standard errors (Welch), *reproduced*: the whole interval lies within the tolerance
+    (equivalence by interval inclusion, as in `stats.verdict`), so that noise cannot earn it; *within tolerance*: the same, but something
+    named differs, or one side is a single run, whose spread nobody knows; *not reproduced*: the whole interval lies outside; *not
+    comparable*: the results are of different things, or the interval reaches over the border, and then the number of blocks that would
+    decide is said. Raises ConfigError for a tolerance that is none.
     """
-    if a.experiment and b.experiment and a.experiment != b.experiment:
+    check_tolerance(tolerance)
+    if a.job and b.job:
+        other = experiments_differ(a, b)[0]
+        if other:
+            return {EVERYTHING: _not_comparable(f"these are two experiments: {'; '.join(other)} differ (A, B)")}
+    elif not (a.is_published_workload and b.is_published_workload):
         return {
-            (0, "", False): Agreement(
-                "not comparable",
-                "not comparable because the configurations differ: compare the `job` of a record of each.",
+            EVERYTHING: _not_comparable(
+                "the published table is of the 124M GPT at a global batch of 1024, and this is another workload"
             )
         }
-    if not (a.experiment and b.experiment) and not (a.is_published_workload and b.is_published_workload):
-        why = "not comparable because the published table is of the 124M GPT at a global batch of 1024, and this is another workload."
-        return {(0, "", False): Agreement("not comparable", why)}
-    for one in (a, b):
-        if one.invalid and not one.ratios:
-            point, why = next(iter(one.invalid.items()))
-            return {
-                point: Agreement(
-                    "not comparable", f"not comparable because in {one.name} there is no ratio of {point[1]}: {why}"
-                )
-            }
-    common = [point for point in a.ratios if point in b.ratios]
-    if (
-        not common
-        and not a.ratios
-        and a.host
-        and b.host
-        and likeness.fingerprint(a.host) == likeness.fingerprint(b.host)
-    ):
-        # One arm alone has no ratio; on hosts that are alike its times themselves compare.
-        return {
-            point: agree_on_seconds(point, a, b, tolerance) for point in a.samples if point in b.samples
-        } or differing_arms(a, b)
-    if not common:
-        return differing_arms(a, b)
-    software = (
-        [name for name, _, _ in likeness.differences(a.host, b.host) if name in SOFTWARE] if a.host and b.host else []
-    )
-    return {point: agree_on(point, a, b, tolerance, software) for point in common}
-
-
-def differing_arms(a: Side, b: Side) -> dict[Point, Agreement]:
-    return {
-        (0, "", False): Agreement(
-            "not comparable",
-            "not comparable because no arm was measured in both against the reference, nor alone on like "
-            f"hosts: {arms(a)} and {arms(b)}.",
-        )
+    said = {
+        point: _not_comparable(f"in {one.name} there is no ratio of {point[1]}: {why.rstrip('.')}")
+        for one in (a, b)
+        for point, why in one.invalid.items()
     }
+    conditions = conditions_differ(a, b)
+    common = [point for point in a.ratios if point in b.ratios]
+    for point in common:
+        what = f"{show(a.ratios[point])} in A, {show(b.ratios[point])} in B"
+        one, two = of_ratio(a.ratios[point]), of_ratio(b.ratios[point])
+        said[point] = _agreement(point, a, b, one, two, what, tolerance, conditions)
+    if not said and not (a.ratios and b.ratios) and alike(a, b):
+        # Arms that have nothing to be paired with have no ratio; on hosts that are alike their times themselves compare.
+        for point in a.blocks:
+            if point in b.blocks and point not in said:
+                what = f"{a.seconds[point]:.4g} s/it in A, {b.seconds[point]:.4g} s/it in B"
+                one, two = log_mean(a.blocks[point]), log_mean(b.blocks[point])
+                said[point] = _agreement(point, a, b, one, two, what, tolerance, conditions)
+    nothing = "no arm was measured in both against the reference, nor alone on like hosts"
+    return said or {EVERYTHING: _not_comparable(f"{nothing}: {arms(a)} and {arms(b)}")}
 
 
-def agree_on_seconds(point: Point, a: Side, b: Side, tolerance: float) -> Agreement:
+def check_tolerance(tolerance: float) -> None:
+    if not (math.isfinite(tolerance) and tolerance > 0):
+        raise ConfigError(f"--tolerance={tolerance:g} is not a tolerance: give a positive number such as 0.05 for 5 %.")
+
+
+def _not_comparable(why: str) -> Agreement:
+    return Agreement("not comparable", f"not comparable because {why}")
+
+
+def _agreement(
+    point: Point,
+    a: Side,
+    b: Side,
+    one: LogMean,
+    two: LogMean,
+    figures: str,
+    tolerance: float,
+    conditions: Sequence[str],
+) -> Agreement:
     nodes, arm, simulated = point
-    what = (
-        f"{arm} at {nodes_text(nodes, simulated)}: {a.seconds[point]:.4g} s/it in A, {b.seconds[point]:.4g} s/it in B"
-    )
-    if a.arms[arm] != b.arms[arm]:
-        return Agreement(
-            "not comparable",
-            f"not comparable because {arm} is not the same arm in both (library, version or settings); {what}",
+    what = f"{arm} at {nodes_text(nodes, simulated)}: {figures}"
+    if arm in a.arms and arm in b.arms and a.arms[arm] != b.arms[arm]:
+        return _not_comparable(f"{arm} is not the same arm in both (library, version or settings); {what}")
+    away, half = difference(one, two)
+    limit, off = math.log1p(tolerance), abs(away)
+    apart = f"{math.expm1(away):+.1%} apart"
+    singles = [name for name, side in (("A", one), ("B", two)) if side.single]
+    are = "is a single run" if len(singles) == 1 else "are single runs"
+    single = f"{' and '.join(singles)} {are}, whose spread is not known"
+    if off - half > limit:
+        sure = (
+            f"{apart}, more than {tolerance:.0%}, but {single}"
+            if singles
+            else f"which is surely more than {tolerance:.0%} apart"
         )
-    quotient = ratio([a.samples[point]], [b.samples[point]])
-    if quotient.low <= 1 <= quotient.high and quotient.high / quotient.low <= (1 + tolerance) ** 2:
-        return Agreement("reproduced", f"reproduced: {what}")
-    near = abs(math.log(b.seconds[point] / a.seconds[point])) <= math.log1p(tolerance)
-    word = "within tolerance" if near else "not reproduced"
-    return Agreement(word, f"{word}: {what}")
+        return Agreement("not reproduced", f"not reproduced: {what}, {sure}{_though(conditions)}")
+    if off + half <= limit:
+        if conditions or singles:
+            because = f", and {single}" * bool(singles) + _though(conditions)
+            return Agreement("within tolerance", f"within tolerance: {what}, {apart}{because}")
+        return Agreement(
+            "reproduced",
+            f"reproduced: {what}, {apart} ±{math.expm1(half):.1%}, all of it within {tolerance:.0%}",
+        )
+    blocks = deciding_blocks(one, two, limit)
+    needed = (
+        f"about {blocks} blocks on each side would decide"
+        if blocks
+        else "more than 1000 blocks on each side would be needed"
+    )
+    return _not_comparable(
+        f"{apart} ±{math.expm1(min(half, 50.0)):.1%} is neither surely within {tolerance:.0%} nor surely outside: {what}; {needed}"
+        if half <= 1
+        else f"the intervals are too wide to tell: {what}; {needed}"
+    )
+
+
+def _though(conditions: Sequence[str]) -> str:
+    return f", though {'; '.join(conditions)} differ{'s' * (len(conditions) == 1)} (A, B)" if conditions else ""
 
 
 def arms(side: Side) -> str:
     return ", ".join(f"{arm} at {nodes_text(nodes, simulated)}" for nodes, arm, simulated in side.seconds)
 
 
-def agree_on(point: Point, a: Side, b: Side, tolerance: float, software: Sequence[str]) -> Agreement:
-    nodes, arm, simulated = point
-    one, two = a.ratios[point], b.ratios[point]
-    what = f"{arm} at {nodes_text(nodes, simulated)}: {show(one)} in A, {show(two)} in B"
-    if arm in a.arms and arm in b.arms and a.arms[arm] != b.arms[arm]:
-        return Agreement(
-            "not comparable",
-            f"not comparable because {arm} is not the same arm in both (library, version or settings); {what}",
-        )
-    quotient, half = quotient_of(one, two)
-    off = abs(math.log(quotient))
-    limit = math.log1p(tolerance)
-    apart = f"{quotient - 1:+.1%} apart"
-    if off - half > limit:
-        return Agreement("not reproduced", f"not reproduced: {what}, which is surely more than {tolerance:.0%} apart")
-    if half > limit:
-        return Agreement(
-            "not comparable", f"not comparable because the intervals are too wide to tell (add blocks): {what}"
-        )
-    if off <= half and not software:
-        return Agreement("reproduced", f"reproduced: {what}")
-    if off <= limit:
-        because = f", though {', '.join(software)} differ" if software else ""
-        return Agreement("within tolerance", f"within tolerance: {what}, {apart}{because}")
-    return Agreement(
-        "not comparable",
-        f"not comparable because {apart} is neither surely within {tolerance:.0%} nor surely outside (add blocks): {what}",
-    )
-
-
-def quotient_of(one: Ratio, two: Ratio) -> tuple[float, float]:
-    """two/one, and half the 95 % interval of its logarithm (Welch's degrees of freedom). A ratio without an interval, as in the
-    published table, counts as exact: nothing is known about its spread."""
-    errors = [(0.0 if math.isnan(r.standard_error) else r.standard_error, max(1, r.num_blocks - 1)) for r in (one, two)]
-    total = math.hypot(errors[0][0], errors[1][0])
-    if total == 0:
-        return two.value / one.value, 0.0
-    degrees = total**4 / sum(e**4 / df for e, df in errors)
-    return two.value / one.value, float(stdtrit(degrees, 0.975)) * total
+def only_in(one: Side, other: Side) -> list[Point]:
+    """What ``one`` measured and ``other`` lacks. A published table has sizes that no reader has: what only it has is no lack."""
+    return sorted(one.seconds.keys() - other.seconds.keys()) if one.host else []
 
 
 def show(r: Ratio) -> str:

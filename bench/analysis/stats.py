@@ -151,6 +151,72 @@ def ratio(reference: Sequence[Sequence[float]], arm: Sequence[Sequence[float]], 
     )
 
 
+@dataclass(frozen=True)
+class LogMean:
+    """The mean of a logarithm over independent runs, its standard error, and the degrees of freedom of that. ``error`` is NaN where
+    nothing repeats; ``single``: there is one run, whose error says nothing about how runs differ."""
+
+    value: float
+    error: float
+    degrees: float
+    num_blocks: int
+
+    @property
+    def single(self) -> bool:
+        return self.num_blocks == 1
+
+
+def log_mean(blocks: Sequence[Sequence[float]]) -> LogMean:
+    """Of the mean times of blocks (samples of one process each): what stands for an arm that has nothing to be paired with.
+
+    The block is what repeats, so the error is of the blocks' means; with fewer than five it is not believed below what the samples
+    within must cause, as in `ratio`. Raises ValueError for no blocks, or samples that are not finite and positive.
+    """
+    if len(blocks) == 0:
+        raise ValueError("there are no blocks: pass at least one")
+    means, within = [], []
+    for block, samples in enumerate(blocks):
+        values = _finite(samples, f"block {block}")
+        if values.min() <= 0:
+            raise ValueError(f"block {block}: sample {values.min():g} is not positive, and has no logarithm")
+        means.append(math.log(float(values.mean())))
+        if len(values) > 1:
+            within.append((standard_error(values.tolist()) / float(values.mean())) ** 2)
+    count, floor = len(means), sum(within) / len(within) if within else NAN
+    if count == 1:
+        return LogMean(means[0], math.sqrt(floor), max(1.0, len(blocks[0]) - 1.0), 1)
+    variance = float(np.var(means, ddof=1))
+    if count < FEW_BLOCKS and floor > variance:
+        variance = floor
+    return LogMean(float(np.mean(means)), math.sqrt(variance / count), count - 1.0, count)
+
+
+def of_ratio(one: Ratio) -> LogMean:
+    return LogMean(math.log(one.value), one.standard_error, max(1.0, one.num_blocks - 1.0), one.num_blocks)
+
+
+def difference(one: LogMean, two: LogMean, confidence: float = 0.95) -> tuple[float, float]:
+    """``two - one``, and half its interval by Welch's degrees of freedom. An error that is not known counts as none."""
+    parts = [(0.0 if math.isnan(side.error) else side.error, side.degrees) for side in (one, two)]
+    total = math.hypot(parts[0][0], parts[1][0])
+    if total == 0:
+        return two.value - one.value, 0.0
+    degrees = total**4 / sum(error**4 / df for error, df in parts)
+    return two.value - one.value, _t(confidence, degrees) * total
+
+
+def deciding_blocks(one: LogMean, two: LogMean, limit: float, most: int = 1000) -> int | None:
+    """How many blocks a side bring the interval of `difference` wholly within +-limit or wholly outside, if the difference and the
+    spread stay what they are; None where ``most`` would not."""
+    margin = abs(limit - abs(two.value - one.value))
+    spreads = [0.0 if math.isnan(side.error) else side.error * math.sqrt(side.num_blocks) for side in (one, two)]
+    for blocks in range(2, most + 1):
+        sides = [LogMean(0.0, spread / math.sqrt(blocks), blocks - 1.0, blocks) for spread in spreads]
+        if difference(sides[0], sides[1])[1] <= margin:
+            return blocks
+    return None
+
+
 def needed_blocks(ratio: Ratio, half_width: float, min_blocks: int = FEW_BLOCKS) -> int:
     """How many blocks in all bring the interval to value / (1 + half_width) ... value * (1 + half_width), e.g. 0.04.
 

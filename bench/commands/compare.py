@@ -9,7 +9,10 @@ from bench.analysis.cells import nodes_text
 from bench.analysis.reproduction import (
     Side,
     agree,
+    alike,
+    check_tolerance,
     load_side,
+    only_in,
 )
 from bench.commands.arguments import add_json, add_reference, add_tolerance
 from bench.host import likeness
@@ -26,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Exit code 0 when everything is reproduced or within tolerance, 1 when not."""
+    """Exit code 0 when everything is reproduced or within tolerance, 1 when not or not everything was compared."""
+    check_tolerance(options.tolerance)
     for path in (options.a, options.b):
         if not path.exists():
             raise ConfigError(f"{path} is not there: name a results folder, a record.json or published.csv.")
@@ -36,28 +40,39 @@ def run(options: argparse.Namespace) -> int:
 
 
 def print_agreement(a: Side, b: Side, tolerance: float) -> int:
-    print(f"A: {a.name}\nB: {b.name}\n")
     agreements = agree(a, b, tolerance)
+    print(f"A: {a.name}\nB: {b.name}\n")
     for agreement in agreements.values():
         print(agreement.sentence)
+    lacking = False
     for one, other in ((a, b), (b, a)):
-        alone = sorted(one.ratios.keys() - other.ratios.keys())
-        if alone and a.ratios and b.ratios:
+        alone = only_in(one, other)
+        if alone:
             words = ", ".join(f"{arm} at {nodes_text(nodes, simulated)}" for nodes, arm, simulated in alone)
             print(f"Only in {one.name}, and not compared: {words}.")
+            lacking = True
         for caution in [*one.invalid.values(), *one.cautions]:
             print(f"Of {one.name}: {caution}")
-    if a.host and b.host:
-        differing = likeness.differences(a.host, b.host)
-        if differing:
-            print("\nFacts that differ (A, B):")
-            for name, one, two in differing:
-                print(f"  {name}: {one}, {two}")
-        if likeness.fingerprint(a.host) == likeness.fingerprint(b.host):
-            print("\nHosts are alike, so that absolute times compare (B / A):")
-            for point in sorted(set(a.seconds) & set(b.seconds)):
-                print(f"  {point[1]} at {nodes_text(point[0], point[2])}: {b.seconds[point] / a.seconds[point]:.3f}")
-    else:
-        print("\nOne side is a published table: its host is somebody else's, and absolute times do not compare.")
+    print_facts(a, b)
     verdicts = {agreement.word for agreement in agreements.values()}
-    return 0 if verdicts <= {"reproduced", "within tolerance"} else 1
+    if not verdicts <= {"reproduced", "within tolerance"}:
+        return 1
+    if lacking:
+        print("\nWhat was compared agrees, but not everything was compared: exit code 1.")
+    return int(lacking)
+
+
+def print_facts(a: Side, b: Side) -> None:
+    """What differs between the hosts; and where they are alike, the quotients of absolute times."""
+    if not (a.host and b.host):
+        print("\nOne side is a published table: its host is somebody else's, and absolute times do not compare.")
+        return
+    differing = likeness.differences(a.host, b.host)
+    if differing:
+        print("\nFacts that differ (A, B):")
+        for name, one, two in differing:
+            print(f"  {name}: {one}, {two}")
+    if alike(a, b):
+        print("\nHosts are alike, so that absolute times compare (B / A):")
+        for point in sorted(set(a.seconds) & set(b.seconds)):
+            print(f"  {point[1]} at {nodes_text(point[0], point[2])}: {b.seconds[point] / a.seconds[point]:.3f}")

@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Exit code as for a sweep, or that of the comparison when all jobs ran."""
+    reproduction.check_tolerance(options.tolerance)
     path = options.path
     if not path.exists():
         raise ConfigError(f"{path} is not there: name a record.json or a results folder.")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bench.analysis.grouping import Section
 from bench.analysis.stats import time_interval
 from bench.host.likeness import fingerprint
-from bench.report.words import significant, size_text, truncated
+from bench.report.words import frequency_text, significant, size_text, truncated
 from bench.schema.errors import RecordError
 from bench.schema.job import from_dict
 from bench.schema.records import Record
@@ -94,7 +94,7 @@ def row(record: Record, out: Path) -> dict[str, Any]:
     return {
         "allocator": job.allocator.name,
         "nodes": job.nodes,
-        "freq": f"{ghz:.1f}GHz" if ghz else None,
+        "freq": frequency_text(ghz) if ghz else None,
         "size": size_text(job.model),
         "dp": job.dp,
         "tp": job.parallel.tensor,

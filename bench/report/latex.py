@@ -12,11 +12,18 @@ from bench.report.tables import HEADINGS, OURS, cell_row
 
 def latex(found: Sequence[Section]) -> str:
     """Tables for a paper (\\usepackage{booktabs}), one for each section."""
-    special: Mapping[str, str] = {c: f"\\{c}" for c in "&%$#_{}"}
+    special: Mapping[str, str] = {
+        **{c: f"\\{c}" for c in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+    }
     blocks = []
     for section in found:
-        headings = ("Allocator", *HEADINGS[:11], OURS[0], OURS[2])
-        body = [[cell.arm, *cell_row(cell)[:11], cell_row(cell)[12], cell_row(cell)[14]] for cell in section.cells]
+        every = (*HEADINGS, *OURS)
+        kept = [place for place, heading in enumerate(every) if heading not in ("Notes", "Peak RSS")]
+        headings = ("Allocator", *(every[place] for place in kept))
+        body = [[cell.arm, *(cell_row(cell)[place] for place in kept)] for cell in section.cells]
         escaped = [
             " & ".join("".join(special.get(c, c) for c in text) for text in line) + r" \\" for line in (headings, *body)
         ]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bench.analysis.grouping import Section
     from bench.analysis.pairing import Pair
 from bench.analysis.published import published_gain
-from bench.report.words import interval_text, mebibytes, number, size_text, speed_text, truncated
+from bench.report.words import frequency_text, interval_text, mebibytes, number, size_text, speed_text, truncated
 
 TAX = ("Arm", "Phase", "Saved", "Fewer minor faults", "Fault tax saved", "Left unexplained")
 PRICES = (
@@ -70,16 +70,21 @@ def price_rows(name: str, cause: Cause, sure: bool) -> list[list[str]]:
 
 
 PUBLISHED_MACHINE = "somebody else's machine: A64FX at 2.0 GHz, PyTorch 1.10, one run per row"
-HEADINGS = ("Nodes", "Size", "DP", "TP", "PP", "MBS", "GBS", "Mem", "Sec/it", "TFLOPs", "Est. Aggr. PetaFLOPs", "Notes")
-OURS = ("95 % of Sec/it", "Peak RSS", "Blocks")
+HEADINGS = (
+    *("Nodes", "Freq", "Size", "DP", "TP", "PP", "MBS", "GBS", "Mem", "Sec/it", "TFLOPs"),
+    *("Est. Aggr. PetaFLOPs", "Notes"),
+)
+OURS = ("95 % of Sec/it", "GFLOP/s", "Peak RSS", "Blocks")
 Refused = Sequence[tuple[Path, str]]
 
 
 def cell_row(cell: Cell) -> list[str]:
-    """One row of a published-style table: HEADINGS, then OURS."""
+    """One row of a published-style table: HEADINGS, then OURS. GFLOP/s are of all nodes together, for the PetaFLOPs of one small
+    host print as 0.0000."""
     job, interval = cell.job, cell.sec_per_it
     return [
         str(cell.nodes),
+        frequency_text(cell.ghz),
         size_text(job.model),
         *map(
             str,
@@ -97,6 +102,7 @@ def cell_row(cell: Cell) -> list[str]:
         truncated(cell.tflops * cell.nodes / 1024),
         cell.notes,
         interval_text(interval.low, interval.high),
+        number(1000 * cell.tflops * cell.nodes),
         mebibytes(cell.mean("peak_rss_bytes")),
         str(len(cell.records)),
     ]

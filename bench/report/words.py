@@ -44,3 +44,8 @@ def interval_text(low: float, high: float) -> str:
 
 def mebibytes(size: float | None) -> str:
     return "-" if size is None else f"{size / 2**20:,.0f} MiB"
+
+
+def frequency_text(ghz: float | None) -> str:
+    """As the published column: 2.0GHz."""
+    return f"{ghz:.1f}GHz" if ghz else "-"

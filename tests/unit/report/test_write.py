@@ -118,7 +118,7 @@ def test_the_end_of_a_sweep_prints_tables_then_the_answer_then_the_cause(tmp_pat
     )
     text = capsys.readouterr().out
     order = [
-        "| Nodes | Size |",
+        "| Nodes |   Freq | Size |",
         "glibc\n",
         "tcmalloc\n",
         "tcmalloc is",
@@ -139,6 +139,7 @@ def test_tables_have_the_published_columns_and_the_published_table_is_named_as_s
     headings = [re.split(r"\s*\|\s*", line)[1:-1] for line in text.splitlines() if line.startswith("| Nodes |")]
     published_columns = [
         "Nodes",
+        "Freq",
         "Size",
         "DP",
         "TP",
@@ -151,7 +152,7 @@ def test_tables_have_the_published_columns_and_the_published_table_is_named_as_s
         "Est. Aggr. PetaFLOPs",
         "Notes",
     ]
-    assert [h[:12] for h in headings if h[1] == "Size"] == [published_columns] * 4
+    assert [h[:13] for h in headings if h[1] == "Freq"] == [published_columns] * 4
     ours, _, theirs = text.partition("## The published table")
     assert "somebody else's machine" in theirs and "1020.3" in theirs and "1020.3" not in ours
     assert text.index("faster than glibc") < text.index("### glibc")  # the verdict first
@@ -295,7 +296,7 @@ def test_pipes_in_a_cell_do_not_break_the_table(tmp_path):
 def test_an_interval_that_says_nothing_is_not_printed_as_a_number(tmp_path):
     made = [b.record(tmp_path, b.job("glibc", r), seconds=s) for r, s in ((0, 0.1), (1, 40.0))]
     (section,) = sections(made, "glibc")
-    assert tables.cell_row(section.cells[0])[12] == "unknown: blocks disagree too much"
+    assert tables.cell_row(section.cells[0])[13] == "unknown: blocks disagree too much"
 
 
 @pytest.mark.parametrize(
@@ -309,3 +310,17 @@ def test_numbers_keep_three_figures(value, text):
 @pytest.mark.parametrize("value, text", [(0.06129, "0.0612"), (0.0021, "0.0021"), (0.00999, "0.0099"), (0.0, "0.0000")])
 def test_petaflops_are_cut_not_rounded(value, text):
     assert words.truncated(value) == text
+
+
+def test_a_small_host_has_a_speed_that_a_person_can_use(tmp_path):
+    """The PetaFLOPs of one small host are 0.0000 in the published column; GFLOP/s stand beside it."""
+    (section,) = sections(b.study(tmp_path, FAST, blocks=2), "glibc")
+    row = dict(zip((*tables.HEADINGS, *tables.OURS), tables.cell_row(section.cells[0])))
+    assert row["Est. Aggr. PetaFLOPs"] == "0.0000" and row["Freq"] == "2.6GHz"
+    assert float(row["GFLOP/s"]) == pytest.approx(1000 * section.cells[0].tflops, rel=0.01)
+
+
+def test_latex_escapes_what_is_special_to_it(tmp_path):
+    host = {**b.HOST, "cpu": {**b.HOST["cpu"], "model": r"A\B ~ C^2_%"}}
+    text = latex.latex(sections(b.study(tmp_path, FAST, blocks=2, host=host), "glibc"))
+    assert r"A\textbackslash{}B \textasciitilde{} C\textasciicircum{}2\_\%" in text
