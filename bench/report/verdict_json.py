@@ -88,7 +88,7 @@ def of_report(sections: Sequence[Section], refused: Sequence[tuple[Any, str]]) -
                 "num_failed": len(section.failed),
                 "losses_agree": not any(check.disagreeing for check in section.losses),
                 "cells": [of_cell(cell) for cell in section.cells],
-                "pairs": [of_pair(pair) for pair in section.comparisons],
+                "pairs": [of_pair(pair) for pair in section.pairs],
                 "cautions": list(section.cautions),
             }
             for section in sections

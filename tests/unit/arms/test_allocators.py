@@ -17,8 +17,8 @@ from omegaconf import OmegaConf
 from bench.arms import library, retention
 from bench.arms.environment import environment, wants_huge_pages
 from bench.arms.library import resolve
-from bench.cli import CONF
 from bench.host.foreign import foreign_variables
+from bench.paths import CONF
 from bench.rank import proof
 from bench.schema.errors import AllocatorError
 from bench.schema.job import Allocator

@@ -13,7 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from bench.arms import catalogue, library, retention
-from bench.cli import CONF
+from bench.paths import CONF
 from bench.rank import options
 from bench.rank.options import same_value
 from bench.schema.errors import AllocatorError
