@@ -64,8 +64,11 @@ def main(argv: Sequence[str]) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a locale without our letters is no reason to end
     try:
-        code = _run(list(argv))
-        sys.stdout.flush()
+        try:
+            code = _run(list(argv))
+        except SystemExit as end:  # argparse after --help, and an interrupted search
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        sys.stdout.flush()  # here, where what does not fit can still be said
         return code
     except ConfigError as error:
         return _say(str(error), 2)
@@ -80,8 +83,6 @@ def main(argv: Sequence[str]) -> int:
         return _say(f"{error.filename or 'the output'} cannot be used: {error.strerror or error}.", 1)
     except KeyboardInterrupt:
         return _say("stopped before anything was measured.", 130)
-    except SystemExit as end:  # argparse after --help, and an interrupted search
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
 
 
 def _say(sentence: str, code: int) -> int:
@@ -101,10 +102,12 @@ def _run(argv: list[str]) -> int:
     if argv == ["help"] or {"-h", "--help"} & set(argv):
         print(_parsers()[""].format_help(), end="")
         return 0
+    if words and words[0] in COMMANDS:
+        raise ConfigError(f"{words[0]} is a command, which stands first: python -m bench {words[0]} ...")
     if argv and "=" not in argv[0] and not argv[0].startswith(("-", "~", "+")):
         from bench.config.words import nearest
 
-        raise ConfigError(f"{argv[0]} is not a command; {nearest(argv[0], list(COMMANDS))}")
+        raise ConfigError(f"{argv[0] or repr('')} is not a command; {nearest(argv[0], list(COMMANDS))}")
     return measure(words)
 
 

@@ -23,6 +23,6 @@ def read_arms() -> tuple[list[Allocator], list[str]]:
             found.append(typed(Allocator, files.load(path), "allocator"))
         except ConfigError as error:
             sentence = str(error)
-            refused.append(sentence if str(path) in sentence else f"{path}: {sentence}")
+            refused.append(sentence if path.name in sentence else f"{path}: {sentence}")
     unique = {arm.name: arm for arm in reversed(found)}  # a name in two folders: ours, as Hydra takes it
     return [arm for arm in found if unique[arm.name] is arm], list(dict.fromkeys(refused))

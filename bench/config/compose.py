@@ -149,7 +149,7 @@ def points_of(words: Sequence[str]) -> list[Point]:
 def _swept_by_experiment(given: Mapping[str, Sequence[str]]) -> list[str]:
     if "experiment" not in given:
         return []
-    config = _composed(given["experiment"])
+    (config,) = _configurations([given["experiment"]])
     params = OmegaConf.select(config, "hydra.sweeper.params")
     if params is None:
         return []
@@ -220,11 +220,16 @@ def _hydra(words: Sequence[str]) -> Iterator[None]:
 
 
 def _configurations(points: Sequence[Point]) -> list[DictConfig]:
-    """The configuration of each point, `hydra` included; each file that was chosen is looked at once."""
+    """The configuration of each point, `hydra` included. Each file that was chosen is looked at once: those that the words name
+    before Hydra does so, whose errors are without file or line."""
+    words = dict.fromkeys(line.partition("=")[::2] for point in points for line in point)
+    named = [(bare(key), name) for key, name in words if bare(key) in GROUPS]
+    for group, name in named:
+        files.check_choice(group, name)
     configs = [_composed(point) for point in points]
     chosen = [OmegaConf.select(config, "hydra.runtime.choices") for config in configs]
     for group, name in dict.fromkeys((group, choice.get(group)) for choice in chosen for group in GROUPS):
-        if name is not None:
+        if name is not None and (group, name) not in named:
             files.check_choice(group, str(name))
     return configs
 
@@ -238,10 +243,13 @@ def _composed(point: Point) -> DictConfig:
     except HydraException:  # of which one is an OSError too
         raise
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        files.explain([line.partition("=")[2] for line in point])
+        files.explain()
         raise ConfigError(f"a file of conf/ or $BENCH_CONF cannot be read: {str(error).splitlines()[0]}.") from error
-    except ValueError as error:  # Hydra's own word for `model=null`
-        raise ConfigError(f"a group takes the name of one of its files, as in model=tiny: {error}.") from error
+    except ValueError as error:  # of `model=null`, and of a file's first lines
+        said = str(error).splitlines()[0].rstrip(".")
+        if "Config group override" in said:
+            said = f"a group takes the name of one of its files, as in model=tiny: {said}"
+        raise ConfigError(f"{said}.") from error
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:
@@ -260,6 +268,6 @@ def _explained(error: Exception, words: Sequence[str]) -> str:
         if f"'{key}'" in text and "Could not override" in text:
             known: Any = OmegaConf.to_container(compose("config"))
             return describe_unknown(key, known)
-    said = " ".join(line.strip() for line in text.splitlines()[:2])
+    said = " ".join(line.strip() for line in text.splitlines()[:2]) or "these words cannot be composed"
     said = re.sub(r"\w+(Error|Exception) raised while composing config:", "the values do not fit:", said)
     return said if said.endswith((".", "?")) else f"{said}."

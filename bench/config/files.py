@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def conf_folders() -> list[Path]:
 
 def choices(group: str) -> list[str]:
     """The names that GROUP=NAME can take: its files in conf/ and in $BENCH_CONF."""
-    return sorted({path.stem for path in files_of(group)})
+    return sorted({path.stem for path in files_of(group) if path.is_file()})
 
 
 def files_of(group: str) -> list[Path]:
@@ -74,24 +74,30 @@ def _problem(error: yaml.YAMLError) -> str:
     return f"line {mark.line + 1}: {' '.join(problem.split())}"
 
 
-def explain(wanted: Sequence[str]) -> None:
-    """Raise ConfigError for the first file that cannot be read: those called ``wanted`` first, for of them Hydra spoke."""
-    groups = ("allocator", "experiment", "model", "measure")
-    paths = [path for group in groups for path in files_of(group)]
-    for path in sorted(paths, key=lambda path: path.stem not in wanted):
-        load(path)
+def explain() -> None:
+    """Raise ConfigError for the first file that cannot be read, for Hydra's own errors do not always name theirs."""
+    for group in ("experiment", "allocator", "model", "measure"):
+        for path in files_of(group):
+            load(path)
 
 
 def check_choice(group: str, name: str) -> None:
-    """The file that GROUP=NAME chose: one, and of that name. Raises ConfigError.
+    """The file that GROUP=NAME chose can be read, is one, and is what its place says. Raises ConfigError.
 
-    Where two folders hold the name, Hydra takes the first in silence; and a file without a name would be measured under the
-    name of the default, glibc or gpt124m.
+    Hydra takes the first of two files in silence; it measures a file without a name under the name of the default, glibc or
+    gpt124m; and of an experiment without its first line it says that `experiment` is not a key.
     """
     paths = [path for folder in conf_folders() if (path := folder / group / f"{name}.yaml").exists()]
+    values = [load(path) for path in paths]
     if len(paths) > 1 and paths[0].read_bytes() != paths[1].read_bytes():
         raise ConfigError(f"{paths[1]} has the name of a file of ours, which would be taken: give it another name.")
-    if group in ("allocator", "model") and paths:
-        said = load(paths[0]).get("name")
-        if str(said) != paths[0].stem:
-            raise ConfigError(f"{paths[0]} must say its own name, `name: {paths[0].stem}`, and it says {said}.")
+    if not paths:
+        return
+    if group in ("allocator", "model") and str(values[0].get("name")) != paths[0].stem:
+        raise ConfigError(
+            f"{paths[0]} must say its own name, `name: {paths[0].stem}`, and it says {values[0].get('name')}."
+        )
+    if group == "experiment" and not re.match(rb"\s*#\s*@package +_global_\s", paths[0].read_bytes()):
+        raise ConfigError(
+            f"{paths[0]}, line 1: an experiment begins with the line `# @package _global_`, and no byte order mark before it."
+        )

@@ -24,5 +24,7 @@ def typed(schema: type, values: Any, part: str) -> Any:
         # Frozen dataclasses make read-only configurations, which nothing could be merged into.
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema, flags={"readonly": False}), values))
     except OmegaConfBaseException as error:
+        if error.key is None:
+            raise ConfigError(f"{part}={values} does not fit: {str(error).splitlines()[0]}.") from error
         key = f"{part}.{error.key}" if part else str(error.key)
         raise ConfigError(f"{key}={values.get(error.key)} does not fit: {str(error).splitlines()[0]}.") from error

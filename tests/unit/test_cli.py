@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -122,6 +123,49 @@ def test_a_real_process_refuses_without_a_traceback_and_leaves_nothing_behind(tm
         and done.stderr.count("\n") == 1
     )
     assert list(tmp_path.iterdir()) == []
+
+
+REPORT = ["compare", "conf/reference/published.csv", "conf/reference/published.csv"]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["report", "--help"], ["--cfg", "job"], REPORT])
+@pytest.mark.parametrize("where", [">/dev/full", ">&-", "| true"])
+def test_what_cannot_be_printed_is_one_sentence(words: list[str], where: str, tmp_path: Path) -> None:
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from bench.cli import main; sys.exit(main(sys.argv[1:]))"
+    line = shlex.join([sys.executable, "-I", "-B", "-c", program, *words])
+    script = f"set -o pipefail; {line} {where}"
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True)
+    if where == "| true":  # the reader had enough, which is no fault
+        assert done.returncode in (0, 1) and done.stderr == ""
+    else:
+        assert done.returncode == 1 and done.stderr.count("\n") == 1 and done.stderr.startswith("bench: ")
+        assert ("No space left" if "full" in where else "standard output is closed") in done.stderr
+
+
+def test_a_command_is_imported_when_it_is_asked_for_and_hydra_when_something_is_composed() -> None:
+    program = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from bench import cli; cli.parse(['report', 'x']);"
+        "print([m for m in ('hydra', 'bench.commands.advise', 'bench.driver', 'psutil') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["report"], "report: the following arguments are required: DIR"),
+        (["report", "x", "--frob"], "report: unrecognized arguments: --frob"),
+        (["compare", "a"], "compare: the following arguments are required: B"),
+        (["compare", "a", "b", "--tolerance=nan"], "'nan' is not a number greater than 0"),
+        (["advise", "--minutes=inf"], "'inf' is not a number greater than 0"),
+        (["advise", "nodes=1,2"], "nodes has 2 values, and advise looks at one point"),
+        (["slurm", "--time=soon"], "slurm: argument --time: 'soon' is not a time"),
+        (["doctor", "x"], "doctor: unrecognized arguments: x"),
+    ],
+)
+def test_wrong_words_after_a_command(words: list[str], sentence: str, refused: Callable[..., str]) -> None:
+    assert sentence in refused(*words)
 
 
 def test_hydras_own_flags_work(tmp_path: Path) -> None:

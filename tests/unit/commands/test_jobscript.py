@@ -15,6 +15,11 @@ from bench.commands import jobscript
 from bench.paths import CHECKOUT
 
 
+@pytest.fixture(autouse=True)
+def no_folder_is_set(monkeypatch):
+    monkeypatch.delenv("BENCH_OUT", raising=False)
+
+
 def script_of(words: list[str]) -> str:
     return jobscript.script(cli.parse(["slurm", *words])[1])
 
@@ -66,6 +71,24 @@ def test_srun_is_told_its_cores_and_keeps_copies_alive(tmp_path):
     (call,) = run(script_of(["--", "nodes=1,2"]), tmp_path)
     assert {"--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=48", "--kill-on-bad-exit=0"} <= set(call["argv"])
     assert call["env"]["BENCH_OUT"] == str(tmp_path / "results")
+
+
+@pytest.mark.parametrize("image", [False, True])
+def test_the_folder_that_is_set_when_the_script_is_written_is_the_scripts(tmp_path, monkeypatch, image):
+    folder = tmp_path / "it's $(touch pwned)"
+    monkeypatch.setenv("BENCH_OUT", str(folder))
+    options = ["--image=b.sif"] if image else []
+    (call,) = run(script_of([*options, "--", "nodes=2"]), tmp_path, BENCH_OUT="/somewhere/else")
+    assert f"{folder}:/results" in call["argv"] if image else call["env"]["BENCH_OUT"] == str(folder)
+    assert folder.is_dir() and not (tmp_path / "pwned").exists()
+    run(script_of([*options, "--results", str(tmp_path / "given"), "--", "nodes=2"]), tmp_path)
+    assert (tmp_path / "given").is_dir()
+
+
+def test_a_relative_folder_is_that_of_the_moment(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BENCH_OUT", "out")
+    assert f"results={tmp_path / 'out'}\n" in script_of(["--", "nodes=2"])
 
 
 @pytest.mark.parametrize("given, wanted", [([], "48"), (["--cpus-per-task=24"], "24")])

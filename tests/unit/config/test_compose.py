@@ -9,6 +9,8 @@ import pytest
 from builders import with_value
 from omegaconf import OmegaConf
 
+from bench import cli
+from bench.config import compose
 from bench.config.compose import job_of, study_of
 from bench.config.study import Study
 from bench.config.words import nearest
@@ -221,6 +223,33 @@ def test_auto_ranks_are_one_per_numa_domain(numa: int) -> None:
         (["allocator.env=5"], "allocator.env=5 does not fit"),
         (["sweep=1"], "sweep is a group of keys"),
         (["sweep.shuffle_arms=maybe"], "sweep.shuffle_arms is true or false"),
+        (["~model"], "~model takes a key away, and a job needs every key: give it another value, model=VALUE."),
+        (["~model=gpt124m"], "~model=gpt124m takes a key away"),
+        (["~train.dropout"], "~train.dropout takes a key away"),
+        (["study=ä"], "study=ä cannot be read: "),
+        (["nodes=range(1,2,0)"], "nodes=range(1,2,0) cannot be read: "),
+        (["nodes=interval(1,2)"], "nodes=interval(1,2) is an interval"),
+        (["nodes=range(1,inf)"], "more than 100000 jobs"),
+        (["+allocator=glob(x*)"], "+allocator=glob(x*) matches no file of allocator; there are glibc,"),
+        (["allocator=[glibc,tcmalloc]"], "would merge files into one"),
+        (["+allocator=tc*"], "allocator=tc* is not there"),
+        (["model=null"], "a group takes the name of one of its files, as in model=tiny: "),
+        (["experiment=smoke,tcmalloc"], "experiment has 2 values, and is one for the whole sweep"),
+        (["study=a,b"], "study has 2 values"),
+        (["sweep.reference=a,b"], "sweep.reference has 2 values"),
+        (["allocator.env={A:1}"], "allocator.env: a key in its value is not there; add one by its own name"),
+        (["hydra.run.dir=x"], "hydra.run.dir is a key of Hydra's own"),
+        (["hydra/launcher=x"], "hydra/launcher is a key of Hydra's own"),
+        (["+hydra.searchpath=[x]"], "hydra.searchpath is a key of Hydra's own"),
+        (["-cd", "folder"], "-cd is a flag of Hydra that bench does not take: set BENCH_CONF"),
+        (["nodes=1", "--config-name=x"], "--config-name is a flag of Hydra that bench does not take"),
+        (["--hydra-help"], "--hydra-help is a flag of Hydra"),
+        (["--frob"], "unrecognized arguments: --frob"),
+        (["--cfg", "jobs"], "invalid choice: 'jobs'"),
+        (["-m", "report"], "report is a command, which stands first"),
+        (["-m", "nodes"], "nodes is not KEY=VALUE"),
+        (["=3"], "=3 is not KEY=VALUE"),
+        (["nodes=1\n", "x=\t"], "nodes=1\\n"),
         (["nodes=(1"], "nodes=(1 cannot be read"),
         (["nodes=${nods}"], "nods"),
         (["study=a/b"], "study=a/b is the name of a folder"),
@@ -251,3 +280,65 @@ def test_study_names_a_folder(study: str, good: bool) -> None:
 )
 def test_nearest(word: str, known: list[str], answer: str) -> None:
     assert nearest(word, known) == answer
+
+
+# The points of a sweep
+
+
+def lines(*words: str) -> list[list[str]]:
+    with compose._hydra(words):
+        return [list(point) for point in compose.points_of(words)]
+
+
+def test_the_product_is_in_the_order_written_and_the_last_key_is_the_fastest() -> None:
+    assert lines("nodes=2,1", "repeat=range(0,2)", "seed=5") == [
+        ["nodes=2", "repeat=0", "seed=5"],
+        ["nodes=2", "repeat=1", "seed=5"],
+        ["nodes=1", "repeat=0", "seed=5"],
+        ["nodes=1", "repeat=1", "seed=5"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "words, values",
+    [
+        (["nodes=choice(1,8)"], ["nodes=1", "nodes=8"]),
+        (["nodes=sort(3,1,2)"], ["nodes=1", "nodes=2", "nodes=3"]),
+        (["nodes=1", "++nodes=2"], ["++nodes=2"]),
+        (["+allocator=glob(tcmalloc_*)"], ["keep", "minimal", "release"]),
+        (["+allocator=glob([tcmalloc*],exclude=[*_*])"], ["+allocator=tcmalloc"]),
+        (["data.path='a, b'"], ["data.path='a, b'"]),
+    ],
+)
+def test_what_one_key_is_swept_over(words: list[str], values: list[str]) -> None:
+    found = [point[0] for point in lines(*words)]
+    assert len(found) == len(values) and all(line.endswith(value) for line, value in zip(found, values))
+
+
+def test_the_command_line_replaces_what_the_experiment_sweeps_over() -> None:
+    alone = lines("experiment=tcmalloc")
+    assert [point[:2] for point in alone[:3]] == [
+        ["repeat=0", "+allocator=glibc"],
+        ["repeat=0", "+allocator=tcmalloc"],
+        ["repeat=1", "+allocator=glibc"],
+    ]
+    assert lines("experiment=tcmalloc", "repeat=7", "allocator=jemalloc,glibc") == [
+        ["+experiment=tcmalloc", "repeat=7", "+allocator=jemalloc"],
+        ["+experiment=tcmalloc", "repeat=7", "+allocator=glibc"],
+    ]
+
+
+def test_glob_finds_the_arms_of_the_users_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "allocator").mkdir()
+    (tmp_path / "allocator" / "glibc_mine.yaml").write_text("name: glibc_mine")
+    monkeypatch.setenv("BENCH_CONF", str(tmp_path))
+    assert ["+allocator=glibc_mine"] in lines("+allocator=glob(glibc*)")
+
+
+def test_the_configuration_is_shown_and_says_when_it_is_one_of_many(capsys: pytest.CaptureFixture[str]) -> None:
+    for what, key in (("job", "train"), ("hydra", "hydra"), ("all", "train"), ("all", "hydra")):
+        assert cli.main(["--cfg", what, "nodes=3,4"]) == 0
+        shown = capsys.readouterr().out
+        assert shown.startswith("# the first of 2 jobs\n")
+        values = OmegaConf.create(shown)
+        assert key in values and (what != "job" or (values.nodes == 3 and "hydra" not in values))

@@ -1,0 +1,193 @@
+"""What --json prints, held against its own list of words and against docs/json.md."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import builders
+import pytest
+
+from bench import cli
+from bench.analysis import stats
+from bench.commands import advise
+from bench.host.findings import Finding
+from bench.paths import CHECKOUT, PUBLISHED
+from bench.report import verdict_json
+
+FAST = {"glibc": {"seconds": 0.2}, "tcmalloc": {"seconds": 0.1}}
+NUMBER, TEXT = (int, float), (str,)
+RATIO = {
+    "value": NUMBER,
+    "low": (*NUMBER, type(None)),
+    "high": (*NUMBER, type(None)),
+    "num_blocks": (int,),
+    "smallest_detectable": (*NUMBER, type(None)),
+    "note": TEXT,
+    "standard_error": (*NUMBER, type(None)),
+    "confidence": NUMBER,
+}
+PAIR = {
+    "arm": TEXT,
+    "reference": TEXT,
+    "nodes": (int,),
+    "simulated": (bool,),
+    "verdict": TEXT,
+    "sentence": TEXT,
+    "ratio": RATIO,
+    "memory_ratio": RATIO,
+}
+CELL = {
+    "arm": TEXT,
+    "nodes": (int,),
+    "simulated": (bool,),
+    "num_blocks": (int,),
+    "sec_per_it": {"value": NUMBER, "low": (*NUMBER, type(None)), "high": (*NUMBER, type(None))},
+}
+SECTION = {
+    "title": TEXT,
+    "reference": TEXT,
+    "arms": [TEXT],
+    "num_records": (int,),
+    "num_failed": (int,),
+    "losses_agree": (bool,),
+    "cells": [CELL],
+    "pairs": [PAIR],
+    "cautions": [TEXT],
+}
+AGREEMENT = {
+    "arm": (str, type(None)),
+    "nodes": (int, type(None)),
+    "simulated": (bool,),
+    "verdict": TEXT,
+    "sentence": TEXT,
+    "ratio_a": RATIO,
+    "ratio_b": RATIO,
+}
+HEAD = {"schema": TEXT, "command": TEXT, "exit_code": (int,)}
+SHAPES: dict[str, Any] = {
+    "report": {**HEAD, "sections": [SECTION], "refused": [{"path": TEXT, "why": TEXT}]},
+    "compare": {**HEAD, "a": TEXT, "b": TEXT, "tolerance": NUMBER, "agreements": [AGREEMENT]},
+    "advise": {
+        **HEAD,
+        "verdict": TEXT,
+        "arm": (str, type(None)),
+        "memory_limit_gib": (*NUMBER, type(None)),
+        "arms": [{"arm": TEXT, "ratio": RATIO, "peak_rss_bytes": (int, type(None))}],
+    },
+    "doctor": {
+        **HEAD,
+        "findings": [{"verdict": TEXT, "sentence": TEXT, "advice": TEXT}],
+        "arms": [
+            {
+                "arm": TEXT,
+                "usable": (bool,),
+                "library": (str, type(None)),
+                "version": (str, type(None)),
+                "faults_per_round": (int, type(None)),
+            }
+        ],
+    },
+}
+
+
+def check(value: Any, shape: Any, where: str) -> None:
+    """``shape``: a dictionary of keys, a list with the shape of its items, or the types that are allowed. A ratio may be null."""
+    if shape is RATIO and value is None:
+        return
+    if isinstance(shape, dict):
+        assert set(value) == set(shape), where
+        for key, inner in shape.items():
+            check(value[key], inner, f"{where}.{key}")
+    elif isinstance(shape, list):
+        for item in value:
+            check(item, shape[0], f"{where}[]")
+    else:
+        assert type(value) in shape, f"{where} is {value!r}"
+
+
+def printed(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    """The object that the command printed, and nothing else, and of the right shape."""
+    capsys.readouterr()
+    code = cli.main([*words, "--json"])
+    out = capsys.readouterr().out
+    found = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert found["schema"] == "bench-verdict/1" and found["exit_code"] == code and found["command"] == words[0]
+    if "error" not in found:
+        check(found, SHAPES[words[0]], words[0])
+    return found
+
+
+def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    builders.write(builders.study(tmp_path / "main", FAST))
+    (section,) = printed(capsys, "report", str(tmp_path / "main"))["sections"]
+    (pair,) = section["pairs"]
+    assert (pair["arm"], pair["verdict"]) == ("tcmalloc", "faster") and pair["ratio"]["low"] > 1.5
+    assert section["losses_agree"] and len(section["cells"]) == 2
+
+
+def test_what_one_block_cannot_tell_is_null_and_not_a_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    builders.write(builders.study(tmp_path / "main", FAST, blocks=1))
+    (section,) = printed(capsys, "report", str(tmp_path / "main"))["sections"]
+    assert section["pairs"][0]["verdict"] == "cannot tell"
+    assert verdict_json.document("x", 0, {"a": [math.nan, (math.inf, 1.0)]})["a"] == [None, [None, 1.0]]
+
+
+def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        builders.write(builders.study(tmp_path / name / "main", FAST))
+    found = printed(capsys, "compare", str(tmp_path / "a"), str(tmp_path / "b"))
+    assert [one["verdict"] for one in found["agreements"]] == ["reproduced"] and found["exit_code"] == 0
+    other = printed(capsys, "compare", str(tmp_path / "a"), str(PUBLISHED))
+    assert [one["verdict"] for one in other["agreements"]] == ["not comparable"] and other["exit_code"] == 1
+
+
+def test_an_error_is_an_object_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = printed(capsys, "report", str(tmp_path / "nope"))
+    assert found["exit_code"] == 2 and "that is not a folder" in found["error"]
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    proof = {"malloc_library": "/lib/libc.so.6", "version": "2.36", "retention_faults": 7}
+    monkeypatch.setattr("bench.commands.doctor.retention.check", lambda arm: proof)
+    monkeypatch.setattr("bench.commands.doctor.findings", lambda *a, **k: [Finding("bad", "It burns.", "Stop it.")])
+    found = printed(capsys, "doctor")
+    assert found["findings"] == [{"verdict": "bad", "sentence": "It burns.", "advice": "Stop it."}]
+    assert found["exit_code"] == 1 and {"glibc", "tcmalloc"} <= {arm["arm"] for arm in found["arms"]}
+
+
+def test_advise(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    records = builders.study(tmp_path, FAST)
+    jobs = [builders.job(arm, 0) for arm in FAST]
+    monkeypatch.setattr(advise, "candidates", lambda words: jobs)
+    monkeypatch.setattr(advise, "search", lambda *a: print("tables of the sweep") or records)
+    found = printed(capsys, "advise")
+    assert (found["verdict"], found["arm"], found["exit_code"]) == ("fastest", "tcmalloc", 0)
+
+
+@pytest.mark.parametrize(
+    "arm, surely, word",
+    [("a", True, "fastest"), ("a", False, "not surely"), ("glibc", True, "change nothing"), (None, False, "none fits")],
+)
+def test_the_words_of_advice(arm: str | None, surely: bool, word: str) -> None:
+    assert verdict_json.of_advice(arm, surely, {}, {}, None)["verdict"] == word and word in verdict_json.WORDS["advise"]
+
+
+def test_every_word_of_a_ratio_is_on_the_list() -> None:
+    samples = {"faster": [1.0, 1.01], "slower": [4.0, 4.01], "no difference": [2.0, 2.001], "cannot tell": [2.0, 3.0]}
+    for word, pair in samples.items():
+        ratio = stats.ratio([[2.0], [2.001]] * 3, [[x] for x in pair] * 3)
+        assert verdict_json.verdict_word(stats.verdict(ratio).word) == word and word in verdict_json.WORDS["report"]
+
+
+def test_the_document_lists_the_very_words() -> None:
+    text = (CHECKOUT / "docs" / "json.md").read_text()
+    assert f"`{verdict_json.SCHEMA}`" in text
+    for command, words in verdict_json.WORDS.items():
+        (row,) = re.findall(rf"^\| `{command}` \| `[^`]*verdict` \| (.*) \|$", text, re.M)
+        assert tuple(re.findall(r"`([^`]+)`", row)) == words
