@@ -10,7 +10,7 @@ from typing import Any
 from bench.analysis.cells import Cell
 from bench.analysis.grouping import Section
 from bench.analysis.pairing import Pair
-from bench.analysis.reproduction import Agreement, Side
+from bench.analysis.reproduction import Agreement, Point, Side, only_in
 from bench.analysis.stats import Interval, Ratio
 from bench.host.findings import Finding
 
@@ -117,7 +117,14 @@ def of_comparison(
             }
             for (nodes, arm, simulated), agreement in agreements.items()
         ],
+        "only_in_a": [of_point(point) for point in only_in(a, b)],
+        "only_in_b": [of_point(point) for point in only_in(b, a)],
     }
+
+
+def of_point(point: Point) -> dict[str, Any]:
+    nodes, arm, simulated = point
+    return {"arm": arm, "nodes": nodes, "simulated": simulated}
 
 
 def of_findings(findings: Sequence[Finding], arms: Sequence[str], proofs: Mapping[str, Any]) -> dict[str, Any]:

@@ -67,10 +67,19 @@ AGREEMENT = {
     "ratio_a": RATIO,
     "ratio_b": RATIO,
 }
+POINT = {"arm": TEXT, "nodes": (int,), "simulated": (bool,)}
 HEAD = {"schema": TEXT, "command": TEXT, "exit_code": (int,)}
 SHAPES: dict[str, Any] = {
     "report": {**HEAD, "sections": [SECTION], "refused": [{"path": TEXT, "why": TEXT}]},
-    "compare": {**HEAD, "a": TEXT, "b": TEXT, "tolerance": NUMBER, "agreements": [AGREEMENT]},
+    "compare": {
+        **HEAD,
+        "a": TEXT,
+        "b": TEXT,
+        "tolerance": NUMBER,
+        "agreements": [AGREEMENT],
+        "only_in_a": [POINT],
+        "only_in_b": [POINT],
+    },
     "advise": {
         **HEAD,
         "verdict": TEXT,
@@ -143,6 +152,9 @@ def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         builders.write(builders.study(tmp_path / name / "main", FAST))
     found = printed(capsys, "compare", str(tmp_path / "a"), str(tmp_path / "b"))
     assert [one["verdict"] for one in found["agreements"]] == ["reproduced"] and found["exit_code"] == 0
+    builders.write(builders.study(tmp_path / "a" / "main", {"tcmalloc_release": {"seconds": 0.1}}))
+    more = printed(capsys, "compare", str(tmp_path / "a"), str(tmp_path / "b"))
+    assert (more["exit_code"], more["only_in_a"]) == (1, [{"arm": "tcmalloc_release", "nodes": 1, "simulated": False}])
     other = printed(capsys, "compare", str(tmp_path / "a"), str(PUBLISHED))
     assert [one["verdict"] for one in other["agreements"]] == ["not comparable"] and other["exit_code"] == 1
 
