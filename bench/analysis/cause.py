@@ -1,6 +1,6 @@
 """Why one arm is faster than another: the fault tax, and where the CPU time went.
 
-The tax is a model: minor faults of an iteration times what one costs on this host (bench/probes.py measures that in
+The tax is a model: minor faults of an iteration times what one costs on this host (bench/rank/fault_cost.py measures that in
 every rank, in wall seconds, with the rank's threads faulting at once). The price of the reference arm's own jobs is
 used, their median, since the reference is what is to be explained; the median over both arms stands beside it.
 

@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
         dataclasses.replace(job, launch=dataclasses.replace(job.launch, interface=None))
         for job in (from_dict(record["job"]) for record in once.values())
     ]
-    # A name of its own each time, or the resumed sweep would find the answers there.
+    # The study has a new name (date and time): a sweep skips the jobs whose records lie in its folder already, and here none must be.
     folder = path.absolute().parent.parent if path.is_file() else path.absolute()
     study = Study(f"{folder.name}-rerun-{datetime.now(timezone.utc):%Y%m%dT%H%M%S}", reference=options.reference)
     code = sweep.run(study, jobs)

@@ -85,7 +85,7 @@ class Leader:
             self._gather(hello, timeout_seconds)
 
     def _gather(self, hello: dict[str, Any], timeout_seconds: float) -> None:
-        """Wait for all, and only then welcome or refuse them, each with the same sentence: nobody waits for one who has left."""
+        """Answer the copies only when all have said hello: if one refuses, all get its sentence at once, and none waits for a timeout."""
         deadline, wrong = time.monotonic() + timeout_seconds, hello.get("refused")
         known: dict[int, dict[str, Any]] = {0: hello["facts"]}
         with socket.socket() as listener:
@@ -99,7 +99,7 @@ class Leader:
                 ) from error
             listener.listen(self.copy.num_copies)
             while len(known) < self.copy.num_copies:
-                if wrong:  # those that are on their way shall hear it, but nobody waits long for them
+                if wrong:  # the copies still to come get the sentence too, if they come within the grace time
                     deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
                 listener.settimeout(max(0.001, deadline - time.monotonic()))
                 try:

@@ -1,7 +1,7 @@
-"""What this host is (`host`) and how busy it is (`load`). Runs in the driver; no torch.
+"""What this host is (`host`). Runs in the driver; no torch.
 
 Every fact is read from a file under ``root``, so that tests can show a host that they are not on; a file that is not
-there gives None, and never an error. What to make of the facts is in bench/doctor.py, whose functions are here too.
+there gives None, and never an error. What to make of the facts is in bench/host/findings.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What the facts of a host mean: is it fit for a fair measurement, was a run noisy, are two hosts alike?
+"""What the facts of a host mean: is it fit for a fair measurement?
 
-Plain functions on the dictionaries of bench/facts.py; nothing is read here. A fact that is None is not judged.
+Plain functions on the dictionaries of bench/host/facts.py; nothing is read here. A fact that is None is not judged.
 """
 
 from __future__ import annotations

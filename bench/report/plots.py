@@ -1,5 +1,5 @@
 """The pictures of the report, each a small SVG as text. Drawn for the width of a phone, so that a wide screen sets several
-side by side. Arms are told apart by colour (by library) and by marker; bench/ink.py has the style.
+side by side. Arms are told apart by colour (by library) and by marker; bench/report/style.py has the style.
 """
 
 from __future__ import annotations
@@ -370,7 +370,7 @@ def micro_batch_seconds(record: Record) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fault_tax(section: Section, cells: Sequence[Cell]) -> dict[str, float]:
-    """Seconds per iteration that each arm's minor faults cost, at the reference's price, as in bench/cause.py."""
+    """Seconds per iteration that each arm's minor faults cost, at the reference's price, as in bench/analysis/cause.py."""
     prices = fault_prices(cells[0].records) or fault_prices([record for cell in cells for record in cell.records])
     price = float(np.median(prices)) if prices else 0.0
     return {

@@ -1,7 +1,7 @@
-"""What people take away: results.csv after every job, and at the end the tables, the comparison and the cause, as text,
-as a page, and as data.
+"""Writes the files of a report: results.csv after every job; at the end of a sweep, and for `report`, the rest. The text is made by
+bench/report/tables.py and markdown.py, the page by html.py, the data by data.py, from the sections of bench/analysis/grouping.py.
 
-Nothing heavy is imported at the top: after every job of a sweep this writes a few lines of CSV and is gone.
+matplotlib and pandas are imported inside functions only: what runs after every job writes a few lines of CSV, in milliseconds.
 """
 
 from __future__ import annotations

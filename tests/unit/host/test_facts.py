@@ -1,4 +1,4 @@
-"""Facts read from written trees of hosts that we are not on, and what bench/doctor.py makes of them."""
+"""Facts read from written trees of hosts that we are not on, and what bench/host/findings.py makes of them."""
 
 from __future__ import annotations
 
