@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from bench.schema.records import read
+from bench.schema.records import read, write
 from tests.integration.commands import FAST, Done, bench, together
 
 SWEEP = [*FAST, "-m", "repeat=0,1,2"]
+# A tiny job's times are mostly noise, so a factor of ten is tolerated; one of ten thousand is not (below).
+WIDE = ["--tolerance", "9"]
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +32,7 @@ def study(done: Done) -> str:
 
 
 def test_a_rerun_on_the_same_host_is_compared_and_reproduced(results: dict[str, Any]) -> None:
-    """A tiny job's times are mostly noise, so the tolerance is as wide as it takes for the words to be certain."""
-    done = bench(["rerun", study(results["first"]), "--tolerance", "1e9"], results["first"].out)
+    done = bench(["rerun", study(results["first"]), *WIDE], results["first"].out)
     assert done.code == 0, done.stderr
     (again,) = (path for path in done.out.iterdir() if path.name.startswith("smoke-rerun-"))
     first, second = (
@@ -47,6 +48,20 @@ def test_a_rerun_on_the_same_host_is_compared_and_reproduced(results: dict[str, 
     assert done.stdout.split("B: ")[1].split("\n\n")[1].startswith(("reproduced: ", "within tolerance: ")), done.stdout
 
 
+def test_a_ratio_ten_thousand_times_away_is_not_reproduced(results: dict[str, Any], tmp_path: Path) -> None:
+    """The tolerance of the other tests can be missed: tcmalloc's times in a copy of the records are so much longer."""
+    first = Path(study(results["first"]))
+    for path in first.glob("*/record.json"):
+        record = read(path)
+        if record["job"]["allocator"]["name"] == "tcmalloc":
+            derived = record["derived"]
+            derived["samples"] = [10_000 * seconds for seconds in derived["samples"]]
+            derived["sec_per_it"] *= 10_000
+        write(tmp_path / "slow" / path.parent.name / path.name, record)
+    done = bench(["compare", str(tmp_path / "slow"), str(first), *WIDE], results["first"].out)
+    assert done.code == 1 and "not reproduced: " in done.stdout, done.stdout
+
+
 def test_another_arm_does_not_reproduce_it(results: dict[str, Any]) -> None:
     done = bench(["compare", study(results["first"]), study(results["other arm"])], results["first"].out)
     assert done.code == 1
@@ -55,6 +70,6 @@ def test_another_arm_does_not_reproduce_it(results: dict[str, Any]) -> None:
 
 def test_one_record_can_be_run_again(results: dict[str, Any]) -> None:
     record = next(Path(study(results["first"])).glob("n001_tcmalloc_r00-*/record.json"))
-    done = bench(["rerun", str(record), "--tolerance", "1e9"], results["other arm"].out)
+    done = bench(["rerun", str(record), *WIDE], results["other arm"].out)
     assert done.code == 0, done.stderr
     assert "tcmalloc at 1 node: " in done.stdout and " s/it in A, " in done.stdout

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -69,10 +70,31 @@ def test_fields_that_cannot_be_read_are_left_out() -> None:
     assert counters._kib_fields("/nowhere/at/all", ("VmRSS",)) == {}
 
 
+def test_price_of_a_fault_times_its_faults_is_the_measured_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """First writing - second writing + unmapping, the smallest of three rounds of each, by an injected clock and counter."""
+    rounds = [(10.0, 4.0, 1.0), (8.0, 5.0, 0.5), (9.0, 3.0, 2.0)]  # seconds of first writing, second writing, unmapping
+    ticks, now = [], 0.0
+    for seconds in (duration for durations in rounds for duration in durations):
+        ticks += [now, now + seconds]
+        now += seconds + 100.0
+    faults = iter([0, 1000, 5000, 6000, 7000, 8000])  # read before and after the first writing of each round
+    clock = SimpleNamespace(perf_counter=iter(ticks).__next__)
+    monkeypatch.setattr(fault_cost, "time", clock)
+    monkeypatch.setattr(fault_cost, "usage", lambda: Usage(next(faults), 0, 0.0, 0.0))
+    price = fault_cost.fault_cost_seconds(1, MIB)
+    assert price is not None and price * 1000 == pytest.approx(8.0 - 3.0 + 0.5)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_fault_has_a_price(threads: int) -> None:
-    cost = fault_cost.fault_cost_seconds(threads)
-    assert cost is not None and 0 < cost < 1e-3
+def test_the_threads_together_write_the_whole_area(threads: int) -> None:
+    """Each page is a fault of one of them: the price is divided by the faults of all."""
+    area = mmap.mmap(-1, 8 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    area.madvise(mmap.MADV_NOHUGEPAGE)
+    before = usage()
+    assert fault_cost._write(area, threads) > 0
+    assert usage().since(before).minor_faults >= 8 * MIB // mmap.PAGESIZE
+    assert area[:] == b"\1" * (8 * MIB)
+    area.close()
 
 
 def test_no_faults_have_no_price(monkeypatch: pytest.MonkeyPatch) -> None:
