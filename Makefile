@@ -9,10 +9,10 @@ PYTHON := .venv/bin/python
 TESTS := $(if $(filter true,$(CI)),tests,tests/unit tests/integration)
 ARGS ?=
 
-.PHONY: help setup bench test check lock base image sif sbom clean
+.PHONY: help setup bench test check validate lock base image sif sbom clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:  ## Python 3.9, the locked environment in .venv, the allocator packages; at once when they are there
 	@scripts/setup.sh
@@ -32,6 +32,10 @@ check:  ## lint, types and who imports whom: ruff, mypy, import-linter, and shel
 	@.venv/bin/lint-imports --no-cache
 	@if command -v shellcheck >/dev/null; then git ls-files -z -co --exclude-standard '*.sh' .ci/run | xargs -0r shellcheck; \
 	 else echo "shellcheck is not installed: the shell scripts were not checked"; fi
+
+validate:  ## the goals that need no quiet machine: the FLOPs formula, the coverage of the intervals, ten thousand records
+	@scripts/setup.sh
+	@$(PYTHON) -m validation quick
 
 lock:  ## write both lock files anew from requirements.in and requirements-dev.in
 	@scripts/setup.sh dev

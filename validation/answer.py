@@ -30,14 +30,14 @@ from bench.schema import records
 WORDS = ("measure.max_seconds=60",)
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--half-width", type=float, default=0.04, help="of the interval, as a share (default 0.04)")
     parser.add_argument("--minutes", type=float, default=15, help="no block is begun that would end later (default 15)")
     parser.add_argument("--allocator", nargs="+", default=["glibc", "tcmalloc"], help="the first is the reference")
     parser.add_argument("--out", type=Path, help="keep the records here; a folder of its own, for the time to be right")
     parser.add_argument("overrides", nargs="*", help=f"default: {' '.join(WORDS)}")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     reference, arm = args.allocator[0], args.allocator[-1]
     with results(args.out) as out:
         words = ["study=answer", f"+allocator={','.join(args.allocator)}", f"sweep.reference={reference}",

@@ -78,7 +78,7 @@ def compare(found: Counter[int], every_size: bool) -> list[tuple[str, float, flo
     return rows + [(f"{mib:g} MiB", PUBLISHED.get(mib, 0), by_mib[mib]) for mib in sizes]
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ops", nargs="+", choices=("megatron", "lean"), default=["megatron", "lean"])
     parser.add_argument(
@@ -86,7 +86,7 @@ def main() -> int:
     )
     parser.add_argument("--all", action="store_true", help="also sizes that were not noted of the published program")
     parser.add_argument("--count", choices=("megatron", "lean"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.count:
         count(args.count, args.iterations)
         return 0

@@ -1,6 +1,6 @@
 """What does the image cost: the same job natively, in Docker and in Apptainer, interleaved.
 
-    python validation/container_overhead.py [--rounds 5] [--ways native,docker,apptainer] [-- overrides]
+    python -m validation container_overhead [--rounds 5] [--ways native,docker,apptainer] [-- overrides]
 
 Each round runs the job once in each way, in an order that turns from round to round, in fresh processes. `make image` and
 `make sif` build what it runs; the native environment is this checkout's. On two cores of 150 GFLOP/s each about four
@@ -61,7 +61,7 @@ def what_differs(native: records.Record, other: records.Record) -> str | None:
     return None
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
@@ -71,7 +71,7 @@ def main() -> int:
     parser.add_argument("--sif", type=Path, default=ROOT / "bench.sif", help="Apptainer image (default: bench.sif)")
     parser.add_argument("--out", type=Path, help="keep the records here, and go on from those that are there")
     parser.add_argument("overrides", nargs="*", help=f"default: {' '.join(WORDS)}")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     ways = args.ways.split(",")
     for way in ways[1:]:
         if not shutil.which(way):

@@ -174,13 +174,13 @@ def judge_stopping(rng: np.random.Generator, case: Scenario, min_blocks: int, tr
     return held / tries, total / tries
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description="Coverage of bench.analysis.stats.ratio on synthetic data with known truth."
     )
     parser.add_argument("--tries", type=int, default=2000, help="per scenario and number of blocks (default 2000)")
     parser.add_argument("--seed", type=int, default=1)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.tries < 1:
         parser.error(f"--tries {args.tries}: give at least 1")
     started = time.perf_counter()

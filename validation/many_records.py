@@ -1,6 +1,6 @@
 """How long a report of very many records takes.
 
-    python validation/many_records.py [--records 10000]
+    python -m validation many_records [--records 10000]
 
 A real sweep of the tiny model over two arms gives two records; they are written again under as many blocks as it takes,
 with times a little apart, sealed as any record. Then the report is made by the product's own command.
@@ -42,10 +42,10 @@ def again(record: records.Record, repeat: int, out: Path) -> None:
     records.write(out / job.directory / "record.json", one)
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=10_000)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     with results(None) as out:
         env = {**os.environ, "BENCH_OUT": str(out)}
         line = [*COMMAND, "-m", "+experiment=smoke", "+allocator=glibc,tcmalloc"]

@@ -1,6 +1,6 @@
 """What does measuring cost: a job's timed micro-batches against the same loop in a bare script.
 
-    python validation/overhead.py [--allocator tcmalloc] [--rounds 5] [--global-batch 4] [--iterations 2]
+    python -m validation overhead [--allocator tcmalloc] [--rounds 5] [--global-batch 4] [--iterations 2]
 
 The bare script is `bare` below: the same model class, DDP, no_sync, Adam and seed, but no Trainer, no probes, no pipe
 to a driver and no driver. Both run under the same arm in fresh processes, in the order ABBA. On two cores of 150
@@ -76,7 +76,7 @@ def timed(record: dict[str, Any]) -> list[float]:
     return [forward + backward for forward, backward, steady in rows if steady]
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--allocator", default="tcmalloc")
     parser.add_argument("--model", default="gpt124m")
@@ -85,7 +85,7 @@ def main() -> int:
     parser.add_argument("--iterations", type=int, default=2, help="counted, after one that is not (default 2)")
     parser.add_argument("--out", type=Path, help="keep the records here, and go on from those that are there")
     parser.add_argument("--bare", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.bare:
         bare(from_dict(json.loads(args.bare)))
         return 0

@@ -97,7 +97,7 @@ def of_two(record: records.Record) -> float:
     return tflops(from_dict(two), seconds)
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--allocator", default="tcmalloc")
     parser.add_argument("--model", default="gpt124m")
@@ -106,7 +106,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=5, help="of each product (default 5)")
     parser.add_argument("--out", type=Path, help="keep the records here, and go on from those that are there")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.peak:
         gemm_peak(from_dict(json.loads(args.peak)).model, args.repeats)
         return 0

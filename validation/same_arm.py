@@ -27,14 +27,14 @@ NAMES = ("one", "other")
 ALLOWED = 1 / 20
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comparisons", type=int, default=20)
     parser.add_argument("--blocks", type=int, default=5, help="in each comparison (default 5)")
     parser.add_argument("--allocator", default="glibc")
     parser.add_argument("--out", type=Path, help="keep the records here, and go on from those that are there")
     parser.add_argument("overrides", nargs="*", default=[])
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     words = ["+experiment=smoke", f"+allocator={args.allocator}", f"allocator.name={','.join(NAMES)}",
              f"sweep.reference={NAMES[0]}", f"repeat=range({args.blocks})", *args.overrides]  # fmt: skip
     called = 0

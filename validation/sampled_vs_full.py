@@ -23,7 +23,7 @@ GOAL = 0.02
 MODES = ("full", "sampled")
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--global-batch", type=int, nargs="+", default=[16])
     parser.add_argument("--allocator", nargs="+", default=["tcmalloc"])
@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("--iterations", type=int, default=2, help="full mode: whole ones that count (default 2)")
     parser.add_argument("--model", default="gpt124m")
     parser.add_argument("--out", type=Path, help="keep the records here, and go on from those that are there")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     seconds: dict[tuple[str, int, str], list[float]] = {}
     print(f"{'allocator':14s}{'batch':>6s}{'round':>6s}  {'mode':8s}{'sec/it':>10s}  notes")
     with results(args.out) as out:

@@ -179,7 +179,7 @@ def show_published(args: argparse.Namespace, out: Path) -> int:
     return 0 if inside >= 11 else 1
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("ranks", "overlap", "wide", "published"))
     parser.add_argument("--allocator", nargs="+", default=["glibc", "tcmalloc"], help="overlap takes the last one")
@@ -193,7 +193,7 @@ def main() -> int:
     )
     parser.add_argument("--num-ranks", type=int, default=64)
     parser.add_argument("--out", type=Path, help="keep the records here, and go on from those that are there")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.global_batch < 4:  # with one micro-batch per rank, none goes without sync for the last to be compared with
         parser.error(f"--global-batch {args.global_batch}: give at least 4")
     with results(args.out) as out:

@@ -1,0 +1,58 @@
+"""python -m validation: the table of its parts, and how it says goal and verdict. The parts themselves run in `make validate`."""
+
+from __future__ import annotations
+
+import ast
+import runpy
+
+import pytest
+
+from bench.paths import CHECKOUT
+
+FOLDER = CHECKOUT / "validation"
+MAIN = runpy.run_path(str(FOLDER / "__main__.py"))
+SCRIPTS = {path.stem for path in FOLDER.glob("*.py")} - {"__main__", "run_job"}
+
+
+def test_every_script_is_a_part() -> None:
+    assert set(MAIN["PARTS"]) == SCRIPTS
+
+
+@pytest.mark.parametrize("name", sorted(SCRIPTS))
+def test_a_part_takes_its_words_as_an_argument(name: str) -> None:
+    """`main(argv) -> int`, which the one command calls."""
+    (main,) = [
+        node
+        for node in ast.parse((FOLDER / f"{name}.py").read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name == "main"
+    ]
+    assert [argument.arg for argument in main.args.args] == ["argv"]
+    assert isinstance(main.returns, ast.Name) and main.returns.id == "int"
+
+
+def test_the_list_has_each_part_with_its_goal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert MAIN["main"]([]) == 0
+    said = capsys.readouterr().out
+    assert all(f"  {name:20}{part.takes:14}{part.goal}" in said for name, part in MAIN["PARTS"].items())
+
+
+def test_a_name_that_is_no_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert MAIN["main"](["covrage"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("validation: covrage is not a part; there are quick, ") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(("factor", "code"), [(1, 0), (2, 1)])
+def test_the_exit_code_is_the_verdict(
+    factor: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`formula`, as it is, and with a formula that is wrong by a factor of two."""
+    import formula  # __main__ put the folder on the path
+
+    true = formula.tflops
+    monkeypatch.setattr(formula, "tflops", lambda job, seconds: factor * true(job, seconds))
+    assert MAIN["main"](["formula"]) == code
+    said = capsys.readouterr().out
+    assert said.startswith("formula: the FLOPs formula gives the 14 published rows\n")
+    assert f"formula: goal {'missed' if code else 'met'}, after " in said
+    assert ("14 of 14 rows agree" in said) == (code == 0)

@@ -1,0 +1,71 @@
+"""The goals of performance and trust, by name.
+
+    python -m validation                      the parts, each with its goal and how long it takes
+    python -m validation NAME [options]       one of them; `NAME --help` has its options
+    python -m validation quick                those that need no quiet machine (`make validate`)
+
+Each prints its figures, its goal and the verdict, and ends with 0 (met), 1 (missed) or 2 (wrong words). Run from the checkout's
+folder, with the Python of its .venv.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # the parts import run_job.py, which lies beside them
+
+
+@dataclass(frozen=True)
+class Part:
+    goal: str
+    takes: str  # on two cores that do 300 GFLOP/s together
+    quick: bool = False  # counts and simulations, whose answer does not depend on how busy the machine is
+
+
+PARTS = {
+    "formula": Part("the FLOPs formula gives the 14 published rows", "1 s", quick=True),
+    "coverage": Part("the 95 % interval of a ratio holds the truth 95 times in 100, on synthetic data", "1 min", quick=True),
+    "many_records": Part("a report of ten thousand records in under ten seconds", "1 min", quick=True),
+    "census": Part("the model allocates what the published program does: blocks of 1 MiB and more, by size", "2 min"),
+    "roofline": Part("the share of this host's own GEMM peak that training reaches", "20 min"),
+    "sampled_vs_full": Part("sampled mode tells the time of whole iterations within 2 %", "20 min"),
+    "overhead": Part("measuring costs a micro-batch less than 1 %", "15 min"),
+    "scaling": Part("ranks, overlap, wide or published: data parallel on one host, and the model of more nodes", "5 to 20 min"),
+    "container_overhead": Part("the same job in Docker and in Apptainer: the same losses, times within 2 %", "15 min"),
+    "answer": Part("the ratio of the real model is known to 4 % within the minutes given", "15 min"),
+    "same_arm": Part("one arm under two names is not called a difference", "20 min"),
+}  # fmt: skip
+
+
+def main(argv: Sequence[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(__doc__)
+        for name, part in PARTS.items():
+            print(f"  {name:20}{part.takes:14}{part.goal}{' (quick)' if part.quick else ''}")
+        return 0
+    name, *options = argv
+    if name == "quick":
+        return max([run(part, []) for part in PARTS if PARTS[part].quick])
+    if name not in PARTS:
+        print(f"validation: {name} is not a part; there are quick, {', '.join(PARTS)}.", file=sys.stderr)
+        return 2
+    return run(name, options)
+
+
+def run(name: str, options: Sequence[str]) -> int:
+    """The part's exit code; its goal stands before its figures, and the verdict after them."""
+    part = importlib.import_module(name)
+    print(f"{name}: {PARTS[name].goal}", flush=True)
+    begun = time.monotonic()
+    code: int = part.main(list(options))
+    print(f"{name}: goal {'missed' if code else 'met'}, after {time.monotonic() - begun:.0f} s", flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
