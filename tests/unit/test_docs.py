@@ -1,0 +1,213 @@
+"""The documents are held to the program: commands are parsed, and measuring ones composed, without running anything; make targets,
+configuration keys, files and links exist.
+
+A command is a line of an indented code block, or inline code, that begins with one of `PROGRAMS`. Text in fences is output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import runpy
+import shlex
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from bench import cli
+from bench.config.compose import OUTSIDE_MEASURE
+from bench.paths import CHECKOUT
+from bench.schema.job import PARTS, Job
+from bench.schema.record_schema import job_keys
+
+FILES = sorted(
+    path
+    for pattern in ("*.md", "docs/*.md", "validation/*.md", "examples/**/*.md", "tests/data/*.md")
+    for path in CHECKOUT.glob(pattern)
+)
+NAMES = [str(path.relative_to(CHECKOUT)) for path in FILES]
+PROGRAMS = ("make", "./entrypoint.sh", "docker", "apptainer", "srun", "python", ".venv/bin/python")
+CODE_FILE = re.compile(
+    r"[\w-]+\.(py|c|j2|cff|toml)"
+)  # bare names that mean a file of the project; others may be results
+PLACEHOLDER = re.compile(r"\b(NAME|DIR|FOLDER|N|A|B|RECORD|COMMAND|STUDY|RESULTS)\b|\.\.\.|<")
+
+
+def text_of(name: str) -> str:
+    """The document without what stands in fences."""
+    return re.sub(r"^```.*?^```$", "", (CHECKOUT / name).read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def inline_code(name: str) -> list[str]:
+    paragraphs = re.sub(r"^ {4}.*$", "", text_of(name), flags=re.MULTILINE)
+    return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", paragraphs)]
+
+
+def commands_in(name: str) -> Iterator[list[str]]:
+    blocks = re.findall(r"^ {4}(\S.*)$", text_of(name), flags=re.MULTILINE)
+    for line in [*blocks, *inline_code(name)]:
+        if line.split()[0] in PROGRAMS and (line.startswith("./") or " " in line) and not PLACEHOLDER.search(line):
+            words = shlex.split(line, comments=True)
+            yield words[: next((i for i, word in enumerate(words) if word in (">", "|")), len(words))]
+
+
+COMMANDS = {" ".join(words): words for name in NAMES for words in commands_in(name)}
+
+
+def meaning(words: list[str]) -> tuple[str, list[str]]:
+    """Who reads a command line, and the words that are left for it: ("bench", what stands after the image or the script), ...
+
+    Raises AssertionError for a line that this test does not know how to check.
+    """
+    program, rest = words[0], words[1:]
+    if program == "make":
+        return "make", rest
+    if program == "./entrypoint.sh":
+        return "bench", rest
+    if program == "docker" and rest[0] == "run":
+        return "bench", rest[rest.index("bench") + 1 :]
+    if program == "apptainer" and rest[0] == "run":
+        app = [rest[rest.index("--app") + 1]] if "--app" in rest else []
+        return "bench", app + rest[rest.index("bench.sif") + 1 :]
+    if program == "srun":
+        return meaning(rest[next(i for i, word in enumerate(rest) if word in ("apptainer", "./entrypoint.sh")) :])
+    if rest[0] == "-m":
+        return rest[1], rest[2:]
+    assert rest[0].endswith(".py"), f"this test does not know how to check {shlex.join(words)}"
+    return "file", rest
+
+
+def few_points(words: list[str]) -> list[str]:
+    """The same overrides with one value for each key that is swept, all arms kept: composing a point takes a third of a second."""
+    last = [re.sub(r"^(\+?(?!allocator=)[\w.]+=).*,", r"\1", word) for word in words]
+    swept = ["repeat=0", "nodes=1"] if any("experiment=" in word for word in words) else []
+    return last + [word for word in swept if not any(other.startswith(word[:-1]) for other in words)]
+
+
+class Parsed(BaseException):
+    """Thrown by argparse as soon as it has read the words, so that nothing runs. No `except Exception` catches it."""
+
+
+@pytest.fixture
+def parse_only(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], None]:
+    """Calls something that parses words and would run: passes if they parse."""
+    original = argparse.ArgumentParser.parse_args
+
+    def parse_args(self: argparse.ArgumentParser, *words: Any, **more: Any) -> None:
+        original(self, *words, **more)
+        raise Parsed
+
+    def check(run: Callable[[], Any]) -> None:
+        with monkeypatch.context() as patched, pytest.raises(Parsed):
+            patched.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+            run()
+
+    return check
+
+
+@pytest.fixture
+def check(
+    command: Callable[..., tuple[int, list[Any]]], parse_only: Callable[[Callable[[], Any]], None]
+) -> Callable[[list[str]], None]:
+    """Fails if a command line is not one that its program understands."""
+
+    def bench(words: list[str]) -> None:
+        if not words or "=" in words[0] or words[0].startswith(("-", "+", "~")):
+            assert words == ["--version"] or command(*few_points(words))[0] == 0
+            return
+        if words[0] == "slurm":
+            split = words.index("--") if "--" in words else len(words)
+            assert command(*few_points(words[split + 1 :]))[0] == 0
+        parse_only(lambda: cli.main(words))
+
+    def make(words: list[str]) -> None:
+        targets = set(re.findall(r"^([a-z]+):", (CHECKOUT / "Makefile").read_text(), flags=re.MULTILINE))
+        assert {word for word in words if "=" not in word} <= targets
+
+    def validation(words: list[str]) -> None:
+        part = runpy.run_path(str(CHECKOUT / "validation" / "__main__.py"))
+        if words and words != ["quick"]:
+            assert words[0] in part["PARTS"]
+            parse_only(lambda: part["main"](words))
+
+    def file(words: list[str]) -> None:
+        assert (CHECKOUT / words[0]).is_file()
+
+    def pytest_words(words: list[str]) -> None:
+        assert all((CHECKOUT / word).exists() for word in words if not word.startswith("-"))
+
+    programs = {"bench": bench, "make": make, "validation": validation, "file": file, "pytest": pytest_words}
+
+    def check_line(line: list[str]) -> None:
+        program, words = meaning(line)
+        programs[program](words)
+
+    return check_line
+
+
+@pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
+def test_a_command_is_understood_by_the_program(words: list[str], check: Callable[[list[str]], None]) -> None:
+    check(words)
+
+
+def test_the_commands_of_the_readme_are_found() -> None:
+    """The finder itself: it would check nothing if it found nothing."""
+    found = [" ".join(words) for words in commands_in("README.md")]
+    assert len(found) > 20
+    assert {"make bench", "./entrypoint.sh doctor", "apptainer run bench.sif +allocator=tcmalloc"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "make benhc",
+        "./entrypoint.sh reprot x",
+        "./entrypoint.sh report --refernce=x y",
+        "./entrypoint.sh train.dropuot=0",
+    ],
+)
+def test_a_wrong_command_is_noticed(words: str, check: Callable[[list[str]], None]) -> None:
+    with pytest.raises((AssertionError, SystemExit, pytest.fail.Exception)):
+        check(words.split())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_configuration_keys_exist(name: str) -> None:
+    known = {key for key, _ in job_keys(Job())} | {f"measure.{key}" for key in OUTSIDE_MEASURE}
+    known |= {"sweep.shuffle_arms", "sweep.reference"}
+    group = "|".join([*PARTS, "sweep"])
+    named = set(re.findall(rf"(?<![\w./-])((?:{group})\.[a-z_]+)(?![\w(.])", " ".join(inline_code(name))))
+    named = {key for key in named if not key.endswith((".py", ".md", ".yaml", ".json", ".csv"))}
+    assert named - known == set()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_somewhere(name: str) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)", text_of(name))
+    relative = [link for link in links if not link.startswith(("http:", "https:", "mailto:"))]
+    assert [link for link in relative if not (CHECKOUT / name).parent.joinpath(link).exists()] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_named_files_exist(name: str) -> None:
+    top = {path.name for path in CHECKOUT.iterdir()} - {"results", ".git", ".venv", ".tools"}
+    bare = {path.name for path in CHECKOUT.glob("*/**/*.*") if ".venv" not in path.parts}
+    missing = []
+    for code in inline_code(name):
+        for word in code.split():
+            path = word.rstrip(".,:;/")
+            if PLACEHOLDER.search(path) or not re.fullmatch(r"[\w.*-]+(/[\w.*-]+)*", path):
+                continue
+            if "/" in path and path.split("/")[0] in top and not list(CHECKOUT.glob(path)):
+                missing.append(word)
+            if CODE_FILE.fullmatch(path) and path not in bare | top:
+                missing.append(word)
+    assert missing == []
+
+
+@pytest.mark.parametrize("folder", ["bench", "conf", "hydra_plugins", "validation", "scripts", "tests"])
+def test_files_named_in_the_sources_exist(folder: str) -> None:
+    sources = [path for path in CHECKOUT.joinpath(folder).glob("**/*") if path.suffix in (".py", ".yaml", ".j2", ".sh")]
+    named = {(path, found) for path in sources for found in re.findall(r"\bbench/[a-z_/]+\.py\b", path.read_text())}
+    assert [f"{path.relative_to(CHECKOUT)}: {found}" for path, found in named if not (CHECKOUT / found).exists()] == []
