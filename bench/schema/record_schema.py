@@ -146,6 +146,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
     },
     "busy": {
         "time": ("number", "seconds of the wall clock"),
+        "monotonic": ("number", "seconds of the clock that nobody sets, for durations", 2),
         "load_1min": ("number?", "load average of a minute"),
         **{f"cpu_{name}_seconds": ("number?", "since boot, over all CPUs")
            for name in ("total", "user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")},
@@ -174,6 +175,8 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "huge_bytes": ("integer", "transparent huge pages at the end"),
         "fault_cost_seconds": ("number?", "wall seconds of one minor fault here, this rank's threads faulting at once; null if not known"),
         "parameters_sha256": ("string", "over the trained parameters: the same bits, the same training"),
+        "blas": ("any", "the library that multiplies matrices: version, the path that was asked for and the one that it takes", 2),
+        "without": ("string[]", "sentences on what this host refuses and the rank does without", 2),
         "micro_batches": ("micro_batches", "the samples, as columns of equal length"),
         "iterations": ("iterations", "the optimizer steps, as columns of equal length"),
     },
@@ -182,6 +185,9 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "sha256": ("string?", "of that file"),
         "version": ("string?", "as the allocator tells it"),
         "options": ("any", "its live options, as the allocator tells them"),
+        "unconfirmed": ("string[]", "options that are set and that this allocator cannot be asked about", 2),
+        "libraries": ("string{}", "each library that does the arm's work, by path, with its SHA-256", 2),
+        "library_path": ("string?", "the rank's `LD_LIBRARY_PATH`", 2),
     },
     "micro_batches": {
         "iteration": ("integer[]", "which optimizer step"),
