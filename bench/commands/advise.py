@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
@@ -20,6 +22,7 @@ from bench.commands.arguments import add_json, positive_number
 from bench.config.compose import jobs_of_arms
 from bench.config.study import Study
 from bench.driver import sweep
+from bench.driver.launcher import which_copy
 from bench.host.findings import huge_pages_allowed
 from bench.paths import results_directory
 from bench.report import verdict_json
@@ -28,7 +31,11 @@ from bench.schema.errors import AllocatorError, ConfigError, RecordError
 from bench.schema.job import Allocator, Job
 
 FIRST_LOOK_SECONDS = 30.0
+SHORTEST_LOOK = 12  # micro-batches: eight that are left out by design, and four
 KEPT_AT_LEAST = 2
+FINALISTS = 2
+MOST_TO_CONFIRM = 10  # blocks
+TIE = 0.05  # one block of a short look does not tell arms apart that are nearer than this
 Records = list[records.Record]
 
 
@@ -45,18 +52,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    refuse_copies()
     jobs = candidates(options.overrides)
     study = Study(f"advise-{datetime.now(timezone.utc):%Y%m%dT%H%M%S}", reference="glibc")
     begun = time.monotonic()
-    found = search(study, jobs, 60 * options.minutes, options.memory_limit_gib)
+    found, final = search(study, jobs, 60 * options.minutes, options.memory_limit_gib)
     minutes = (time.monotonic() - begun) / 60
     if not any(record["valid"] for record in found):
         raise RecordError(
             f"no job ended well, so there is no advice; the first: {found[0]['error'] if found else 'none ran'}"
         )
-    print(advice(found, {job.allocator.name: job.allocator for job in jobs}, options.memory_limit_gib, minutes))
-    options.answer = answer(found, options.memory_limit_gib)
+    print(advice(found, {job.allocator.name: job.allocator for job in jobs}, options.memory_limit_gib, minutes, final))
+    options.answer = answer(found, options.memory_limit_gib, final)
     return 0
+
+
+def refuse_copies() -> None:
+    """Raises ConfigError, before anything runs, where a launcher started several copies of this command."""
+    copy = which_copy(os.environ)
+    if copy.num_copies > 1:
+        raise ConfigError(
+            f"advise decides from job to job what to run next, on one host, and {copy.launcher} started {copy.num_copies} copies: start one "
+            "copy, or compare the arms that you name on all nodes with -m +allocator=a,b repeat=0,1,2."
+        )
 
 
 def candidates(overrides: Sequence[str]) -> list[Job]:
@@ -85,37 +103,143 @@ def is_usable(allocator: Allocator) -> bool:
     return not wants_huge_pages(allocator) or huge_pages_allowed()
 
 
-def search(study: Study, jobs: Sequence[Job], budget_seconds: float, limit_gib: float | None) -> Records:
-    """Successive halving (Jamieson and Talwalkar, AISTATS 2016): a short look at each arm, then blocks of those left over,
-    half as many each time, the reference always among them, until the next block would not fit into the budget. The first
-    look is taken whatever it costs."""
-    started = time.monotonic()
-    shorter = dataclasses.replace(jobs[0].measure, max_seconds=min(FIRST_LOOK_SECONDS, jobs[0].measure.max_seconds))
-    everything: Records = []
-    before: list[Job] = []
-    block, left = 0, [dataclasses.replace(job, measure=shorter) for job in jobs]
-    while True:
-        begun = time.monotonic()
-        now = [dataclasses.replace(job, repeat=block) for job in left]
-        # With those that are there already, so that the tables and the report are of all of them.
-        code = sweep.run(study, [*before, *now])
-        before += now
+@dataclass(frozen=True)
+class Plan:
+    """The first look: which arms, how long a job of them measures, and what it is expected to take."""
+
+    jobs: tuple[Job, ...]
+    left_out: tuple[str, ...]
+    job_seconds: float
+    blocks_to_confirm: int
+
+    def sentences(self, budget_seconds: float) -> list[str]:
+        look = self.job_seconds * len(self.jobs)
+        said = [
+            f"Plan for {budget_seconds / 60:g} minutes: a look at {len(self.jobs)} arms at {self.job_seconds:.0f} s a job is about "
+            f"{look / 60:.1f} minutes; the slower half is given up until half of the time is over; then about {self.blocks_to_confirm} "
+            f"fresh blocks of the last {FINALISTS} and glibc, in which nothing was chosen, confirm the answer."
+        ]
+        if self.left_out:
+            said.append(
+                f"Left out, for a look at all would take more than a third of the time: {', '.join(self.left_out)}."
+            )
+        return said
+
+
+@dataclass(frozen=True)
+class Final:
+    """What the search chose, best first and without glibc, and the first block that had no part in the choice."""
+
+    arms: tuple[str, ...]
+    from_block: int
+
+
+def planned(record: records.Record, jobs: Sequence[Job], budget_seconds: float) -> Plan:
+    """From the reference's own short job: a first look that leaves two thirds of the time, by shorter jobs and then by fewer arms.
+    Raises ConfigError where the budget does not hold two arms."""
+    measure = jobs[0].measure
+    micro_seconds = record["derived"]["micro_batch_seconds"]
+    measured = micro_seconds * len(record["ranks"][0]["micro_batches"]["kind"])
+    around = max(record["wall_seconds"] - measured, 0.0)  # starting, the price of a fault, ending
+    shortest = around + SHORTEST_LOOK * micro_seconds
+    third, job_seconds = budget_seconds / 3, record["wall_seconds"]
+    if job_seconds * len(jobs) > third:
+        job_seconds = min(job_seconds, max(third / len(jobs), shortest))
+        measure = dataclasses.replace(measure, max_seconds=max(job_seconds - around, SHORTEST_LOOK * micro_seconds))
+    kept = min(len(jobs), max(KEPT_AT_LEAST, int(third / job_seconds + 1e-9)))
+    if KEPT_AT_LEAST * job_seconds > third:
+        raise ConfigError(
+            f"--minutes={budget_seconds / 60:g} is too short here: a job takes about {job_seconds:.0f} s, so give it at least "
+            f"{math.ceil(KEPT_AT_LEAST * job_seconds * 3 / 60)} minutes, or a smaller model."
+        )
+    arms, elapsed = kept, job_seconds * kept
+    while (arms := max(KEPT_AT_LEAST, (arms + 1) // 2) + 1) > FINALISTS + 1:  # the faster half, and the reference
+        if elapsed + job_seconds * arms > budget_seconds / 2:
+            break
+        elapsed += job_seconds * arms
+    last = min(FINALISTS + 1, kept)
+    blocks = min(MOST_TO_CONFIRM, int((budget_seconds - elapsed) / (job_seconds * last)))
+    return Plan(
+        tuple(dataclasses.replace(job, measure=measure) for job in jobs[:kept]),
+        tuple(job.allocator.name for job in jobs[kept:]),
+        job_seconds,
+        blocks,
+    )
+
+
+@dataclass
+class Search:
+    """The blocks so far. Every call runs the whole sweep, in which what is there already is not run again, so that tables and
+    report are of all of it."""
+
+    study: Study
+    budget_seconds: float
+    started: float
+    before: list[Job] = dataclasses.field(default_factory=list)
+
+    def run(self, jobs: Sequence[Job], block: int) -> Records:
+        self.before += [
+            job for job in (dataclasses.replace(job, repeat=block) for job in jobs) if job not in self.before
+        ]
+        code = sweep.run(self.study, self.before)
         if code == 130:
             raise SystemExit(code)
-        everything = records.read_all([results_directory() / study.name])[0]
-        if block < 3:  # one look is noise: an arm is given up only while the field is wide, and never the reference
-            left = survivors(left, everything, limit_gib)
+        wanted = {job.content_hash for job in self.before}
+        found = records.collect([results_directory() / self.study.name]).records
+        return [record for record in found if record["content_hash"] in wanted]
+
+    def fits(self, jobs: Sequence[Job], found: Records, share: float) -> bool:
+        """Whether one more block of these ends within ``share`` of the budget, by what the jobs took so far."""
+        one = sum(record["wall_seconds"] for record in found) / len(found)
+        return time.monotonic() - self.started + one * len(jobs) <= share * self.budget_seconds
+
+
+def search(study: Study, jobs: Sequence[Job], budget_seconds: float, limit_gib: float | None) -> tuple[Records, Final]:
+    """Sequential halving (Karnin, Koren and Somekh, ICML 2013): a short look at each arm, then blocks of those left over, half as many
+    each time, ties kept; what is left is confirmed in fresh blocks with the reference until the budget is used."""
+    one = Search(study, budget_seconds, time.monotonic())
+    shorter = dataclasses.replace(jobs[0].measure, max_seconds=min(FIRST_LOOK_SECONDS, jobs[0].measure.max_seconds))
+    left: Sequence[Job] = [dataclasses.replace(job, measure=shorter) for job in jobs]
+    found = one.run(left[:1], 0)
+    if not found or not found[0]["valid"]:
+        return found, Final((), 0)
+    plan = planned(found[0], left, budget_seconds)
+    print("\n".join(plan.sentences(budget_seconds)), flush=True)
+    left = plan.jobs
+    if left[0].measure != shorter:
+        one.before.clear()  # that job was longer than those that follow, and is not compared with them
+    block = 0
+    found = one.run(left, block)
+    left = survivors(left, found, limit_gib)
+    while len(left) > FINALISTS + 1 and one.fits(left, found, 0.5):
         block += 1
-        seconds = (time.monotonic() - begun) / len(now) * len(left)
-        if len(left) < KEPT_AT_LEAST or time.monotonic() - started + seconds > budget_seconds:
-            return everything
+        found = one.run(left, block)
+        left = survivors(left, found, limit_gib)
+    left, first_fresh = finalists(left, found, limit_gib), block + 1
+    names = tuple(job.allocator.name for job in left if job.allocator.name != "glibc")
+    while len(left) >= KEPT_AT_LEAST and block < first_fresh - 1 + MOST_TO_CONFIRM and one.fits(left, found, 1.0):
+        block += 1
+        found = one.run(left, block)
+    return found, Final(names, first_fresh)
 
 
 def survivors(jobs: Sequence[Job], found: Records, limit_gib: float | None) -> list[Job]:
+    """The faster half, what is no more than TIE slower than the slowest of it, and the reference."""
     times = mean_seconds(found, limit_gib)
     ranked = sorted((job for job in jobs if job.allocator.name in times), key=lambda job: times[job.allocator.name])
-    kept = ranked[: max(KEPT_AT_LEAST, (len(ranked) + 1) // 2)]
-    return [job for job in jobs if job in kept or job.allocator.name == "glibc"]
+    half = ranked[: max(KEPT_AT_LEAST, (len(ranked) + 1) // 2)]
+    border = max((times[job.allocator.name] for job in half), default=0.0) * (1 + TIE)
+    return [job for job in jobs if times.get(job.allocator.name, math.inf) <= border or job.allocator.name == "glibc"]
+
+
+def finalists(jobs: Sequence[Job], found: Records, limit_gib: float | None) -> list[Job]:
+    """The reference, and the fastest arms within the limit, the best first."""
+    times = mean_seconds(found, limit_gib)
+    others = sorted(
+        (job for job in jobs if job.allocator.name in times and job.allocator.name != "glibc"),
+        key=lambda job: times[job.allocator.name],
+    )
+    return [*(job for job in jobs if job.allocator.name == "glibc"), *others[:FINALISTS]]
 
 
 def mean_seconds(found: Records, limit_gib: float | None) -> dict[str, float]:
@@ -146,32 +270,87 @@ def best(found: Records, limit_gib: float | None) -> tuple[str | None, dict[str,
     return first, ratios
 
 
-def advice(found: Records, arms: dict[str, Allocator], limit_gib: float | None, minutes: float) -> str:
-    arm, ratios = best(found, limit_gib)
+def advice(
+    found: Records, arms: dict[str, Allocator], limit_gib: float | None, minutes: float, final: Final | None = None
+) -> str:
+    """The answer in lines. Only blocks that had no part in choosing (``final``) are figures of it: those that chose the winner were
+    lucky ones."""
+    final = final or Final(tuple(arm for arm in (best(found, limit_gib)[0],) if arm and arm != "glibc"), 0)
+    fresh = fresh_of(found, final)
     within = f" within {limit_gib:g} GiB" if limit_gib else ""
-    lines = ["", f"After {minutes:.0f} minutes, against stock glibc on this host:"]
+    if not mean_seconds(found, limit_gib):
+        lowest = min(peak_bytes(found, name) for name in {r["job"]["allocator"]["name"] for r in found if r["valid"]})
+        return f"\nNo arm stays{within}: the smallest peak is {lowest / 2**30:.2f} GiB."
+    ratios = {c.arm: c.ratio for c in grouping.pairs(fresh, "glibc") if c.ratio}
+    lines = ["", f"After {minutes:.0f} minutes, against stock glibc on this host, by fresh blocks that chose nothing:"]
     for name, r in sorted(ratios.items(), key=lambda item: -item[1].value):
         blocks = f"{r.num_blocks} block{'s' * (r.num_blocks > 1)}"
-        lines.append(
-            f"  {name:18} {reproduction.show(r):24} {blocks}, peak RSS {peak_bytes(found, name) / 2**30:.2f} GiB"
-        )
-    if arm is None:
-        lowest = min(peak_bytes(found, name) for name in {r["job"]["allocator"]["name"] for r in found if r["valid"]})
-        return "\n".join([*lines, "", f"No arm stays{within}: the smallest peak is {lowest / 2**30:.2f} GiB."])
-    if arm == "glibc":
+        peak = f"peak RSS {peak_bytes(found, name) / 2**30:.2f} GiB"
+        lines.append(f"  {name:18} {reproduction.show(r):24} {blocks}, {peak}")
+    if not ratios and final.arms:
+        more = "no time was left to confirm it in fresh blocks (give it more minutes)"
+        return "\n".join([*lines, f"  none: {final.arms[0]} was the fastest at first sight, and {more}."])
+    order, between = between_finalists(fresh, final, mean_seconds(found, limit_gib))
+    glibc_fits = "glibc" in mean_seconds(found, limit_gib)
+    if not order or (glibc_fits and ratios[order[0]].value <= 1):
         return "\n".join([*lines, "", f"Stock glibc is the best of them{within}: change nothing."])
-    said = verdict(ratios[arm], arm=arm, reference="glibc")
-    sure = "Fastest" if said.word == "faster" else "Fastest by what was measured, but not surely (give it more minutes)"
-    lines += ["", f"{said.sentence}.", f"{sure}{within}: {arm} ({arms[arm].shows}). For your job script:", ""]
-    lines += [*job_script_lines(arms[arm]), ""]
+    first = order[0]
+    against = verdict(ratios[first], arm=first, reference="glibc")
+    lines += ["", f"{against.sentence}.", *between]
+    if against.word != "faster" and glibc_fits:
+        sure = "Fastest by what was measured, but not surely (give it more minutes)"
+    elif between and "cannot be told apart" in between[0]:
+        sure = "Among the fastest"
+    else:
+        sure = "Fastest"
+    lines += [f"{sure}{within}: {first} ({arms[first].shows}). For your job script:", ""]
+    lines += [*job_script_lines(arms[first]), ""]
     return "\n".join(lines)
 
 
-def answer(found: Records, limit_gib: float | None) -> dict[str, Any]:
+def answer(found: Records, limit_gib: float | None, final: Final) -> dict[str, Any]:
     """The advice as data, for --json."""
-    arm, ratios = best(found, limit_gib)
-    surely = arm in ratios and verdict(ratios[arm]).word == "faster"
+    fresh, allowed = fresh_of(found, final), mean_seconds(found, limit_gib)
+    ratios = {c.arm: c.ratio for c in grouping.pairs(fresh, "glibc") if c.ratio}
+    order, between = between_finalists(fresh, final, allowed)
+    if not allowed:
+        arm = None
+    elif not order or ("glibc" in allowed and order[0] in ratios and ratios[order[0]].value <= 1):
+        arm = "glibc"
+    else:
+        arm = order[0]
+    tied = any("cannot be told apart" in sentence for sentence in between)
+    surely = not tied and arm in ratios and verdict(ratios[arm]).word == "faster"
     return verdict_json.of_advice(arm, surely, ratios, {name: peak_bytes(found, name) for name in ratios}, limit_gib)
+
+
+def fresh_of(found: Records, final: Final) -> Records:
+    return [record for record in found if record["job"]["repeat"] >= final.from_block]
+
+
+def between_finalists(fresh: Records, final: Final, allowed: Mapping[str, float]) -> tuple[list[str], list[str]]:
+    """The finalists in order, and what is to be said of the first against the second. The order in which they were chosen stays, unless
+    the fresh blocks say that the second is surely faster."""
+    order = [arm for arm in final.arms if arm in allowed]
+    if len(order) < 2:
+        return order, []
+    first, second = order[:2]
+    ratio = next((c.ratio for c in grouping.pairs(fresh, second) if c.arm == first and c.ratio), None)
+    if ratio is None:
+        return order, [f"{first} and {second} cannot be told apart: no fresh block holds both."]
+    said = verdict(ratio, arm=first, reference=second)
+    if said.word == "faster":
+        return order, [f"{said.sentence}, the runner-up."]
+    if said.word == "slower":
+        turned = verdict(turn(ratio), arm=second, reference=first)
+        return [second, first, *order[2:]], [f"{turned.sentence}, which had been ahead before."]
+    limits = "" if math.isnan(ratio.low) or ratio.says_nothing else f", 95 % {ratio.low:.3f} to {ratio.high:.3f}"
+    return order, [f"{first} and {second} cannot be told apart (ratio {ratio.value:.3f}{limits})."]
+
+
+def turn(ratio: Ratio) -> Ratio:
+    """The same comparison from the other side."""
+    return dataclasses.replace(ratio, value=1 / ratio.value, low=1 / ratio.high, high=1 / ratio.low)
 
 
 def job_script_lines(allocator: Allocator) -> list[str]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import builders
 import pytest
 
 from bench.commands import advise
+from bench.schema.errors import ConfigError
+from bench.schema.job import Job
 
 
 def found(tmp_path: Path, **arms: dict) -> advise.Records:
@@ -59,30 +63,106 @@ def test_an_arm_that_is_not_surely_faster_is_not_called_so(tmp_path: Path, monke
     )
 
 
-def test_the_search_halves_the_field_and_ends_with_its_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten seconds a job on a clock of the test's own; the arms' times are made, the search is the real one."""
-    now, ran = [0.0], []
-    seconds = {"glibc": 0.15, "tcmalloc": 0.1, "tcmalloc_release": 0.2, "glibc_tuned_thp": 0.12}
+@pytest.fixture
+def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str]]]:
+    """Ten seconds a job on a clock of the test's own, as the made records say too; the search is the real one. The names of the arms
+    of each block, in the order in which they ran."""
 
-    def run(study: object, jobs: list) -> int:
-        new = [job for job in jobs if job.repeat == jobs[-1].repeat]
-        assert len(jobs) == len(new) + sum(map(len, ran)), "the whole sweep each time, for its report to be whole"
-        ran.append([job.allocator.name for job in new])
-        builders.write([builders.record(tmp_path / "s", job, seconds=seconds[job.allocator.name]) for job in new])
-        now[0] += 10.0 * len(new)
-        return 0
+    def start(seconds: dict[str, float]) -> list[list[str]]:
+        now, ran, done = [0.0], [], set[str]()
 
-    monkeypatch.setattr(advise.sweep, "run", run)
-    monkeypatch.setattr(advise, "results_directory", lambda: tmp_path)
-    monkeypatch.setattr(advise.time, "monotonic", lambda: now[0])
-    found = advise.search(advise.Study("s"), [builders.job(arm) for arm in seconds], 130.0, None)
-    assert ran == [list(seconds), *[["glibc", "tcmalloc", "glibc_tuned_thp"]] * 3], (
-        "40, and 30 three times: 160 would be too much"
-    )
-    assert len(found) == 13 and advise.best(found, None)[0] == "tcmalloc"
-    ran.clear()
-    advise.search(advise.Study("s"), [builders.job(arm) for arm in seconds], 1e6, 0.001)
-    assert len(ran) == 1, "with nothing left but the reference there is nothing to search for"
+        def run(study: object, jobs: list[Job]) -> int:
+            new = [job for job in jobs if job.content_hash not in done]
+            done.update(job.content_hash for job in new)
+            ran.append([job.allocator.name for job in new])
+            made = [builders.record(tmp_path / "s", job, seconds=seconds[job.allocator.name]) for job in new]
+            builders.write(made)
+            now[0] += 10.0 * len(new)
+            return 0
+
+        monkeypatch.setattr(advise.sweep, "run", run)
+        monkeypatch.setattr(advise, "results_directory", lambda: tmp_path)
+        monkeypatch.setattr(advise.time, "monotonic", lambda: now[0])
+        return ran
+
+    return start
+
+
+SECONDS = {"glibc": 0.15, "tcmalloc": 0.1, "tcmalloc_release": 0.2, "glibc_tuned_thp": 0.12}
+
+
+def test_the_winner_is_confirmed_in_fresh_blocks_within_the_budget(
+    clock: Callable[..., list[list[str]]], capsys: pytest.CaptureFixture
+) -> None:
+    ran = clock(SECONDS)
+    found, final = advise.search(advise.Study("s"), [builders.job(arm) for arm in SECONDS], 180.0, None)
+    assert ran[0] == ["glibc"] and sorted(ran[0] + ran[1]) == sorted(SECONDS), "a quick job first, then the look"
+    assert final == advise.Final(("tcmalloc", "glibc_tuned_thp"), 1)
+    assert ran[2:] == [["glibc", "tcmalloc", "glibc_tuned_thp"]] * 4, "40 s and four times 30; 190 would be too much"
+    said = capsys.readouterr().out
+    assert "Plan for 3 minutes: a look at 4 arms at 10 s a job is about 0.7 minutes" in said
+    assert "4 fresh blocks" in said and len(found) == 16
+
+
+def test_the_first_look_leaves_two_thirds_of_the_budget(
+    clock: Callable[..., list[list[str]]], capsys: pytest.CaptureFixture
+) -> None:
+    ran = clock(SECONDS)
+    advise.search(advise.Study("s"), [builders.job(arm) for arm in SECONDS], 60.0, None)
+    assert len(ran[1]) == 3 and "Left out, for a look at all would take more than a third" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="--minutes=0.5 is too short here: a job takes about"):
+        advise.search(advise.Study("s"), [builders.job(arm) for arm in SECONDS], 30.0, None)
+
+
+def test_the_plan_shortens_the_jobs_before_it_leaves_arms_out(tmp_path: Path) -> None:
+    """Of a job of 100 s, 40 micro-batches of 2 s and 20 s around them, 12 micro-batches are enough to look."""
+    jobs = [builders.job(arm) for arm in SECONDS]
+    record = {**builders.record(tmp_path, jobs[0], seconds=2.0, spread=0.0), "wall_seconds": 100.0}
+    number = len(record["ranks"][0]["micro_batches"]["kind"])
+    record["wall_seconds"] = 20.0 + 2.0 * number
+    plan = advise.planned(record, jobs, 3 * 4 * 60.0)
+    assert len(plan.jobs) == 4 and plan.job_seconds == pytest.approx(60) and not plan.left_out
+    assert plan.jobs[0].measure.max_seconds == pytest.approx(40)
+    plan = advise.planned(record, jobs, 3 * 3 * 44.0)
+    assert len(plan.jobs) == 3 and plan.jobs[0].measure.max_seconds == pytest.approx(24)
+    assert plan.left_out == ("glibc_tuned_thp",)
+
+
+def test_nothing_left_but_the_reference_is_nothing_to_confirm(clock: Callable[..., list[list[str]]]) -> None:
+    ran = clock(SECONDS)
+    found, final = advise.search(advise.Study("s"), [builders.job(arm) for arm in SECONDS], 1e6, 0.001)
+    assert len(ran) == 2 and final.arms == ()
+    assert "No arm stays within 0.001 GiB" in advise.advice(found, builders.ARMS, 0.001, 5, final)
+
+
+def test_two_arms_that_are_near_cannot_be_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.arms.library.resolve", lambda allocator: f"/lib/{allocator.library}")
+    records = found(tmp_path, tcmalloc={"seconds": 0.1}, tcmalloc_release={"seconds": 0.1003})
+    text = advise.advice(records, builders.ARMS, None, 5, advise.Final(("tcmalloc", "tcmalloc_release"), 0))
+    assert "tcmalloc and tcmalloc_release cannot be told apart (ratio 1.0" in text
+    assert "Among the fastest: tcmalloc (" in text
+    data = advise.answer(records, None, advise.Final(("tcmalloc", "tcmalloc_release"), 0))
+    assert (data["arm"], data["verdict"]) == ("tcmalloc", "not surely")
+
+
+def test_only_fresh_blocks_are_figures_and_they_may_turn_the_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the block that chose it the winner was lucky; it is not in its interval."""
+    monkeypatch.setattr("bench.arms.library.resolve", lambda allocator: f"/lib/{allocator.library}")
+    records = found(tmp_path, tcmalloc={"seconds": 0.12}, tcmalloc_release={"seconds": 0.1})
+    lucky = builders.record(tmp_path, builders.job("tcmalloc", 0), seconds=0.05)
+    records = [lucky if r["path"] == lucky["path"] else r for r in records]
+    text = advise.advice(records, builders.ARMS, None, 5, advise.Final(("tcmalloc", "tcmalloc_release"), 1))
+    assert "tcmalloc_release is 1.20x" in text and "which had been ahead before" in text
+    assert "Fastest: tcmalloc_release (" in text and "4 blocks" in text and "5 blocks" not in text
+
+
+def test_several_copies_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("NODE_RANK", "1"), ("NUM_NODES", "2"), ("MASTER_ADDR", "127.0.0.1")):
+        monkeypatch.setenv(f"BENCH_{name}", value)
+    with pytest.raises(ConfigError, match="started 2 copies: start one copy, or compare the arms"):
+        advise.run(argparse.Namespace(overrides=[], minutes=30.0, memory_limit_gib=None))
 
 
 def test_stock_glibc_stays_when_nothing_beats_it(tmp_path: Path) -> None:
