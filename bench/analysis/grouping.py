@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from bench.analysis.cells import Cell, block_of
+from bench.analysis.cells import Cell, block_of, nodes_text
 from bench.analysis.pairing import Losses, Pair, check_losses, pairs_of
 from bench.host.likeness import fingerprint, kind_of
 from bench.schema import records
@@ -116,7 +116,10 @@ def _section(group: Sequence[Record], reference: str) -> Section:
         arms,
         losses,
         tuple(pairs_of(ordered, losses, chosen)),
-        tuple(_cautions([record for record, _, _ in good], chosen, reference)),
+        (
+            *_without_reference(ordered, arms),
+            *_cautions([record for record, _, _ in good], chosen, reference, len(arms)),
+        ),
     )
 
 
@@ -133,10 +136,24 @@ def _stretched_blocks(good: Sequence[Record]) -> int:
     return stretched
 
 
-def _cautions(good: Sequence[Record], chosen: str, reference: str) -> list[str]:
+def _without_reference(cells: Sequence[Cell], arms: Sequence[str]) -> list[str]:
+    """Where other arms ran and the reference did not, although it ran elsewhere."""
+    there = {(cell.nodes, cell.simulated) for cell in cells if cell.arm == arms[0]}
+    missing: dict[tuple[int, bool], list[str]] = {}
+    for cell in cells:
+        if (cell.nodes, cell.simulated) not in there:
+            missing.setdefault((cell.nodes, cell.simulated), []).append(cell.arm)
+    return [
+        f"At {nodes_text(*at)} there is no valid record of {arms[0]}, so {', '.join(others)} "
+        f"{'are' if len(others) > 1 else 'is'} compared with nothing there."
+        for at, others in sorted(missing.items())
+    ]
+
+
+def _cautions(good: Sequence[Record], chosen: str, reference: str, num_arms: int) -> list[str]:
     """What a reader must know before believing this section, a sentence each."""
     said = []
-    if good and chosen != reference:
+    if num_arms > 1 and chosen != reference:
         said.append(f"There is no valid record of {reference}: {chosen} stands in as the reference.")
     if any(record["launch"]["simulated"] for record in good):
         said.append(

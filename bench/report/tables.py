@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bench.analysis.cells import Cell
     from bench.analysis.grouping import Section
     from bench.analysis.pairing import Pair
-from bench.analysis.published import published_gain
+from bench.analysis.published import published_gain, published_seconds
 from bench.report.words import frequency_text, interval_text, mebibytes, number, size_text, speed_text, truncated
 
 TAX = ("Arm", "Phase", "Saved", "Fewer minor faults", "Fault tax saved", "Left unexplained")
@@ -138,16 +138,30 @@ def pair_row(section: Section, pair: Pair) -> list[str]:
 def verdict_sentences(section: Section) -> list[str]:
     """A sentence for each comparison; where there is none, why."""
     said = [_capital(f"{_at(section, c)}{c.sentence}").rstrip(".") + "." for c in section.pairs]
+    if not said and len(section.arms) == 1:
+        return [*(measured_sentence(section, cell) for cell in section.cells), next_step(section.arms[0])]
     if not said:
-        what = (
-            f"only {section.arms[0]} has valid records"
-            if len(section.arms) == 1
-            else "no job ended well"
-            if not section.arms
-            else "no two arms ran at the same number of nodes"
-        )
+        what = "no two arms ran at the same number of nodes" if section.arms else "no job ended well"
         said.append(f"Nothing to compare: {what}.")
     return said
+
+
+def measured_sentence(section: Section, cell: Cell) -> str:
+    """What one arm alone took, beside the published row where the workload is the published one."""
+    interval = cell.sec_per_it
+    limits = "" if math.isnan(interval.low) else f" (95 %: {interval_text(interval.low, interval.high)})"
+    said = f"{cell.arm} at {nodes_text(cell.nodes, cell.simulated)}: {number(interval.value)} s per iteration{limits}"
+    theirs = published_seconds(section, cell.arm, cell.nodes)
+    return said + (f"; the published table has {number(theirs)} s, one run on another machine." if theirs else ".")
+
+
+def next_step(arm: str) -> str:
+    """The words that add the arm to compare with. They name a sweep that this job is a part of, so that it is not run again."""
+    arms = ("glibc", arm) if arm != "glibc" else ("glibc", "tcmalloc")
+    return (
+        f"One arm alone is not compared with anything: ./entrypoint.sh -m +allocator={','.join(arms)} (and the other words of this "
+        f"command, if there were any) adds {arms[0] if arm != 'glibc' else arms[1]} to this block, and runs only what is missing."
+    )
 
 
 def _at(section: Section, pair: Pair, after: bool = False) -> str:

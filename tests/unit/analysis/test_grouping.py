@@ -184,3 +184,12 @@ def test_a_block_that_was_torn_apart_is_said(tmp_path):
     made[2]["started_at"] = "2026-01-05T00:00:00+00:00"
     (said,) = (words for words in sections(made, "glibc")[0].cautions if "do not follow one another" in words)
     assert said.startswith("The jobs of 1 block do not")
+
+
+def test_where_the_reference_is_missing_it_is_said():
+    records = b.study(OUT, FAST, nodes=(1,)) + b.study(OUT, {"tcmalloc": {"seconds": 0.1}}, nodes=(2,))
+    assert (
+        "At 2 nodes there is no valid record of glibc, so tcmalloc is compared with nothing there."
+        in only(records).cautions
+    )
+    assert not any("compared with nothing" in caution for caution in only(b.study(OUT, FAST)).cautions)

@@ -324,3 +324,15 @@ def test_latex_escapes_what_is_special_to_it(tmp_path):
     host = {**b.HOST, "cpu": {**b.HOST["cpu"], "model": r"A\B ~ C^2_%"}}
     text = latex.latex(sections(b.study(tmp_path, FAST, blocks=2, host=host), "glibc"))
     assert r"A\textbackslash{}B \textasciitilde{} C\textasciicircum{}2\_\%" in text
+
+
+def test_one_arm_alone_is_said_in_seconds_with_the_words_that_add_another(tmp_path):
+    one = b.record(tmp_path, b.job("tcmalloc", model=Job().model, train=Job().train), seconds=1.2)
+    (section,) = sections([one], "glibc")
+    measured, step = tables.verdict_sentences(section)
+    assert measured.startswith("tcmalloc at 1 node: 1,2") and "s per iteration (95 %: 1," in measured
+    assert measured.endswith("the published table has 1,020.3 s, one run on another machine.")
+    assert "./entrypoint.sh -m +allocator=glibc,tcmalloc" in step and "only what is missing" in step
+    assert not any("stands in" in caution for caution in section.cautions)
+    (small,) = sections([b.record(tmp_path, b.job("tcmalloc"))], "glibc")
+    assert "published" not in " ".join(tables.verdict_sentences(small))
