@@ -20,6 +20,7 @@ from bench.schema.words import count, percent, seconds
 
 PHASES = ("forward", "backward", "sync", "optimizer")
 ENOUGH = 0.8  # a smaller share calls for what else it is
+AGREE = 0.15  # of the difference: the model may be so far from the kernel's clock, beyond its own range, and still be believed
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Cause:
     user_seconds: float
     threads: int
     huge_bytes: tuple[int, int]  # transparent huge pages in use at the end: reference, arm
+    share_range: tuple[float, float] | None = None  # smallest and largest share, over the blocks and the prices seen
     sentence: str = ""
 
     @property
@@ -74,6 +76,14 @@ class Cause:
     @property
     def user_share(self) -> float | None:
         return self._of_difference(self.user_seconds / self.threads)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the kernel's clock lies within the model's range, give or take AGREE. Where it does not, the difference is not
+        put down to page faults, whatever the model says."""
+        if self.share_range is None or self.kernel_share is None:
+            return False
+        return self.share_range[0] - AGREE <= self.kernel_share <= self.share_range[1] + AGREE
 
     def _of_difference(self, seconds: float | None) -> float | None:
         return None if seconds is None or self.seconds == 0 else seconds / self.seconds
@@ -119,8 +129,22 @@ def explain(reference: Sequence[Record], arm: Sequence[Record], reference_name: 
         user_seconds=saved("user_seconds"),
         threads=reference[0]["ranks"][0]["threads"],
         huge_bytes=(huge[0], huge[1]),
+        share_range=_share_range(reference, arm, both),
     )
     return Cause(**{**cause.__dict__, "sentence": sentence(cause, reference_name, arm_name, word)})
+
+
+def _share_range(
+    reference: Sequence[Record], arm: Sequence[Record], prices: Sequence[float]
+) -> tuple[float, float] | None:
+    """Of each block's own difference, what its faults make up at the lowest and at the highest price; the outermost of these."""
+    shares = []
+    for one, two in zip(reference, arm):
+        gone = one["derived"]["sec_per_it"] - two["derived"]["sec_per_it"]
+        faults = total(one, "minor_faults") - total(two, "minor_faults")
+        if gone and prices:
+            shares += [faults * price / gone for price in (min(prices), max(prices))]
+    return (min(shares), max(shares)) if shares else None
 
 
 def sentence(cause: Cause, reference: str, arm: str, word: str) -> str:
@@ -141,33 +165,37 @@ def sentence(cause: Cause, reference: str, arm: str, word: str) -> str:
         f"{count(abs(cause.minor_faults))} {compared} minor faults at {cause.fault_seconds * 1e6:.2f} µs each are "
         f"{seconds(abs(cause.tax_seconds))} of the {gone}"
     )
+    words = [_by_clock(cause, arm, what)]
+    low, high = cause.share_range or (cause.share, cause.share)
+    share = f"{percent(cause.share)} of it ({percent(low)} to {percent(high)} over the blocks and the prices seen)"
     if cause.share <= 0.005:
-        words = [
-            f"{arm}: page faults do not explain the {what} of {seconds(abs(cause.seconds))}: {arm} takes {count(abs(cause.minor_faults))} "
-            f"minor faults an iteration {compared} than {reference}."
-        ]
+        words.append(
+            f"Page faults do not explain the {what}: {arm} takes {count(abs(cause.minor_faults))} minor faults an iteration {compared} "
+            f"than {reference}."
+        )
+    elif not cause.agrees:
+        words.append(
+            f"The model of page faults does not agree with that clock: {figures}, which would be {share}; so the {what} is not put down to "
+            "page faults."
+        )
     elif cause.share > 1.005:
-        words = [
-            f"{arm}: page faults account for more than all of the {what} ({percent(cause.share)}): {figures}; a fault costs less in "
-            "training than alone, or the rest is lost elsewhere."
-        ]
+        words.append(
+            f"Page faults account for more than all of the {what}: {figures}, {share}; a fault costs less in training than alone, or the "
+            "rest is lost elsewhere."
+        )
     else:
         left = abs(cause.seconds) - abs(cause.tax_seconds)
-        words = [
-            f"{arm}: {percent(cause.share)} of the {what} {'is' if what == 'gain' else 'comes from'} page faults: {figures}; "
-            f"{seconds(left)} are left unexplained."
-        ]
-    words.append(_by_clock(cause, what))
-    if cause.share < ENOUGH:
+        words.append(f"By the model that is page faults: {figures}, {share}; {seconds(left)} are left unexplained.")
+    if cause.share < ENOUGH or not cause.agrees:
         words.append(_what_else(cause))
     return " ".join(words)
 
 
-def _by_clock(cause: Cause, what: str) -> str:
+def _by_clock(cause: Cause, arm: str, what: str) -> str:
     kernel, user = cause.kernel_share or 0.0, cause.user_share or 0.0
     return (
-        f"By the kernel's own clock {percent(kernel)} of the {what} is time in the kernel, {percent(user)} in the program, "
-        f"{percent(1 - kernel - user)} waiting."
+        f"{arm}: by the kernel's own clock {percent(kernel)} of the {what} of {seconds(abs(cause.seconds))} is time in the kernel, "
+        f"{percent(user)} in the program, {percent(1 - kernel - user)} waiting."
     )
 
 
