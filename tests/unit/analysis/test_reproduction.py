@@ -319,7 +319,8 @@ def test_what_was_not_compared_is_in_the_exit_code(tmp_path: Path, what: str, ca
     assert ("exit code 1" if what == "an arm" else "losses of tcmalloc_release disagree") in said
 
 
-@pytest.mark.parametrize("tolerance", ["-2", "0", "nan", "inf"])
-def test_a_tolerance_that_is_none_is_refused(tmp_path: Path, tolerance: str) -> None:
+@pytest.mark.parametrize("tolerance", [-2.0, 0.0, math.nan, math.inf])
+def test_a_tolerance_that_is_none_is_refused(tolerance: float) -> None:
+    table = reproduction.load_side(PUBLISHED, "glibc")
     with pytest.raises(ConfigError, match="--tolerance=.* is not a tolerance"):
-        builders.run_command("compare", str(PUBLISHED), str(PUBLISHED), f"--tolerance={tolerance}")
+        reproduction.agree(table, table, tolerance)

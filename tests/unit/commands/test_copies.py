@@ -9,7 +9,7 @@ import builders
 import pytest
 
 from bench.analysis import reproduction
-from bench.commands import advise, compare, report, rerun
+from bench.commands import advise
 from bench.driver import sweep
 
 ARMS = {"glibc": {"seconds": 0.2}, "tcmalloc": {"seconds": 0.1}}
@@ -26,7 +26,7 @@ def copied(tmp_path: Path) -> Path:
 
 
 def test_report_counts_three_blocks_and_says_what_it_left_out(copied: Path, capsys: pytest.CaptureFixture) -> None:
-    assert report.main([str(copied)]) == 0
+    assert builders.run_command("report", str(copied)) == 0
     said = capsys.readouterr().out
     assert "6 copies of records were left out" in said and "1 file not called record.json was not read" in said
     assert "Only 3 blocks" in said
@@ -37,14 +37,14 @@ def test_report_counts_three_blocks_and_says_what_it_left_out(copied: Path, caps
 def test_compare_counts_three_blocks_and_says_so(copied: Path, capsys: pytest.CaptureFixture) -> None:
     (ratio,) = reproduction.load_side(copied, "glibc").ratios.values()
     assert ratio.num_blocks == 3
-    compare.main([str(copied), str(copied / "smoke")])
+    builders.run_command("compare", str(copied), str(copied / "smoke"))
     assert f"Of {copied}: 6 copies of records were left out" in capsys.readouterr().out
 
 
 def test_rerun_runs_each_job_once(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list = []
     monkeypatch.setattr(sweep, "run", lambda study, jobs: ran.extend(jobs) or 1)
-    rerun.main([str(copied)])
+    builders.run_command("rerun", str(copied))
     assert len(ran) == len({job.content_hash for job in ran}) == 6
 
 
@@ -59,7 +59,7 @@ def test_what_was_set_aside_is_not_merged(tmp_path: Path, capsys: pytest.Capture
     builders.write(made)
     other = {**made[0], "hosts": [builders.HOST, {**builders.HOST, "machine": "aarch64"}]}
     builders.write([{**other, "path": str(Path(other["path"]).with_name("record-0123abcd.json"))}])
-    report.main([str(tmp_path)])
+    builders.run_command("report", str(tmp_path))
     said = capsys.readouterr().out
     assert "1 record of other hosts or other code, set aside by a later sweep, is not counted" in said
     assert "only 3 blocks" in said.lower()
