@@ -52,6 +52,8 @@ def host(root: Path = ROOT, project: Path = CHECKOUT, environ: Mapping[str, str]
     """Facts as plain JSON: sizes in bytes, clocks in GHz, CPU lists as the kernel writes them (``0-3,8``)."""
     return {
         "hostname": read_text(root / "proc/sys/kernel/hostname") or platform.node(),
+        # One for each start of a kernel: two containers that say the same run on one machine, whatever their host names are.
+        "boot_id": read_text(root / "proc/sys/kernel/random/boot_id"),
         "machine": platform.machine(),
         "cpu": _cpu(root),
         "numa": _numa(root),
