@@ -32,6 +32,13 @@ def check_numbers(job: Job) -> None:
     positive.update(
         {f"train.{k}": getattr(job.train, k) for k in ("micro_batch_size", "global_batch_size", "lr", "clip_grad")}
     )
+    positive.update(
+        {
+            f"launch.{k}": getattr(job.launch, k)
+            for k in ("collective_timeout_seconds", "silence_seconds", "job_timeout_seconds")
+            if getattr(job.launch, k) is not None
+        }
+    )
     if job.measure.mode == "full":
         positive["measure.iterations"] = job.measure.iterations
     else:

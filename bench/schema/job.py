@@ -101,8 +101,21 @@ class Launch:
     threads_per_rank: Optional[int] = None  # None: all cores of the rank
     oversubscribe: bool = False  # more ranks than cores are allowed: for trying the machinery
     interface: Optional[str] = None  # None: the one that routes to the leader
-    timeout_seconds: float = 300.0  # to find the peers, and for a collective to end
+    timeout_seconds: float = 300.0  # to find the peers, and for the ranks to connect
+    collective_timeout_seconds: Optional[float] = None  # None: who hangs or is gone is noticed, who is slow is waited for
+    silence_seconds: Optional[float] = None  # no rank says anything for so long: it hangs. None: from the job's own pace
+    job_timeout_seconds: Optional[float] = None  # a job that takes longer has failed. None: no limit
     blas: str = "full"  # the math library's path: `full` what the CPU can do, `stock` as the wheel comes
+
+
+# Keys of launch that decide how ranks find one another and how long somebody waits, and nothing of what is measured.
+NOT_MEASURED = (
+    "interface",
+    "timeout_seconds",
+    "collective_timeout_seconds",
+    "silence_seconds",
+    "job_timeout_seconds",
+)
 
 
 @dataclass(frozen=True)
@@ -155,7 +168,8 @@ class Job:
     def content_hash(self) -> str:
         """SHA-256 over all that decides the measurement, as 64 hex digits; a sentence about an arm is not part of it."""
         content = to_dict(self)
-        del content["launch"]["interface"], content["launch"]["timeout_seconds"]
+        for name in NOT_MEASURED:
+            del content["launch"][name]
         content["allocator"] = {key: content["allocator"][key] for key in ("name", "library", "env")}
         return hashlib.sha256(canonical(content).encode()).hexdigest()
 
