@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,7 +199,11 @@ def hosts(number: int) -> Iterator[Cluster]:
 
 
 def _host(cluster: Cluster, name: str, address: str) -> Host:
-    script = f"hostname {name} && echo ready && exec sleep infinity"
+    # These hosts stand for machines of their own, which have started at different times.
+    boot_id = cluster.directory / f"boot_id-{name}"
+    boot_id.write_text(f"{uuid.uuid4()}\n")
+    mount = f"mount --bind {boot_id} /proc/sys/kernel/random/boot_id"
+    script = f"{mount} && hostname {name} && echo ready && exec sleep infinity"
     holder = cluster.start(cluster.head, ["unshare", "--net", "--uts", "--mount", "sh", "-c", script])
     assert holder.stdout is not None and holder.stdout.readline() == "ready\n"
     host = Host(name, address, psutil.Process(holder.pid).children()[0].pid)
