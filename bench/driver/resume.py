@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
-from collections.abc import Iterator
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, Callable, TextIO
 
-from bench.schema.errors import ConfigError
+from bench.arms import library
+from bench.host.likeness import kind_of
+from bench.paths import CHECKOUT
+from bench.schema import records
+from bench.schema.errors import AllocatorError, ConfigError, RecordError
+from bench.schema.job import Allocator, Job, canonical
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EINVAL, errno.ENOLCK)
+Say = Callable[[str], None]
 
 
 @contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Only one command at a time writes into a study: two would disturb each other's times, too. Raises ConfigError."""
+def locked(directory: Path, say: Say) -> Iterator[None]:
+    """Only one command at a time writes into a study: two would disturb each other's times, too. Raises ConfigError.
+
+    A file system without locks (Lustre and NFS may be mounted so) costs that, and no more."""
     lock: TextIO | None = None
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -24,9 +37,86 @@ def locked(directory: Path) -> Iterator[None]:
             f"study={directory.name}: another command is writing into {directory}; wait for it, or set BENCH_OUT to another folder."
         ) from error
     except OSError as error:
+        if lock is not None and error.errno in NO_LOCKS:
+            say(
+                f"{directory} has no file locks ({error.strerror}): two commands that write into it would not notice each other."
+            )
+            with lock:
+                yield
+            return
         raise ConfigError(
             f"BENCH_OUT={directory.parent}: results cannot be written there ({error.strerror}); set BENCH_OUT to a folder that you can "
             "write to, or in a container mount one at /results and run as its owner."
         ) from error
     with lock:
         yield
+
+
+# An answer: a valid record of this very job, of the same measured code and library, on hosts of the same kinds.
+
+
+def measured_code() -> str:
+    """12 hex digits over the files that decide the measured work: the rank's folder, and the schema of a job."""
+    digest = hashlib.sha256()
+    for path in [*sorted((CHECKOUT / "bench" / "rank").glob("*.py")), CHECKOUT / "bench" / "schema" / "job.py"]:
+        digest.update(f"{path.name} ".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:12]
+
+
+def library_here(allocator: Allocator) -> str | None:
+    """SHA-256 of the library that the arm would preload now; None where it preloads nothing, or what is not there."""
+    try:
+        path = library.resolve(allocator)
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
+    except (AllocatorError, OSError):
+        return None
+
+
+def key_of(hosts: Sequence[Mapping[str, Any]], code: str | None, library_sha256: str | None) -> str:
+    """8 hex digits that an answer and what would be measured now have in common."""
+    return hashlib.sha256(canonical([kind_of(hosts), code, library_sha256]).encode()).hexdigest()[:8]
+
+
+def key_of_record(record: records.Record) -> str:
+    ranks = record.get("ranks") or [{}]
+    proof = ranks[0].get("proof") or {}
+    served = (proof.get("libraries") or {}).get(proof.get("malloc_library"))
+    proved = served if record["job"]["allocator"]["library"] else None
+    return key_of(record["hosts"], record.get("measured_code"), proved)
+
+
+def answer(path: Path, job: Job, hosts: Sequence[Mapping[str, Any]], say: Say) -> records.Record | None:
+    """The valid record of ``job`` at ``path`` that answers it here and now, if there is one. One of other hosts, or of other
+    code, is kept, out of the way, and comes back when the sweep does."""
+    code = measured_code()
+    here = key_of(hosts, code, library_here(job.allocator))
+    record = valid_record(path, job, say)
+    if record is not None and key_of_record(record) != here:
+        aside = path.with_name(f"record-{key_of_record(record)}.json")
+        os.replace(path, aside)
+        if kind_of(record["hosts"]) == kind_of(hosts):
+            before = record.get("measured_code")
+            what = (
+                f"of another revision of the measured code ({before or 'none recorded'}, now {code})"
+                if before != code
+                else "of another file of the allocator's library"
+            )
+            say(f"{path.parent.name} has a record {what}: it is set aside as {aside.name} and measured again.")
+        record = None
+    aside = path.with_name(f"record-{here}.json")
+    if record is None and aside.exists():
+        os.replace(aside, path)
+        record = valid_record(path, job, say)
+    return record
+
+
+def valid_record(path: Path, job: Job, say: Say) -> records.Record | None:
+    if not path.exists():
+        return None
+    try:
+        record = records.read(path)
+    except RecordError as error:
+        say(f"{error} It is measured again.")
+        return None
+    good = record["valid"] and record["content_hash"] == job.content_hash
+    return {**record, "path": str(path)} if good else None

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,36 +27,42 @@ from bench.analysis.grouping import pairs
 from bench.analysis.stats import needed_blocks
 from bench.arms.environment import wants_huge_pages
 from bench.config.study import Study
-from bench.driver.control import Leader, PeersLost, follow
-from bench.driver.launcher import Copy, interface_to, which_copy
+from bench.driver.control import Leader, PeersLost, follow, machine_of
+from bench.driver.launcher import Copy, chosen_interface, which_copy
 from bench.driver.order import in_blocks
 from bench.driver.progress import Progress
 from bench.driver.ranks import children_seconds
-from bench.driver.resume import locked
+from bench.driver.resume import answer, locked, measured_code
+from bench.driver.wire import secret_of
 from bench.host import facts, load
 from bench.host.files import give_temporary_folder
 from bench.host.findings import findings, huge_pages_allowed
 from bench.host.foreign import dropped_environment
-from bench.host.likeness import kind_of
 from bench.paths import results_directory
 from bench.schema import records
 from bench.schema.checks import check_fits
-from bench.schema.errors import ConfigError, RecordError
+from bench.schema.errors import ConfigError
 from bench.schema.job import Job, canonical, to_dict
 
 
 class Interrupted(BaseException):
-    """Ctrl-C or SIGTERM: ends the job under way and the sweep; what is done stays."""
+    """Ctrl-C, or a signal of a batch system: ends the job under way and the sweep; what is done stays."""
+
+
+# What terminals, Slurm (--signal), PBS, LSF and limits of CPU time send before they kill.
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     def raise_interrupted(number: int, frame: Any) -> None:
+        for again in old:  # batch systems send it more than once: what ends the ranks is not to be ended
+            signal.signal(again, signal.SIG_IGN)
         raise Interrupted(signal.Signals(number).name)
 
     old = {
         number: signal.signal(number, raise_interrupted)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        for number in ENDING
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN  # nohup means it
     }
     try:
@@ -69,7 +76,7 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
     """Run the jobs of one sweep as this copy's part of it asks; the exit code: 0, 1 a job failed, 130 interrupted."""
     jobs = in_blocks(jobs, study.shuffle_arms)
     copy = which_copy(os.environ)
-    timeout_seconds = jobs[0].launch.timeout_seconds
+    timeout_seconds, secret = jobs[0].launch.timeout_seconds, secret_of(copy.launcher, os.environ)
     host = facts.host()
     revision = host["git"] or {}
     hello: dict[str, Any] = {
@@ -84,6 +91,7 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
             "image": (host["image"] or {}).get("content_sha256"),
             "revision": f"{revision.get('revision')}{' with changes' * bool(revision.get('dirty'))}",
             "number of copies": copy.num_copies,
+            "measured code": measured_code(),
         },
     }
     progress = Progress(len(jobs))
@@ -92,16 +100,19 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
             out = results_directory() / study.name
             try:
                 check_hosts(jobs, copy, host)
+                check_network(jobs, copy)
                 if copy.node_rank == 0:
-                    stack.enter_context(locked(out))
+                    stack.enter_context(locked(out, progress.say))
             except ConfigError as error:
                 if copy.num_copies == 1:
                     raise
                 hello["refused"] = str(error)  # for the others to hear, who would wait for this copy otherwise
             if copy.node_rank:
-                follow(copy, hello, timeout_seconds)
+                follow(copy, hello, timeout_seconds, jobs, secret)
                 return 0
-            leader = Leader(copy, hello, timeout_seconds)
+            if secret.weak and copy.num_copies > 1:
+                progress.say(WEAK)
+            leader = Leader(copy, hello, timeout_seconds, secret)
             stack.callback(leader.end)
             return Runner(study, out, leader, progress).run(jobs)
         except Interrupted as signal_name:
@@ -112,6 +123,12 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
         except PeersLost as error:
             progress.say(str(error))
             return 1
+
+
+WEAK = (
+    "BENCH_TOKEN is not set: the copies know each other by what their launcher told them, which others may know as well; set it to "
+    "one secret in all copies where other people use these machines."
+)
 
 
 def sweep_name(jobs: Sequence[Job]) -> str:
@@ -137,6 +154,26 @@ def check_hosts(jobs: Sequence[Job], copy: Copy, host: Mapping[str, Any]) -> Non
             raise ConfigError(
                 f"allocator={job.allocator.name} asks for transparent huge pages, which this host never gives: leave the arm out, or "
                 "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled."
+            )
+
+
+def check_network(jobs: Sequence[Job], copy: Copy) -> None:
+    """Refuse, before anything runs, an interface that is not there. Raises ConfigError."""
+    addresses = psutil.net_if_addrs()
+    for asked in {job.launch.interface for job in jobs}:
+        interface = chosen_interface(asked, copy.master_addr, os.environ)
+        source = "launch.interface" if asked else "GLOO_SOCKET_IFNAME"
+        if interface is None:
+            raise ConfigError(
+                f"there is no way from {os.uname().nodename} to {copy.master_addr}, which PyTorch's gloo needs for one process too: bring "
+                "the interface up (ip link set lo up), or set launch.interface to one that has an address."
+            )
+        usable = any(one.family in (socket.AF_INET, socket.AF_INET6) for one in addresses.get(interface, []))
+        if not usable and (asked is None or interface in addresses):
+            known = ", ".join(sorted(addresses))
+            raise ConfigError(
+                f"{source}={interface} is not an interface with an address of {os.uname().nodename}, which has {known}: set "
+                "launch.interface to one of them, or unset it."
             )
 
 
@@ -197,30 +234,8 @@ class Runner:
         write.write_sweep(self.out, self.study, done, final)
 
     def answered(self, job: Job) -> records.Record | None:
-        """The valid record of this very job on such hosts, if there is one. One of other hosts is kept, out of the way, and
-        comes back when the sweep does."""
         path = self.out / job.directory / "record.json"
-        here = kind_of(self.leader.facts[: job.nodes])
-        record = self.valid_record(path, job)
-        if record is not None and kind_of(record["hosts"]) != here:
-            os.replace(path, path.with_name(f"record-{kind_of(record['hosts'])}.json"))
-            record = None
-        aside = path.with_name(f"record-{here}.json")
-        if record is None and aside.exists():
-            os.replace(aside, path)
-            record = self.valid_record(path, job)
-        return record
-
-    def valid_record(self, path: Path, job: Job) -> records.Record | None:
-        if not path.exists():
-            return None
-        try:
-            record = records.read(path)
-        except RecordError as error:
-            self.progress.say(f"{error} It is measured again.")
-            return None
-        good = record["valid"] and record["content_hash"] == job.content_hash
-        return {**record, "path": str(path)} if good else None
+        return answer(path, job, self.leader.facts[: job.nodes], self.progress.say)
 
     def say_without(self, ranks: Sequence[Mapping[str, Any]]) -> None:
         """What the hosts refused and the ranks did without: each sentence once in a sweep; the records have them all."""
@@ -230,6 +245,7 @@ class Runner:
                 self.progress.say(sentence)
 
     def measure(self, job: Job) -> records.Record:
+        code = measured_code()
         started, clock, cpu = datetime.now(timezone.utc), time.monotonic(), children_seconds()
         before = load.now()
         used_mib: list[float] = []
@@ -243,10 +259,12 @@ class Runner:
         outcome = self.leader.run(job, on_event)
         after = load.now()
         self.say_without(outcome.ranks or [])
-        simulated = len({host["hostname"] for host in self.leader.facts[: job.nodes]}) < job.nodes
+        simulated = len({machine_of(host) for host in self.leader.facts[: job.nodes]}) < job.nodes
+        secret = self.leader.secret
         record: records.Record = {
             "schema": records.SCHEMA,
             "bench_version": __version__,
+            "measured_code": code,
             "content_hash": job.content_hash,
             "job": to_dict(job),
             "status": "failed" if outcome.error else "ok",
@@ -262,7 +280,8 @@ class Runner:
                 "simulated": simulated,
                 "num_copies": self.leader.copy.num_copies,
                 "master_addr": self.leader.copy.master_addr,
-                "interface": job.launch.interface or interface_to(self.leader.copy.master_addr),
+                "interface": chosen_interface(job.launch.interface, self.leader.copy.master_addr, os.environ),
+                "secret": {"source": secret.source, "weak": secret.weak} if secret else None,
                 "dropped_environment": dropped_environment(),
             },
             "hosts": self.leader.facts[: job.nodes],
@@ -275,4 +294,13 @@ class Runner:
             record["derived"] = derive(record)
         path = self.out / job.directory / "record.json"
         records.write(path, record)
+        keep_logs(path.parent, outcome.logs)
         return {**record, "path": str(path)}
+
+
+def keep_logs(directory: Path, logs: Mapping[int, str]) -> None:
+    """The whole output of the ranks of a failed job, beside its record; what an earlier try left there goes."""
+    for old in directory.glob("rank-*.log"):
+        old.unlink()
+    for rank, words in logs.items():
+        records.write_text(directory / f"rank-{rank}.log", words)

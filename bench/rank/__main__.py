@@ -1,57 +1,69 @@
-"""One training process: prove the allocator, pin, import torch, train, hand everything to rank 0.
+"""One training process: prove the allocator, pin, import torch, train, hand everything to the driver.
 
-    python -I -B -m bench.rank FD    (a pipe's number; what to do comes as one line of JSON on standard input)
+    python -I -B -m bench.rank FD    (a pipe's number; what to do comes as lines of JSON on standard input)
 
-What happens is told as lines of JSON through FD: micro-batches as they end, then the result or one sentence of failure.
+What happens is told as lines of JSON through FD: ``proved``; ``ready`` with what must be alike on all ranks, after which
+the rank waits for ``go``; micro-batches as they end; ``part``, the rank's part of the record, as soon as it has trained;
+``after``, what is measured after that; then it waits for ``end``. Or ``failed``, with one sentence.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
 import sys
 import time
 from datetime import timedelta
-from typing import Any
+from typing import Any, Callable
 
-from bench import __version__
 from bench.rank import blas
+from bench.rank.alike import alike
 from bench.rank.counters import memory, unreadable
 from bench.rank.fault_cost import fault_cost_seconds
+from bench.rank.orders import Orders, Tell
 from bench.rank.process import attempt, bind_memory, die_with_parent, pin
 from bench.rank.proof import prove
-from bench.schema.cpus import layout
 from bench.schema.errors import AllocatorError, with_memory_limit
-from bench.schema.job import Job, from_dict
+from bench.schema.job import from_dict
+
+# A batch system sends these to every process of a job, a terminal SIGINT: they are for the driver, which ends us.
+FOR_THE_DRIVER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2, signal.SIGXCPU)
+NO_LIMIT = timedelta(days=365)
 
 
 def main() -> int:
     started, without = time.perf_counter(), unreadable()
     attempt("A rank may outlive a driver that is killed", die_with_parent, without)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which ends us
+    for number in FOR_THE_DRIVER:
+        signal.signal(number, signal.SIG_IGN)
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1)  # the driver asks a rank that hangs where it is
+    orders = Orders()
     with open(int(sys.argv[1]), "w", buffering=1) as pipe:
 
         def tell(event: dict[str, Any]) -> None:
             pipe.write(json.dumps(event) + "\n")
 
         try:
-            run(json.loads(sys.stdin.readline()), tell, started, without)
+            run(orders, tell, started, without)
         except Exception as error:  # everything goes to the driver, which knows how to say it
             tell({"event": "failed", "error": sentence(error)})
             return 1
     return 0
 
 
-def run(orders: dict[str, Any], tell: Any, started: float, without: list) -> None:
+def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
     """``without``: sentences on what this host refuses and the rank does without, for the record."""
-    job = from_dict(orders["job"])
+    order = orders.next()
+    job = from_dict(order["job"])
     os.environ.pop("LD_PRELOAD", None)  # loaded by now; children must not inherit it
-    allocator_path = orders["library"]  # not what LD_PRELOAD said: that is what is to be proved
+    allocator_path = order["library"]  # not what LD_PRELOAD said: that is what is to be proved
     proof = prove(job.allocator, allocator_path)
-    attempt("The rank is not pinned to its cores", lambda: pin(orders["cpus"]), without)
+    attempt("The rank is not pinned to its cores", lambda: pin(order["cpus"]), without)
     memory_node = attempt(
-        "The rank's memory is not bound to its cores' NUMA node", lambda: bind_memory(orders["cpus"]), without
+        "The rank's memory is not bound to its cores' NUMA node", lambda: bind_memory(order["cpus"]), without
     )
     cpus = sorted(os.sched_getaffinity(0))
     tell({"event": "proved"})
@@ -61,15 +73,16 @@ def run(orders: dict[str, Any], tell: Any, started: float, without: list) -> Non
     import torch
     import torch.distributed as dist
 
+    from bench.rank.meeting import Meeting
     from bench.rank.trainer import Trainer
 
-    torch.set_num_threads(orders["threads"])
+    torch.set_num_threads(order["threads"])
     done = blas.apply(job.launch.blas)
     products = blas.ask()
     blas.check(done, products)
     me = {
-        "rank": orders["rank"],
-        "node": orders["node"],
+        "rank": order["rank"],
+        "node": order["node"],
         "hostname": os.uname().nodename,
         "pid": os.getpid(),
         "cpus": cpus,
@@ -79,53 +92,55 @@ def run(orders: dict[str, Any], tell: Any, started: float, without: list) -> Non
         "blas": {**products, **done},
         "without": without,
     }
+    tell({"event": "ready", "rank": me["rank"], "hostname": me["hostname"], "alike": alike(job, me, torch.__version__)})
+    orders.wait_for("go")
+    # A slow peer is no lost peer: in full mode a rank may be hours between two collectives. The drivers notice who hangs
+    # or is gone; a limit for a collective is only there if it is asked for.
+    limit = job.launch.collective_timeout_seconds
     dist.init_process_group(
-        "gloo", rank=orders["rank"], world_size=job.num_ranks, timeout=timedelta(seconds=job.launch.timeout_seconds)
+        "gloo",
+        store=Meeting(orders, tell, job.launch.timeout_seconds),
+        rank=order["rank"],
+        world_size=job.num_ranks,
+        timeout=timedelta(seconds=limit) if limit else NO_LIMIT,
     )
-    refuse_mixture(job, me, torch.__version__)
+    tell({"event": "connected"})
     trainer = Trainer(job)
     me["startup_seconds"] = time.perf_counter() - started
     trainer.run(tell)
-    me.update(micro_batches=trainer.micro_batches, iterations=trainer.iterations, **memory())
-    me["proof_end"] = prove(job.allocator, allocator_path)
-    blas.refuse_change(products, blas.ask())
-    me["parameters_sha256"] = trainer.parameters_sha256()
-    me["fault_cost_seconds"] = attempt(
+
+    me.update(micro_batches=trainer.micro_batches, iterations=trainer.iterations)
+    peak = {
+        "peak_rss_bytes": max(trainer.micro_batches["rss_bytes"]),
+        "rss_bytes": trainer.micro_batches["rss_bytes"][-1],
+    }
+    me.update(after_training("The peak of memory was not measured", memory, without) or peak)
+    tell({"event": "part", "part": me})  # from here on nothing can cost the samples
+    proof_end = after_training(
+        "The allocator was not proved again", lambda: prove(job.allocator, allocator_path), without
+    )
+    at_end = after_training("The matrix library was not asked again", blas.ask, without)
+    if at_end is not None:
+        blas.refuse_change(products, at_end)
+    digest = after_training("The parameters were not hashed", trainer.parameters_sha256, without)
+    price = after_training(
         "The price of a page fault was not measured", lambda: fault_cost_seconds(me["threads"], cpus=cpus), without
     )
-    everybody: list = [None] * job.num_ranks
-    dist.all_gather_object(everybody, me)
-    if orders["rank"] == 0:
-        tell({"event": "result", "ranks": everybody})
-    dist.barrier()  # nobody leaves while somebody may still talk to it
+    values = {"proof_end": proof_end, "parameters_sha256": digest, "fault_cost_seconds": price, "without": without}
+    tell({"event": "after", "values": values})
+    orders.wait_for("end")  # nobody leaves while somebody may still talk to it
 
 
-def refuse_mixture(job: Job, me: dict[str, Any], torch_version: str) -> None:
-    """Every rank compares what must be the same everywhere, so that a mixed configuration fails on all of them."""
-    import torch.distributed as dist
-
-    mine = {
-        "allocator library": sorted(me["proof"]["libraries"].values()),
-        "allocator version": me["proof"]["version"],
-        "allocator options": me["proof"]["options"],
-        "configuration": job.content_hash,
-        "torch": torch_version,
-        "python": sys.version.split()[0],
-        "bench": __version__,
-        "core binding": layout(me["cpus"]),
-        "threads": me["threads"],
-        "matrix library": [me["blas"]["library"], me["blas"]["version"], me["blas"]["path"]],
-    }
-    all_of_them: list = [None] * job.num_ranks
-    dist.all_gather_object(all_of_them, (me["hostname"], mine))
-    first_host, first = all_of_them[0]
-    for rank, (host, other) in enumerate(all_of_them):
-        for what, value in other.items():
-            if value != first[what]:
-                raise RuntimeError(
-                    f"mixed configuration: {what} is {first[what]} on rank 0 ({first_host}) but {value} on rank "
-                    f"{rank} ({host}); make the nodes alike."
-                )
+def after_training(what: str, ask: Callable[[], Any], without: list) -> Any:
+    """What ``ask()`` gives, or None and a sentence more in ``without``. Only another allocator or matrix library than was
+    asked for is an error."""
+    try:
+        return ask()
+    except (AllocatorError, blas.BlasError):
+        raise
+    except Exception as error:
+        without.append(f"{what} ({sentence(error).rstrip('.')}).")
+        return None
 
 
 def sentence(error: Exception) -> str:
@@ -133,12 +148,17 @@ def sentence(error: Exception) -> str:
     words = str(error).strip().splitlines() or ["no message"]
     if "Timed out waiting" in words[0]:  # gloo's words for a peer that is stopped, or out of reach
         return (
-            "another rank did not answer within launch.timeout_seconds: its process hangs, is slower than the others by that much "
-            "(then raise it), or the network between the nodes is down."
+            "another rank did not answer within launch.timeout_seconds (launch.collective_timeout_seconds, if that is set): its "
+            "process hangs, it is slower than the others by that much, or the network between the nodes is down."
         )
     plain = isinstance(error, (AllocatorError, blas.BlasError, RuntimeError))
     return with_memory_limit(words[0] if plain else f"{type(error).__name__}: {words[0]}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Everything is told. What torch, gloo and an allocator do at the end of a process is of no use to anybody, and some of
+    # it aborts or hangs: gloo's thread when a peer's connection closes, an allocator whose own thread is still running.
+    os._exit(code)

@@ -14,167 +14,20 @@ from bench.config.compose import Study
 from bench.driver import sweep
 from bench.driver.control import PeersLost
 from bench.driver.launcher import Copy
-from bench.driver.order import in_blocks
-from bench.driver.progress import Progress
 from bench.driver.ranks import Outcome
-from bench.driver.resume import locked
-from bench.driver.sweep import Interrupted, Runner, check_hosts, interruptible
-from bench.host import facts, likeness, topology
+from bench.driver.sweep import ENDING, Interrupted, check_hosts, check_network, interruptible, keep_logs
 from bench.paths import results_directory
 from bench.report import write
 from bench.schema import records
 from bench.schema.errors import ConfigError
 from bench.schema.job import Allocator, Job
 
-ARMS = ("glibc", "tcmalloc", "jemalloc", "mimalloc")
-
-
 UNLIMITED = {"container": {"memory_limit_bytes": None}}
-
-
-def jobs_of(
-    nodes: tuple[int, ...] = (1, 2), repeats: int = 3, arms: tuple[str, ...] = ARMS, seed: int = 1
-) -> list[Job]:
-    return [
-        Job(nodes=n, repeat=r, seed=seed, allocator=Allocator(arm))
-        for arm in arms
-        for n in nodes
-        for r in range(repeats)
-    ]
+Sweep = Callable[..., tuple[int, list[Job], list[dict[str, Any]]]]
 
 
 def names(jobs: list[Job]) -> list[str]:
     return [job.allocator.name for job in jobs]
-
-
-# The order
-
-
-def test_every_block_visits_every_arm_of_every_configuration_once() -> None:
-    ordered = in_blocks(jobs_of(), shuffle=True)
-    assert sorted(job.content_hash for job in ordered) == sorted(job.content_hash for job in jobs_of())
-    assert [job.repeat for job in ordered] == [0] * 8 + [1] * 8 + [2] * 8
-    for start in range(0, 24, 4):
-        back_to_back = ordered[start : start + 4]
-        assert set(names(back_to_back)) == set(ARMS) and len({(j.nodes, j.repeat) for j in back_to_back}) == 1
-
-
-def test_the_order_is_the_seeds_and_not_the_listings() -> None:
-    """Copies that are given the same words in another order, and a resumed sweep, must run in step."""
-    jobs = jobs_of(nodes=(1,), repeats=6)
-    assert (
-        in_blocks(jobs, True)
-        == in_blocks(sorted(jobs, key=lambda job: job.content_hash), True)
-        == in_blocks(jobs, True)
-    )
-    blocks = [tuple(names(in_blocks(jobs, True))[i : i + 4]) for i in range(0, 24, 4)]
-    assert len(set(blocks)) > 2, "each block is shuffled on its own"
-    other = names(in_blocks(jobs_of(nodes=(1,), repeats=6, seed=2), True))
-    assert other != [name for block in blocks for name in block]
-
-
-def test_without_shuffling_the_order_is_as_listed() -> None:
-    assert names(in_blocks(jobs_of(nodes=(1,), repeats=2), shuffle=False)) == list(ARMS) * 2
-
-
-@pytest.mark.parametrize(
-    "jobs, words",
-    [
-        ([Job(), Job()], "two points of this sweep are the same job"),
-        ([Job(), Job(launch=replace(Job().launch, timeout_seconds=9.0))], "two points of this sweep are the same job"),
-        ([Job(allocator=Allocator("a", env={"A": v})) for v in "12"], "have the same allocator.name"),
-    ],
-)
-def test_a_job_listed_twice_and_two_arms_of_one_name_are_refused(jobs: list[Job], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        in_blocks(jobs, True)
-
-
-def test_the_product_of_a_sweep(compose: Callable) -> None:
-    study, jobs = compose("-m", "nodes=1,2", "repeat=0,1", "+allocator=glibc,tcmalloc", "study=mine", "train.dropout=0")
-    assert study.name == "mine"
-    assert {(j.nodes, j.repeat, j.allocator.name) for j in jobs} == {
-        (n, r, a) for n in (1, 2) for r in (0, 1) for a in ("glibc", "tcmalloc")
-    }
-    assert {j.train.dropout for j in jobs} == {0.0}
-
-
-@pytest.mark.parametrize(
-    "words, arms, repeats",
-    [
-        ([], {"glibc", "tcmalloc"}, None),
-        (["repeat=5"], {"glibc", "tcmalloc"}, {5}),
-        (["++repeat=5"], {"glibc", "tcmalloc"}, {5}),
-        (["+allocator=jemalloc"], {"jemalloc"}, None),
-        (["allocator=glibc", "repeat=0,1"], {"glibc"}, {0, 1}),
-    ],
-)
-def test_the_command_line_replaces_what_the_experiment_says(
-    words: list[str], arms: set, repeats: set | None, compose: Callable
-) -> None:
-    jobs = compose("+experiment=tcmalloc", *words)[1]
-    blocks = {j.repeat for j in jobs}
-    assert {j.allocator.name for j in jobs} == arms and len(jobs) == len(arms) * len(blocks)
-    assert blocks == (set(range(len(blocks))) if repeats is None else repeats) and (repeats or len(blocks) > 2)
-
-
-# The loop, with a leader that only pretends
-
-
-class FakeLeader:
-    def __init__(self, hosts: list[dict[str, Any]], outcome: Callable[[Job], Outcome]) -> None:
-        self.facts, self.outcome = hosts, outcome
-        self.copy = Copy("slurm" if len(hosts) > 1 else "none", 0, len(hosts))
-        self.ran: list[Job] = []
-
-    def run(self, job: Job, on_event: Callable[[int, dict[str, Any]], None]) -> Outcome:
-        self.ran.append(job)
-        for iteration in (0, 1):
-            for rank in (0, 1):
-                on_event(rank, {"event": "micro_batch", "iteration": iteration, "index": 0, "loss": 1.0})
-        on_event(0, {"event": "proved"})
-        return self.outcome(job)
-
-
-@pytest.fixture(scope="module")
-def host() -> dict[str, Any]:
-    return facts.host()
-
-
-Sweep = Callable[..., tuple[int, list[Job], list[dict[str, Any]]]]
-
-
-@pytest.fixture
-def run_sweep(
-    tmp_path: Path, host: dict[str, Any], make_rank: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> Sweep:
-    """Exit code, the jobs that really ran, and the records that went to the report at the end."""
-
-    def run(
-        jobs: list[Job],
-        here: dict[str, Any] | list[dict[str, Any]] | None = None,
-        error: Callable[[Job], str | None] = lambda job: None,
-        study: Study | None = None,
-    ) -> tuple[int, list[Job], list[dict[str, Any]]]:
-        published: list[Any] = []
-        monkeypatch.setattr(write, "write_sweep", lambda out, study, done, final: published.append((list(done), final)))
-
-        def outcome(job: Job) -> Outcome:
-            said = error(job)
-            return Outcome(error=said) if said else Outcome(ranks=[make_rank(rank=i) for i in range(job.num_ranks)])
-
-        leader = FakeLeader(here if isinstance(here, list) else [here or host], outcome)
-        code = Runner(study or Study("main"), tmp_path, leader, Progress(len(jobs))).run(jobs)  # type: ignore[arg-type]
-        assert [final for _, final in published] == [False] * (len(published) - 1) + [True]
-        assert [len(done) for done, _ in published[:-1]] == list(range(1, len(published)))
-        return code, leader.ran, published[-1][0]
-
-    return run
-
-
-@pytest.fixture
-def jobs(small_job: Job) -> list[Job]:
-    return [replace(small_job, repeat=repeat) for repeat in range(3)]
 
 
 def record_path(folder: Path, job: Job) -> Path:
@@ -228,67 +81,6 @@ def test_a_failed_job_fails_the_sweep_and_goes_on_and_is_run_again(
     assert code == 0 and ran == [jobs[1]] and records.read(record_path(tmp_path, jobs[1]))["valid"]
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda text: text.replace('"valid":true', '"valid": true').replace('"loss":[1.0', '"loss":[2.0'),
-        lambda text: text[:1000],
-        lambda text: text.replace('"schema":1', '"schema":0'),
-    ],
-    ids=["edited", "cut", "schema"],
-)
-def test_a_record_that_is_not_whole_is_measured_again_and_said_so(
-    run_sweep: Sweep, jobs: list[Job], tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[str], str]
-) -> None:
-    run_sweep(jobs)
-    path = record_path(tmp_path, jobs[1])
-    path.write_text(spoil(path.read_text()))
-    code, ran, _ = run_sweep(jobs)
-    assert code == 0 and ran == [jobs[1]]
-    assert f"{path}" in (said := capsys.readouterr().err) and "It is measured again." in said
-
-
-def test_records_of_another_host_are_set_aside_and_kept(
-    run_sweep: Sweep, jobs: list[Job], tmp_path: Path, host: dict[str, Any]
-) -> None:
-    other = {**host, "cpu": {**host["cpu"], "model": "another machine"}}
-    assert likeness.fingerprint(other) != likeness.fingerprint(host)
-    run_sweep(jobs[:1], here=other)
-    code, ran, _ = run_sweep(jobs[:1])
-    (aside,) = record_path(tmp_path, jobs[0]).parent.glob("record-????????.json")
-    assert code == 0 and ran == jobs[:1]
-    assert records.read(aside)["hosts"][0]["cpu"]["model"] == "another machine"
-    assert len(records.read_all([tmp_path])[0]) == 2
-    for here in (other, host, other):
-        assert run_sweep(jobs[:1], here=here)[1] == [], "it comes back when the sweep does, and nothing is lost"
-        assert len(records.read_all([tmp_path])[0]) == 2
-
-
-def test_a_host_that_gives_more_cores_is_another(run_sweep: Sweep, jobs: list[Job], host: dict[str, Any]) -> None:
-    few, many = ({**host, "cpu": {**host["cpu"], "affinity": cpus}} for cpus in ("0", "0-3"))
-    run_sweep(jobs[:1], here=few)
-    assert run_sweep(jobs[:1], here=many)[1] == jobs[:1]
-
-
-def test_every_node_counts_and_not_the_first_alone(
-    run_sweep: Sweep, small_job: Job, tmp_path: Path, host: dict[str, Any]
-) -> None:
-    """A second node of another kind is another measurement; the same kinds in another order are not."""
-    job = replace(small_job, nodes=2)
-    other = {**host, "cpu": {**host["cpu"], "model": "another machine"}}
-    assert run_sweep([job], here=[host, other])[1] == [job]
-    assert run_sweep([job], here=[other, host])[1] == []
-    assert run_sweep([job], here=[host, host])[1] == [job]
-    assert len(records.read_all([tmp_path])[0]) == 2
-
-
-def test_another_hash_under_the_same_name_is_not_an_answer(run_sweep: Sweep, jobs: list[Job], tmp_path: Path) -> None:
-    run_sweep(jobs[:1])
-    path = record_path(tmp_path, jobs[0])
-    records.write(path, {**records.read(path), "content_hash": jobs[0].content_hash[:8] + "0" * 56})
-    assert run_sweep(jobs[:1])[1] == jobs[:1]
-
-
 def test_ranks_on_one_host_are_called_simulated_nodes(run_sweep: Sweep, small_job: Job) -> None:
     (record,) = run_sweep([replace(small_job, nodes=2)])[2]
     assert (
@@ -296,6 +88,16 @@ def test_ranks_on_one_host_are_called_simulated_nodes(run_sweep: Sweep, small_jo
         and "simulated" in record["derived"]["notes"]
         and len(record["hosts"]) == 1
     )
+
+
+def test_two_names_of_one_machine_are_simulated_nodes_and_two_machines_of_one_name_are_not(
+    run_sweep: Sweep, small_job: Job, host: dict[str, Any]
+) -> None:
+    job = replace(small_job, nodes=2)
+    container = {**host, "hostname": "nodeB"}
+    assert run_sweep([job], here=[host, container])[2][0]["launch"]["simulated"] is True
+    other = {**host, "boot_id": "another"}
+    assert run_sweep([replace(job, repeat=1)], here=[host, other])[2][0]["launch"]["simulated"] is False
 
 
 def test_blocks_are_added_until_the_interval_is_narrow(run_sweep: Sweep, small_job: Job) -> None:
@@ -327,7 +129,7 @@ def test_hosts_too_few_or_too_small_are_refused(copies: int, job: Job, words: st
 def test_what_a_host_refuses_the_other_copies_hear(
     why: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, small_job: Job
 ) -> None:
-    def gather(copy: Copy, hello: dict[str, Any], timeout_seconds: float) -> None:
+    def gather(copy: Copy, hello: dict[str, Any], timeout_seconds: float, secret: Any) -> None:
         raise ConfigError(f"told: {hello['refused']}")
 
     (tmp_path / "file").touch()
@@ -355,25 +157,6 @@ def test_huge_pages_that_the_host_never_gives_are_refused(
             check_hosts([job], Copy(), UNLIMITED)
 
 
-def test_one_command_at_a_time_writes_into_a_study(tmp_path: Path) -> None:
-    with locked(tmp_path / "main"):
-        with locked(tmp_path / "other"):
-            pass
-        with pytest.raises(ConfigError, match="study=main: another command is writing"), locked(tmp_path / "main"):
-            pass
-    with locked(tmp_path / "main"):
-        pass
-
-
-def test_results_that_cannot_be_written_are_refused_before_anything_runs(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with (
-        pytest.raises(ConfigError, match="BENCH_OUT=.*file: results cannot be written there"),
-        locked(tmp_path / "file" / "main"),
-    ):
-        pass
-
-
 def test_nohup_is_respected() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -383,12 +166,65 @@ def test_nohup_is_respected() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", list(ENDING))
 def test_signals_interrupt_and_are_put_back(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with pytest.raises(Interrupted, match=number.name), interruptible():
         os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before
+
+
+def test_a_batch_system_that_says_it_twice_does_not_end_what_ends_the_ranks() -> None:
+    told = 0
+    with pytest.raises(Interrupted, match="SIGUSR1"), interruptible():
+        try:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        finally:
+            for number in ENDING:
+                os.kill(os.getpid(), number)
+            told = 1
+    assert told
+
+
+@pytest.mark.parametrize(
+    "interface, told, words",
+    [
+        (None, {}, None),
+        ("lo", {"GLOO_SOCKET_IFNAME": "eth99"}, None),
+        (None, {"GLOO_SOCKET_IFNAME": "lo"}, None),
+        (None, {"GLOO_SOCKET_IFNAME": "eth99"}, "GLOO_SOCKET_IFNAME=eth99 is not an interface .* set launch.interface"),
+        (None, {"GLOO_SOCKET_IFNAME": "lo,eth0"}, "GLOO_SOCKET_IFNAME=lo,eth0 is not an interface"),
+    ],
+)
+def test_the_interface_that_a_host_names_is_honoured_or_refused(
+    interface: str | None, told: dict[str, str], words: str | None, monkeypatch: pytest.MonkeyPatch, small_job: Job
+) -> None:
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    job = replace(small_job, launch=replace(small_job.launch, interface=interface))
+    if words is None:
+        check_network([job], Copy())
+    else:
+        with pytest.raises(ConfigError, match=words):
+            check_network([job], Copy())
+
+
+def test_a_host_without_a_way_to_itself_is_told_so(monkeypatch: pytest.MonkeyPatch, small_job: Job) -> None:
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    monkeypatch.setattr(sweep, "chosen_interface", lambda asked, address, environ: None)
+    with pytest.raises(ConfigError, match="no way from .* to 127.0.0.1.*ip link set lo up"):
+        check_network([small_job], Copy())
+
+
+def test_the_output_of_failed_ranks_is_beside_the_record_until_the_job_ends_well(tmp_path: Path) -> None:
+    keep_logs(tmp_path, {0: "one\ntwo\n", 12: "three"})
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "rank-0.log": "one\ntwo\n",
+        "rank-12.log": "three",
+    }
+    keep_logs(tmp_path, {})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture
@@ -432,9 +268,3 @@ def test_results_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert results_directory() == tmp_path / "results"
     monkeypatch.setenv("BENCH_OUT", "/x/y")
     assert results_directory() == Path("/x/y")
-
-
-def test_auto_is_one_rank_for_each_domain_of_the_cores_that_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
-    monkeypatch.setattr(topology, "place", lambda cpu: (cpu % 2, cpu))
-    assert topology.numa_nodes() == 2, "domains whose cores this process may not use do not count"

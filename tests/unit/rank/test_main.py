@@ -4,13 +4,15 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from builders import NOT_IN_A_RANK
 
-from bench.rank.__main__ import refuse_mixture, sentence
+from bench.rank.__main__ import FOR_THE_DRIVER, after_training, sentence
 from bench.schema.errors import AllocatorError
 from bench.schema.job import Allocator, Job, to_dict
 
@@ -32,27 +34,39 @@ def test_a_failure_is_one_sentence(error: Exception, words: str) -> None:
     assert sentence(error) == words
 
 
-def start_rank(orders: dict[str, Any] | str, **env: str) -> tuple[int, list[dict[str, Any]], set[str]]:
-    """Exit code of a real rank, what it told, and the packages that it imported."""
+MAIN = f"import sys; sys.path.insert(0, {ROOT!r}); from bench.rank.__main__ import main; sys.exit(main())"
+
+
+def start_rank(
+    orders: dict[str, Any] | str, code: str = MAIN, stays: bool = False, **env: str
+) -> tuple[int, list[dict[str, Any]], set[str]]:
+    """Exit code of a real rank, what it told, and the packages that it imported. ``stays``: its driver does, until it ends."""
     receive, send = os.pipe()
-    code = f"import sys; sys.path.insert(0, {ROOT!r}); from bench.rank.__main__ import main; sys.exit(main())"
     text = orders if isinstance(orders, str) else json.dumps(orders)
-    with subprocess.Popen(
-        [sys.executable, "-I", "-X", "importtime", "-W", "ignore", "-c", code, str(send)],
-        stdin=subprocess.PIPE,
-        pass_fds=[send],
-        env=env,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        os.close(send)
-        said = process.communicate(text + "\n", timeout=60)[1]
+    with tempfile.TemporaryFile("w+") as log:
+        with subprocess.Popen(
+            [sys.executable, "-I", "-X", "importtime", "-W", "ignore", "-c", code, str(send)],
+            stdin=subprocess.PIPE,
+            pass_fds=[send],
+            env=env,
+            stderr=log,
+            text=True,
+        ) as process:
+            os.close(send)
+            assert process.stdin is not None
+            process.stdin.write(text + "\n")
+            process.stdin.flush()
+            if not stays:
+                process.stdin.close()
+            with os.fdopen(receive) as pipe:
+                told = [json.loads(line) for line in pipe]
+        log.seek(0)
+        said = log.read()
     names = [line.rpartition("|")[2].strip() for line in said.splitlines() if line.startswith("import time:")]
     imported = {
         name.split(".")[0] for name in names if "." in name
     }  # a package alone is listed for a failed attempt, too
-    with os.fdopen(receive) as pipe:
-        return process.returncode, [json.loads(line) for line in pipe], imported
+    return process.returncode, told, imported
 
 
 def orders_of(job: Job, library: str | None = None) -> dict[str, Any]:
@@ -73,6 +87,7 @@ def orders_of(job: Job, library: str | None = None) -> dict[str, Any]:
         ("{}", "KeyError: 'job'"),
         ('{"job": {"typo": 1}}', "TypeError: "),
         ("", "JSONDecodeError: "),
+        ("[1]", "AttributeError: "),
     ],
 )
 def test_orders_that_make_no_sense_fail_in_a_sentence(orders: str, words: str) -> None:
@@ -97,40 +112,81 @@ def test_a_rank_whose_allocator_is_not_live_fails_before_it_trains(env: dict[str
 
 
 def test_the_heap_of_a_rank_holds_the_workload_and_nothing_else() -> None:
-    """torch itself would load pandas. Without an address to meet at, the rank ends before it trains."""
+    """torch itself would load pandas. Without a word to go, the rank ends before it trains."""
     code, told, imported = start_rank(orders_of(Job()))
     assert (
-        code == 1 and [event["event"] for event in told] == ["proved", "failed"] and "MASTER_ADDR" in told[1]["error"]
+        code == 1
+        and [event["event"] for event in told] == ["proved", "ready", "failed"]
+        and "the driver is gone" in told[-1]["error"]
     )
     assert {"torch", "numpy"} <= imported and imported & NOT_IN_A_RANK == set()
 
 
-@pytest.mark.parametrize("what", ["libraries", "version", "options", "cpus", "threads"])
-def test_a_mixture_is_refused_on_every_rank(what: str, process_group: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch.distributed as dist
+def test_a_real_rank_tells_its_part_before_what_is_measured_after(small_job: Job) -> None:
+    """One rank by hand: no port, no address, and the pipe is all that it has."""
+    orders = json.dumps(orders_of(whole(small_job))) + '\n{"do": "go"}\n{"do": "end"}'
+    code, told, _ = start_rank(orders, stays=True, GLOO_SOCKET_IFNAME="lo")
+    kinds = [event["event"] for event in told]
+    assert code == 0 and kinds[:2] == ["proved", "ready"] and kinds[-2:] == ["part", "after"] and "connected" in kinds
+    assert told[1]["alike"]["configuration"] == whole(small_job).content_hash
+    part = told[-2]["part"]
+    assert (
+        part["micro_batches"]["loss"]
+        and part["peak_rss_bytes"] > 0
+        and len(told[-1]["values"]["parameters_sha256"]) == 64
+    )
 
-    def me(**changes: Any) -> dict[str, Any]:
-        proof: dict[str, Any] = {"libraries": {"/lib/a": "a"}, "version": "1", "options": {}}
-        mine: dict[str, Any] = {"hostname": "h0", "proof": proof, "cpus": [0, 1], "threads": 2}
-        for key, value in changes.items():
-            (proof if key in proof else mine)[key] = value
-        return mine
 
-    told: list[Any] = []
+def whole(job: Job) -> Job:
+    """Two iterations, however fast they are."""
+    return replace(job, measure=replace(job.measure, mode="full", iterations=1))
 
-    def tell(everybody: list[Any], one: Any) -> None:
-        told.append(one)
-        everybody[:] = told[:1]
 
-    def hear(everybody: list[Any], one: Any) -> None:
-        everybody[:] = told
+BROKEN = """
+import os, signal, sys
+sys.path.insert(0, {root!r})
+import bench.rank.__main__ as rank
 
-    monkeypatch.setattr(dist, "all_gather_object", tell)
-    refuse_mixture(Job(), me(), "1.10")
-    refuse_mixture(Job(), {**me(**{what: {"/lib/a": "b"} if what == "libraries" else [0]}), "hostname": "h1"}, "1.10")
-    monkeypatch.setattr(dist, "all_gather_object", hear)
-    words = r"mixed configuration: .* on rank 0 \(h0\) but .* on rank 1 \(h1\); make the nodes alike"
-    with pytest.raises(RuntimeError, match=words):
-        refuse_mixture(Job(nodes=2), me(), "1.10")
-    told[1] = told[0]
-    refuse_mixture(Job(nodes=2), me(), "1.10")
+def broken(*arguments, **more):
+    raise OSError(22, 'Invalid argument')
+
+rank.fault_cost_seconds = rank.memory = broken
+sys.exit(rank.main())
+"""
+
+
+def test_what_is_measured_after_the_training_never_costs_the_training(small_job: Job) -> None:
+    """A kernel that refuses madvise, or a /proc without the peak."""
+    orders = json.dumps(orders_of(whole(small_job))) + '\n{"do": "go"}\n{"do": "end"}'
+    code, told, _ = start_rank(orders, BROKEN.format(root=ROOT), True, GLOO_SOCKET_IFNAME="lo")
+    assert code == 0 and [event["event"] for event in told[-2:]] == ["part", "after"]
+    assert told[-2]["part"]["peak_rss_bytes"] > 0
+    values, without = told[-1]["values"], told[-1]["values"]["without"]
+    assert values["fault_cost_seconds"] is None and values["proof_end"] == told[-2]["part"]["proof"]
+    assert "The peak of memory was not measured (OSError: [Errno 22] Invalid argument)." in without
+    assert "The price of a page fault was not measured (OSError: [Errno 22] Invalid argument)." in without
+
+
+def test_another_allocator_after_the_training_is_an_error_and_everything_else_a_warning() -> None:
+    without: list[str] = []
+
+    def fail(error: Exception) -> Any:
+        raise error
+
+    assert after_training("x", lambda: 3, without) == 3 and without == []
+    assert after_training("the proof", lambda: fail(MemoryError()), without) is None and without == [
+        "the proof (MemoryError: no message)."
+    ]
+    with pytest.raises(AllocatorError):
+        after_training("the proof", lambda: fail(AllocatorError("malloc comes from elsewhere.")), without)
+
+
+@pytest.mark.parametrize("number", FOR_THE_DRIVER)
+def test_what_a_batch_system_sends_to_all_processes_is_for_the_driver(number: int) -> None:
+    code = f"""
+import os, sys, bench.rank.__main__ as rank
+rank.run = lambda *a: (os.kill(os.getpid(), {int(number)}), os.kill(os.getpid(), 10), a[1]({{"event": "alive"}}))
+sys.exit(rank.main())
+"""
+    exit_code, told, _ = start_rank("{}", f"import sys; sys.path.insert(0, {ROOT!r})\n{code}")
+    assert exit_code == 0 and told == [{"event": "alive"}], "and a request for its stacks does not end it"

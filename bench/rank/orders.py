@@ -1,0 +1,52 @@
+"""What the driver says to this rank: lines of JSON on standard input, read when they are needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+from typing import Any, Callable
+
+Tell = Callable[[dict[str, Any]], None]
+
+
+class Orders:
+    """The lines in their order. What the other ranks published meanwhile (``store``) is kept aside for `meeting`."""
+
+    def __init__(self, fd: int = 0):
+        self.fd, self.pending = fd, b""
+        self.orders: list[dict[str, Any]] = []
+        self.values: dict[str, bytes] = {}
+        self.counts: dict[str, int] = {}
+
+    def next(self) -> dict[str, Any]:
+        """The next order. Raises EOFError when the driver is gone."""
+        while not self.orders:
+            self.take(None)
+        return self.orders.pop(0)
+
+    def wait_for(self, word: str) -> None:
+        """Until the driver says ``word``."""
+        while self.next().get("do") != word:
+            pass
+
+    def take(self, seconds: float | None) -> bool:
+        """Take what has come or comes within ``seconds``; whether anything did. Raises EOFError when the driver is gone."""
+        if not select.select([self.fd], [], [], seconds)[0]:
+            return False
+        chunk = os.read(self.fd, 1 << 16)
+        if not chunk:
+            raise EOFError("the driver is gone")
+        *lines, self.pending = (self.pending + chunk).split(b"\n")
+        for order in map(json.loads, lines):
+            if order.get("do") == "store":
+                self.keep(order)
+            else:
+                self.orders.append(order)
+        return True
+
+    def keep(self, order: dict[str, Any]) -> None:
+        if "add" in order:
+            self.counts[order["key"]] = self.counts.get(order["key"], 0) + order["add"]
+        else:
+            self.values[order["key"]] = bytes.fromhex(order["value"])

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from copies import Cluster, RunRanks, take_part
+
+from bench.config.study import Study
+from bench.driver.launcher import Copy
+from bench.driver.progress import Progress
+from bench.driver.ranks import Outcome
+from bench.driver.sweep import Runner
+from bench.host import facts
+from bench.report import write
+from bench.schema.job import Job
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Cluster]]:
+    made: list[Cluster] = []
+
+    def make(num_copies: int, ranks: RunRanks = take_part) -> Cluster:
+        made.append(Cluster(num_copies, ranks, monkeypatch))
+        for node in reversed(range(1, num_copies)):
+            made[-1].follower(node)
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.join()
+
+
+# A loop over jobs, with a leader that only pretends
+
+
+class FakeLeader:
+    def __init__(self, hosts: list[dict[str, Any]], outcome: Callable[[Job], Outcome]) -> None:
+        self.facts, self.outcome = hosts, outcome
+        self.secret = None
+        self.copy = Copy("slurm" if len(hosts) > 1 else "none", 0, len(hosts))
+        self.ran: list[Job] = []
+
+    def run(self, job: Job, on_event: Callable[[int, dict[str, Any]], None]) -> Outcome:
+        self.ran.append(job)
+        for iteration in (0, 1):
+            for rank in (0, 1):
+                on_event(rank, {"event": "micro_batch", "iteration": iteration, "index": 0, "loss": 1.0})
+        on_event(0, {"event": "proved"})
+        return self.outcome(job)
+
+
+@pytest.fixture(scope="module")
+def host() -> dict[str, Any]:
+    return facts.host()
+
+
+Sweep = Callable[..., tuple[int, list[Job], list[dict[str, Any]]]]
+
+
+@pytest.fixture
+def run_sweep(
+    tmp_path: Path, host: dict[str, Any], make_rank: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> Sweep:
+    """Exit code, the jobs that really ran, and the records that went to the report at the end."""
+
+    def run(
+        jobs: list[Job],
+        here: dict[str, Any] | list[dict[str, Any]] | None = None,
+        error: Callable[[Job], str | None] = lambda job: None,
+        study: Study | None = None,
+        proof: dict[str, Any] | None = None,
+    ) -> tuple[int, list[Job], list[dict[str, Any]]]:
+        published: list[Any] = []
+        monkeypatch.setattr(write, "write_sweep", lambda out, study, done, final: published.append((list(done), final)))
+
+        def outcome(job: Job) -> Outcome:
+            said = error(job)
+            return (
+                Outcome(error=said)
+                if said
+                else Outcome(ranks=[{**make_rank(rank=i), "proof": proof or {}} for i in range(job.num_ranks)])
+            )
+
+        leader = FakeLeader(here if isinstance(here, list) else [here or host], outcome)
+        code = Runner(study or Study("main"), tmp_path, leader, Progress(len(jobs))).run(jobs)  # type: ignore[arg-type]
+        assert [final for _, final in published] == [False] * (len(published) - 1) + [True]
+        assert [len(done) for done, _ in published[:-1]] == list(range(1, len(published)))
+        return code, leader.ran, published[-1][0]
+
+    return run
+
+
+@pytest.fixture
+def jobs(small_job: Job) -> list[Job]:
+    return [replace(small_job, repeat=repeat) for repeat in range(3)]

@@ -1,0 +1,183 @@
+"""What is there already: valid records of this job, this code and such hosts; and who may write."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.driver import resume, sweep
+from bench.driver.resume import locked, measured_code
+from bench.host import likeness
+from bench.schema import records
+from bench.schema.errors import ConfigError
+from bench.schema.job import Allocator, Job
+
+Sweep = Callable[..., tuple[int, list[Job], list[dict[str, Any]]]]
+
+
+def record_path(folder: Path, job: Job) -> Path:
+    return folder / job.directory / "record.json"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: text.replace('"valid":true', '"valid": true').replace('"loss":[1.0', '"loss":[2.0'),
+        lambda text: text[:1000],
+        lambda text: text.replace('"schema":1', '"schema":0'),
+    ],
+    ids=["edited", "cut", "schema"],
+)
+def test_a_record_that_is_not_whole_is_measured_again_and_said_so(
+    run_sweep: Sweep, jobs: list[Job], tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[str], str]
+) -> None:
+    run_sweep(jobs)
+    path = record_path(tmp_path, jobs[1])
+    path.write_text(spoil(path.read_text()))
+    code, ran, _ = run_sweep(jobs)
+    assert code == 0 and ran == [jobs[1]]
+    assert f"{path}" in (said := capsys.readouterr().err) and "It is measured again." in said
+
+
+def test_records_of_another_host_are_set_aside_and_kept(
+    run_sweep: Sweep, jobs: list[Job], tmp_path: Path, host: dict[str, Any]
+) -> None:
+    other = {**host, "cpu": {**host["cpu"], "model": "another machine"}}
+    assert likeness.fingerprint(other) != likeness.fingerprint(host)
+    run_sweep(jobs[:1], here=other)
+    code, ran, _ = run_sweep(jobs[:1])
+    (aside,) = record_path(tmp_path, jobs[0]).parent.glob("record-????????.json")
+    assert code == 0 and ran == jobs[:1]
+    assert records.read(aside)["hosts"][0]["cpu"]["model"] == "another machine"
+    assert len(records.read_all([tmp_path])[0]) == 2
+    for here in (other, host, other):
+        assert run_sweep(jobs[:1], here=here)[1] == [], "it comes back when the sweep does, and nothing is lost"
+        assert len(records.read_all([tmp_path])[0]) == 2
+
+
+def test_a_host_that_gives_more_cores_is_another(run_sweep: Sweep, jobs: list[Job], host: dict[str, Any]) -> None:
+    few, many = ({**host, "cpu": {**host["cpu"], "affinity": cpus}} for cpus in ("0", "0-3"))
+    run_sweep(jobs[:1], here=few)
+    assert run_sweep(jobs[:1], here=many)[1] == jobs[:1]
+
+
+def test_every_node_counts_and_not_the_first_alone(
+    run_sweep: Sweep, small_job: Job, tmp_path: Path, host: dict[str, Any]
+) -> None:
+    """A second node of another kind is another measurement; the same kinds in another order are not."""
+    job = replace(small_job, nodes=2)
+    other = {**host, "cpu": {**host["cpu"], "model": "another machine"}}
+    assert run_sweep([job], here=[host, other])[1] == [job]
+    assert run_sweep([job], here=[other, host])[1] == []
+    assert run_sweep([job], here=[host, host])[1] == [job]
+    assert len(records.read_all([tmp_path])[0]) == 2
+
+
+def test_another_hash_under_the_same_name_is_not_an_answer(run_sweep: Sweep, jobs: list[Job], tmp_path: Path) -> None:
+    run_sweep(jobs[:1])
+    path = record_path(tmp_path, jobs[0])
+    records.write(path, {**records.read(path), "content_hash": jobs[0].content_hash[:8] + "0" * 56})
+    assert run_sweep(jobs[:1])[1] == jobs[:1]
+
+
+def test_a_record_of_other_code_is_measured_again_and_said_so(
+    run_sweep: Sweep,
+    jobs: list[Job],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Somebody edits what a rank does and repeats his command: yesterday's answer is none."""
+    run_sweep(jobs[:1])
+    assert records.read(record_path(tmp_path, jobs[0]))["measured_code"] == measured_code()
+    assert run_sweep(jobs[:1])[1] == []
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "measured_code", lambda: "another")
+        patch.setattr(sweep, "measured_code", lambda: "another")
+        code, ran, _ = run_sweep(jobs[:1])
+        said = [line for line in capsys.readouterr().err.splitlines() if "revision of the measured code" in line]
+        assert code == 0 and ran == jobs[:1] and len(said) == 1
+    (aside,) = record_path(tmp_path, jobs[0]).parent.glob("record-????????.json")
+    assert f"({measured_code()}, now another)" in said[0]
+    assert aside.name in said[0] and "measured again" in said[0]
+    assert run_sweep(jobs[:1])[1] == [], "it comes back when the code does"
+
+
+def test_the_measured_code_is_the_bytes_of_what_a_rank_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(resume.CHECKOUT / "bench", tmp_path / "bench", ignore=shutil.ignore_patterns("__pycache__"))
+    now = measured_code()
+    monkeypatch.setattr(resume, "CHECKOUT", tmp_path)
+    assert measured_code() == now, "a copy elsewhere, as in an image, is the same code"
+    for name in ("rank/trainer.py", "schema/job.py", "rank/new.py"):
+        with open(tmp_path / "bench" / name, "a") as f:
+            f.write("\n# changed\n")
+        now, before = measured_code(), now
+        assert now != before, name
+    with open(tmp_path / "bench" / "report" / "words.py", "a") as f:
+        f.write("\n# changed\n")
+    assert measured_code() == now, "what a report says is not measured"
+
+
+def test_another_file_of_the_library_is_another_measurement(
+    run_sweep: Sweep, small_job: Job, tmp_path: Path, make_rank: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "lib.so"
+    job = replace(small_job, allocator=Allocator("mine", str(library)))
+    library.write_bytes(b"one")
+    sha = hashlib.sha256(b"one").hexdigest()
+    proof = {"malloc_library": str(library), "libraries": {str(library): sha}}
+    run_sweep([job], proof=proof)
+    assert run_sweep([job])[1] == []
+    library.write_bytes(b"two")
+    assert run_sweep([job], proof=proof)[1] == [job]
+
+
+def test_a_file_system_without_locks_costs_a_line_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (errno.ENOSYS, errno.ENOTSUP, errno.EINVAL, errno.ENOLCK):
+
+        def flock(file: Any, how: int, number: int = number) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(resume.fcntl, "flock", flock)
+        said: list[str] = []
+        with locked(tmp_path / "main", said.append):
+            pass
+        assert len(said) == 1 and "no file locks" in said[0] and "would not notice each other" in said[0]
+
+    def refused(file: Any, how: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(resume.fcntl, "flock", refused)
+    with pytest.raises(ConfigError, match="results cannot be written there"), locked(tmp_path / "main", print):
+        pass
+
+
+def test_one_command_at_a_time_writes_into_a_study(tmp_path: Path) -> None:
+    said: list[str] = []
+    with locked(tmp_path / "main", said.append):
+        with locked(tmp_path / "other", said.append):
+            pass
+        with (
+            pytest.raises(ConfigError, match="study=main: another command is writing"),
+            locked(tmp_path / "main", said.append),
+        ):
+            pass
+    with locked(tmp_path / "main", said.append):
+        pass
+
+
+def test_results_that_cannot_be_written_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(ConfigError, match="BENCH_OUT=.*file: results cannot be written there"),
+        locked(tmp_path / "file" / "main", print),
+    ):
+        pass
