@@ -281,7 +281,7 @@ class Runner:
                 "num_copies": self.leader.copy.num_copies,
                 "master_addr": self.leader.copy.master_addr,
                 "interface": chosen_interface(job.launch.interface, self.leader.copy.master_addr, os.environ),
-                "secret": {"source": secret.source, "weak": secret.weak} if secret else None,
+                "secret": secret.source if secret else None,
                 "dropped_environment": dropped_environment(),
             },
             "hosts": self.leader.facts[: job.nodes],

@@ -63,6 +63,9 @@ NOT_DECIDING = {
     "allocator.package": "another-package",
     "launch.interface": "eth1",
     "launch.timeout_seconds": 1.0,
+    "launch.collective_timeout_seconds": 1.0,
+    "launch.silence_seconds": 1.0,
+    "launch.job_timeout_seconds": 1.0,
 }
 
 
