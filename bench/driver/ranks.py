@@ -306,7 +306,7 @@ def cause_of(rank: Rank, ranks: list[Rank]) -> str:
     killed = [r for r in ranks if (r.process.poll() or 0) < 0]
     first = killed[0] if killed else rank
     code = first.process.poll() or code
-    words = last_words(output_of(first))
+    words = last_words(output_of(first), 2 if code < 0 else 1)  # what aborts often says why in the line before its last
     if code < 0:
         name = signal.Signals(-code).name if -code in signal.Signals.__members__.values() else f"signal {-code}"
         hint = " (often: out of memory)" if code == -signal.SIGKILL else ""
@@ -324,10 +324,10 @@ def output_of(rank: Rank) -> str:
         return ""
 
 
-def last_words(text: str) -> str:
-    """The last line before Python's own account of where it was."""
+def last_words(text: str, count: int = 1) -> str:
+    """The last ``count`` lines before Python's own account of where it was, as one."""
     lines = text.partition("Fatal Python error:")[0].strip().splitlines()
-    return lines[-1].strip()[:500] if lines else ""
+    return "; ".join(line.strip() for line in lines[-count:])[:500]
 
 
 def ask_where(ranks: list[Rank]) -> None:

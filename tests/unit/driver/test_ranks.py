@@ -205,8 +205,8 @@ def test_another_allocator_at_the_end_fails_the_job(ranks_run: Callable[..., Any
         ),
         # An allocator's last words, as jemalloc's of an option that it does not know; and Python's own account comes after.
         (
-            "if n == 1: print('<jemalloc>: Invalid conf pair: x:y', file=sys.stderr, flush=True); os.abort()\ntime.sleep(60)",
-            "rank 1 on {host} was killed by SIGABRT: <jemalloc>: Invalid conf pair: x:y",
+            "if n == 1: print('<jemalloc>: Invalid conf pair: x:y\\nAborted', file=sys.stderr, flush=True); os.abort()\ntime.sleep(60)",
+            "rank 1 on {host} was killed by SIGABRT: <jemalloc>: Invalid conf pair: x:y; Aborted",
         ),
         (
             "import faulthandler; faulthandler.enable()\n"
