@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
 from bench.analysis import reproduction
+from bench.arms import catalogue
 from bench.commands import compare
 from bench.commands.arguments import add_reference, add_tolerance
 from bench.config.study import Study
@@ -16,14 +18,20 @@ from bench.driver import sweep
 from bench.driver.launcher import which_copy
 from bench.paths import results_directory
 from bench.schema import records
+from bench.schema.checks import brief, checked
 from bench.schema.errors import ConfigError
-from bench.schema.job import from_dict
+from bench.schema.job import Job
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", type=Path, metavar="RECORD-or-DIR", help="a record.json, or a results folder")
     add_tolerance(parser)
     add_reference(parser)
+    parser.add_argument(
+        "--trust-arms",
+        action="store_true",
+        help="run arms that this host's own conf does not have, with the libraries that the records name",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -38,9 +46,12 @@ def run(options: argparse.Namespace) -> int:
     jobs = [
         # The interface of that host may have another name on this one.
         dataclasses.replace(job, launch=dataclasses.replace(job.launch, interface=None))
-        for job in (from_dict(record["job"]) for record in once.values())
+        for job in (checked(record["job"]) for record in once.values())
     ]
     # The study has a new name (date and time): a sweep skips the jobs whose records lie in its folder already, and here none must be.
+    if not options.trust_arms:
+        refuse_strange_arms(jobs)
+    # A name of its own each time, or the resumed sweep would find the answers there.
     folder = path.absolute().parent.parent if path.is_file() else path.absolute()
     study = Study(f"{folder.name}-rerun-{datetime.now(timezone.utc):%Y%m%dT%H%M%S}", reference=options.reference)
     code = sweep.run(study, jobs)
@@ -49,3 +60,14 @@ def run(options: argparse.Namespace) -> int:
     return compare.print_agreement(
         before, reproduction.load_side(results_directory() / study.name, options.reference), options.tolerance
     )
+
+
+def refuse_strange_arms(jobs: Sequence[Job]) -> None:
+    """A record is data: it does not decide which library is run here, unless this host's own arms say the same, or the user does."""
+    own = [(arm.library, arm.env) for arm in catalogue.arms()]
+    for arm in (job.allocator for job in jobs):
+        if (arm.library, arm.env) not in own:
+            raise ConfigError(
+                f"allocator={arm.name} of the record asks for library {arm.library} with {brief(arm.env)}, which no arm of this host's conf "
+                "does: add it to conf/allocator or $BENCH_CONF, or say --trust-arms."
+            )

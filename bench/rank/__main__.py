@@ -25,8 +25,8 @@ from bench.rank.fault_cost import fault_cost_seconds
 from bench.rank.orders import Orders, Tell
 from bench.rank.process import attempt, bind_memory, die_with_parent, pin
 from bench.rank.proof import prove
+from bench.schema.checks import shaped
 from bench.schema.errors import AllocatorError, with_memory_limit
-from bench.schema.job import from_dict
 
 # A batch system sends these to every process of a job, a terminal SIGINT: they are for the driver, which ends us.
 FOR_THE_DRIVER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2, signal.SIGXCPU)
@@ -57,7 +57,7 @@ def main() -> int:
 def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
     """``without``: sentences on what this host refuses and the rank does without, for the record."""
     order = orders.next()
-    job = from_dict(order["job"])
+    job = shaped(order["job"])
     os.environ.pop("LD_PRELOAD", None)  # loaded by now; children must not inherit it
     allocator_path = order["library"]  # not what LD_PRELOAD said: that is what is to be proved
     proof = prove(job.allocator, allocator_path)

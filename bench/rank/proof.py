@@ -169,7 +169,7 @@ def _ask_jemalloc(process: Any, more: list[str]) -> tuple[str, dict[str, str]]:
     def mallctl(name: str) -> str | None:
         words = name.endswith(_JEMALLOC_WORDS)
         for kind in (ctypes.c_char_p,) if words else _JEMALLOC_NUMBERS:
-            value, size = kind(), ctypes.c_size_t(ctypes.sizeof(kind))  # type: ignore[arg-type, operator]
+            value, size = kind(), ctypes.c_size_t(ctypes.sizeof(kind))  # type: ignore[arg-type]
             if not process.mallctl(name.encode(), ctypes.byref(value), ctypes.byref(size), None, ctypes.c_size_t(0)):
                 return value.value.decode() if isinstance(value.value, bytes) else str(value.value)
         return None

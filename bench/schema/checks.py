@@ -1,20 +1,87 @@
-"""Values of a job that cannot be, alone or together. Each is refused in one sentence before anything runs."""
+"""The one door for a job: what somebody typed, a record of somebody else, an order from another copy. Types, unknown keys, and
+values that cannot be, alone or together; each is refused in one sentence before anything runs."""
 
 from __future__ import annotations
 
+import functools
 import math
 import re
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import Any, Optional, get_args, get_origin, get_type_hints
 
 from bench.schema.errors import ConfigError
 from bench.schema.job import PARTS, Job
 
+NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"  # of a folder, too
+LARGEST = 1 << 53  # beyond it a number of JSON is no longer exact, and no key of a job means so much
+# What an arm's environment may not set: whose library and whose programs run is decided elsewhere, and proved.
+NOT_OF_AN_ARM = ("LD_", "PATH", "PYTHON", "BENCH_", "MASTER_", "GLOO_")
 
-def check(job: Job) -> None:
-    """Refuse values that cannot be, alone or together. Raises ConfigError."""
+
+def checked(values: Any) -> Job:
+    """The job that plain data describes (the inverse of `to_dict`), refused as if it had been typed. Raises ConfigError."""
+    job = shaped(values)
+    check(job)
+    return job
+
+
+def shaped(values: Any) -> Job:
+    """As `checked`, without looking for files on this host: for what is only read. Raises ConfigError."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"a job is a group of keys, and not {brief(values)}.")
+    parts = {name: part_of(schema, values.get(name, {}), f"{name}.") for name, schema in PARTS.items()}
+    scalars = part_of(Job, {key: value for key, value in values.items() if key not in PARTS}, "")
+    job = Job(**{**{f.name: getattr(scalars, f.name) for f in fields(Job)}, **parts})
     check_numbers(job)
     check_rules(job)
-    check_shares(job)
+    return job
+
+
+def part_of(schema: type, values: Any, prefix: str) -> Any:
+    """``values`` as an object of the dataclass ``schema``, each of the very type that it declares. Raises ConfigError."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{prefix.rstrip('.')}={brief(values)} is a group of keys.")
+    types = types_of(schema)
+    for key, value in values.items():
+        if key not in types:
+            raise ConfigError(f"{prefix}{brief(key)} is not a key of this version's jobs.")
+        if not fits(value, types[key]):
+            kind = str(getattr(types[key], "__name__", types[key])).replace("typing.", "")
+            raise ConfigError(f"{prefix}{key}={brief(value)} does not fit: it is {kind}.")
+    return schema(**values)
+
+
+@functools.cache
+def types_of(schema: type) -> dict[str, Any]:
+    return get_type_hints(schema)
+
+
+def fits(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is dict and get_args(kind) == (str, str):
+        return isinstance(value, Mapping) and all(isinstance(v, str) for pair in value.items() for v in pair)
+    for plain in (str, int, float):
+        if kind == Optional[plain]:
+            return value is None or fits(value, plain)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
+    return isinstance(value, kind)
+
+
+def brief(value: Any) -> str:
+    """A value that may be anything, for a sentence: one line, and short."""
+    text = ascii(value) if not isinstance(value, str) or not value.isprintable() else value
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def check(job: Job) -> None:
+    """Refuse values that cannot be, alone or together, on this host. Raises ConfigError."""
+    check_numbers(job)
+    check_rules(job)
+    check_data(job)
 
 
 def check_numbers(job: Job) -> None:
@@ -58,12 +125,8 @@ def check_rules(job: Job) -> None:
         (job.repeat >= 0, f"repeat={job.repeat} must be 0 or more: it numbers the blocks."),
         (job.seed >= 0, f"seed={job.seed} must be 0 or more."),
         (
-            re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", job.allocator.name),
-            f"allocator.name={job.allocator.name} becomes the name of a folder: use letters, digits, dots, dashes and underscores.",
-        ),
-        (
-            not any(name in job.allocator.env for name in ("LD_PRELOAD", "LD_AUDIT")),
-            "allocator.env must not set LD_PRELOAD: name the library in allocator.library, so that it is resolved and proved.",
+            re.fullmatch(NAME, job.allocator.name) and len(job.allocator.name) <= 64,
+            f"allocator.name={brief(job.allocator.name)} becomes the name of a folder: use letters, digits, dots, dashes and underscores.",
         ),
         (
             job.model.hidden % job.model.heads == 0,
@@ -93,15 +156,53 @@ def check_rules(job: Job) -> None:
     for good, words in rules:
         if not good:
             raise ConfigError(words)
+    check_environment(job)
+    check_samples(job)
+    check_share(job)
 
 
-def check_shares(job: Job) -> None:
+def check_environment(job: Job) -> None:
+    for name, value in job.allocator.env.items():
+        if name.startswith(NOT_OF_AN_ARM):
+            raise ConfigError(
+                f"allocator.env must not set {name}: name the library in allocator.library, so that it is resolved and proved."
+            )
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or "\0" in value:
+            raise ConfigError(f"allocator.env.{brief(name)}={brief(value)} is no variable that a program can be given.")
+    for key, file in (("allocator.library", job.allocator.library), ("data.path", job.data.path)):
+        if file is not None and (not file or not file.isprintable()):
+            raise ConfigError(f"{key}={ascii(file)} is not the name of a file.")
+
+
+def check_samples(job: Job) -> None:
+    """The mean micro-batch is taken of those between the first and the last of an iteration, so that there must be one."""
+    measure = job.measure
+    if measure.mode == "sampled" and measure.iteration_micro_batches < 3 and job.num_micro_batches >= 3:
+        raise ConfigError(
+            f"measure.iteration_micro_batches={measure.iteration_micro_batches} must be at least 3: a first one, a last one, which "
+            "synchronises, and one between them."
+        )
+    if measure.mode == "sampled" and measure.min_samples > measure.max_samples:
+        raise ConfigError(
+            f"measure.min_samples={measure.min_samples} must not be more than measure.max_samples={measure.max_samples}."
+        )
+    if measure.min_samples < 0 or measure.min_seconds < 0:
+        raise ConfigError(
+            f"measure.min_samples={measure.min_samples} and measure.min_seconds={measure.min_seconds} must be 0 or more."
+        )
+
+
+def check_share(job: Job) -> None:
     share = job.train.micro_batch_size * job.num_ranks
     if job.train.global_batch_size % share:
         raise ConfigError(
             f"train.global_batch_size={job.train.global_batch_size} must be a multiple of train.micro_batch_size * nodes * "
             f"ranks_per_node = {job.train.micro_batch_size} * {job.nodes} * {job.ranks_per_node} = {share}."
         )
+
+
+def check_data(job: Job) -> None:
+    """The data are a file of this host."""
     if job.data.path is not None:
         path = Path(job.data.path)
         if not path.is_file() or path.stat().st_size <= job.model.sequence:

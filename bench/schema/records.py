@@ -9,16 +9,19 @@ import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.schema.errors import RecordError
+from bench.schema.checks import brief
+from bench.schema.errors import ConfigError, RecordError
 from bench.schema.job import canonical
+from bench.schema.shape import COUNTERS as COUNTERS
+from bench.schema.shape import check_shape
 
 SCHEMA = 1
-COUNTERS = ("minor_faults", "major_faults", "user_seconds", "system_seconds")
 Record = dict[str, Any]
 
 
@@ -55,20 +58,49 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read(path: Path) -> Record:
-    """The record in ``path``. Raises RecordError for a file that is cut short, edited, or of another schema version."""
+    """The record in ``path``. Raises RecordError for a file that is cut short, edited, of another version, or not as records are:
+    whatever a file can hold, a record that is given back has what the readers rely on."""
     try:
-        text = path.read_text()
+        if not stat.S_ISREG(path.stat().st_mode):  # a folder; or a pipe, which would be read for ever
+            raise RecordError(f"{path} is not a file.")
+        text = path.read_text(encoding="utf-8")
         record = json.loads(text, parse_constant=refuse_constant)
+        refuse_unspeakable(text, record)
+        return sound(path, text, record)
+    except RecordError:
+        raise
     except OSError as error:
         raise RecordError(f"{path} cannot be read ({error.strerror}).") from error
+    except RecursionError as error:
+        raise RecordError(f"{path} is not a record: it is nested too deeply.") from error
     except ValueError as error:
-        raise RecordError(f"{path} is not a whole record (cut short?): {error}.") from error
+        raise RecordError(f"{path} is not a whole record (cut short?): {brief(str(error))}.") from error
+
+
+def sound(path: Path, text: str, record: Any) -> Record:
+    """``record``, which stood in ``path`` as ``text``, when it is sealed and shaped as records are. Raises RecordError."""
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         version = record.get("schema") if isinstance(record, dict) else None
-        raise RecordError(f"{path} has schema {version}, and this version reads schema {SCHEMA} only.")
+        raise RecordError(f"{path} has schema {brief(version)}, and this version reads schema {SCHEMA} only.")
     if not is_sealed(text, record):
         raise RecordError(f"{path} was changed after it was written: its SHA-256 does not match.")
+    try:
+        check_shape(record)
+    except ConfigError as error:
+        written_by = brief(record.get("bench_version", "another version"))
+        raise RecordError(
+            f"{path} (written by {written_by}) is not a record that this version reads: {error}"
+        ) from error
     return record
+
+
+def refuse_unspeakable(text: str, record: Any) -> None:
+    """Numbers that no counter and no clock gives, and halves of characters, are stopped here: what follows can calculate with
+    all, and print all. Raises ValueError."""
+    if re.search(r"[:,\[ ]-?(\d{19,}|[\d.]+[eE]\+?\d{3,})", text):
+        raise ValueError("a number is too large")
+    if "\\ud" in text.lower():
+        json.dumps(record, ensure_ascii=False).encode()
 
 
 def is_sealed(text: str, record: Record) -> bool:

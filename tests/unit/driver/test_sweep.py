@@ -50,7 +50,7 @@ def test_each_job_leaves_a_whole_record(
             None,
         )
         assert read["derived"] == derive(read) and read["host_used_mib"] > 0
-        assert read["launch"]["dropped_environment"] == ["LD_PRELOAD", "MALLOC_ARENA_MAX", "TCMALLOC_X"]
+        assert {"LD_PRELOAD", "MALLOC_ARENA_MAX", "TCMALLOC_X"} <= set(read["launch"]["dropped_environment"])
         assert read["launch"]["simulated"] is False
 
 

@@ -85,7 +85,7 @@ def orders_of(job: Job, library: str | None = None) -> dict[str, Any]:
     [
         ("not JSON", "JSONDecodeError: "),
         ("{}", "KeyError: 'job'"),
-        ('{"job": {"typo": 1}}', "TypeError: "),
+        ('{"job": {"typo": 1}}', "ConfigError: typo is not a key"),
         ("", "JSONDecodeError: "),
         ("[1]", "AttributeError: "),
     ],

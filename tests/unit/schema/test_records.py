@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import builders
 import pytest
 
 from bench.analysis.derive import derive, finite
@@ -173,8 +174,10 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def record(small_job: Job, make_rank: Callable[..., dict[str, Any]]) -> dict[str, Any]:
-    return record_of(small_job, [make_rank()])
+def record(tmp_path: Path) -> dict[str, Any]:
+    whole = builders.record(tmp_path, builders.job())
+    whole["hosts"][0] = {**whole["hosts"][0], "cpu": {**whole["hosts"][0]["cpu"], "ghz": 2.5}}
+    return {key: value for key, value in whole.items() if key != "path"}
 
 
 def test_what_is_written_is_read(path: Path, record: dict[str, Any]) -> None:
