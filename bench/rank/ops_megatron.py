@@ -15,7 +15,11 @@ MASKED = -10000.0
 
 
 class MegatronGelu(torch.autograd.Function):
-    """GELU(x + bias), forward and backward each a chain of elementary operations, as Megatron's bias_gelu is on CPU."""
+    """GELU(x + bias), forward and backward each a chain of elementary operations, as Megatron's bias_gelu is on CPU.
+
+    Megatron's is TorchScript, which PyTorch 1.10 runs on CPU one operation after the other, but not as Python would:
+    it makes ``1 - t`` two operations, a negation and an addition. The bits are the same, the blocks are one more.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor) -> Tensor:
@@ -28,9 +32,32 @@ class MegatronGelu(torch.autograd.Function):
         x, bias = ctx.saved_tensors
         x = bias + x
         tanh = torch.tanh(GELU_A * x * (1 + GELU_B * x * x))
-        slope = 0.5 * x * ((1 - tanh * tanh) * (GELU_A + 3 * GELU_A * GELU_B * x * x)) + 0.5 * (1 + tanh)
+        slope = 0.5 * x * ((-(tanh * tanh) + 1) * (GELU_A + 3 * GELU_A * GELU_B * x * x)) + 0.5 * (1 + tanh)
         grad = slope * grad
         return grad, grad.sum(dim=(0, 1))
+
+
+class MegatronBiasDropoutAdd(torch.autograd.Function):
+    """residual + dropout(x + bias), as TorchScript's own differentiation of it is on CPU in PyTorch 1.10.
+
+    x, residual [S, B, H], bias [H] -> [S, B, H]. The noise is 0 or 1 and the product with it is divided by 1 - dropout
+    in a step of its own, in both directions (F.dropout divides the noise, in place); noise is drawn for dropout 0 too.
+    Each addition multiplies the gradient of its second term by its alpha, which is 1. Each step is a block.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bias: Tensor, residual: Tensor, dropout: float) -> Tensor:
+        ctx.keep = 1.0 - dropout
+        x = x + bias
+        noise = torch.empty_like(x).bernoulli_(ctx.keep)
+        ctx.save_for_backward(noise)
+        return residual + noise * x / ctx.keep
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        (noise,) = ctx.saved_tensors
+        inner = grad * 1 * noise / ctx.keep
+        return inner, (inner * 1).sum(dim=(0, 1)), grad, None
 
 
 class MegatronCrossEntropy(torch.autograd.Function):
@@ -85,7 +112,7 @@ class MegatronOps:
 
     @staticmethod
     def bias_dropout_add(x: Tensor, bias: Tensor, residual: Tensor, dropout: float) -> Tensor:
-        return residual + F.dropout(x + bias, dropout)
+        return MegatronBiasDropoutAdd.apply(x, bias, residual, dropout)
 
     @staticmethod
     def dropout(x: Tensor, dropout: float) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Callable
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from bench.rank.gpt import GPT, OPS
 from bench.rank.ops_lean import LeanCrossEntropy, LeanGelu
-from bench.rank.ops_megatron import MegatronGelu
+from bench.rank.ops_megatron import MegatronGelu, MegatronOps
 from bench.schema.job import Model, Train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -239,6 +240,52 @@ def test_bias_dropout_add(ops: str) -> None:
     gone = change.abs() < 1e-12
     assert gone.double().mean().item() == pytest.approx(0.2, abs=0.03)
     torch.testing.assert_close(change[~gone], ((x + bias) / 0.8)[~gone])
+
+
+def blocks(layers: int) -> Counter[int]:
+    """{numbers in it: blocks} that torch asks for in the forward and the backward of one micro-batch of one sample."""
+    torch.set_default_dtype(torch.float32)
+    torch.manual_seed(1)
+    gpt = GPT(replace(SMALL, layers=layers), Train(dropout=0.1))
+    tokens, labels = batch()
+    with torch.autograd.profiler.profile(profile_memory=True) as profile:
+        gpt(tokens[:1], labels[:1]).backward()
+    memory = [event.nbytes() for event in profile.kineto_results.events() if event.name() == "[memory]"]
+    return Counter(size // 4 for size in memory if size > 0)  # what is given back is negative
+
+
+def test_a_layer_of_megatron_makes_the_blocks_of_the_published_program() -> None:
+    """By the difference of three layers and two, so that embedding, head and loss are left out. SMALL has no two alike.
+
+    What torch asks for: the two blocks as large as the scores that the census has beside these 17 are asked for by MKL.
+    """
+    S, H = SMALL.sequence, SMALL.hidden
+    a_layer = blocks(3) - blocks(2)
+    scores, mlp, hidden = SMALL.heads * S * S, 4 * H * S, H * S
+    assert {size: a_layer[size] for size in (scores, mlp, hidden)} == {scores: 17, mlp: 43, hidden: 52}
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_bias_dropout_add_has_the_bits_of_torchscripts_own_differentiation(dropout: float) -> None:
+    """Which the published program runs on, with the executor that it chooses."""
+    inputs = random_inputs((50, 2, 40), (40,), (50, 2, 40))
+
+    def plain(x: Tensor, bias: Tensor, residual: Tensor, p: float) -> Tensor:
+        return residual + torch.nn.functional.dropout(x + bias, p, True)
+
+    def run(add: Callable[..., Tensor]) -> list[Tensor]:
+        torch.manual_seed(3)
+        out = add(*inputs, dropout)
+        return [out, *torch.autograd.grad((out * out).sum(), inputs)]
+
+    before = torch._C._jit_set_profiling_executor(False), torch._C._jit_set_profiling_mode(False)
+    try:
+        expected = run(torch.jit.script(plain))
+    finally:
+        torch._C._jit_set_profiling_executor(before[0])
+        torch._C._jit_set_profiling_mode(before[1])
+    for got, wanted in zip(run(MegatronOps.bias_dropout_add), expected):
+        assert torch.equal(got, wanted)
 
 
 @pytest.mark.parametrize("ops", OPS)
