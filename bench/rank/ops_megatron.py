@@ -68,7 +68,8 @@ class MegatronCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
-        logits.sub_(logits.max(dim=-1, keepdim=True)[0])
+        # Megatron's max also tells where the largest is, which nobody reads and which takes twice the time of amax.
+        logits.sub_(logits.amax(dim=-1, keepdim=True))
         predicted = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
         total = torch.exp(logits, out=logits).sum(dim=-1)
         logits.div_(total.unsqueeze(-1))
