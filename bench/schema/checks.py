@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Optional, get_args, get_origin, get_type_hints
 
 from bench.schema.errors import ConfigError
-from bench.schema.job import PARTS, Job
+from bench.schema.job import PARTS, Job, Program
 
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"  # of a folder, too
 LARGEST = 1 << 53  # beyond it a number of JSON is no longer exact, and no key of a job means so much
@@ -82,6 +82,7 @@ def check(job: Job) -> None:
     check_numbers(job)
     check_rules(job)
     check_data(job)
+    check_program(job.program)
 
 
 def check_numbers(job: Job) -> None:
@@ -213,6 +214,34 @@ def check_data(job: Job) -> None:
             raise ConfigError(
                 f"model.vocabulary={job.model.vocabulary} must be at least 256 when data.path is set: its tokens are bytes."
             )
+
+
+def check_program(program: Program) -> None:
+    for key in ("rate", "check"):
+        pattern = getattr(program, key)
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ConfigError(f"{key}={pattern} is not a regular expression: {error}.") from error
+    if program.check is not None and re.compile(program.check).groups != 1:
+        raise ConfigError(
+            f"check={program.check} must have one group in parentheses: the value that all arms print alike."
+        )
+    if program.rate is not None and re.compile(program.rate).groups > 1:
+        raise ConfigError(
+            f"rate={program.rate} has several groups: put one pair of parentheses, around the number; (?P<seconds>…) or (?P<per_second>…) "
+            "says its unit, and no parentheses mean the time between lines."
+        )
+    if program.stop_after_steps is not None and (program.rate is None or program.stop_after_steps < 2):
+        raise ConfigError(
+            f"program.stop_after_steps={program.stop_after_steps} needs rate='REGEX', which says what a step is, and must be 2 or more."
+        )
+    if program.same_output and program.rate is not None:
+        raise ConfigError(
+            "program.same_output=true compares whole outputs, and rate='REGEX' may stop a run before its end."
+        )
+    if not program.timeout_seconds > 0:
+        raise ConfigError(f"program.timeout_seconds={program.timeout_seconds} must be greater than 0.")
 
 
 def check_fits(job: Job, ranks_here: int, num_cpus: int, available_bytes: int) -> None:

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,21 @@ NOT_MEASURED = (
 
 
 @dataclass(frozen=True)
+class Program:
+    """A command of the user's, measured from outside in place of our GPT. Without ``command`` there is none."""
+
+    command: List[str] = field(default_factory=list)
+    directory: str = ""  # where it runs
+    files: Dict[str, str] = field(default_factory=dict)  # SHA-256 of each file that the command names: edited, another job
+    rate: Optional[str] = None  # regular expression of the line that ends a step; None: the whole run is one sample
+    stop_after_steps: Optional[int] = None  # end it after so many; None: by the rules of `measure`
+    check: Optional[str] = None  # regular expression of a value that every arm must print alike
+    same_output: bool = False  # every arm must print the same bytes
+    terminal: bool = False  # its output is a pseudo-terminal, for a program that prints lines late without one
+    timeout_seconds: float = 86400.0  # a run that takes longer is ended, and has failed
+
+
+@dataclass(frozen=True)
 class Job:
     """Everything that decides what one job runs."""
 
@@ -133,6 +148,7 @@ class Job:
     measure: Measure = field(default_factory=Measure)
     data: Data = field(default_factory=Data)
     launch: Launch = field(default_factory=Launch)
+    program: Program = field(default_factory=Program)
 
     @property
     def num_ranks(self) -> int:
@@ -184,8 +200,16 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+OF_OUR_GPT = ("model", "train", "parallel", "data")  # what a program has none of
+
+
 def to_dict(job: Job) -> Dict[str, Any]:
-    return dataclasses.asdict(job)
+    """As plain data: without a program for our own GPT, and without the GPT for a program, so that nothing is said which
+    decides nothing."""
+    content = dataclasses.asdict(job)
+    for part in OF_OUR_GPT if job.program.command else ("program",):
+        del content[part]
+    return content
 
 
 PARTS = {
@@ -196,6 +220,7 @@ PARTS = {
     "measure": Measure,
     "data": Data,
     "launch": Launch,
+    "program": Program,
 }
 
 
