@@ -1,0 +1,69 @@
+"""Steps out of a program's own lines, and when there are enough of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from statistics import fmean
+
+from bench.rank.stopping import relative_half_width, steady_start
+from bench.schema.job import Measure
+
+AT_LEAST_SECONDS = 2.0  # of steps: two hundred steps of a millisecond are too short a look at a machine
+MOST_JUDGED = 200  # samples that the rules look at; more are put together in groups
+
+
+class Rate:
+    """Seconds per step, from the lines that a regular expression finds.
+
+    One group: its number is seconds, or what the group's name says: ``seconds``, ``milliseconds``, ``per_second``. No group: the time
+    from one such line to the next, by the clock of who reads them.
+    """
+
+    def __init__(self, pattern: str):
+        self.pattern = re.compile(pattern)
+        self.unit = next(iter(self.pattern.groupindex), "seconds")
+        self.last: float | None = None
+        self.seconds: list[float] = []
+
+    def line(self, text: str, now: float) -> bool:
+        """Take a line that came at ``now``; whether it ended a step. Raises ValueError for a number that is none."""
+        match = self.pattern.search(text)
+        if match is None:
+            return False
+        if self.pattern.groups:
+            number = float(match.group(1).replace(",", ""))
+            if not number > 0:
+                raise ValueError(
+                    f"rate={self.pattern.pattern} found {match.group(1)}, which is no time above 0, in: {text.strip()[:80]}"
+                )
+            self.seconds.append({"per_second": 1 / number, "milliseconds": number / 1000}.get(self.unit, number))
+            return True
+        began, self.last = self.last, now
+        if began is not None:
+            self.seconds.append(max(now - began, 1e-9))
+        return began is not None
+
+
+def grouped(samples: Sequence[float]) -> list[float]:
+    """Means of equal groups where there are more than MOST_JUDGED; the rules take time that grows with their square."""
+    size = -(-len(samples) // MOST_JUDGED)
+    return [fmean(samples[i : i + size]) for i in range(0, len(samples), size)] if size > 1 else list(samples)
+
+
+def steady_from(samples: Sequence[float]) -> int:
+    """Index of the first steady step."""
+    size = max(1, -(-len(samples) // MOST_JUDGED))
+    return steady_start(grouped(samples)) * size if samples else 0
+
+
+def enough(samples: Sequence[float], elapsed: float, measure: Measure, stop_after_steps: int | None) -> bool:
+    """Whether to end the program: after the steps that were asked for, or by the rules that our own workload follows."""
+    if stop_after_steps is not None:
+        return len(samples) >= stop_after_steps
+    if elapsed > measure.max_seconds and len(samples) >= 2:
+        return True
+    steady = samples[steady_from(samples) :]
+    if len(steady) < max(2, measure.min_samples) or elapsed < max(measure.min_seconds, AT_LEAST_SECONDS):
+        return False
+    return len(steady) >= measure.max_samples or relative_half_width(grouped(steady)) <= measure.relative_half_width
