@@ -18,7 +18,7 @@ from statistics import fmean, median
 from bench.schema.records import Record
 from bench.schema.words import count, percent, seconds
 
-PHASES = ("forward", "backward", "sync", "optimizer")
+PHASES = ("forward", "backward", "sync", "optimizer")  # of our own workload; a program has one, its step or its run
 ENOUGH = 0.8  # a smaller share calls for what else it is
 AGREE = 0.15  # of the difference: the model may be so far from the kernel's clock, beyond its own range, and still be believed
 
@@ -85,6 +85,10 @@ class Cause:
             return False
         return self.share_range[0] - AGREE <= self.kernel_share <= self.share_range[1] + AGREE
 
+    @property
+    def unit(self) -> str:
+        return f"a {self.phases[0].name}" if len(self.phases) == 1 else "an iteration"
+
     def _of_difference(self, seconds: float | None) -> float | None:
         return None if seconds is None or self.seconds == 0 else seconds / self.seconds
 
@@ -97,7 +101,7 @@ def fault_prices(records: Sequence[Record]) -> list[float]:
 
 def total(record: Record, counter: str) -> float:
     """A counter over all phases of a whole iteration of the slowest rank."""
-    return sum(record["derived"]["phases"][phase][counter] for phase in PHASES)
+    return sum(phase[counter] for phase in record["derived"]["phases"].values())
 
 
 def explain(reference: Sequence[Record], arm: Sequence[Record], reference_name: str, arm_name: str, word: str) -> Cause:
@@ -113,7 +117,7 @@ def explain(reference: Sequence[Record], arm: Sequence[Record], reference_name: 
     price = median(own or both) if both else None
     phases = tuple(
         Phase(name, saved("seconds", name), saved("minor_faults", name), saved("minor_faults", name) * (price or 0.0))
-        for name in PHASES
+        for name in reference[0]["derived"]["phases"]
     )
     huge = tuple(
         max(rank.get("huge_bytes") or 0 for record in side for rank in record["ranks"]) for side in (reference, arm)
@@ -152,7 +156,7 @@ def sentence(cause: Cause, reference: str, arm: str, word: str) -> str:
     if word not in ("faster", "slower"):
         return (
             f"{arm} against {reference}: there is no sure difference to explain; {arm} takes {count(abs(cause.minor_faults))} minor faults "
-            f"an iteration {'fewer' if cause.minor_faults >= 0 else 'more'}."
+            f"{cause.unit} {'fewer' if cause.minor_faults >= 0 else 'more'}."
         )
     if cause.share is None or cause.tax_seconds is None or cause.fault_seconds is None:
         return (
@@ -160,7 +164,7 @@ def sentence(cause: Cause, reference: str, arm: str, word: str) -> str:
         )
     what = "gain" if cause.seconds > 0 else "loss"
     compared = "fewer" if cause.minor_faults > 0 else "more"
-    gone = f"{seconds(abs(cause.seconds))} {'gained' if cause.seconds > 0 else 'lost'} an iteration"
+    gone = f"{seconds(abs(cause.seconds))} {'gained' if cause.seconds > 0 else 'lost'} {cause.unit}"
     figures = (
         f"{count(abs(cause.minor_faults))} {compared} minor faults at {cause.fault_seconds * 1e6:.2f} µs each are "
         f"{seconds(abs(cause.tax_seconds))} of the {gone}"
@@ -170,7 +174,7 @@ def sentence(cause: Cause, reference: str, arm: str, word: str) -> str:
     share = f"{percent(cause.share)} of it ({percent(low)} to {percent(high)} over the blocks and the prices seen)"
     if cause.share <= 0.005:
         words.append(
-            f"Page faults do not explain the {what}: {arm} takes {count(abs(cause.minor_faults))} minor faults an iteration {compared} "
+            f"Page faults do not explain the {what}: {arm} takes {count(abs(cause.minor_faults))} minor faults {cause.unit} {compared} "
             f"than {reference}."
         )
     elif not cause.agrees:
@@ -180,7 +184,7 @@ def sentence(cause: Cause, reference: str, arm: str, word: str) -> str:
         )
     elif cause.share > 1.005:
         words.append(
-            f"Page faults account for more than all of the {what}: {figures}, {share}; a fault costs less in training than alone, or the "
+            f"Page faults account for more than all of the {what}: {figures}, {share}; a fault costs less in the program than alone, or the "
             "rest is lost elsewhere."
         )
     else:
@@ -202,7 +206,8 @@ def _by_clock(cause: Cause, arm: str, what: str) -> str:
 def _what_else(cause: Cause) -> str:
     """Evidence for what the tax leaves over: the phase it is in, and the kind of time that it is."""
     most = max(cause.phases, key=lambda phase: phase.left_seconds * (1 if cause.seconds > 0 else -1))
-    words = f"Most of the rest is in the {most.name} phase ({seconds(abs(most.left_seconds))})"
+    where = f"Most of the rest is in the {most.name} phase" if len(cause.phases) > 1 else "The rest"
+    words = f"{where} ({seconds(abs(most.left_seconds))})"
     tax = abs(cause.tax_seconds or 0.0)
     in_kernel = abs(cause.system_seconds) / cause.threads - tax
     if cause.system_seconds * cause.seconds > 0 and in_kernel > 0:

@@ -61,6 +61,8 @@ class Cell:
     @property
     def notes(self) -> str:
         """As the published Notes column: what was sampled, what is simulated, what was noisy."""
+        if self.job.program.command:
+            return self.records[0]["derived"]["notes"] + self.noisy
         done = [record["derived"]["sampled_micro_batches"] for record in self.records]
         span = f"{min(done)}" if min(done) == max(done) else f"{min(done)}-{max(done)}"
         full = self.job.measure.mode == "full"
@@ -69,10 +71,13 @@ class Cell:
             if full
             else f"sampled {span}/{self.records[0]['derived']['micro_batches_per_it']}"
         ]
-        noisy = sum(bool(record["warnings"]) for record in self.records)
         words += ["simulated nodes"] if self.simulated else []
-        words += [f"noisy {noisy} of {len(self.records)}"] if noisy else []
-        return ", ".join(words)
+        return ", ".join(words) + self.noisy
+
+    @property
+    def noisy(self) -> str:
+        noisy = sum(bool(record["warnings"]) for record in self.records)
+        return f", noisy {noisy} of {len(self.records)}" if noisy else ""
 
 
 def nodes_text(nodes: int, simulated: bool) -> str:

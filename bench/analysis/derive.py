@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
+from bench.analysis.derive_program import derive_program
 from bench.analysis.flops import tflops
 from bench.analysis.stats import time_interval
 from bench.schema.job import Job, from_dict
@@ -18,6 +19,8 @@ from bench.schema.records import (
 def derive(record: Record) -> dict[str, Any]:
     """Every summary of a job, from its raw samples. Times are those of the slowest rank; see docs/record.md for the fields."""
     job = from_dict(record["job"])
+    if job.program.command:
+        return derive_program(record)
     parts = [derive_rank(job, rank) for rank in record["ranks"]]
     slowest = max(parts, key=lambda part: part["sec_per_it"])
     by_node: dict[int, dict[str, float]] = {}

@@ -8,6 +8,7 @@ within blocks, at the same number of nodes, and only if they computed the same l
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -40,14 +41,15 @@ class Section:
     def title(self) -> str:
         cpu = self.host["cpu"]
         cores = f"{len(cpu_numbers(cpu['affinity'])) or cpu['logical']} cores"
-        return f"{self.job.model.name} on {cpu['model'] or self.host['machine']}, {cores}"
+        what = shlex.join(self.job.program.command)[:80] or self.job.model.name
+        return f"{what} on {cpu['model'] or self.host['machine']}, {cores}"
 
     @property
     def is_published_workload(self) -> bool:
         """Whether the published table's figures may stand beside these at all."""
         model, train = self.job.model, self.job.train
         what = (model.num_parameters // 10**6, model.sequence, train.global_batch_size, train.micro_batch_size)
-        return what == (124, 1024, 1024, 1)
+        return what == (124, 1024, 1024, 1) and not self.job.program.command
 
     @property
     def num_records(self) -> int:

@@ -26,10 +26,13 @@ class Losses:
     bit_for_bit: bool
     largest_difference: float  # relative
     disagreeing: tuple[str, ...]  # arms
+    of_program: bool = False  # then the values are what program.check finds in its output
 
     @property
     def sentence(self) -> str:
         where = f"At {nodes_text(self.nodes, self.simulated)}"
+        if self.of_program:
+            return self._of_values()
         if self.num_records < 2:
             return f"{where} there is one record, so no losses to compare."
         if self.disagreeing:
@@ -38,6 +41,14 @@ class Losses:
                 "they did not do the same work, and no comparison with them is valid."
             )
         return f"{where} all {self.num_records} records follow the same losses, {self.agreement} ({self.num_compared} values compared)."
+
+    def _of_values(self) -> str:
+        if self.disagreeing:
+            differ = f"{self.largest_difference:.2g} relative"
+            return f"{', '.join(self.disagreeing)} printed other values (by up to {differ}): no comparison is valid."
+        if not self.num_compared:
+            return f"All {self.num_records} runs ended as they should; what they computed was not compared (check='REGEX' compares a value)."
+        return f"All {self.num_records} runs printed the same values, {self.agreement} ({self.num_compared} compared)."
 
     @property
     def agreement(self) -> str:
@@ -91,7 +102,14 @@ def check_losses(cells: Sequence[Cell], reference: str) -> Losses:
         if difference > LOSS_TOLERANCE and arm not in disagreeing:
             disagreeing.append(arm)
     return Losses(
-        cells[0].nodes, cells[0].simulated, len(everything), num_compared, same_bits, largest, tuple(disagreeing)
+        cells[0].nodes,
+        cells[0].simulated,
+        len(everything),
+        num_compared,
+        same_bits,
+        largest,
+        tuple(disagreeing),
+        bool(cells[0].job.program.command),
     )
 
 
@@ -127,8 +145,9 @@ def pair(base: Cell, cell: Cell, losses: Losses) -> Pair:
 
     wrong = [arm for arm in (base.arm, cell.arm) if arm in losses.disagreeing]
     if wrong:
+        what = "values" if losses.of_program else "losses"
         return invalid(
-            f"the losses of {' and '.join(wrong)} disagree by up to {losses.largest_difference:.2g}, so they did not do the same work."
+            f"the {what} of {' and '.join(wrong)} disagree by up to {losses.largest_difference:.2g}, so they did not do the same work."
         )
     blocks = [{block_of(record): record for record in one.records} for one in (base, cell)]
     common = sorted(set(blocks[0]) & set(blocks[1]))

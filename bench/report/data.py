@@ -15,7 +15,7 @@ from bench.analysis.stats import time_interval
 from bench.host.likeness import fingerprint
 from bench.report.words import frequency_text, significant, size_text, truncated
 from bench.schema.errors import RecordError
-from bench.schema.job import from_dict
+from bench.schema.job import Job, from_dict
 from bench.schema.records import Record
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def ratios_csv(found: Sequence[Section]) -> str:
                 figures = [str(c.ratio.num_blocks), *time, c.word, *memory]
             where = [
                 fingerprint(section.host),
-                section.job.model.name,
+                " ".join(section.job.program.command)[:80] or section.job.model.name,
                 c.nodes,
                 written(c.simulated),
                 c.arm,
@@ -95,12 +95,7 @@ def row(record: Record, out: Path) -> dict[str, Any]:
         "allocator": job.allocator.name,
         "nodes": job.nodes,
         "freq": frequency_text(ghz) if ghz else None,
-        "size": size_text(job.model),
-        "dp": job.dp,
-        "tp": job.parallel.tensor,
-        "pp": job.parallel.pipeline,
-        "mbs": job.train.micro_batch_size,
-        "gbs": job.train.global_batch_size,
+        **workload_columns(job),
         "mem_mib": figure("mem_mib", 6),
         "sec_per_it": figure("sec_per_it", 6),
         "tflops": figure("tflops", 4),
@@ -114,6 +109,20 @@ def row(record: Record, out: Path) -> dict[str, Any]:
         "simulated": record["launch"]["simulated"],
         "valid": record["valid"],
         "record": below(record["path"], str(out)),
+    }
+
+
+def workload_columns(job: Job) -> dict[str, Any]:
+    """What is trained; empty for a program, of which nothing of the kind is known."""
+    if job.program.command:
+        return dict.fromkeys(("size", "dp", "tp", "pp", "mbs", "gbs"))
+    return {
+        "size": size_text(job.model),
+        "dp": job.dp,
+        "tp": job.parallel.tensor,
+        "pp": job.parallel.pipeline,
+        "mbs": job.train.micro_batch_size,
+        "gbs": job.train.global_batch_size,
     }
 
 

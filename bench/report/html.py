@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def page(found: Sequence[Section], refused: tables.Refused) -> str:
             sections=[section_view(section, found[0], number) for number, section in enumerate(found)],
             invalid=tables.unusable(found, refused),
             headings=tables.HEADINGS,
-            ours=tables.OURS,
+            left=tables.LEFT,
             compared=tables.COMPARED,
             tax_headings=tables.TAX,
             price_headings=tables.PRICES,
@@ -72,7 +73,7 @@ def section_view(section: Section, first: Section, number: int) -> dict[str, Any
         "more_causes": causes[MOST_CAUSES:],
         "notes": tables.notes_of(section),
         "plots": [{"name": p.name, "title": p.title, "caption": p.caption, "svg": Markup(p.svg)} for p in drawn],
-        "tables": [(arm, [tables.cell_row(cell) for cell in section.cells if cell.arm == arm]) for arm in section.arms],
+        "tables": tables.cell_tables(section),
         "reference": section.reference,
         "pairs": [tables.pair_row(section, c) for c in section.pairs],
         "memory": tables.memory_sentences(section),
@@ -88,6 +89,11 @@ def section_view(section: Section, first: Section, number: int) -> dict[str, Any
 
 def configuration(section: Section) -> str:
     job = section.job
+    if job.program.command:
+        keys = {
+            key: value for key, value in to_dict(job)["program"].items() if value and key not in ("command", "files")
+        }
+        return f"{shlex.join(job.program.command)}; {', '.join(f'{key} {value}' for key, value in keys.items())}; seed {job.seed}."
     model, train = job.model, job.train
     data = "synthetic tokens" if job.data.path is None else f"tokens of {job.data.path}"
     return (

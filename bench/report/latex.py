@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bench.analysis.grouping import Section
-from bench.report.tables import HEADINGS, OURS, cell_row
+from bench.report.tables import HEADINGS, OURS, PROGRAM, cell_row, program_row
 
 
 def latex(found: Sequence[Section]) -> str:
@@ -20,10 +20,14 @@ def latex(found: Sequence[Section]) -> str:
     }
     blocks = []
     for section in found:
-        every = (*HEADINGS, *OURS)
-        kept = [place for place, heading in enumerate(every) if heading not in ("Notes", "Peak RSS")]
-        headings = ("Allocator", *(every[place] for place in kept))
-        body = [[cell.arm, *(cell_row(cell)[place] for place in kept)] for cell in section.cells]
+        if section.job.program.command:
+            headings: tuple[str, ...] = PROGRAM
+            body = [program_row(cell) for cell in section.cells]
+        else:
+            every = (*HEADINGS, *OURS)
+            kept = [place for place, heading in enumerate(every) if heading not in ("Notes", "Peak RSS")]
+            headings = ("Allocator", *(every[place] for place in kept))
+            body = [[cell.arm, *(cell_row(cell)[place] for place in kept)] for cell in section.cells]
         escaped = [
             " & ".join("".join(special.get(c, c) for c in text) for text in line) + r" \\" for line in (headings, *body)
         ]

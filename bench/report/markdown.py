@@ -14,11 +14,9 @@ from bench.report.tables import (
     COMPARED,
     HEADINGS,
     LEFT,
-    OURS,
     PUBLISHED_MACHINE,
     Refused,
     cause_sentences,
-    cell_row,
     memory_sentences,
     notes_of,
     pair_row,
@@ -40,12 +38,8 @@ def markdown(found: Sequence[Section], refused: Refused) -> str:
             *_bullets(f"**{sentence}**" for sentence in verdict_sentences(section)),
             *_bullets(notes_of(section)),
         ]
-        for arm in section.arms:
-            lines += [
-                f"### {arm}",
-                "",
-                *lines_of_table((*HEADINGS, *OURS), [cell_row(cell) for cell in section.cells if cell.arm == arm]),
-            ]
+        for title, headings, rows in tables.cell_tables(section):
+            lines += [f"### {title}", "", *lines_of_table(headings, rows)]
         if section.pairs:
             lines += [
                 f"### Against {section.reference}",

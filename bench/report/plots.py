@@ -59,7 +59,9 @@ def plots(section: Section, prefix: str = "") -> list[Plot]:
     """Every picture that this section's records can fill, the most telling first. ``prefix`` keeps ids of sections apart."""
     drawn = []
     with matplotlib.rc_context(STYLE):
-        for draw in (gains, phases, samples, against_nodes, over_time, pareto):
+        # A program is seen from outside: it has no micro-batches to draw.
+        ours = (gains, phases, samples, against_nodes, over_time, pareto)
+        for draw in (gains, pareto) if section.job.program.command else ours:
             plot = draw(section)
             if plot:
                 title, caption, figure = plot

@@ -108,7 +108,38 @@ def cell_row(cell: Cell) -> list[str]:
     ]
 
 
-LEFT = ("Notes", "Arm", "Verdict", "Phase")  # columns of words
+PROGRAM = ("Arm", "Version", "Blocks", "Seconds", "95 %", "Peak RSS", "Minor faults", "In the kernel", "Notes")
+
+
+def program_row(cell: Cell) -> list[str]:
+    """One row of PROGRAM: an arm's runs, or the steps of them."""
+    interval, kernel = cell.sec_per_it, cell.mean("system_seconds_per_it") or 0.0
+    return [
+        cell.arm,
+        cell.records[0]["ranks"][0]["proof"]["version"][:24],
+        str(len(cell.records)),
+        number(interval.value),
+        interval_text(interval.low, interval.high),
+        mebibytes(cell.mean("peak_rss_bytes")),
+        count(cell.mean("minor_faults_per_it") or 0.0),
+        seconds(kernel),
+        cell.notes,
+    ]
+
+
+def cell_tables(section: Section) -> list[tuple[str, tuple[str, ...], list[list[str]]]]:
+    """Title, headings and rows: for our own workload a table of each arm's numbers of nodes, as published; for a program one of all
+    arms."""
+    if section.job.program.command:
+        what = "step" if section.job.program.rate is not None else "run"
+        rows = [program_row(cell) for cell in section.cells]
+        return [(f"each arm, figures of one {what}", PROGRAM, rows)] if rows else []
+    return [
+        (arm, (*HEADINGS, *OURS), [cell_row(cell) for cell in section.cells if cell.arm == arm]) for arm in section.arms
+    ]
+
+
+LEFT = ("Version", "Notes", "Arm", "Verdict", "Phase")  # columns of words
 COMPARED = ("Nodes", "Arm", "Gain", "95 %", "Peak memory", "Blocks", "Verdict", "Published")
 
 

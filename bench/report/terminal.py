@@ -11,12 +11,10 @@ from bench.analysis.grouping import Section
 from bench.report.markdown import lines_of_table
 from bench.report.tables import (
     COMPARED,
-    HEADINGS,
     LEFT,
-    OURS,
     Refused,
     cause_sentences,
-    cell_row,
+    cell_tables,
     notes_of,
     pair_row,
     unusable,
@@ -37,8 +35,8 @@ def show(found: Sequence[Section], refused: Refused, files: Sequence[Path]) -> N
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for section in found:
         console.print(f"\n{section.title}", style="bold")
-        for arm in section.arms:
-            _show_table(console, arm, (*HEADINGS, *OURS), [cell_row(cell) for cell in section.cells if cell.arm == arm])
+        for title, headings, rows in cell_tables(section):
+            _show_table(console, title, headings, rows)
         for sentence in verdict_sentences(section):
             console.print(sentence, style="bold")
         if section.pairs:

@@ -61,6 +61,8 @@ def types_of(schema: type) -> dict[str, Any]:
 def fits(value: Any, kind: Any) -> bool:
     if get_origin(kind) is dict and get_args(kind) == (str, str):
         return isinstance(value, Mapping) and all(isinstance(v, str) for pair in value.items() for v in pair)
+    if get_origin(kind) is list:
+        return isinstance(value, (list, tuple)) and all(fits(one, get_args(kind)[0]) for one in value)
     for plain in (str, int, float):
         if kind == Optional[plain]:
             return value is None or fits(value, plain)
