@@ -22,9 +22,10 @@ while IFS= read -r line; do
         LD_PRELOAD* | LD_AUDIT* | LD_PROFILE*) ;;
         GLIBC_TUNABLES* | MALLOC_* | TCMALLOC_* | MIMALLOC_* | TBB_* | JEMALLOC_* | _RJEM_MALLOC_CONF* | SCUDO_OPTIONS*) ;;
         HEAPPROFILE* | HEAP_PROFILE* | HEAPCHECK* | HEAP_CHECK* | CPUPROFILE* | XOS_* | THP_MEM_ALLOC_ENABLE*) ;;
-        OMP_* | GOMP_* | KMP_* | LIBOMP_*) ;;
-        MKL_* | OPENBLAS_* | GOTO_* | BLIS_* | DNNL_* | ONEDNN_* | ATEN_CPU_CAPABILITY*) ;;
-        TORCH_* | PYTORCH_* | PYTHON*) ;;
+        # The rest steers what runs, and a program of the user's runs with all that is his; our own Python is started with -I.
+        OMP_* | GOMP_* | KMP_* | LIBOMP_*) [ "${1:-}" != program ] || continue ;;
+        MKL_* | OPENBLAS_* | GOTO_* | BLIS_* | DNNL_* | ONEDNN_* | ATEN_CPU_CAPABILITY*) [ "${1:-}" != program ] || continue ;;
+        TORCH_* | PYTORCH_* | PYTHON*) [ "${1:-}" != program ] || continue ;;
         *) continue ;;
     esac
     eval "[ -n \"\${$name+set}\" ]" || continue

@@ -55,14 +55,22 @@ class Progress:
         expected = job.measure.max_seconds if job.measure.mode == "sampled" else float("inf")
         self._show(label(job), state, self.ended + min(0.99, elapsed_seconds / (expected + 15)))
 
+    def program_step(self, job: Job, event: dict[str, Any]) -> None:
+        steps = f"{event['steps']} steps, " if job.program.rate is not None else ""
+        self._show(label(job), f"{steps}{event['seconds']:.0f} s", self.ended + 0.5)
+
     def end(self, job: Job, record: dict[str, Any]) -> None:
         self.ended += 1
         again = not hasattr(self, "begun")
         if record["valid"]:
             derived = record["derived"]
             words = (
-                f"{derived['sec_per_it']:.1f} s/it, {derived['micro_batch_seconds']:.3f} s/micro-batch, "
-                f"{derived['minor_faults_per_it'] / derived['micro_batches_per_it']:,.0f} minor faults/micro-batch ({derived['notes']})"
+                program_words(derived)
+                if job.program.command
+                else (
+                    f"{derived['sec_per_it']:.1f} s/it, {derived['micro_batch_seconds']:.3f} s/micro-batch, "
+                    f"{derived['minor_faults_per_it'] / derived['micro_batches_per_it']:,.0f} minor faults/micro-batch ({derived['notes']})"
+                )
             )
         else:
             words = f"failed: {record['error']}"
@@ -74,6 +82,11 @@ class Progress:
     def _show(self, name: str, state: str, completed: float) -> None:
         if self.bar:
             self.bar.update(self.task, label=name, state=state, completed=completed, refresh=True)
+
+
+def program_words(derived: dict[str, Any]) -> str:
+    what = next(iter(derived["phases"]))
+    return f"{derived['sec_per_it']:.4g} s/{what}, {derived['minor_faults_per_it']:,.0f} minor faults/{what} ({derived['notes']})"
 
 
 def label(job: Job) -> str:

@@ -30,6 +30,7 @@ from bench.config.study import Study
 from bench.driver.control import Leader, PeersLost, follow, machine_of
 from bench.driver.launcher import Copy, chosen_interface, which_copy
 from bench.driver.order import in_blocks
+from bench.driver.program import run_program
 from bench.driver.progress import Progress
 from bench.driver.ranks import children_seconds
 from bench.driver.resume import answer, locked, measured_code
@@ -142,7 +143,12 @@ def check_hosts(jobs: Sequence[Job], copy: Copy, host: Mapping[str, Any]) -> Non
     limit = host["container"]["memory_limit_bytes"] or float("inf")
     cpus, available = len(os.sched_getaffinity(0)), int(min(psutil.virtual_memory().available, limit))
     for job in jobs:
-        if copy.num_copies == 1:
+        if job.program.command:
+            if copy.num_copies > 1:
+                raise ConfigError(
+                    f"program measures on one host, and {copy.launcher} started {copy.num_copies} copies: start one."
+                )
+        elif copy.num_copies == 1:
             check_fits(job, job.num_ranks, cpus, available)
         else:
             if job.nodes > copy.num_copies:
@@ -189,7 +195,10 @@ class Runner:
 
     def run(self, jobs: Sequence[Job]) -> int:
         done: list[records.Record] = []
-        for finding in findings(self.leader.facts[0], load.now(), needed_bytes=max(job.rank_bytes for job in jobs)):
+        needed = (
+            None if jobs[0].program.command else max(job.rank_bytes for job in jobs)
+        )  # what a program needs, nobody knows
+        for finding in findings(self.leader.facts[0], load.now(), needed_bytes=needed):
             if finding.level == "bad":
                 self.progress.say(f"{finding.what} {finding.advice}")
         started = time.monotonic()
@@ -251,12 +260,15 @@ class Runner:
         used_mib: list[float] = []
 
         def on_event(rank: int, event: dict[str, Any]) -> None:
-            if event["event"] == "micro_batch" and rank == 0:
+            if event["event"] == "step":
+                self.progress.program_step(job, event)
+            elif event["event"] == "micro_batch" and rank == 0:
                 if event["iteration"] == 1 and not used_mib:
                     used_mib.append(load.used_memory_mib() or 0.0)  # the published column: after the first iteration
                 self.progress.step(job, event, time.monotonic() - clock)
 
-        outcome = self.leader.run(job, on_event)
+        folder = self.out / job.directory
+        outcome = run_program(job, folder, on_event) if job.program.command else self.leader.run(job, on_event)
         after = load.now()
         self.say_without(outcome.ranks or [])
         simulated = len({machine_of(host) for host in self.leader.facts[: job.nodes]}) < job.nodes
@@ -292,7 +304,7 @@ class Runner:
         }
         if not outcome.error:
             record["derived"] = derive(record)
-        path = self.out / job.directory / "record.json"
+        path = folder / "record.json"
         records.write(path, record)
         keep_logs(path.parent, outcome.logs)
         return {**record, "path": str(path)}

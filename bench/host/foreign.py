@@ -8,7 +8,7 @@ from collections.abc import Mapping
 # The one list, by the beginnings of names. entrypoint.sh drops the same ones before Python starts (tests/unit/test_entrypoint.py
 # holds the two against each other). LD_LIBRARY_PATH is not among them: libraries of modules, Spack and conda are found by it. It is
 # in each rank's proof, with every library that does the allocator's work.
-FOREIGN = (
+OF_ALLOCATORS = (
     # The loader's: another library in every process, the baseline's too.
     "LD_PRELOAD",
     "LD_AUDIT",
@@ -28,7 +28,10 @@ FOREIGN = (
     "HEAP_CHECK",
     "CPUPROFILE",
     "XOS_",  # Fujitsu's library of large pages
-    "THP_MEM_ALLOC_ENABLE",  # torch on Arm
+    "THP_MEM_ALLOC_ENABLE",  # torch's own, 2.2 and newer
+)
+FOREIGN = (
+    *OF_ALLOCATORS,
     # Threads: they are set explicitly; what the host says of them would make the same job another one.
     "OMP_",
     "GOMP_",

@@ -1,0 +1,205 @@
+"""program [overrides] -- COMMAND ARGS...: a program of the user's under each arm, and the setting that is worth having."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import shlex
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.analysis import grouping
+from bench.arms import library
+from bench.commands.advise import is_usable
+from bench.config import compose
+from bench.config.study import Study
+from bench.config.words import refuse_unknown
+from bench.driver import sweep
+from bench.driver.program import OUTPUT, file_sha256, last_lines
+from bench.paths import results_directory
+from bench.schema import records
+from bench.schema.checks import check
+from bench.schema.errors import ConfigError
+from bench.schema.job import Allocator, Job, Program
+
+ARMS = ("glibc", "glibc_tuned_thp", "tcmalloc", "jemalloc_keep", "mimalloc")  # by default, those that this host has
+FEWEST_BLOCKS = 3
+SHOWN_LINES = 12
+LARGEST_HASHED = 64 << 20
+KEYS = {  # of `program`, as they are written on the command line
+    "rate": str,
+    "check": str,
+    "stop_after_steps": int,
+    "same_output": bool,
+    "terminal": bool,
+    "timeout_seconds": float,
+    "directory": str,
+}
+SHORT = ("rate", "check")  # may leave out `program.`
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        help="rate='REGEX' check='REGEX' program.stop_after_steps=N allocator=a,b repeat=0,1,2 measure.blocks_max_minutes=M study=NAME; then -- "
+        "and the command, which is taken as it is",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Exit code: 0 fine, 1 a run failed, 130 interrupted."""
+    words = options.words
+    here = words.index("--") if "--" in words else len(words)
+    if not words[here + 1 :]:
+        raise ConfigError("program needs the command after --, as in: program rate='step .* ([0-9.]+) s' -- python train.py")
+    program, rest = program_of(words[:here], words[here + 1 :])
+    study, jobs = jobs_of(program, rest)
+    code = sweep.run(study, jobs)
+    if code != 130:
+        found = records.read_all([results_directory() / study.name])[0]
+        ours = [
+            record
+            for record in found
+            if record["content_hash"] in {job.content_hash for job in jobs} or is_of(record, jobs[0])
+        ]
+        tell_failures(ours)
+        print(advice(ours, study.reference, {job.allocator.name: job.allocator for job in jobs}, program))
+    return code
+
+
+def program_of(words: Sequence[str], command: Sequence[str]) -> tuple[Program, list[str]]:
+    """The program that the words describe, and the words that are Hydra's. A regular expression is taken as it is: Hydra's grammar
+    would want it quoted once more."""
+    values: dict[str, Any] = {}
+    rest = []
+    for word in words:
+        key, _, value = word.partition("=")
+        name = key.lstrip("+")
+        name = name[len("program.") :] if name.startswith("program.") else name if name in SHORT else ""
+        if not name:
+            rest.append(word)
+            continue
+        refuse_unknown([name], KEYS, "program.")
+        values[name] = as_type(name, value)
+    directory = Path(values.pop("directory", os.getcwd())).expanduser().absolute()
+    if not directory.is_dir():
+        raise ConfigError(f"program.directory={directory} is not a folder.")
+    refuse_command(command[0], directory)
+    return Program(command=list(command), directory=str(directory), files=files_of(command, directory), **values), rest
+
+
+def as_type(name: str, text: str) -> Any:
+    kind = KEYS[name]
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        return kind(text)
+    except (KeyError, ValueError):
+        wanted = {bool: "true or false", int: "a whole number", float: "a number of seconds"}[kind]
+        raise ConfigError(f"program.{name}={text} must be {wanted}.") from None
+
+
+def refuse_command(word: str, directory: Path) -> None:
+    if "/" not in word:
+        if shutil.which(word) is None:
+            raise ConfigError(f"{word} is not a program in PATH: give its path.")
+        return
+    path = directory / word
+    if not path.exists():
+        raise ConfigError(f"{word} is not there (looked for in {directory}): give the path of a program.")
+    if path.is_dir() or not os.access(path, os.X_OK):
+        raise ConfigError(
+            f"{word} is not executable: `chmod +x {word}`, or name its interpreter, as in: -- python {word}"
+        )
+
+
+def files_of(command: Sequence[str], directory: Path) -> dict[str, str]:
+    """SHA-256 of each file that the command names: a script that was edited is not the one whose result is there already."""
+    found = {}
+    for word in command:
+        path = directory / word
+        if "=" not in word and len(word) < 4096 and path.is_file() and path.stat().st_size <= LARGEST_HASHED:
+            sha256 = file_sha256(str(path))
+            if sha256 is not None:
+                found[str(path)] = sha256
+    return found
+
+
+def jobs_of(program: Program, words: Sequence[str]) -> tuple[Study, list[Job]]:
+    """Three blocks of every arm, and more until the intervals are narrow or the time is over; `repeat=0,1` means just those."""
+    given = {word.lstrip("+").partition("=")[0] for word in words}
+    for key in given:
+        if key.split(".")[0] in ("model", "train", "parallel", "data", "nodes", "ranks_per_node", "experiment"):
+            raise ConfigError(f"{key} is of our own GPT and means nothing to a program; remove it.")
+    defaults = {"allocator": f"+allocator={','.join(ARMS)}", "repeat": f"repeat={','.join(map(str, range(FEWEST_BLOCKS)))}"}
+    study, jobs = compose.jobs_of([*words, *(line for key, line in defaults.items() if key not in given)])
+    jobs = [dataclasses.replace(job, program=program) for job in jobs]
+    check(jobs[0])
+    if "allocator" not in given:
+        usable = {job.allocator.name for job in jobs if job.repeat == jobs[0].repeat and is_usable(job.allocator)}
+        jobs = [job for job in jobs if job.allocator.name in usable]
+    if "study" not in given:
+        name = Path(program.command[0]).name
+        study = dataclasses.replace(study, name="program_" + "".join(c if c.isalnum() or c in "._-" else "_" for c in name))
+    if "repeat" not in given:
+        study = dataclasses.replace(study, blocks="auto")
+    if study.reference not in {job.allocator.name for job in jobs}:
+        study = dataclasses.replace(study, reference=jobs[0].allocator.name)
+    return study, jobs
+
+
+def is_of(record: records.Record, job: Job) -> bool:
+    """Whether this is one more block of the same program."""
+    return record["job"].get("program") == dataclasses.asdict(job.program) and record["job"]["seed"] == job.seed
+
+
+def tell_failures(found: Sequence[records.Record]) -> None:
+    """The last lines of the first failed run of each arm."""
+    shown = set()
+    for record in found:
+        arm = record["job"]["allocator"]["name"]
+        if record["valid"] or arm in shown:
+            continue
+        shown.add(arm)
+        output = Path(record["path"]).parent / OUTPUT
+        lines = last_lines(output, SHOWN_LINES)
+        if lines:
+            print("\n".join([f"\nThe last lines of {os.path.relpath(output)}:", *(f"    {line}" for line in lines)]))
+
+
+def advice(found: Sequence[records.Record], reference: str, arms: dict[str, Allocator], program: Program) -> str:
+    """The lines to paste for the fastest arm that is surely faster, and that there is nothing to change where none is."""
+    compared = [pair for pair in grouping.pairs(found, reference) if pair.ratio]
+    faster = [pair for pair in compared if pair.word == "faster" and pair.arm in arms]
+    if not compared:
+        return ""
+    if not faster:
+        return f"\nNo arm is surely faster than {reference}: change nothing, or give it more time (measure.blocks_max_minutes=60)."
+    best = max(faster, key=lambda pair: pair.ratio.value if pair.ratio else 0.0)
+    assert best.ratio is not None
+    words = (
+        f"{best.ratio.value:.2f}x [{best.ratio.low:.2f}, {best.ratio.high:.2f}], {1 / best.memory.value:.2f} times the peak memory"
+        if best.memory
+        else ""
+    )
+    return "\n".join(
+        [
+            "",
+            f"Fastest: {best.arm} ({arms[best.arm].shows}), {words}. To run with it:",
+            "",
+            paste(arms[best.arm], program),
+        ]
+    )
+
+
+def paste(allocator: Allocator, program: Program) -> str:
+    """One `env` in front of the command, so that no shell and no helper runs under the preload."""
+    path = library.resolve(allocator)
+    settings = [f"{name}={shlex.quote(value)}" for name, value in allocator.env.items()] + (
+        [f"LD_PRELOAD={path}"] if path else []
+    )
+    return "    " + " \\\n        ".join([" ".join(["env", *settings]), shlex.join(program.command)])
