@@ -6,10 +6,12 @@ import re
 from collections.abc import Sequence
 from statistics import fmean
 
-from bench.rank.stopping import relative_half_width, steady_start
+from bench.rank.stopping import ENOUGH_TO_CUT, change_point
 from bench.schema.job import Measure
+from bench.schema.series import relative_half_width
 
 AT_LEAST_SECONDS = 2.0  # of steps: two hundred steps of a millisecond are too short a look at a machine
+LEFT_OUT = 2  # steps at the start, by design: what is made in the first one, and the heap that grows for it
 MOST_JUDGED = 200  # samples that the rules look at; more are put together in groups
 
 
@@ -52,9 +54,13 @@ def grouped(samples: Sequence[float]) -> list[float]:
 
 
 def steady_from(samples: Sequence[float]) -> int:
-    """Index of the first steady step."""
-    size = max(1, -(-len(samples) // MOST_JUDGED))
-    return steady_start(grouped(samples)) * size if samples else 0
+    """Index of the first steady step: behind those that are left out, and behind a change point where there are enough to see one."""
+    start = min(LEFT_OUT, len(samples) // 2)
+    rest = samples[start:]
+    if len(rest) < ENOUGH_TO_CUT:
+        return start
+    size = max(1, -(-len(rest) // MOST_JUDGED))
+    return start + change_point(grouped(rest)) * size
 
 
 def enough(samples: Sequence[float], elapsed: float, measure: Measure, stop_after_steps: int | None) -> bool:
