@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from bench.rank import dropout
 from bench.rank.ops_megatron import GELU_A, GELU_B, MASKED
 
+# The last argument is the input in PyTorch 1.10, and the input's type from 1.11 on.
+OF_INPUT = (lambda tensor: tensor) if torch.__version__ < (1, 11) else (lambda tensor: tensor.dtype)
+
 
 class LeanGelu(torch.autograd.Function):
     """The same GELU through sigmoid: 0.5 (1 + tanh u) = sigmoid(2u). Two blocks forward, three backward, no chain.
@@ -79,7 +82,7 @@ class LeanAttention(torch.autograd.Function):
             grad_probs = torch.mm(grad[:, h], value[:, h].t())
             if noise is not None:
                 grad_probs.mul_(noise[h])
-            grad_scores = torch._softmax_backward_data(grad_probs, probs[h], -1, probs[h])
+            grad_scores = torch._softmax_backward_data(grad_probs, probs[h], -1, OF_INPUT(probs[h]))
             torch.mm(grad_scores, key[:, h], out=grads[0][:, h])
             torch.mm(grad_scores.t(), query[:, h], out=grads[1][:, h])
         return grads[0].mul_(ctx.scale), grads[1].mul_(ctx.scale), grads[2], None, None, None
