@@ -7,6 +7,7 @@ last backward, clipped, applied by Adam, set to None. torch is imported here and
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import hashlib
 import time
@@ -136,7 +137,9 @@ class Trainer:
         """Hash over the final parameters' bytes: the same bits, the same training."""
         digest = hashlib.sha256()
         for parameter in self.model.parameters():
-            digest.update(parameter.detach().numpy())
+            # Without NumPy, which another interpreter's PyTorch (launch.python) need not have.
+            size = parameter.numel() * parameter.element_size()
+            digest.update((ctypes.c_char * size).from_address(parameter.data_ptr()))
         return digest.hexdigest()
 
     def agree(self, more: bool) -> bool:
