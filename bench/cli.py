@@ -31,7 +31,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("bench.commands.compare", "was result A reproduced by result B?"),
     "rerun": ("bench.commands.rerun", "the same configuration as a record's, here"),
     "advise": ("bench.commands.advise", "search the arms on this host for the fastest setting"),
-    "program": ("bench.commands.program", "a program of yours under each allocator: program [overrides] -- COMMAND ARGS..."),
+    "program": (
+        "bench.commands.program",
+        "a program of yours under each allocator: program [overrides] -- COMMAND ARGS...",
+    ),
     "slurm": ("bench.commands.jobscript", "print a job script: one copy of bench per node"),
     "doctor": ("bench.commands.doctor", "what this host has and lacks for a fair measurement"),
 }

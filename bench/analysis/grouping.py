@@ -42,6 +42,8 @@ class Section:
         cpu = self.host["cpu"]
         cores = f"{len(cpu_numbers(cpu['affinity'])) or cpu['logical']} cores"
         what = shlex.join(self.job.program.command)[:80] or self.job.model.name
+        if self.job.launch.python is not None:
+            what += f" under PyTorch {self.host['packages']['torch']}, Python {self.host['python']['version']},"
         return f"{what} on {cpu['model'] or self.host['machine']}, {cores}"
 
     @property

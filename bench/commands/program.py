@@ -55,7 +55,9 @@ def run(options: argparse.Namespace) -> int:
     words = options.words
     here = words.index("--") if "--" in words else len(words)
     if not words[here + 1 :]:
-        raise ConfigError("program needs the command after --, as in: program rate='step .* ([0-9.]+) s' -- python train.py")
+        raise ConfigError(
+            "program needs the command after --, as in: program rate='step .* ([0-9.]+) s' -- python train.py"
+        )
     program, rest = program_of(words[:here], words[here + 1 :])
     study, jobs = jobs_of(program, rest)
     code = sweep.run(study, jobs)
@@ -135,7 +137,10 @@ def jobs_of(program: Program, words: Sequence[str]) -> tuple[Study, list[Job]]:
     for key in given:
         if key.split(".")[0] in ("model", "train", "parallel", "data", "nodes", "ranks_per_node", "experiment"):
             raise ConfigError(f"{key} is of our own GPT and means nothing to a program; remove it.")
-    defaults = {"allocator": f"+allocator={','.join(ARMS)}", "repeat": f"repeat={','.join(map(str, range(FEWEST_BLOCKS)))}"}
+    defaults = {
+        "allocator": f"+allocator={','.join(ARMS)}",
+        "repeat": f"repeat={','.join(map(str, range(FEWEST_BLOCKS)))}",
+    }
     study, jobs = compose.jobs_of([*words, *(line for key, line in defaults.items() if key not in given)])
     jobs = [dataclasses.replace(job, program=program) for job in jobs]
     check(jobs[0])
@@ -144,7 +149,9 @@ def jobs_of(program: Program, words: Sequence[str]) -> tuple[Study, list[Job]]:
         jobs = [job for job in jobs if job.allocator.name in usable]
     if "study" not in given:
         name = Path(program.command[0]).name
-        study = dataclasses.replace(study, name="program_" + "".join(c if c.isalnum() or c in "._-" else "_" for c in name))
+        study = dataclasses.replace(
+            study, name="program_" + "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
+        )
     if "repeat" not in given:
         study = dataclasses.replace(study, blocks="auto")
     if study.reference not in {job.allocator.name for job in jobs}:

@@ -27,6 +27,7 @@ from bench.driver.meeting import Message, Others, RankFailed
 from bench.driver.watchdog import TICK_SECONDS, Watchdog
 from bench.host.files import scratch_file
 from bench.host.topology import share_cpus
+from bench.paths import CHECKOUT
 from bench.schema.cpus import near
 from bench.schema.errors import AllocatorError
 from bench.schema.job import Job, to_dict
@@ -100,7 +101,7 @@ def run_ranks(job: Job, copy: Copy, on_event: OnEvent, others: Others, watchdog:
                 "threads": threads,
                 "library": path,
             }
-            ranks.append(start_rank(number, orders, env))
+            ranks.append(start_rank(number, orders, env, job.launch.python))
         watch_ranks(ranks, on_event, others, watchdog)
         return Outcome(ranks=[rank.part for rank in ranks if rank.part])
     except (AllocatorError, RankFailed) as error:
@@ -112,7 +113,18 @@ def run_ranks(job: Job, copy: Copy, on_event: OnEvent, others: Others, watchdog:
             end_rank(rank)
 
 
-def start_rank(number: int, orders: dict[str, Any], env: dict[str, str]) -> Rank:
+def rank_words(python: str | None) -> list[str]:
+    """The interpreter and what it is to run. Another interpreter has no .pth file that names the checkout, so it is told."""
+    options = ["-I", "-B", "-W", "ignore"]
+    if python is None:
+        return [sys.executable, *options, "-m", "bench.rank"]
+    code = (
+        f"import runpy, sys; sys.path.insert(0, {str(CHECKOUT)!r}); runpy.run_module('bench.rank', run_name='__main__')"
+    )
+    return [python, *options, "-c", code]
+
+
+def start_rank(number: int, orders: dict[str, Any], env: dict[str, str], python: str | None = None) -> Rank:
     """Raises RankFailed in one sentence where this host refuses another process, pipe or file; nothing of it is left then."""
     # LD_PRELOAD is in the environment of this one exec: no shell and no helper comes between it and Python.
     with contextlib.ExitStack() as undo:
@@ -123,7 +135,7 @@ def start_rank(number: int, orders: dict[str, Any], env: dict[str, str]) -> Rank
                 ours.callback(os.close, send)
                 log = undo.enter_context(scratch_file())
                 process = subprocess.Popen(
-                    [sys.executable, "-I", "-B", "-W", "ignore", "-m", "bench.rank", str(send)],
+                    [*rank_words(python), str(send)],
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,

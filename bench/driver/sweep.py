@@ -39,6 +39,7 @@ from bench.host import facts, load
 from bench.host.files import give_temporary_folder
 from bench.host.findings import findings, huge_pages_allowed
 from bench.host.foreign import dropped_environment
+from bench.host.interpreter import software, with_software
 from bench.paths import results_directory
 from bench.schema import records
 from bench.schema.checks import check_fits
@@ -142,6 +143,8 @@ def check_hosts(jobs: Sequence[Job], copy: Copy, host: Mapping[str, Any]) -> Non
     """Refuse, before anything runs, jobs that these hosts cannot hold. Raises ConfigError."""
     limit = host["container"]["memory_limit_bytes"] or float("inf")
     cpus, available = len(os.sched_getaffinity(0)), int(min(psutil.virtual_memory().available, limit))
+    for python in {job.launch.python for job in jobs} - {None}:
+        software(str(python))
     for job in jobs:
         if job.program.command:
             if copy.num_copies > 1:
@@ -244,7 +247,11 @@ class Runner:
 
     def answered(self, job: Job) -> records.Record | None:
         path = self.out / job.directory / "record.json"
-        return answer(path, job, self.leader.facts[: job.nodes], self.progress.say)
+        return answer(path, job, self.hosts(job), self.progress.say)
+
+    def hosts(self, job: Job) -> list[dict[str, Any]]:
+        """The facts of this job's nodes, with the interpreter that its ranks run under."""
+        return [with_software(host, job.launch.python) for host in self.leader.facts[: job.nodes]]
 
     def say_without(self, ranks: Sequence[Mapping[str, Any]]) -> None:
         """What the hosts refused and the ranks did without: each sentence once in a sweep; the records have them all."""
@@ -296,7 +303,7 @@ class Runner:
                 "secret": secret.source if secret else None,
                 "dropped_environment": dropped_environment(),
             },
-            "hosts": self.leader.facts[: job.nodes],
+            "hosts": self.hosts(job),
             "load": {"before": before, "after": after},
             "host_used_mib": used_mib[0] if used_mib else None,
             "ranks": outcome.ranks,

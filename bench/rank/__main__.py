@@ -25,6 +25,7 @@ from bench.rank.fault_cost import fault_cost_seconds
 from bench.rank.orders import Orders, Tell
 from bench.rank.process import attempt, bind_memory, die_with_parent, pin
 from bench.rank.proof import prove
+from bench.rank.tensor_memory import tensor_memory
 from bench.schema.checks import shaped
 from bench.schema.errors import AllocatorError, with_memory_limit
 
@@ -91,6 +92,7 @@ def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
         "proof": proof,
         "blas": {**products, **done},
         "without": without,
+        "software": {"python": sys.version.split()[0], "torch": str(torch.__version__)},
     }
     tell({"event": "ready", "rank": me["rank"], "hostname": me["hostname"], "alike": alike(job, me, torch.__version__)})
     orders.wait_for("go")
@@ -119,6 +121,12 @@ def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
     proof_end = after_training(
         "The allocator was not proved again", lambda: prove(job.allocator, allocator_path), without
     )
+    if proof_end is not None:
+        proof_end["tensor_memory"] = after_training(
+            "Whose memory a tensor is in was not asked",
+            lambda: tensor_memory(job.allocator.name, proof["malloc_library"], empty_tensor),
+            without,
+        )
     at_end = after_training("The matrix library was not asked again", blas.ask, without)
     if at_end is not None:
         blas.refuse_change(products, at_end)
@@ -129,6 +137,13 @@ def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
     values = {"proof_end": proof_end, "parameters_sha256": digest, "fault_cost_seconds": price, "without": without}
     tell({"event": "after", "values": values})
     orders.wait_for("end")  # nobody leaves while somebody may still talk to it
+
+
+def empty_tensor(size_bytes: int) -> tuple:
+    import torch
+
+    tensor = torch.empty(size_bytes, dtype=torch.uint8)
+    return tensor.data_ptr(), tensor
 
 
 def after_training(what: str, ask: Callable[[], Any], without: list) -> Any:

@@ -102,10 +102,15 @@ class Launch:
     oversubscribe: bool = False  # more ranks than cores are allowed: for trying the machinery
     interface: Optional[str] = None  # None: the one that routes to the leader
     timeout_seconds: float = 300.0  # to find the peers, and for the ranks to connect
-    collective_timeout_seconds: Optional[float] = None  # None: who hangs or is gone is noticed, who is slow is waited for
-    silence_seconds: Optional[float] = None  # no rank says anything for so long: it hangs. None: from the job's own pace
+    collective_timeout_seconds: Optional[float] = (
+        None  # None: who hangs or is gone is noticed, who is slow is waited for
+    )
+    silence_seconds: Optional[float] = (
+        None  # no rank says anything for so long: it hangs. None: from the job's own pace
+    )
     job_timeout_seconds: Optional[float] = None  # a job that takes longer has failed. None: no limit
     blas: str = "full"  # the math library's path: `full` what the CPU can do, `stock` as the wheel comes
+    python: Optional[str] = None  # interpreter of the ranks, with its own PyTorch; None: the one that runs this command
 
 
 # Keys of launch that decide how ranks find one another and how long somebody waits, and nothing of what is measured.
@@ -124,7 +129,9 @@ class Program:
 
     command: List[str] = field(default_factory=list)
     directory: str = ""  # where it runs
-    files: Dict[str, str] = field(default_factory=dict)  # SHA-256 of each file that the command names: edited, another job
+    files: Dict[str, str] = field(
+        default_factory=dict
+    )  # SHA-256 of each file that the command names: edited, another job
     rate: Optional[str] = None  # regular expression of the line that ends a step; None: the whole run is one sample
     stop_after_steps: Optional[int] = None  # end it after so many; None: by the rules of `measure`
     check: Optional[str] = None  # regular expression of a value that every arm must print alike
@@ -209,6 +216,8 @@ def to_dict(job: Job) -> Dict[str, Any]:
     content = dataclasses.asdict(job)
     for part in OF_OUR_GPT if job.program.command else ("program",):
         del content[part]
+    if job.launch.python is None:
+        del content["launch"]["python"]
     return content
 
 
