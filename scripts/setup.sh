@@ -23,7 +23,10 @@ missing() {
     local cache soname package
     cache=$(PATH=$PATH:/usr/sbin:/sbin ldconfig -p 2>/dev/null || true)
     awk '$1 == "library:" {soname = $2} $1 == "package:" && $2 ~ /^lib/ {print soname, $2}' conf/allocator/*.yaml | sort -u |
-        while read -r soname package; do [[ $cache == *"$soname "* ]] || echo "$soname $package"; done
+        while read -r soname package; do  # of several sonames any will do
+            for one in ${soname//,/ }; do [[ $cache != *"$one "* ]] || continue 2; done
+            echo "$soname $package"
+        done
 }
 
 # Names differ between releases (libtcmalloc-minimal4t64, libmimalloc2.2): take what this machine's package lists offer,
@@ -132,6 +135,14 @@ prepare() {
     uv=$(find_uv) || { install_uv; uv=.tools/bin/uv; }
 }
 
+# mimalloc 3 is on the package index, in a wheel that asks for a newer Python than ours and holds none: unpacked beside it.
+add_mimalloc() {
+    rm -rf .venv/allocators
+    "$uv" pip install -q --target .venv/allocators --python .venv --python-version 3.11 --only-binary :all: --no-deps --require-hashes \
+        -r requirements-mimalloc.lock >&2 || { say "mimalloc 3 could not be had (the reason is above): its arms will fail"; return 0; }
+    stamp requirements-mimalloc.lock >.venv/mimalloc.stamp
+}
+
 make_environment() {
     local python started=$SECONDS
     python=$(find_python)
@@ -153,6 +164,10 @@ make_environment() {
 if ! is_current setup.stamp requirements.lock; then
     prepare
     is_current setup.stamp requirements.lock || { install_allocators; make_environment; }
+fi
+if ! is_current mimalloc.stamp requirements-mimalloc.lock; then
+    prepare
+    add_mimalloc
 fi
 if [[ ${1:-} == dev ]] && ! is_current dev.stamp requirements.lock requirements-dev.lock; then
     prepare
