@@ -9,13 +9,16 @@ PYTHON := .venv/bin/python
 TESTS := $(if $(filter true,$(CI)),tests,tests/unit tests/integration)
 ARGS ?=
 
-.PHONY: help setup bench test check validate lock base image sif sbom clean
+.PHONY: help setup torch2 bench test check validate lock base image sif sbom clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:  ## Python 3.9, the locked environment in .venv, the allocator packages; at once when they are there
 	@scripts/setup.sh
+
+torch2: setup  ## the newest PyTorch in .venv-torch2, for launch.python=.venv-torch2/bin/python; says its size first
+	@scripts/torch2.sh
 
 bench: setup  ## train the 124M GPT under glibc and tcmalloc and compare, in about a quarter of an hour (ARGS='more overrides')
 	@./entrypoint.sh +experiment=tcmalloc $(ARGS)
@@ -42,6 +45,10 @@ lock:  ## write both lock files anew from requirements.in and requirements-dev.i
 	@for name in requirements requirements-dev; do \
 	   $(PYTHON) -m uv pip compile -q --upgrade --python $(PYTHON) --generate-hashes --no-header --no-emit-index-url $$name.in -o $$name.lock; \
 	 done
+	@for name in requirements-mimalloc requirements-torch2; do \
+	   $(PYTHON) -m uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
+	      $$(test $$name = requirements-torch2 || echo --no-deps) $$name.in -o $$name.lock; \
+	 done
 
 base:  ## the stand-in for the public base image, where no image registry answers
 	@scripts/images.sh base
@@ -57,5 +64,5 @@ sbom:  ## the environment's bill of materials (CycloneDX)
 	@scripts/images.sh sbom
 
 clean:  ## remove the environment, the tools and all caches; results stay
-	@rm -rf .venv .venv.new .tools .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf .venv .venv.new .venv-torch2 .tools .pytest_cache .mypy_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
