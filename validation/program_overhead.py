@@ -46,7 +46,9 @@ GOAL = 0.01
 def bare_seconds(job: Job) -> float:
     started = time.perf_counter()
     with open(os.devnull, "w") as nowhere:
-        subprocess.run(job.program.command, env=environment(job, None, os.environ), stdout=nowhere, stderr=nowhere, check=True)
+        subprocess.run(
+            job.program.command, env=environment(job, None, os.environ), stdout=nowhere, stderr=nowhere, check=True
+        )
     return time.perf_counter() - started
 
 
@@ -89,7 +91,9 @@ def main() -> int:
                     else:
                         seen.append([watched_seconds(job, folder)])
             r = ratio(seen, bare)
-            print(f"{what}: watched/bare {r.value:.4f} [{r.low:.4f}, {r.high:.4f}], {options.pairs} pairs of about {bare[0][0]:.1f} s")
+            print(
+                f"{what}: watched/bare {r.value:.4f} [{r.low:.4f}, {r.high:.4f}], {options.pairs} pairs of about {bare[0][0]:.1f} s"
+            )
             code |= r.low > 1 + GOAL
     return int(code)
 

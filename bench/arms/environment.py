@@ -20,4 +20,4 @@ def environment(allocator: Allocator, path: str | None, threads: int, base: Mapp
 
 def wants_huge_pages(allocator: Allocator) -> bool:
     settings = " ".join(allocator.env.values())
-    return "malloc.hugetlb=1" in settings or "thp:always" in settings
+    return "malloc.hugetlb=1" in settings or "thp:always" in settings or "THP_MEM_ALLOC_ENABLE" in allocator.env

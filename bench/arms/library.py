@@ -13,7 +13,6 @@ from pathlib import Path
 from bench.schema.errors import AllocatorError
 from bench.schema.job import Allocator
 
-
 BESIDE = Path(sys.prefix) / "allocators" / "cmeel.prefix" / "lib"  # wheels that hold a library and no Python
 
 

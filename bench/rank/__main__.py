@@ -77,6 +77,10 @@ def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
     from bench.rank.meeting import Meeting
     from bench.rank.trainer import Trainer
 
+    if "THP_MEM_ALLOC_ENABLE" in job.allocator.env and torch.__version__ < (2, 2):
+        raise AllocatorError(
+            f"allocator={job.allocator.name} sets THP_MEM_ALLOC_ENABLE, which PyTorch {torch.__version__} does not know: it needs 2.2 or newer."
+        )
     torch.set_num_threads(order["threads"])
     done = blas.apply(job.launch.blas)
     products = blas.ask()

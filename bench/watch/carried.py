@@ -89,8 +89,10 @@ def verdict(seen: Sighting, library: str | None, env: Mapping[str, str]) -> str 
     if "malloc" in program.defined:
         return "has a malloc of its own inside, which comes before any preload"
     real = {os.path.realpath(path): path for path in seen.paths}
+    if _just_begun(seen):
+        return None
     if not any(is_libc(path) for path in real):
-        return None if _just_begun(seen) else "does not use this host's C library"
+        return "does not use this host's C library"
     given = next((pair.partition("=")[2] for pair in seen.environment if pair.startswith("LD_PRELOAD=")), "")
     preloaded = [word for word in re.split("[: ]", given) if word]
     if library is not None and os.path.realpath(library) not in real:
