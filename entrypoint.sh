@@ -22,11 +22,16 @@ while IFS= read -r line; do
         LD_PRELOAD* | LD_AUDIT* | LD_PROFILE*) ;;
         GLIBC_TUNABLES* | MALLOC_* | TCMALLOC_* | MIMALLOC_* | TBB_* | JEMALLOC_* | _RJEM_MALLOC_CONF* | SCUDO_OPTIONS*) ;;
         HEAPPROFILE* | HEAP_PROFILE* | HEAPCHECK* | HEAP_CHECK* | CPUPROFILE* | XOS_* | THP_MEM_ALLOC_ENABLE*) ;;
-        # The rest steers what runs, and a program of the user's runs with all that is his; our own Python is started with -I.
-        OMP_* | GOMP_* | KMP_* | LIBOMP_*) [ "${1:-}" != program ] || continue ;;
-        MKL_* | OPENBLAS_* | GOTO_* | BLIS_* | DNNL_* | ONEDNN_* | ATEN_CPU_CAPABILITY*) [ "${1:-}" != program ] || continue ;;
-        TORCH_* | PYTORCH_* | PYTHON*) [ "${1:-}" != program ] || continue ;;
+        OMP_* | GOMP_* | KMP_* | LIBOMP_*) ;;
+        MKL_* | OPENBLAS_* | GOTO_* | BLIS_* | DNNL_* | ONEDNN_* | ATEN_CPU_CAPABILITY*) ;;
+        TORCH_* | PYTORCH_* | PYTHON*) ;;
         *) continue ;;
+    esac
+    # A program of the user's runs with what steers its threads, arithmetic and Python; our own Python is started with -I.
+    case ${1:-}:$name in
+        program:OMP_* | program:GOMP_* | program:KMP_* | program:LIBOMP_* | program:MKL_* | program:OPENBLAS_*) continue ;;
+        program:GOTO_* | program:BLIS_* | program:DNNL_* | program:ONEDNN_* | program:ATEN_CPU_CAPABILITY*) continue ;;
+        program:TORCH_* | program:PYTORCH_* | program:PYTHON*) continue ;;
     esac
     eval "[ -n \"\${$name+set}\" ]" || continue
     unset "$name"

@@ -1,6 +1,6 @@
 """Trains a small character model on the CPU, as many a script does. Nothing here knows of the benchmark.
 
-    python train.py [steps]
+python train.py [steps]
 """
 
 import sys

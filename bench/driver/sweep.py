@@ -290,7 +290,7 @@ class Runner:
             "valid": not outcome.error,
             "error": outcome.error,
             "warnings": load.noise(before, after, children_seconds() - cpu, len(os.sched_getaffinity(0)))
-            + load.standstill(outcome.ranks or [])
+            + load.standstill([] if job.program.command else outcome.ranks or [])
             + outcome.warnings,
             "started_at": started.isoformat(timespec="seconds"),
             "wall_seconds": time.monotonic() - clock,

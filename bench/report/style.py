@@ -31,7 +31,7 @@ BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK = (
 )
 LIBRARIES = {"glibc": VERMILLION, "tcmalloc": BLUE, "jemalloc": GREEN, "mimalloc": PURPLE, "tbbmalloc": ORANGE}
 OTHERS = (SKY, BLACK)
-MARKERS = "osD^vPX<>phd*8"
+MARKERS = (*"osD^vPX<>phd*8H", (4, 1, 0), (6, 1, 0), (8, 1, 0), (3, 1, 0), (7, 0, 0), (9, 1, 0))
 INK, SOFT, GRID, WARM_UP = "#1b1f24", "#57606a", "#e3e6ea", "#b4bac1"
 WIDTH, HEIGHT = 4.3, 3.0  # inches
 
@@ -68,7 +68,7 @@ STYLE = {
 @dataclass(frozen=True)
 class Look:
     colour: str
-    marker: str
+    marker: Any  # as matplotlib takes it: a letter, or (corners, style, angle)
 
 
 def looks(arms: Sequence[str]) -> dict[str, Look]:

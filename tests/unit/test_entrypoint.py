@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.host.foreign import FOREIGN
+from bench.host.foreign import FOREIGN, OF_ALLOCATORS
 
 ENTRYPOINT = Path(__file__).resolve().parents[2] / "entrypoint.sh"
 SHELLS = [shell for shell in (["dash"], ["bash"], ["bash", "--posix"], ["busybox", "sh"]) if shutil.which(shell[0])]
@@ -76,6 +77,11 @@ def test_all_that_is_dropped_is_what_the_driver_calls_foreign() -> None:
     patterns = [pattern for line in lines for pattern in line[: -len(") ;;")].split(" | ")]
     assert all(pattern.endswith("*") for pattern in patterns)
     assert sorted(pattern[:-1] for pattern in patterns) == sorted(FOREIGN)
+
+
+def test_what_a_program_keeps_is_all_but_what_is_of_allocators() -> None:
+    kept = re.findall(r"program:([A-Z_]+)\*", ENTRYPOINT.read_text())
+    assert sorted(kept) == sorted(set(FOREIGN) - set(OF_ALLOCATORS))
 
 
 def test_the_rest_is_kept_as_it_is(run: Run) -> None:
