@@ -35,6 +35,7 @@ PARTS = {
     "roofline": Part("the share of this host's own GEMM peak that training reaches", "20 min"),
     "sampled_vs_full": Part("sampled mode tells the time of whole iterations within 2 %", "20 min"),
     "overhead": Part("measuring costs a micro-batch less than 1 %", "15 min"),
+    "program_overhead": Part("watching costs a user's program less than 1 %", "10 min"),
     "scaling": Part("ranks, overlap, wide or published: data parallel on one host, and the model of more nodes", "5 to 20 min"),
     "container_overhead": Part("the same job in Docker and in Apptainer: the same losses, times within 2 %", "15 min"),
     "answer": Part("the ratio of the real model is known to 4 % within the minutes given", "15 min"),

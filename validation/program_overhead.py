@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -67,11 +68,11 @@ def watched_seconds(job: Job, folder: Path) -> float:
     return event["wall_seconds"]
 
 
-def main() -> int:
+def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=12)
     parser.add_argument("--python", default=sys.executable, help="for the training (default: this one)")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     draw, code = random.Random(1), 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -99,4 +100,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from rich.console import Console
 from rich.table import Table
@@ -12,7 +13,9 @@ from bench.arms.catalogue import read_arms
 from bench.commands.arguments import add_json
 from bench.host import facts, load
 from bench.host.findings import Finding, findings
+from bench.host.products import gain, products
 from bench.report import verdict_json
+from bench.report.words import products_sentences
 from bench.schema.errors import AllocatorError
 
 
@@ -47,6 +50,8 @@ def run(options: argparse.Namespace) -> int:
         "0 faults: freed memory is kept. All pages (31,232 of 4 KiB): all of it goes back to the kernel each time.\n"
     )
     found = findings(here, load.now(), missing_allocators=missing)
+    here["products"] = products(len(os.sched_getaffinity(0)))
+    found += [Finding("warn" if gain(here["products"]) > 1.2 else "ok", words) for words in products_sentences(here)]
     found += [Finding("warn", sentence, "Until then there is no such arm.") for sentence in refused]
     for finding in found:
         console.print(f"{finding.level:4}  {finding.what} {finding.advice}".rstrip(), markup=False, soft_wrap=True)

@@ -40,11 +40,18 @@ from bench.host.files import give_temporary_folder
 from bench.host.findings import findings, huge_pages_allowed
 from bench.host.foreign import dropped_environment
 from bench.host.interpreter import software, with_software
+from bench.host.products import products
 from bench.paths import results_directory
+from bench.report.words import products_sentences
 from bench.schema import records
 from bench.schema.checks import check_fits
 from bench.schema.errors import ConfigError
 from bench.schema.job import Job, canonical, to_dict
+
+FEWEST_BLOCKS = 3  # fewer have no spread that anybody would believe
+WORTH_A_LOOK = (
+    50_000_000  # parameters: for smaller models a few seconds to time matrix products would be most of the run
+)
 
 
 class Interrupted(BaseException):
@@ -102,6 +109,10 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
             out = results_directory() / study.name
             try:
                 check_hosts(jobs, copy, host)
+                if max(job.model.num_parameters for job in jobs) >= WORTH_A_LOOK and not jobs[0].program.command:
+                    host["products"] = products(len(os.sched_getaffinity(0)))
+                    for sentence in products_sentences(host):
+                        progress.say(sentence)
                 check_network(jobs, copy)
                 if copy.node_rank == 0:
                     stack.enter_context(locked(out, progress.say))
@@ -229,10 +240,25 @@ class Runner:
         """With measure.blocks=auto: one more of each job of the first block while a ratio's interval is wider than asked and
         there is time. Width decides, and never significance: stopping on that would make a difference out of noise."""
         study, first = self.study, [job for job in jobs if job.repeat == jobs[0].repeat]
-        if study.blocks != "auto" or elapsed + job_seconds * len(first) > 60 * study.blocks_max_minutes:
+        if study.blocks != "auto":
             return []
         ratios = [c.ratio for c in pairs(done, study.reference) if c.ratio]
-        if not any(needed_blocks(ratio, study.blocks_half_width) > ratio.num_blocks for ratio in ratios):
+        if not ratios:
+            self.progress.say("measure.blocks=auto ends: there is no ratio to narrow.")
+            return []
+        blocks = max(ratio.num_blocks for ratio in ratios)
+        needed = max(needed_blocks(ratio, study.blocks_half_width, FEWEST_BLOCKS) for ratio in ratios)
+        wanted = f"measure.blocks_half_width={study.blocks_half_width:g}"
+        if needed <= blocks:
+            self.progress.say(
+                f"measure.blocks=auto ends after {blocks} blocks: every interval is as narrow as {wanted}."
+            )
+            return []
+        if elapsed + job_seconds * len(first) > 60 * study.blocks_max_minutes:
+            self.progress.say(
+                f"measure.blocks=auto ends after {blocks} block{'s' * (blocks > 1)}: another would end after "
+                f"measure.blocks_max_minutes={study.blocks_max_minutes:g}; {wanted} may take about {needed} blocks."
+            )
             return []
         repeat = 1 + max(record["job"]["repeat"] for record in done)
         block = in_blocks([dataclasses.replace(job, repeat=repeat) for job in first], study.shuffle_arms)

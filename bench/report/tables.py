@@ -20,7 +20,16 @@ if TYPE_CHECKING:
     from bench.analysis.grouping import Section
     from bench.analysis.pairing import Pair
 from bench.analysis.published import published_gain, published_seconds
-from bench.report.words import frequency_text, interval_text, mebibytes, number, size_text, speed_text, truncated
+from bench.report.words import (
+    frequency_text,
+    interval_text,
+    mebibytes,
+    number,
+    products_sentences,
+    size_text,
+    speed_text,
+    truncated,
+)
 
 TAX = ("Arm", "Phase", "Saved", "Fewer minor faults", "Fault tax saved", "Left unexplained")
 PRICES = (
@@ -215,7 +224,7 @@ def notes_of(section: Section) -> list[str]:
     unpaired = sum(c.unpaired_blocks for c in section.pairs)
     said = [f"{note[0].upper()}{note[1:]}." for note in few]
     said += [f"{unpaired} blocks lack one arm of a comparison and are left out of it."] if unpaired else []
-    return said + losses_sentences(section.losses) + list(section.cautions)
+    return said + losses_sentences(section.losses) + list(section.cautions) + products_sentences(section.host)
 
 
 def cause_sentences(section: Section) -> list[str]:

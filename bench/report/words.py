@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from bench.analysis.stats import SAYS_NOTHING
+from bench.host.products import limit_gflops
 from bench.schema.job import Model
 
 
@@ -49,3 +52,23 @@ def mebibytes(size: float | None) -> str:
 def frequency_text(ghz: float | None) -> str:
     """As the published column: 2.0GHz."""
     return f"{ghz:.1f}GHz" if ghz else "-"
+
+
+def products_sentences(host: Mapping[str, Any]) -> list[str]:
+    """How fast this host multiplies matrices, and what its library gives away as it comes; none where that was not measured."""
+    found = host.get("products")
+    if not found:
+        return []
+    full, stock = found["full"], found["stock"]
+    fast, slow = full["product_gflops"], stock["product_gflops"]
+    said = f"Matrix products: {full['library']} {full['version']}, {full['path']} path, {fast:.0f} GFLOP/s on {full['threads']} threads"
+    limit = limit_gflops(found, full["threads"], host["cpu"]["ghz"])
+    if limit:
+        said += f", {100 * fast / limit:.0f} % of cores x clock x vector width"
+    if fast < 1.2 * slow:
+        return [f"{said}; as it comes {slow:.0f}."]
+    line = f"in a job script `{full['shell_line']}`" if full["shell_line"] else "no variable"
+    return [
+        f"{said}; as it comes {slow:.0f} ({stock['path']} path): launch.blas=full lifts it for the ranks here. "
+        f"For a program of your own: {line} ({full['shell_says'].rstrip('.')})."
+    ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any, NoReturn
 
 from bench.schema.checks import brief, shaped
@@ -75,7 +76,7 @@ RECORD = {
     "valid": bool,
     "error": TEXT,
     "warnings": [str],
-    "started_at": str,
+    "started_at": datetime,
     "wall_seconds": NUMBER,
     "launch": {"launcher": str, "simulated": bool, "dropped_environment": [str]},
     "hosts": [HOST],
@@ -201,6 +202,8 @@ def expect(value: Any, kind: Any, where: str) -> None:
         expect_number(value, kind, where)
     elif isinstance(kind, dict):
         expect_group(value, kind, where)
+    elif kind is datetime:
+        expect_moment(value, where)
     elif isinstance(kind, list):
         if not isinstance(value, list):
             refuse(where, value, "a list")
@@ -208,6 +211,13 @@ def expect(value: Any, kind: Any, where: str) -> None:
             expect(one, kind[0], f"{where}[{i}]")
     elif not isinstance(value, kind):
         refuse(where, value, {str: "a text", bool: "true or false", dict: "a group of keys", list: "a list"}[kind])
+
+
+def expect_moment(value: Any, where: str) -> None:
+    try:
+        datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        refuse(where, value, "a date and time of ISO 8601")
 
 
 def expect_number(value: Any, kind: Number, where: str) -> None:

@@ -109,4 +109,3 @@ class Cluster:
         for thread in self.threads:
             thread.join(2 * TIMEOUT)
             assert not thread.is_alive(), "a follower hangs"
-

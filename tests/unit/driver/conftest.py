@@ -81,7 +81,12 @@ def run_sweep(
             return (
                 Outcome(error=said)
                 if said
-                else Outcome(ranks=[{**make_rank(rank=i), "proof": proof or {}} for i in range(job.num_ranks)])
+                else Outcome(
+                    ranks=[
+                        {**(made := make_rank(rank=i)), "proof": {**made["proof"], **(proof or {})}}
+                        for i in range(job.num_ranks)
+                    ]
+                )
             )
 
         leader = FakeLeader(here if isinstance(here, list) else [here or host], outcome)

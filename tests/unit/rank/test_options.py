@@ -23,6 +23,9 @@ ARMS = {arm.name: arm for arm in catalogue.arms()}
 # What each library cannot be asked, for the arms that we ship.
 UNCONFIRMED = {
     "jemalloc_runcpu": ["MALLOC_CONF: oversize_threshold"],
+    "jemalloc_no_oversize": ["MALLOC_CONF: oversize_threshold"],
+    "mimalloc3_keep": ["MIMALLOC_PURGE_DELAY"],
+    "glibc_torch_thp": ["THP_MEM_ALLOC_ENABLE"],
     "tbbmalloc_keep": ["TBB_MALLOC_SET_HUGE_SIZE_THRESHOLD"],
     "tcmalloc": ["TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD"],
     "tcmalloc_keep": ["TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD", "TCMALLOC_RELEASE_RATE"],
@@ -64,7 +67,9 @@ def broken_names(arm: Allocator) -> list[tuple[str, Allocator]]:
 
 
 @pytest.mark.parametrize(
-    "name, wrong, arm", [(name, wrong, arm) for name, one in ARMS.items() for wrong, arm in broken_names(one)]
+    "name, wrong, arm",
+    # What torch alone reads is not the allocator's to refuse; the rank refuses it where its PyTorch is too old.
+    [(n, wrong, arm) for n, one in ARMS.items() if n != "glibc_torch_thp" for wrong, arm in broken_names(one)],
 )
 def test_a_misspelt_option_of_an_arm_that_we_ship_is_refused_by_name(name: str, wrong: str, arm: Allocator) -> None:
     installed(name)

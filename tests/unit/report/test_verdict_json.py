@@ -177,7 +177,7 @@ def test_advise(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
     records = builders.study(tmp_path, FAST)
     jobs = [builders.job(arm, 0) for arm in FAST]
     monkeypatch.setattr(advise, "candidates", lambda words: jobs)
-    monkeypatch.setattr(advise, "search", lambda *a: print("tables of the sweep") or records)
+    monkeypatch.setattr(advise, "search", lambda *a: (print("tables of the sweep") or records, None))
     found = printed(capsys, "advise")
     assert (found["verdict"], found["arm"], found["exit_code"]) == ("fastest", "tcmalloc", 0)
 

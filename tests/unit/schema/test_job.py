@@ -57,6 +57,7 @@ DECIDING: dict[str, Any] = {
     "data.path": "/some/file",
     "launch.threads_per_rank": 1,
     "launch.oversubscribe": True,
+    "launch.blas": "stock",
 }
 NOT_DECIDING = {
     "allocator.shows": "another sentence",
