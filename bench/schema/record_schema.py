@@ -69,7 +69,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "hostname": ("string", "name of the node"),
         "boot_id": ("string?", "one for each start of a kernel: who says the same is on the same machine", 2),
         "machine": ("string", "architecture, as `uname -m`"),
-        "products": ("any", "by path (`full`, `stock`): how fast it multiplies matrices, each in a process of its own; measured for large models", 2),
+        "products": ("any", "by path (`full`, `stock`): how fast it multiplies matrices; measured for large models", 2),
         "cpu": ("cpu", "the processor"),
         "numa": ("numa", "NUMA nodes"),
         "memory": ("memory", "sizes and settings of the memory"),

@@ -230,7 +230,7 @@ def test_auto_ranks_are_one_per_numa_domain(numa: int) -> None:
         (["nodes=range(1,2,0)"], "nodes=range(1,2,0) cannot be read: "),
         (["nodes=interval(1,2)"], "nodes=interval(1,2) is an interval"),
         (["nodes=range(1,inf)"], "more than 100000 jobs"),
-        (["+allocator=glob(x*)"], "+allocator=glob(x*) matches no file of allocator; there are glibc,"),
+        (["+allocator=glob(x*)"], "+allocator=glob(x*) matches no file of allocator; there are fugaku_pool, glibc,"),
         (["allocator=[glibc,tcmalloc]"], "would merge files into one"),
         (["+allocator=tc*"], "allocator=tc* is not there"),
         (["model=null"], "a group takes the name of one of its files, as in model=tiny: "),
@@ -317,11 +317,7 @@ def test_what_one_key_is_swept_over(words: list[str], values: list[str]) -> None
 
 def test_the_command_line_replaces_what_the_experiment_sweeps_over() -> None:
     alone = lines("experiment=tcmalloc")
-    assert [point[:2] for point in alone[:3]] == [
-        ["repeat=0", "+allocator=glibc"],
-        ["repeat=0", "+allocator=tcmalloc"],
-        ["repeat=1", "+allocator=glibc"],
-    ]
+    assert [point[:2] for point in alone] == [["repeat=0", "+allocator=glibc"], ["repeat=0", "+allocator=tcmalloc"]]
     assert lines("experiment=tcmalloc", "repeat=7", "allocator=jemalloc,glibc") == [
         ["+experiment=tcmalloc", "repeat=7", "+allocator=jemalloc"],
         ["+experiment=tcmalloc", "repeat=7", "+allocator=glibc"],

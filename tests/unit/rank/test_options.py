@@ -19,7 +19,7 @@ from bench.rank.options import same_value
 from bench.schema.errors import AllocatorError
 from bench.schema.job import Allocator
 
-ARMS = {arm.name: arm for arm in catalogue.arms()}
+ARMS = {arm.name: arm for arm in catalogue.arms() if arm.name != "fugaku_pool"}  # whose library only its machine has
 # What each library cannot be asked, for the arms that we ship.
 UNCONFIRMED = {
     "jemalloc_runcpu": ["MALLOC_CONF: oversize_threshold"],

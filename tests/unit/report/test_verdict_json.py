@@ -168,6 +168,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
     proof = {"malloc_library": "/lib/libc.so.6", "version": "2.36", "retention_faults": 7}
     monkeypatch.setattr("bench.commands.doctor.retention.check", lambda arm: proof)
     monkeypatch.setattr("bench.commands.doctor.findings", lambda *a, **k: [Finding("bad", "It burns.", "Stop it.")])
+    monkeypatch.setattr("bench.commands.doctor.products", lambda threads: None)
     found = printed(capsys, "doctor")
     assert found["findings"] == [{"verdict": "bad", "sentence": "It burns.", "advice": "Stop it."}]
     assert found["exit_code"] == 1 and {"glibc", "tcmalloc"} <= {arm["arm"] for arm in found["arms"]}
@@ -177,7 +178,9 @@ def test_advise(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
     records = builders.study(tmp_path, FAST)
     jobs = [builders.job(arm, 0) for arm in FAST]
     monkeypatch.setattr(advise, "candidates", lambda words: jobs)
-    monkeypatch.setattr(advise, "search", lambda *a: (print("tables of the sweep") or records, None))
+    monkeypatch.setattr(
+        advise, "search", lambda *a: (print("tables of the sweep") or records, advise.Final(("tcmalloc",), 0))
+    )
     found = printed(capsys, "advise")
     assert (found["verdict"], found["arm"], found["exit_code"]) == ("fastest", "tcmalloc", 0)
 
