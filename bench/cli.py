@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from bench import __version__
+from bench.config.words import own_folder
 from bench.schema.errors import ConfigError, RecordError
 
 # Name: module, and what it does in a line of `--help`.
@@ -69,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # a locale without our letters is no reason to end
     try:
         try:
-            code = _run(list(argv))
+            code = _run(own_folder(argv))
         except SystemExit as end:  # argparse after --help, and an interrupted search
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
         sys.stdout.flush()  # here, where what does not fit can still be said

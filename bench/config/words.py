@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,17 @@ def describe_unknown(key: str, config: Any) -> str:
 
 def bare(key: str) -> str:
     return key.lstrip("+~")
+
+
+def own_folder(words: Sequence[str]) -> list[str]:
+    """The words without Hydra's ``-cd FOLDER``, which here means what BENCH_CONF means: a folder of the user's own YAML."""
+    for i, word in enumerate(words[:-1]):
+        if word == "--":  # what follows is a user's own command
+            break
+        if word in ("-cd", "--config-dir"):
+            os.environ["BENCH_CONF"] = words[i + 1]
+            return [*words[:i], *words[i + 2 :]]
+    return list(words)
 
 
 def refuse_flags(words: Sequence[str]) -> None:

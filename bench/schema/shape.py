@@ -50,7 +50,7 @@ HOST = {
     "system": {"kernel": TEXT, "glibc": TEXT, "mitigations": dict, "distribution": TEXT},
     "container": {"runtime": TEXT, **ALLOWANCE},
     "image": Or(dict),
-    "git": Or(dict),
+    "git": Or({"revision": TEXT}),
     "python": {"version": str},
     "packages": dict,
 }
@@ -126,6 +126,15 @@ DERIVED = {
     "ghz": Or(POSITIVE),
     "notes": str,
 }
+# A user's program has its command in place of the model, and phases of its own.
+JOB_OF_PROGRAM = {k: v for k, v in JOB.items() if k not in ("model", "train", "parallel", "data")}
+DERIVED_OF_PROGRAM = {
+    "sec_per_it": POSITIVE,
+    "samples": [POSITIVE],
+    "peak_rss_bytes": NUMBER,
+    "phases": dict,
+    "notes": str,
+}
 MICRO_BATCHES = (
     "iteration",
     "index",
@@ -147,7 +156,8 @@ ITERATIONS = (
 
 def check_shape(record: Mapping[str, Any]) -> None:
     """Raises ConfigError, which names the key, where the record has not what its readers rely on."""
-    expect(record, RECORD, "")
+    program = is_program(record)
+    expect(record, {**RECORD, "job": JOB_OF_PROGRAM} if program else RECORD, "")
     shaped(record["job"])
     for i, host in enumerate(record["hosts"]):
         check_host(host, f"hosts[{i}]")
@@ -157,7 +167,9 @@ def check_shape(record: Mapping[str, Any]) -> None:
         return
     if not record["ranks"] or not record["derived"]:
         refuse("valid", True, "false where ranks or derived are missing")
-    for i, rank in enumerate(record["ranks"]):
+    if program:
+        expect(record["ranks"], [{"proof": dict, "threads": POSITIVE}], "ranks")
+    for i, rank in enumerate([] if program else record["ranks"]):
         expect(rank, RANK, f"ranks[{i}]")
         check_columns(rank["micro_batches"], MICRO_BATCHES, f"ranks[{i}].micro_batches")
         check_columns(rank["iterations"], ITERATIONS, f"ranks[{i}].iterations")
@@ -166,9 +178,16 @@ def check_shape(record: Mapping[str, Any]) -> None:
             refuse(f"ranks[{i}].micro_batches.kind", kinds, "first, middle or last")
         if len(kinds) != len(rank["micro_batches"]["loss"]):
             refuse(f"ranks[{i}].micro_batches.kind", kinds, "as long as the other columns")
-    expect(record["derived"], DERIVED, "derived")
+    expect(record["derived"], DERIVED_OF_PROGRAM if program else DERIVED, "derived")
     if not record["derived"]["samples"]:
         refuse("derived.samples", [], "a list of one or more")
+
+
+def is_program(record: Mapping[str, Any]) -> bool:
+    """Whether a user's program was measured, and not our own GPT."""
+    job = record.get("job")
+    program = job.get("program") if isinstance(job, dict) else None
+    return isinstance(program, dict) and bool(program.get("command"))
 
 
 def check_host(host: Mapping[str, Any], where: str) -> None:

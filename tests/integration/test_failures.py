@@ -268,7 +268,7 @@ def test_a_users_mistake_is_one_sentence_and_nothing_is_made(results: dict[str, 
     ("word", "words"),
     [
         ("--version", [__version__]),
-        ("--help", ["python -m bench report", "doctor", "tcmalloc_release", "gpt124m", "smoke", "$BENCH_OUT"]),
+        ("--help", ["python -m bench", "report", "doctor", "tcmalloc_release", "gpt124m", "smoke", "$BENCH_OUT"]),
     ],
 )
 def test_help_and_version_are_there_without_a_run(tmp_path: Path, word: str, words: list[str]) -> None:

@@ -241,7 +241,6 @@ def test_auto_ranks_are_one_per_numa_domain(numa: int) -> None:
         (["hydra.run.dir=x"], "hydra.run.dir is a key of Hydra's own"),
         (["hydra/launcher=x"], "hydra/launcher is a key of Hydra's own"),
         (["+hydra.searchpath=[x]"], "hydra.searchpath is a key of Hydra's own"),
-        (["-cd", "folder"], "-cd is a flag of Hydra that bench does not take: set BENCH_CONF"),
         (["nodes=1", "--config-name=x"], "--config-name is a flag of Hydra that bench does not take"),
         (["--hydra-help"], "--hydra-help is a flag of Hydra"),
         (["--frob"], "unrecognized arguments: --frob"),
