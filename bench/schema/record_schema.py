@@ -181,6 +181,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "parameters_sha256": ("string", "over the trained parameters: the same bits, the same training"),
         "blas": ("any", "the library that multiplies matrices: version, the path that was asked for and the one that it takes", 2),
         "without": ("string[]", "sentences on what this host refuses and the rank does without", 2),
+        "software": ("any", "versions of the rank's own Python and torch", 2),
         "micro_batches": ("micro_batches", "the samples, as columns of equal length"),
         "iterations": ("iterations", "the optimizer steps, as columns of equal length"),
     },
@@ -192,6 +193,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "unconfirmed": ("string[]", "options that are set and that this allocator cannot be asked about", 2),
         "libraries": ("string{}", "each library that does the arm's work, by path, with its SHA-256", 2),
         "library_path": ("string?", "the rank's `LD_LIBRARY_PATH`", 2),
+        "tensor_memory": ("any", "at the end: how the live allocator was seen to serve a real tensor", 3),
     },
     "micro_batches": {
         "iteration": ("integer[]", "which optimizer step"),

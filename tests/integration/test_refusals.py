@@ -60,6 +60,9 @@ class Host:
 
 NOT_PINNED, OUTLIVES = "The rank is not pinned to its cores", "A rank may outlive a driver that is killed"
 NOT_BOUND = "The rank's memory is not bound to its cores' NUMA node"
+# A checkout that lies below /tmp itself is still there: bound aside before anything is mounted over it.
+BACK = f"mkdir -p '{ROOT}'; mount --move /mnt '{ROOT}'" if str(ROOT).startswith("/tmp/") else "true"
+ASIDE = f"mount --bind '{ROOT}' /mnt; " if str(ROOT).startswith("/tmp/") else ""
 HOSTS = {
     "EINVAL": Host(f"{HUGE}=EINVAL;set_mempolicy=EINVAL;sched_setaffinity=EINVAL", without=(NOT_PINNED,)),
     "EPERM": Host(
@@ -79,10 +82,10 @@ HOSTS = {
     "/proc hides others": Host(prepare="mount -t proc -o hidepid=2 none /proc"),
     "no temporary folder": Host(environment=(("TMPDIR", "/nowhere/at/all"),)),
     "no folder for temporary files at all": Host(
-        prepare="for d in /tmp /var/tmp /dev/shm; do mount -t tmpfs -o ro none $d; done; cd /proc",
+        prepare=f"cd /proc; mount -t tmpfs none /tmp; {BACK}; mount -o remount,ro /tmp; for d in /var/tmp /dev/shm; do mount -t tmpfs -o ro none $d; done",
     ),
     "a temporary folder that is full": Host(
-        prepare="mount -t tmpfs -o size=4k,mode=1777 none /tmp && head -c 4096 /dev/zero >/tmp/full",
+        prepare=f"mount -t tmpfs -o size=4k,mode=1777 none /tmp; {BACK}; head -c 4096 /dev/zero >/tmp/full",
     ),
 }
 
@@ -97,7 +100,15 @@ def run(host: Host, user: str, out: Path) -> Done:
         words = [sys.executable, str(REFUSE), host.refused, "--", *words]
     words = [*USERS[user], *words]
     if host.prepare:
-        words = ["unshare", "--mount", "sh", "-euc", host.prepare.format(made=made) + '\nexec "$@"', "sh", *words]
+        words = [
+            "unshare",
+            "--mount",
+            "sh",
+            "-euc",
+            (ASIDE if BACK in host.prepare else "") + host.prepare.format(made=made) + '\nexec "$@"',
+            "sh",
+            *words,
+        ]
     # Results in the folder of the checkout's file system: a host without /tmp has them nowhere else.
     env = {**clean_environment(out), **dict(host.environment)}
     done = subprocess.run(words, cwd=out, env=env, capture_output=True, text=True, timeout=3 * LIMIT_SECONDS)
