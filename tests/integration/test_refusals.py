@@ -82,7 +82,8 @@ HOSTS = {
     "/proc hides others": Host(prepare="mount -t proc -o hidepid=2 none /proc"),
     "no temporary folder": Host(environment=(("TMPDIR", "/nowhere/at/all"),)),
     "no folder for temporary files at all": Host(
-        prepare=f"cd /proc; mount -t tmpfs none /tmp; {BACK}; mount -o remount,ro /tmp; for d in /var/tmp /dev/shm; do mount -t tmpfs -o ro none $d; done",
+        prepare=f"cd /proc; mount -t tmpfs none /tmp; {BACK}; mount -o remount,ro /tmp; "
+        "for d in /var/tmp /dev/shm; do mount -t tmpfs -o ro none $d; done",
     ),
     "a temporary folder that is full": Host(
         prepare=f"mount -t tmpfs -o size=4k,mode=1777 none /tmp; {BACK}; head -c 4096 /dev/zero >/tmp/full",
