@@ -254,9 +254,10 @@ class Runner:
                 f"measure.blocks=auto ends after {blocks} blocks: every interval is as narrow as {wanted}."
             )
             return []
-        if elapsed + job_seconds * len(first) > 60 * study.blocks_max_minutes:
+        # One block gives no verdict, whatever it took: the second is always run.
+        if blocks > 1 and elapsed + job_seconds * len(first) > 60 * study.blocks_max_minutes:
             self.progress.say(
-                f"measure.blocks=auto ends after {blocks} block{'s' * (blocks > 1)}: another would end after "
+                f"measure.blocks=auto ends after {blocks} blocks: another would end after "
                 f"measure.blocks_max_minutes={study.blocks_max_minutes:g}; {wanted} may take about {needed} blocks."
             )
             return []
