@@ -24,7 +24,7 @@ bench: setup  ## train the 124M GPT under glibc and tcmalloc and compare, in abo
 	@./entrypoint.sh +experiment=tcmalloc $(ARGS)
 	@echo "Records, results.csv and report.md are in $${BENCH_OUT:-results}/"
 
-test:  ## the tests: unit and integration in two minutes; all of them, images and Slurm included, when CI=true
+test:  ## the tests: unit and integration, about ten minutes on two cores; all of them, images and Slurm included, when CI=true
 	@scripts/setup.sh dev
 	@$(PYTHON) -m pytest $(TESTS) $(ARGS)
 

@@ -9,9 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bench.config.words import (
-    refuse_unknown,
-)
+from bench.config.words import refuse_unknown
 from bench.schema.errors import ConfigError
 
 

@@ -8,9 +8,7 @@ import json
 import sys
 
 from bench.rank.counters import usage
-from bench.rank.proof import (
-    prove,
-)
+from bench.rank.proof import prove
 from bench.schema.job import Allocator
 
 MIB = 1 << 20

@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench.analysis.grouping import Section
 from bench.analysis.stats import time_interval
@@ -17,10 +17,6 @@ from bench.report.words import frequency_text, significant, size_text, truncated
 from bench.schema.errors import RecordError
 from bench.schema.job import Job, from_dict
 from bench.schema.records import Record
-
-if TYPE_CHECKING:
-    pass
-
 
 COLUMNS = (
     "allocator,nodes,freq,size,dp,tp,pp,mbs,gbs,mem_mib,sec_per_it,tflops,est_aggr_petaflops,notes,repeat,sec_per_it_low,"

@@ -9,22 +9,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bench.analysis.grouping import Section, sections
 from bench.config.study import Study
+from bench.report.data import ratios_csv, results_csv, row, write_parquet
 from bench.report.latex import latex
 from bench.report.markdown import markdown
-from bench.report.tables import (
-    Refused,
-)
+from bench.report.tables import Refused
+from bench.report.terminal import show
 from bench.schema import records
 from bench.schema.records import Record
-
-if TYPE_CHECKING:
-    pass
-from bench.report.data import ratios_csv, results_csv, row, write_parquet
-from bench.report.terminal import show
 
 
 def write_sweep(out: Path, study: Study, done: Sequence[Record], final: bool) -> None:

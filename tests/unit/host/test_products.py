@@ -1,0 +1,95 @@
+"""How fast a host multiplies, asked of processes of their own; a made-up interpreter says what the test wants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.host.products import gain, limit_gflops, products
+from bench.report.words import products_sentences
+
+ANSWER = (
+    '{"library": "Intel MKL", "version": "2020.0.0", "path": "%s", "product_gflops": %s, "flops_per_cycle": 32, "threads": 2, '
+    '"shell_line": "export MKL_DEBUG_CPU_TYPE=5", "shell_says": "It then takes its AVX2 path."}'
+)
+
+
+@pytest.fixture
+def interpreter(tmp_path: Path) -> Iterator[Callable[[str], str]]:
+    def made(script: str) -> str:
+        path = tmp_path / "python"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        return str(path)
+
+    products.cache_clear()
+    yield made
+    products.cache_clear()
+
+
+def answers(full: float, stock: float) -> str:
+    """Its seventh word says which path: -I -B -W ignore -m bench.rank.blas PATH THREADS."""
+    ways = [
+        f"{way}) echo '{ANSWER % (path, speed)}' ;;"
+        for way, path, speed in (("full", "AVX2", full), ("stock", "generic", stock))
+    ]
+    return "case $7 in " + " ".join(ways) + " esac"
+
+
+def test_each_path_is_asked_of_a_process_of_its_own(interpreter: Callable[[str], str]) -> None:
+    found = products(2, interpreter(answers(160, 50)))
+    assert found and {way: one["path"] for way, one in found.items()} == {"full": "AVX2", "stock": "generic"}
+    assert (
+        gain(found) == pytest.approx(3.2)
+        and limit_gflops(found, 2, 2.5) == 160.0
+        and limit_gflops(found, 2, None) is None
+    )
+
+
+def test_what_the_host_preloads_or_tunes_does_not_reach_it(
+    interpreter: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LD_PRELOAD", "MKL_DEBUG_CPU_TYPE", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "" if name == "LD_PRELOAD" else "5")
+    path = interpreter('[ -z "${MKL_DEBUG_CPU_TYPE+x}${OMP_NUM_THREADS+x}${LD_PRELOAD+x}" ] && ' + answers(1, 1))
+    assert products(1, path) is not None
+
+
+@pytest.mark.parametrize("script", ["exit 1", "echo 'not JSON'", "exec /nowhere/at/all"])
+def test_what_does_not_run_is_not_known_and_in_nobodys_way(interpreter: Callable[[str], str], script: str) -> None:
+    assert products(2, interpreter(script)) is None and gain(None) == 1.0
+    assert products_sentences({"products": None}) == [] == products_sentences({})
+
+
+def host(full: float, stock: float, line: str | None = "export MKL_DEBUG_CPU_TYPE=5") -> dict[str, Any]:
+    one = {
+        "library": "Intel MKL",
+        "version": "2020.0.0",
+        "flops_per_cycle": 32,
+        "threads": 2,
+        "shell_line": line,
+        "shell_says": "It does.",
+    }
+    paths = {
+        "full": {**one, "path": "AVX2", "product_gflops": full},
+        "stock": {**one, "path": "generic", "product_gflops": stock},
+    }
+    return {"products": paths, "cpu": {"ghz": 2.5}}
+
+
+def test_a_slow_path_is_said_with_the_line_for_a_job_script() -> None:
+    (said,) = products_sentences(host(120, 50))
+    assert (
+        "AVX2 path, 120 GFLOP/s on 2 threads, 75 % of cores x clock x vector width; as it comes 50 (generic path)"
+        in said
+    )
+    assert "`export MKL_DEBUG_CPU_TYPE=5`" in said
+    assert "no variable (It does)" in products_sentences(host(120, 50, None))[0]
+
+
+def test_a_host_whose_library_is_fast_as_it_comes_needs_no_advice() -> None:
+    (said,) = products_sentences(host(120, 118))
+    assert said.endswith("; as it comes 118.") and "job script" not in said
