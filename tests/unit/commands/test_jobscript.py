@@ -41,6 +41,7 @@ with open(os.environ["CALLS"], "a") as file:
 if name == "ssh":
     host = [word for word in sys.argv[1:] if not word.startswith("-") and "=" not in word][0]
     words = sys.argv[sys.argv.index(host) + 1:]
+    os.environ.pop("BENCH_TOKEN", None)  # sshd hands on no variables
     sys.exit(subprocess.run(["sh", "-c", " ".join(words)]).returncode)
 """
 
@@ -144,13 +145,47 @@ def test_mpirun_with_hosts_needs_no_scheduler(tmp_path):
 
 def test_ssh_numbers_the_copies_and_quotes_for_the_other_side(tmp_path):
     options = ["--launcher=ssh", "--hosts=me@n1,n2", "--checkout", str(tmp_path), "--results", str(tmp_path / "a b")]
-    calls = run(script_of([*options, "--", *AWKWARD]), tmp_path)
+    token = "it's $(touch pwned) \"a\\b"
+    calls = run(script_of([*options, "--", *AWKWARD]), tmp_path, BENCH_TOKEN=token)
     copies = sorted((c for c in calls if c["name"] == "entrypoint.sh"), key=lambda c: c["env"]["BENCH_NODE_RANK"])
     assert [c["argv"] for c in copies] == [["-m", *AWKWARD]] * 2
     settings = [{key: value for key, value in c["env"].items() if key.startswith("BENCH_")} for c in copies]
-    shared = {"BENCH_NUM_NODES": "2", "BENCH_MASTER_ADDR": "n1", "BENCH_OUT": str(tmp_path / "a b")}
+    shared = {
+        "BENCH_NUM_NODES": "2",
+        "BENCH_MASTER_ADDR": "n1",
+        "BENCH_OUT": str(tmp_path / "a b"),
+        "BENCH_TOKEN": token,
+    }
     assert settings == [{"BENCH_NODE_RANK": "0", **shared}, {"BENCH_NODE_RANK": "1", **shared}]
     assert not (tmp_path / "pwned").exists()
+
+
+LAUNCHERS = {"srun": [], "mpirun": ["--launcher=mpirun"], "ssh": ["--launcher=ssh", "--hosts=a,b"]}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_each_script_gives_all_copies_one_secret_that_no_list_of_processes_shows(tmp_path, launcher):
+    script = script_of([*LAUNCHERS[launcher], "--checkout", str(tmp_path), "--", "nodes=2"])
+    secrets = []
+    for _ in range(2):
+        (tmp_path / "calls").unlink(missing_ok=True)
+        calls = run(script, tmp_path)
+        # ssh carries no environment to the other side: there the copies themselves count.
+        (secret,) = {
+            c["env"].get("BENCH_TOKEN")
+            for c in calls
+            if c["name"] == ("entrypoint.sh" if launcher == "ssh" else launcher)
+        }
+        assert re.fullmatch("[0-9a-f]{32}", secret or ""), secret
+        assert not [c for c in calls if secret in " ".join(c["argv"])]
+        secrets.append(secret)
+    assert secrets[0] != secrets[1], "a fresh one each time"
+    (tmp_path / "calls").unlink()
+    calls = run(script, tmp_path, BENCH_TOKEN="mine")
+    assert {c["env"]["BENCH_TOKEN"] for c in calls if c["name"] == "entrypoint.sh" or launcher != "ssh"} == {"mine"}
+    if launcher == "mpirun":
+        (call,) = calls
+        assert call["argv"][call["argv"].index("BENCH_TOKEN") - 1] == "-x"
 
 
 @pytest.mark.parametrize(
