@@ -11,9 +11,12 @@ Neither share is clipped: one above 100 % says that the arm loses elsewhere, or 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
+
+from scipy.special import bdtrik
 
 from bench.schema.records import Record
 from bench.schema.words import count, percent, seconds
@@ -94,9 +97,18 @@ class Cause:
 
 
 def fault_prices(records: Sequence[Record]) -> list[float]:
-    """Wall seconds of one minor fault, from every rank that could tell (noise can turn a difference of times negative)."""
+    """Wall seconds of one minor fault, from every rank that measured it. Noise can turn the difference of times below zero; that
+    stays in, since leaving out one side of the noise would raise the median of what is left."""
     prices = [rank.get("fault_cost_seconds") for record in records for rank in record["ranks"]]
-    return [price for price in prices if price is not None and 0 < price < 1]
+    return [price for price in prices if price is not None and math.isfinite(price)]
+
+
+def median_limits(values: Sequence[float]) -> tuple[float, float]:
+    """The order statistics between which the median lies with 95 % (sign test); all of the values where there are fewer than nine.
+    One wild value among many does not move them."""
+    ordered = sorted(values)
+    skipped = max(int(bdtrik(0.025, len(ordered), 0.5)), 0) if len(ordered) > 8 else 0
+    return ordered[skipped], ordered[-1 - skipped]
 
 
 def total(record: Record, counter: str) -> float:
@@ -141,13 +153,14 @@ def explain(reference: Sequence[Record], arm: Sequence[Record], reference_name: 
 def _share_range(
     reference: Sequence[Record], arm: Sequence[Record], prices: Sequence[float]
 ) -> tuple[float, float] | None:
-    """Of each block's own difference, what its faults make up at the lowest and at the highest price; the outermost of these."""
+    """Of each block's own difference, what its faults make up at the lowest and at the highest price that the median may have; the
+    outermost of these."""
     shares = []
     for one, two in zip(reference, arm):
         gone = one["derived"]["sec_per_it"] - two["derived"]["sec_per_it"]
         faults = total(one, "minor_faults") - total(two, "minor_faults")
         if gone and prices:
-            shares += [faults * price / gone for price in (min(prices), max(prices))]
+            shares += [faults * price / gone for price in median_limits(prices)]
     return (min(shares), max(shares)) if shares else None
 
 
@@ -161,6 +174,11 @@ def sentence(cause: Cause, reference: str, arm: str, word: str) -> str:
     if cause.share is None or cause.tax_seconds is None or cause.fault_seconds is None:
         return (
             f"{arm} against {reference}: the cost of a fault was not measured, so that the difference is not explained."
+        )
+    if cause.fault_seconds <= 0:
+        return (
+            f"{arm} against {reference}: the cost of a fault drowns in the noise of this host (median {cause.fault_seconds * 1e6:.2f} µs), "
+            "so that the difference is not explained."
         )
     what = "gain" if cause.seconds > 0 else "loss"
     compared = "fewer" if cause.minor_faults > 0 else "more"

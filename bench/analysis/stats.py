@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import nctdtrinc, stdtrit
 
-from bench.schema.series import standard_error
+from bench.schema.series import correlation_factor, standard_error
 
 FEW_BLOCKS = 5  # fewer than this are flagged, and their interval may not be narrower than the samples' own noise allows
 MAX_BLOCKS = 10_000
@@ -324,7 +324,8 @@ def _t(confidence: float, degrees: float) -> float:
 
 
 def _compare_means(reference: Sequence[float], arm: Sequence[float], block: int) -> tuple[float, float, float]:
-    """Log ratio of means, its variance from the samples within, Welch's degrees of freedom (NaN for single samples)."""
+    """Log ratio of means, its variance from the samples within, Welch's degrees of freedom (NaN for single samples). Neighbours that
+    hang together are reckoned with, as a rank does when it stops."""
     log_means, variances, degrees = [], [], []
     for samples, what in ((reference, "reference"), (arm, "arm")):
         values = _finite(samples, f"block {block} of the {what}")
@@ -332,10 +333,14 @@ def _compare_means(reference: Sequence[float], arm: Sequence[float], block: int)
             raise ValueError(f"block {block} of the {what}: sample {values.min():g} is not positive, and has no ratio")
         mean = float(values.mean())
         log_means.append(math.log(mean))
-        degrees.append(len(values) - 1)
-        # Delta method: var(log mean) = var / (n * mean^2).
-        away = values / mean - 1
-        variances.append(float(away @ away) / degrees[-1] / len(values) if degrees[-1] else NAN)
+        if len(values) < 2:
+            degrees.append(0.0)
+            variances.append(NAN)
+            continue
+        # Neighbours that hang together are worth fewer independent samples. Delta method: var(log mean) = var(mean) / mean^2.
+        factor = correlation_factor(values.tolist())
+        degrees.append(max(1.0, len(values) / factor - 1))
+        variances.append((standard_error(values.tolist()) / mean) ** 2)
     total = sum(variances)
     welch = NAN
     if not math.isnan(total):

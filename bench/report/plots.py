@@ -374,7 +374,7 @@ def micro_batch_seconds(record: Record) -> tuple[np.ndarray, np.ndarray]:
 def fault_tax(section: Section, cells: Sequence[Cell]) -> dict[str, float]:
     """Seconds per iteration that each arm's minor faults cost, at the reference's price, as in bench/analysis/cause.py."""
     prices = fault_prices(cells[0].records) or fault_prices([record for cell in cells for record in cell.records])
-    price = float(np.median(prices)) if prices else 0.0
+    price = max(0.0, float(np.median(prices))) if prices else 0.0
     return {
         cell.arm: price * float(np.mean([total(record, "minor_faults") for record in cell.records])) for cell in cells
     }

@@ -5,7 +5,7 @@ from pathlib import Path
 import builders as b
 import pytest
 
-from bench.analysis.cause import PHASES, Cause, explain, fault_prices
+from bench.analysis.cause import PHASES, Cause, explain, fault_prices, median_limits
 from bench.schema.words import count, seconds
 
 OUT = Path("/results/main")
@@ -92,10 +92,27 @@ def test_the_price_is_the_median_of_the_reference_and_both_are_kept():
     assert found.share and found.share_both == pytest.approx(2 * found.share)
 
 
-def test_prices_that_noise_turned_negative_are_not_prices():
-    reference, _ = pair(0.1, 0)
-    reference[0]["ranks"][0]["fault_cost_seconds"] = -1e-6
-    assert fault_prices(reference) == [PRICE, PRICE]
+def test_noise_on_both_sides_leaves_the_price_where_it_is():
+    """A true price of 0.2 us under noise of 1 us: leaving out what is below zero would say 0.75 us."""
+    reference, arm = pair(0.1, 0)
+    noisy = [0.2e-6 + away for away in (-1.1e-6, -0.6e-6, -0.3e-6, 0.0, 0.3e-6, 0.6e-6, 1.1e-6)]
+    ranks = [{**reference[0]["ranks"][0], "fault_cost_seconds": price} for price in noisy]
+    reference[0]["ranks"], reference[1]["ranks"], reference[2]["ranks"] = ranks, ranks, ranks
+    assert fault_prices(reference) == noisy * 3
+    assert explain(reference, arm, "glibc", "tcmalloc", "faster").fault_seconds == pytest.approx(0.2e-6)
+
+
+def test_a_price_that_noise_leaves_below_zero_explains_nothing():
+    reference, arm = pair(0.1, 0)
+    for record in reference:
+        record["ranks"][0]["fault_cost_seconds"] = -1e-7
+    said = explain(reference, arm, "glibc", "tcmalloc", "faster").sentence
+    assert "drowns in the noise of this host (median -0.10 µs)" in said and "page faults" not in said
+
+
+def test_one_wild_price_among_many_does_not_widen_the_range():
+    assert median_limits([1.0] * 11 + [-9.0]) == (1.0, 1.0)
+    assert median_limits([2.0, 1.0, -9.0]) == (-9.0, 2.0), "three cannot tell which is wild"
 
 
 def test_phases_add_up_to_the_iteration():

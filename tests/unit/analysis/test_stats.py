@@ -311,3 +311,11 @@ def test_the_floor_is_the_mean_over_the_blocks_that_can_tell():
     all_can = stats.ratio([spread] * 2, [spread] * 2)
     one_can = stats.ratio([spread, [1.0]], [spread, [1.0]])
     assert one_can.standard_error == pytest.approx(all_can.standard_error)
+
+
+def test_neighbours_that_hang_together_widen_what_samples_alone_can_say():
+    """Two runs of a job that goes to and fro between two speeds, eight samples at each: 32 samples are not 32 draws."""
+    slow_and_fast = ([1.0, 1.01] * 4 + [1.2, 1.21] * 4) * 2
+    shuffled = ([1.0, 1.2, 1.21, 1.01] * 4 + [1.2, 1.01, 1.0, 1.21] * 4)[: len(slow_and_fast)]
+    hanging, free = (stats.ratio([one], [one]) for one in (slow_and_fast, shuffled))
+    assert half_width(hanging) > 1.8 * half_width(free)
