@@ -21,6 +21,7 @@ from typing import Any
 
 from bench.host.cgroup import limits
 from bench.host.files import CPUS, ROOT, read_assignments, read_chosen, read_int, read_lines, read_meminfo, read_text
+from bench.host.vector import vector as vector_unit
 from bench.paths import CHECKOUT
 from bench.schema.cpus import cpu_list, cpu_numbers
 
@@ -91,7 +92,7 @@ def _cpu(root: Path) -> dict[str, Any]:
     smt, boost, no_turbo = (read_int(system / f) for f in ("smt/active", "cpufreq/boost", "intel_pstate/no_turbo"))
     governors = {text for path in system.glob("cpufreq/policy*/scaling_governor") if (text := read_text(path))}
     vendor, model = _arm(info) or (info.get("vendor_id"), info.get("model name") or info.get("cpu"))
-    ghz, source = _clock(root, model or "")
+    ghz, source = _clock(root, info, model or "")
     return {
         "model": model,
         "vendor": vendor,
@@ -105,6 +106,7 @@ def _cpu(root: Path) -> dict[str, Any]:
         "ghz_source": source,
         "governor": ", ".join(sorted(governors)) or None,
         "turbo": bool(boost) if boost is not None else not no_turbo if no_turbo is not None else None,
+        **vector_unit(root),
     }
 
 
@@ -117,7 +119,7 @@ def _arm(info: Mapping[str, str]) -> tuple[str, str] | None:
     return vendor, f"{vendor} {parts.get(part, f'part {part}')}"
 
 
-def _clock(root: Path, model: str) -> tuple[float | None, str]:
+def _clock(root: Path, info: Mapping[str, str], model: str) -> tuple[float | None, str]:
     """What the host reports as its clock. The highest before the present one: an idle core's clock says nothing."""
     highest = max((read_int(path) or 0 for path in root.glob(f"{CPUS}/cpufreq/policy*/cpuinfo_max_freq")), default=0)
     if highest:
@@ -126,7 +128,11 @@ def _clock(root: Path, model: str) -> tuple[float | None, str]:
     if now is not None:
         return now, "present clock"
     in_name = re.search(r"@ ([0-9.]+)GHz", model)
-    return (float(in_name.group(1)), "model name") if in_name else (None, "unknown")
+    if in_name:
+        return float(in_name.group(1)), "model name"
+    # On x86 BogoMIPS is twice the rate of the time-stamp counter, which runs at the nominal clock; on Arm it is a timer's.
+    counter = info.get("bogomips") if "constant_tsc" in info.get("flags", "").split() else None
+    return (round(float(counter) / 2000, 3), "time-stamp counter") if counter else (None, "unknown")
 
 
 def clock_now(root: Path) -> float | None:

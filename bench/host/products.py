@@ -37,7 +37,3 @@ def gain(found: Products | None) -> float:
         return 1.0
     return float(found["full"]["product_gflops"] / found["stock"]["product_gflops"])
 
-
-def limit_gflops(found: Products, cores: int, ghz: float | None) -> float | None:
-    """The physical limit of fp32: cores x clock x vector width; None where the clock is not known."""
-    return None if ghz is None else cores * ghz * float(found["full"]["flops_per_cycle"])

@@ -330,26 +330,6 @@ def shell_line(facts: dict[str, Any]) -> tuple[str | None, str]:
 # ---- how fast ----
 
 
-def flops_per_cycle(cpu: Cpu) -> int:
-    """fp32 operations of one core in one cycle: vector width in numbers x 2 pipes for fused multiply-add x 2.
-
-    Assumed, for no flag tells it: two pipes of the full width. So AVX-512 counts 64, which is too much for Intel's cores
-    with one 512-bit pipe (some Xeon Bronze and Silver, most of the notebooks). AMD's family 25 (Zen 4) does AVX-512 in
-    halves of 256 bits: 32. AVX without FMA: one multiplication and one addition of 8 numbers, 16; SSE: of 4 numbers, 8.
-    Arm: two 128-bit pipes, 16; cores with more of them, or wider ones, do more.
-    """
-    if "avx512f" in cpu.flags and not (cpu.vendor == "AuthenticAMD" and cpu.family == 25):
-        return 64
-    if {"avx2", "fma"} <= cpu.flags:
-        return 32
-    return 16 if {"avx", "asimd"} & cpu.flags else 8
-
-
-def physical_limit_gflops(cores: int, ghz: float, cpu: Cpu) -> float:
-    """cores x clock x ``flops_per_cycle``. With the base clock, a core that boosts can be above it."""
-    return cores * ghz * flops_per_cycle(cpu)
-
-
 def product_gflops(seconds: float = 0.1) -> dict[str, float]:
     """GFLOP/s of two fp32 products under torch's present number of threads: the best of at least three in ``seconds``.
 
@@ -391,7 +371,7 @@ def main(arguments: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return 1
     line, says = shell_line(facts)
-    more = {"flops_per_cycle": flops_per_cycle(read_cpu()), "shell_line": line, "shell_says": says}
+    more = {"shell_line": line, "shell_says": says}
     print(json.dumps({**facts, **done, **speed, **more, "threads": int(threads), "torch": torch.__version__}))
     return 0
 

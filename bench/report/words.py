@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.analysis.stats import SAYS_NOTHING
-from bench.host.products import limit_gflops
+from bench.host.vector import limit_gflops
 from bench.schema.job import Model
 
 
@@ -62,7 +62,7 @@ def products_sentences(host: Mapping[str, Any]) -> list[str]:
     full, stock = found["full"], found["stock"]
     fast, slow = full["product_gflops"], stock["product_gflops"]
     said = f"Matrix products: {full['library']} {full['version']}, {full['path']} path, {fast:.0f} GFLOP/s on {full['threads']} threads"
-    limit = limit_gflops(found, full["threads"], host["cpu"]["ghz"])
+    limit = limit_gflops(host, full["threads"])
     if limit:
         said += f", {100 * fast / limit:.0f} % of cores x clock x vector width"
     if fast < 1.2 * slow:

@@ -92,6 +92,8 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "smt": ("boolean?", "whether cores run several threads"),
         "ghz": ("number?", "clock"),
         "ghz_source": ("string", "where the clock was read"),
+        "vector": ("string?", "widest vector instructions for fp32", 2),
+        "flops_per_clock": ("integer?", "fp32 operations of one core in one clock, its pipes assumed (`bench/host/vector.py`)", 2),
         "governor": ("string?", "of the frequency"),
         "turbo": ("boolean?", "whether the clock may exceed the nominal one"),
     },

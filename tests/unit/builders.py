@@ -47,6 +47,8 @@ HOST: dict[str, Any] = {
         "ghz_source": "present clock",
         "governor": None,
         "turbo": None,
+        "vector": "AVX2 with FMA",
+        "flops_per_clock": 32,
     },
     "numa": {"nodes": 1, "per_node": {"0": {"cpus": "0-1", "memory_bytes": 1 << 34}}},
     "memory": {
