@@ -3,7 +3,7 @@
 Exit codes, of every command:
 
 - 0: all went well; a verdict is positive.
-- 1: a job failed, a verdict is negative (`compare`, `doctor`), or something could not be read or written.
+- 1: a job failed, a verdict is negative (`compare` and its gate, `doctor`), or something could not be read or written.
 - 2: the user's words were wrong: one sentence names the key, the value and the way out.
 - 130: interrupted; the records so far are whole.
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from bench.analysis.cells import nodes_text
+from bench.analysis.gate import Gated, gate
 from bench.analysis.reproduction import (
     Side,
     agree,
@@ -14,8 +15,9 @@ from bench.analysis.reproduction import (
     load_side,
     only_in,
 )
-from bench.commands.arguments import add_json, add_reference, add_tolerance
+from bench.commands.arguments import add_json, add_reference, add_tolerance, share
 from bench.host import likeness
+from bench.report import gate as gate_words
 from bench.report import verdict_json
 from bench.schema.errors import ConfigError
 
@@ -24,22 +26,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", type=Path, metavar="A", help="a results folder, a record.json or published.csv")
     parser.add_argument("b", type=Path, metavar="B", help="another")
     add_tolerance(parser)
+    parser.add_argument(
+        "--max-regression",
+        type=share,
+        metavar="SHARE",
+        help="be a gate: fail where an arm of B surely takes more than this more time than in A, as in 3%% (docs/ci.md)",
+    )
+    parser.add_argument(
+        "--undecided-fails",
+        action="store_true",
+        help="with --max-regression: exit code 1 where more blocks would decide",
+    )
     add_reference(parser)
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Exit code 0 when everything is reproduced or within tolerance, 1 when not or not everything was compared."""
+    """Exit code 0 when everything is reproduced or within tolerance, 1 when not or not everything was compared; with --max-regression
+    1 when an arm failed, whatever was reproduced. Raises ConfigError."""
+    if options.undecided_fails and options.max_regression is None:
+        raise ConfigError("--undecided-fails is of a gate: say how much is allowed, --max-regression 3%.")
     check_tolerance(options.tolerance)
     for path in (options.a, options.b):
         if not path.exists():
             raise ConfigError(f"{path} is not there: name a results folder, a record.json or published.csv.")
     a, b = load_side(options.a, options.reference), load_side(options.b, options.reference)
-    options.answer = verdict_json.of_comparison(a, b, options.tolerance, agree(a, b, options.tolerance))
-    return print_agreement(a, b, options.tolerance)
+    gated = [] if options.max_regression is None else gate(a, b, options.max_regression)
+    options.answer = {
+        **verdict_json.of_comparison(a, b, options.tolerance, agree(a, b, options.tolerance)),
+        "max_regression": options.max_regression,
+        "gate": [verdict_json.of_gated(one, gate_words.sentence(one, options.max_regression)) for one in gated],
+    }
+    code = print_agreement(a, b, options.tolerance, options.max_regression is None)
+    return (
+        code if options.max_regression is None else print_gate(gated, options.max_regression, options.undecided_fails)
+    )
 
 
-def print_agreement(a: Side, b: Side, tolerance: float) -> int:
+def print_gate(gated: list[Gated], limit: float, undecided_fails: bool) -> int:
+    """1 when an arm failed; what is undecided is a 0 with a word, unless it is to fail."""
+    print()
+    for line in gate_words.sentences(gated, limit):
+        print(line)
+    words = {one.word for one in gated}
+    return int("failed" in words or (undecided_fails and "undecided" in words))
+
+
+def print_agreement(a: Side, b: Side, tolerance: float, decides: bool = True) -> int:
+    """``decides``: the exit code is of this, and no gate's."""
     agreements = agree(a, b, tolerance)
     print(f"A: {a.name}\nB: {b.name}\n")
     for agreement in agreements.values():
@@ -57,7 +91,7 @@ def print_agreement(a: Side, b: Side, tolerance: float) -> int:
     verdicts = {agreement.word for agreement in agreements.values()}
     if not verdicts <= {"reproduced", "within tolerance"}:
         return 1
-    if lacking:
+    if lacking and decides:
         print("\nWhat was compared agrees, but not everything was compared: exit code 1.")
     return int(lacking)
 

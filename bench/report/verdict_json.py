@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.analysis.cells import Cell
+from bench.analysis.gate import Gated
 from bench.analysis.grouping import Section
 from bench.analysis.pairing import Pair
 from bench.analysis.reproduction import Agreement, Point, Side, only_in
@@ -19,6 +20,7 @@ SCHEMA = "bench-verdict/1"
 WORDS = {
     "report": ("faster", "slower", "no difference", "cannot tell", "invalid"),
     "compare": ("reproduced", "within tolerance", "not reproduced", "not comparable"),
+    "gate": ("passed", "failed", "undecided"),
     "advise": ("fastest", "not surely", "change nothing", "none fits"),
     "doctor": ("ok", "warn", "bad"),
 }
@@ -119,6 +121,21 @@ def of_comparison(
         ],
         "only_in_a": [of_point(point) for point in only_in(a, b)],
         "only_in_b": [of_point(point) for point in only_in(b, a)],
+    }
+
+
+def of_gated(one: Gated, sentence: str) -> dict[str, Any]:
+    """``slower``: how much more of the reference's time (or, without one, more seconds) the arm takes in B, 0.03 for 3 %."""
+    nodes, arm, simulated = one.point
+    return {
+        "arm": arm or None,
+        "nodes": nodes or None,
+        "simulated": simulated,
+        "verdict": one.word,
+        "sentence": sentence,
+        "slower": None if one.slower is None else of_interval(one.slower),
+        "of_times": one.of_times,
+        "blocks_to_decide": one.blocks,
     }
 
 

@@ -67,6 +67,16 @@ AGREEMENT = {
     "ratio_a": RATIO,
     "ratio_b": RATIO,
 }
+GATED = {
+    "arm": (str, type(None)),
+    "nodes": (int, type(None)),
+    "simulated": (bool,),
+    "verdict": TEXT,
+    "sentence": TEXT,
+    "slower": {"value": NUMBER, "low": (*NUMBER, type(None)), "high": (*NUMBER, type(None))},
+    "of_times": (bool,),
+    "blocks_to_decide": (int, type(None)),
+}
 POINT = {"arm": TEXT, "nodes": (int,), "simulated": (bool,)}
 HEAD = {"schema": TEXT, "command": TEXT, "exit_code": (int,)}
 SHAPES: dict[str, Any] = {
@@ -79,6 +89,8 @@ SHAPES: dict[str, Any] = {
         "agreements": [AGREEMENT],
         "only_in_a": [POINT],
         "only_in_b": [POINT],
+        "max_regression": (*NUMBER, type(None)),
+        "gate": [GATED],
     },
     "advise": {
         **HEAD,
@@ -157,6 +169,15 @@ def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (more["exit_code"], more["only_in_a"]) == (1, [{"arm": "tcmalloc_release", "nodes": 1, "simulated": False}])
     other = printed(capsys, "compare", str(tmp_path / "a"), str(PUBLISHED))
     assert [one["verdict"] for one in other["agreements"]] == ["not comparable"] and other["exit_code"] == 1
+
+
+def test_a_gate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    builders.write(builders.study(tmp_path / "a" / "main", FAST))
+    builders.write(builders.study(tmp_path / "b" / "main", {"glibc": {"seconds": 0.2}, "tcmalloc": {"seconds": 0.11}}))
+    found = printed(capsys, "compare", str(tmp_path / "a"), str(tmp_path / "b"), "--max-regression", "3%")
+    (one,) = found["gate"]
+    assert (one["verdict"], found["exit_code"], found["max_regression"]) == ("failed", 1, 0.03)
+    assert 0.03 < one["slower"]["low"] < one["slower"]["value"] < one["slower"]["high"]
 
 
 def test_an_error_is_an_object_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
