@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from bench.arms import library, retention
+from bench.arms.environment import bytes_of, padded
 from bench.driver.ranks import Outcome
 from bench.host.foreign import OF_ALLOCATORS
 from bench.schema.errors import AllocatorError
@@ -26,7 +27,6 @@ from bench.schema.job import Allocator, Job, canonical
 OURS = ("BENCH_DROPPED_ENVIRONMENT", "HYDRA_FULL_ERROR")
 OUTPUT = "output.txt"
 END_SECONDS = 20.0  # for the watcher to end the program's tree
-PAD_TO_BYTES = 4096
 LARGEST_OUTPUT = 64 << 20  # of which values are looked for
 
 
@@ -53,9 +53,8 @@ def run_program(job: Job, folder: Path, on_event: Callable[[int, dict[str, Any]]
     wrong, values = judge(job, event, folder / OUTPUT)
     if wrong:
         return Outcome(error=f"{name} {wrong}", warnings=event["warnings"])
-    return Outcome(
-        ranks=[part_of(event, {**proof, "processes": event["processes"]}, values)], warnings=event["warnings"]
-    )
+    part = part_of(event, {**proof, "processes": event["processes"]}, values)
+    return Outcome(ranks=[{**part, "environment_bytes": bytes_of(orders["env"])}], warnings=event["warnings"])
 
 
 class ProgramChanged(RuntimeError):
@@ -89,18 +88,12 @@ def prove(allocator: str) -> dict[str, Any]:
 
 
 def environment(job: Job, path: str | None, base: Mapping[str, str]) -> dict[str, str]:
-    """The user's own, less what preloads or tunes an allocator, then the arm. Every arm's is padded to the same length within a
-    page, since its length moves the stack and with it times (Mytkowicz et al., ASPLOS 2009)."""
+    """The user's own, less what preloads or tunes an allocator, then the arm; as long for every arm."""
     env = {name: value for name, value in base.items() if not name.startswith(OF_ALLOCATORS) and name not in OURS}
-    env.update(job.allocator.env)
-    if path is not None:
-        env["LD_PRELOAD"] = path
     if job.program.rate is not None:
         env["PYTHONUNBUFFERED"] = "1"  # lines as they are printed
-    env["BENCH_PADDING"] = ""
-    length = sum(len(os.fsencode(name)) + len(os.fsencode(value)) + 2 for name, value in env.items())
-    env["BENCH_PADDING"] = "x" * (-length % PAD_TO_BYTES)
-    return env
+    preload = {} if path is None else {"LD_PRELOAD": path}
+    return padded({**env, **job.allocator.env, **preload}, env)
 
 
 def watched(orders: dict[str, Any], on_event: Callable[[int, dict[str, Any]], None]) -> dict[str, Any]:

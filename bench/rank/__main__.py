@@ -23,7 +23,7 @@ from bench.rank.alike import alike
 from bench.rank.counters import memory, unreadable
 from bench.rank.fault_cost import fault_cost_seconds
 from bench.rank.orders import Orders, Tell
-from bench.rank.process import attempt, bind_memory, die_with_parent, pin
+from bench.rank.process import attempt, bind_memory, die_with_parent, pin, take_off_padding
 from bench.rank.proof import prove
 from bench.rank.tensor_memory import tensor_memory
 from bench.schema.checks import shaped
@@ -59,6 +59,7 @@ def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
     """``without``: sentences on what this host refuses and the rank does without, for the record."""
     order = orders.next()
     job = shaped(order["job"])
+    environment_bytes = attempt("The length of the environment is not known", take_off_padding, without)
     os.environ.pop("LD_PRELOAD", None)  # loaded by now; children must not inherit it
     allocator_path = order["library"]  # not what LD_PRELOAD said: that is what is to be proved
     proof = prove(job.allocator, allocator_path)
@@ -91,6 +92,7 @@ def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
         "hostname": os.uname().nodename,
         "pid": os.getpid(),
         "cpus": cpus,
+        "environment_bytes": environment_bytes,
         "memory_node": memory_node,
         "threads": torch.get_num_threads(),
         "proof": proof,

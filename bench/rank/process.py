@@ -11,6 +11,7 @@ import os
 from typing import Any, Callable
 
 from bench.schema.cpus import SYSTEM, has_memory, place
+from bench.schema.job import PADDING
 
 MPOL_BIND = 2  # of set_mempolicy(2)
 NODES_MASK_BITS = 1024  # the kernel's own limit of NUMA nodes (CONFIG_NODES_SHIFT is 10 at most)
@@ -54,6 +55,15 @@ def bind_memory(cpus: list, system: str = SYSTEM) -> int | None:
     ):  # the kernel takes one bit less than it is told
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return mine[0]
+
+
+def take_off_padding() -> int:
+    """Bytes of the environment that the kernel laid above this process's stack; what only filled it up is taken off, so that
+    no child inherits it. The stack stays where it is. Raises OSError."""
+    for name in [name for name in os.environ if name.startswith(PADDING)]:
+        del os.environ[name]
+    with open("/proc/self/environ", "rb") as f:
+        return len(f.read())
 
 
 def die_with_parent() -> None:

@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional
 
 
+PADDING = "BENCH_PADDING"  # beginning of the names of variables that only fill an environment up
+
+
 @dataclass(frozen=True)
 class Allocator:
     """One arm. ``library`` is a soname or a path to preload (None: nothing is preloaded, so glibc serves)."""

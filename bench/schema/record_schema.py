@@ -172,6 +172,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "pid": ("integer", "process number there"),
         "cpus": ("integer[]", "logical CPUs that it is bound to"),
         "threads": ("integer", "torch's threads"),
+        "environment_bytes": ("integer?", "of its environment when it was started, zeros included: the same for all arms", 3),
         "memory_node": ("integer?", "NUMA node that its memory is bound to; null where it is not bound"),
         "proof": ("proof", "which library answers `malloc`, before torch is imported"),
         "proof_end": ("proof", "the same at the end"),
