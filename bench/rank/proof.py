@@ -179,5 +179,10 @@ def _ask_jemalloc(process: Any, more: list[str]) -> tuple[str, dict[str, str]]:
 
 
 def _ask_mimalloc(process: Any) -> tuple[str, dict[str, str]]:
-    number = process.mi_version()
-    return f"mimalloc {number // 100}.{number // 10 % 10}.{number % 10}" if number < 1000 else f"mimalloc {number}", {}
+    return f"mimalloc {mimalloc_version(process.mi_version())}", {}
+
+
+def mimalloc_version(number: int) -> str:
+    """``mi_version()`` in words: one digit for each part up to 2.x (209 is 2.0.9), two for the last two since 3 (30403 is 3.4.3)."""
+    base = 10 if number < 1000 else 100
+    return f"{number // base**2}.{number // base % base}.{number % base}"

@@ -5,6 +5,8 @@ earlier number need not have it). Kinds are `string`, `number`, `integer`, `bool
 `?` means or null, `[]` a list of them, `{}` an object with such values under any names, read from the left: `number[]?` is a
 list of numbers, or null. `any` is anything. The keys of `job` are those of the dataclasses in job.py.
 
+A record of a user's program (`job.program`) has `OF_PROGRAM` in the place of our GPT's ranks and figures.
+
 After a change: `.venv/bin/python scripts/record_schema.py` writes both files again.
 """
 
@@ -14,19 +16,12 @@ import dataclasses
 import json
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, Union
+from typing import Any
 
 from bench.schema.job import Job
+from bench.schema.program_fields import COUNTED, OF_PROGRAM, PROGRAM, Field
 from bench.schema.records import COUNTERS, SCHEMA
 
-Field = Union[tuple[str, str], tuple[str, str, int]]  # kind, sentence, schema number
-
-COUNTED = {
-    "minor_faults": "page faults that the kernel served without reading a disk",
-    "major_faults": "page faults that read a disk",
-    "user_seconds": "CPU time in the program, all threads",
-    "system_seconds": "CPU time in the kernel, all threads",
-}
 assert tuple(COUNTED) == COUNTERS
 
 
@@ -251,6 +246,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "min_micro_batch_seconds": ("number", "of the fastest rank"),
         "max_micro_batch_seconds": ("number", "of the slowest"),
     },
+    **PROGRAM,
 }  # fmt: skip
 
 
@@ -297,10 +293,17 @@ def of_annotation(hint: Any) -> dict[str, Any]:
 def record_schema(schema: int = SCHEMA) -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of a record with this schema number. Unknown fields are refused everywhere but in an ``any``."""
     sections = {name: of_section(fields, schema) for name, fields in SECTIONS.items() if name != "record"}
+    record = of_section(SECTIONS["record"], schema)
+    for name in OF_PROGRAM:  # only said here: what they hold depends on whose record it is
+        record["properties"][name] = {"description": record["properties"][name]["description"]}
+    of_ours = {name: of_kind(SECTIONS["record"][name][0]) for name in OF_PROGRAM}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "record.json",
-        **of_section(SECTIONS["record"], schema),
+        **record,
+        "if": {"required": ["job"], "properties": {"job": {"required": ["program"]}}},
+        "then": {"properties": {name: of_kind(kind) for name, kind in OF_PROGRAM.items()}},
+        "else": {"properties": of_ours},
         "$defs": {"job": of_annotation(Job), **sections},
     }
 

@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import psutil
 import pytest
 
 from bench.arms import library
 from bench.schema.errors import AllocatorError
 from bench.schema.job import Allocator
+from bench.schema.record_schema import record_schema
 from tests.integration.commands import MARK, Done, bench, end, start, wait_for
 
 WORK = """
@@ -44,8 +46,9 @@ void free(void *block) { (void)block; used = used > (200 << 20) ? 100 << 20 : us
 """
 STEPS = """
 import sys, time
+import numpy as np
 for step in range(int(sys.argv[1])):
-    block = bytearray(4 << 20)
+    block = np.ones(1 << 19)
     time.sleep(0.01)
     print(f"step {step} took {0.01 + step % 3 / 1e4:.4f} s loss {5 - step / 100:.3f}")
 """
@@ -83,6 +86,12 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> str:
     return compiled(tmp_path_factory.mktemp("work"), "work", WORK)
 
 
+def undeclared(record: dict[str, Any]) -> list[str]:
+    """Where a record is not as bench/schema/record_schema.py declares it."""
+    own = {key: value for key, value in record.items() if key != "path"}  # added by the reader
+    return [e.message for e in jsonschema.Draft202012Validator(record_schema()).iter_errors(own)]
+
+
 def program(folder: Path, command: list[str], *overrides: str, **options: Any) -> Done:
     words = ["program", *([] if any(o.startswith("repeat=") for o in overrides) else ["repeat=0"]), *overrides]
     if not any(o.startswith("allocator=") for o in overrides):
@@ -116,6 +125,7 @@ def test_a_c_program_is_measured_under_both_arms_with_proof_cause_and_lines_to_p
         assert [one["reached"] for one in part["proof"]["processes"]] == [True]
         assert part["run"]["minor_faults"] > 0 and part["run"]["exit_code"] == 0
         assert record["derived"]["phases"].keys() == {"run"}
+        assert undeclared(record) == []
         assert record["job"]["program"]["command"] == [work, "a b"] and "model" not in record["job"]
         assert (Path(record["path"]).parent / "output.txt").read_text() == "sum a b\n"
     served = done.one(allocator__name="tcmalloc", repeat=0)["ranks"][0]["proof"]
@@ -152,7 +162,7 @@ def test_steps_are_read_from_the_lines_and_the_run_is_stopped(tmp_path: Path) ->
         steps = record["ranks"][0]["steps"]
         assert len(steps["seconds"]) >= 12 and set(steps["seconds"][:3]) == {0.01, 0.0101, 0.0102}
         assert record["ranks"][0]["run"]["stopped"] is True and record["ranks"][0]["run"]["exit_code"] is None
-        assert record["derived"]["phases"].keys() == {"step"}
+        assert record["derived"]["phases"].keys() == {"step"} and undeclared(record) == []
 
 
 @pytest.mark.parametrize("rate", [r"^step \d+", r"took (?P<seconds>[0-9.]+)"])
@@ -177,6 +187,7 @@ def test_a_static_program_is_refused_in_every_arm(tmp_path: Path) -> None:
     done = program(tmp_path, [compiled(tmp_path, "static", WORK, "-static")])
     assert done.code == 1
     assert all("is a static program, which no preload reaches" in error for error in errors(done).values())
+    assert not any(undeclared(record) for record in done.records().values())
 
 
 def test_a_program_that_drops_the_preload_fails_where_one_was_asked_for(tmp_path: Path, work: str) -> None:
@@ -257,6 +268,14 @@ def test_a_killed_driver_leaves_no_process(tmp_path: Path) -> None:
     process.kill()
     process.communicate()
     wait_for(lambda: not left_behind(out), "its processes to be gone")
+
+
+def test_a_file_that_is_no_program_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "words"
+    path.write_text("only words\n")
+    path.chmod(0o755)
+    done = program(tmp_path, [str(path)], "allocator=glibc")
+    assert done.code == 1 and "has no #! line and is no program" in errors(done)["glibc"]
 
 
 def test_the_limit_on_time(tmp_path: Path) -> None:

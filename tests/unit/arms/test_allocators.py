@@ -210,6 +210,7 @@ def test_huge_pages_are_seen_in_an_arm(name: str) -> None:
         (installed("tcmalloc"), "gperftools"),
         (installed("jemalloc"), "jemalloc "),
         (installed("mimalloc"), "mimalloc "),
+        (installed("mimalloc3"), "mimalloc 3."),
         (installed("tbbmalloc"), "libtbbmalloc_proxy.so.2"),
         (installed("tcmalloc_release"), "gperftools"),
         (installed("jemalloc_keep"), "jemalloc "),
@@ -221,6 +222,11 @@ def test_an_arm_proves_itself(name: str, version: str) -> None:
     assert proof["version"].startswith(version) and len(proof["sha256"]) == 64
     assert os.path.samefile(proof["malloc_library"], path) if path else "libc" in proof["malloc_library"]
     assert arm(name).env.items() <= proof["options"].items()
+
+
+@pytest.mark.parametrize("number, words", [(209, "2.0.9"), (227, "2.2.7"), (30403, "3.4.3"), (31012, "3.10.12")])
+def test_mimallocs_number_in_words(number: int, words: str) -> None:
+    assert proof.mimalloc_version(number) == words
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,12 @@ from typing import Any
 import jsonschema
 import pytest
 
+from bench.analysis.derive_program import derive_program
+from bench.driver.program import part_of
 from bench.paths import CHECKOUT
-from bench.schema.job import Job, to_dict
+from bench.schema.job import Job, Program, to_dict
 from bench.schema.record_schema import SECTIONS, of_kind, record_schema
+from bench.schema.records import SCHEMA
 
 STORED = sorted((CHECKOUT / "tests" / "data" / "smoke").glob("*/record.json"))
 SCRIPT = runpy.run_path(str(CHECKOUT / "scripts" / "record_schema.py"))
@@ -105,3 +108,40 @@ def test_a_kind_means_what_its_docstring_says(kind: str, good: list, bad: list) 
 def test_a_failed_job_has_neither_ranks_nor_figures(record: dict[str, Any]) -> None:
     failed = {"ranks": None, "derived": None, "host_used_mib": None, "status": "failed", "valid": False, "error": "why"}
     assert wrong({**record, **failed}) == []
+
+
+EVENT = {
+    **{"wall_seconds": 2.0, "exit_code": 0, "stopped": False, "minor_faults": 9, "major_faults": 0},
+    **{"user_seconds": 1.0, "system_seconds": 0.5, "pid": 7, "threads": 1, "peak_rss_bytes": 1 << 20, "huge_bytes": 0},
+    **{"fault_cost_seconds": None, "steps": None},
+}
+PROOF = {
+    **{"malloc_library": "/lib/libc.so.6", "sha256": "0", "version": "glibc 2.36", "options": {}, "unconfirmed": []},
+    **{"libraries": {"/lib/libc.so.6": "0"}, "library_path": None, "processes": []},
+}
+
+
+@pytest.fixture
+def of_program(record: dict[str, Any]) -> dict[str, Any]:
+    """As the driver makes it of what the watcher tells; a real one is in tests/integration/test_program.py."""
+    job = to_dict(Job(program=Program(command=["true"])))
+    return {**record, "job": job, "ranks": [part_of(EVENT, PROOF, [2.5])], "schema": SCHEMA}
+
+
+def test_a_programs_record_has_its_own_fields(of_program: dict[str, Any]) -> None:
+    of_program["derived"] = derive_program(of_program)
+    validator = jsonschema.Draft202012Validator(record_schema())
+    assert [error.message for error in validator.iter_errors(of_program)] == []
+    assert validator.is_valid({**of_program, "ranks": None, "derived": None, "valid": False})
+    of_program["ranks"][0]["run"]["surprise"] = 1
+    assert ["'surprise' was unexpected" in error.message for error in validator.iter_errors(of_program)] == [True]
+
+
+def test_a_programs_ranks_are_none_of_our_gpts_and_the_other_way_round(
+    of_program: dict[str, Any], record: dict[str, Any]
+) -> None:
+    of_program["derived"] = derive_program(of_program)
+    validator = jsonschema.Draft202012Validator(record_schema(record["schema"]))
+    assert not validator.is_valid({**record, "ranks": of_program["ranks"]})
+    assert not validator.is_valid({**of_program, "ranks": record["ranks"]})
+    assert not validator.is_valid({**record, "derived": of_program["derived"]})
