@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.host.files import read_assignments, read_int
+from bench.schema.cpus import cpu_numbers
 
 # Arm cores that do more than the two 128-bit pipes of most, by implementer and part (MIDR_EL1): name, fp32 operations a clock.
 ARM = {
@@ -62,3 +63,10 @@ def limit_gflops(host: Mapping[str, Any], cores: int) -> float | None:
     if cpu["ghz"] is None or cpu.get("flops_per_clock") is None:
         return None
     return float(cores * cpu["ghz"] * cpu["flops_per_clock"])
+
+
+def cores_allowed(host: Mapping[str, Any]) -> int:
+    """Cores that this process may use: two hardware threads of one core (SMT) are one."""
+    cpu = host["cpu"]
+    allowed = len(cpu_numbers(cpu["affinity"]))
+    return min(allowed, cpu["physical"]) if cpu["physical"] else allowed

@@ -15,7 +15,7 @@ from bench.analysis.grouping import Section
 from bench.analysis.published import published_tables
 from bench.host import likeness
 from bench.paths import TEMPLATES
-from bench.report import tables
+from bench.report import costs, tables
 from bench.schema.job import to_dict
 
 MOST_DRAWN = 4  # sections with pictures; the rest have their tables
@@ -43,6 +43,9 @@ def page(found: Sequence[Section], refused: tables.Refused) -> str:
             tax_headings=tables.TAX,
             price_headings=tables.PRICES,
             proof_headings=PROOF,
+            costs_title=costs.TITLE,
+            costs_headings=costs.COSTS,
+            costs_legend=costs.LEGEND,
             published=published_tables(),
             published_machine=tables.PUBLISHED_MACHINE,
             version=__version__,
@@ -72,6 +75,9 @@ def section_view(section: Section, first: Section, number: int) -> dict[str, Any
         "causes": causes[:MOST_CAUSES],
         "more_causes": causes[MOST_CAUSES:],
         "notes": tables.notes_of(section),
+        "slow": costs.head_sentences(section),
+        "costs": costs.cost_rows(section),
+        "cost_sentences": costs.cost_sentences(section),
         "plots": [{"name": p.name, "title": p.title, "caption": p.caption, "svg": Markup(p.svg)} for p in drawn],
         "tables": tables.cell_tables(section),
         "reference": section.reference,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from bench.report import tables
+from bench.report import costs, tables
 
 if TYPE_CHECKING:
     from bench.analysis.grouping import Section
@@ -36,6 +36,7 @@ def markdown(found: Sequence[Section], refused: Refused) -> str:
             f"## {section.title}",
             "",
             *_bullets(f"**{sentence}**" for sentence in verdict_sentences(section)),
+            *_bullets(costs.head_sentences(section)),
             *_bullets(notes_of(section)),
         ]
         for title, headings, rows in tables.cell_tables(section):
@@ -55,6 +56,15 @@ def markdown(found: Sequence[Section], refused: Refused) -> str:
                 *_bullets(cause_sentences(section)),
                 *lines_of_table(tables.PRICES, price_table(section)),
                 *lines_of_table(tables.TAX, tax_table(section)),
+            ]
+        if section.cells:
+            lines += [
+                f"### {costs.TITLE}",
+                "",
+                *_bullets(costs.cost_sentences(section)),
+                *lines_of_table(costs.COSTS, costs.cost_rows(section)),
+                costs.LEGEND,
+                "",
             ]
     invalid = unusable(found, refused)
     if invalid:

@@ -25,7 +25,6 @@ from bench.report.words import (
     interval_text,
     mebibytes,
     number,
-    products_sentences,
     size_text,
     speed_text,
     truncated,
@@ -224,7 +223,7 @@ def notes_of(section: Section) -> list[str]:
     unpaired = sum(c.unpaired_blocks for c in section.pairs)
     said = [f"{note[0].upper()}{note[1:]}." for note in few]
     said += [f"{unpaired} blocks lack one arm of a comparison and are left out of it."] if unpaired else []
-    return said + losses_sentences(section.losses) + list(section.cautions) + products_sentences(section.host)
+    return said + losses_sentences(section.losses) + list(section.cautions)
 
 
 def cause_sentences(section: Section) -> list[str]:

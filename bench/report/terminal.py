@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.analysis.grouping import Section
+from bench.report.costs import head_sentences, summary_line
 from bench.report.markdown import lines_of_table
 from bench.report.tables import (
     COMPARED,
@@ -39,6 +40,8 @@ def show(found: Sequence[Section], refused: Refused, files: Sequence[Path]) -> N
             _show_table(console, title, headings, rows)
         for sentence in verdict_sentences(section):
             console.print(sentence, style="bold")
+        for sentence in head_sentences(section):
+            console.print(sentence)
         if section.pairs:
             _show_table(
                 console,
@@ -46,7 +49,7 @@ def show(found: Sequence[Section], refused: Refused, files: Sequence[Path]) -> N
                 COMPARED,
                 [pair_row(section, c) for c in section.pairs],
             )
-        for sentence in cause_sentences(section) + notes_of(section):
+        for sentence in filter(None, [*cause_sentences(section), summary_line(section), *notes_of(section)]):
             console.print(sentence)
     for name, why in unusable(found, refused):
         console.print(f"invalid: {name}: {why}")

@@ -14,6 +14,7 @@ from bench.analysis.pairing import Pair
 from bench.analysis.reproduction import Agreement, Point, Side, only_in
 from bench.analysis.stats import Interval, Ratio
 from bench.host.findings import Finding
+from bench.report import costs
 
 SCHEMA = "bench-verdict/1"
 # Every word that a verdict can be, by command. A word more or less, or another meaning, is another number in SCHEMA.
@@ -92,6 +93,7 @@ def of_report(sections: Sequence[Section], refused: Sequence[tuple[Any, str]]) -
                 "cells": [of_cell(cell) for cell in section.cells],
                 "pairs": [of_pair(pair) for pair in section.pairs],
                 "cautions": list(section.cautions),
+                "what_else": costs.as_data(section),
             }
             for section in sections
         ],

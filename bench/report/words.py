@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.analysis.stats import SAYS_NOTHING
-from bench.host.vector import limit_gflops
+from bench.host.vector import cores_allowed, limit_gflops
 from bench.schema.job import Model
 
 
@@ -54,6 +54,19 @@ def frequency_text(ghz: float | None) -> str:
     return f"{ghz:.1f}GHz" if ghz else "-"
 
 
+def limit_sentence(host: Mapping[str, Any]) -> str:
+    """What the cores of this host could compute at most, and what that rests on."""
+    cpu, cores = host["cpu"], cores_allowed(host)
+    limit = limit_gflops(host, cores)
+    if limit is None:
+        missing = "its clock" if cpu["ghz"] is None else "the width of its vector unit"
+        return f"The physical limit of this host is not known: it does not tell {missing}."
+    return (
+        f"Physical limit: {cores} core{'s' * (cores > 1)} x {cpu['ghz']:.2f} GHz ({cpu['ghz_source']}) x {cpu['flops_per_clock']} operations a "
+        f"clock ({cpu['vector']}) = {limit:.0f} GFLOP/s."
+    )
+
+
 def products_sentences(host: Mapping[str, Any]) -> list[str]:
     """How fast this host multiplies matrices, and what its library gives away as it comes; none where that was not measured."""
     found = host.get("products")
@@ -65,6 +78,7 @@ def products_sentences(host: Mapping[str, Any]) -> list[str]:
     limit = limit_gflops(host, full["threads"])
     if limit:
         said += f", {100 * fast / limit:.0f} % of cores x clock x vector width"
+        said += " (the cores run faster than the clock that this host tells)" if fast > limit else ""
     if fast < 1.2 * slow:
         return [f"{said}; as it comes {slow:.0f}."]
     line = f"in a job script `{full['shell_line']}`" if full["shell_line"] else "no variable"

@@ -81,7 +81,8 @@ def test_a_slow_path_is_said_with_the_line_for_a_job_script() -> None:
         "AVX2 path, 120 GFLOP/s on 2 threads, 75 % of cores x clock x vector width; as it comes 50 (generic path)"
         in said
     )
-    assert "`export MKL_DEBUG_CPU_TYPE=5`" in said
+    assert "`export MKL_DEBUG_CPU_TYPE=5`" in said and "run faster" not in said
+    assert "(the cores run faster than the clock that this host tells)" in products_sentences(host(170, 50))[0]
     assert "no variable (It does)" in products_sentences(host(120, 50, None))[0]
 
 

@@ -47,6 +47,16 @@ CELL = {
     "num_blocks": (int,),
     "sec_per_it": {"value": NUMBER, "low": (*NUMBER, type(None)), "high": (*NUMBER, type(None))},
 }
+SHARES = (
+    "gflops",
+    "limit_share",
+    "product_share",
+    "as_it_comes",
+    "fault_share",
+    "kernel_share",
+    "optimizer_share",
+    "sync_share",
+)
 SECTION = {
     "title": TEXT,
     "reference": TEXT,
@@ -57,6 +67,12 @@ SECTION = {
     "cells": [CELL],
     "pairs": [PAIR],
     "cautions": [TEXT],
+    "what_else": {
+        "sentences": [TEXT],
+        "shell_line": (str, type(None)),
+        "product_gflops": (dict, type(None)),
+        "arms": [{"arm": TEXT, "nodes": (int,), "simulated": (bool,), **dict.fromkeys(SHARES, (*NUMBER, type(None)))}],
+    },
 }
 AGREEMENT = {
     "arm": (str, type(None)),
@@ -148,6 +164,8 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (pair,) = section["pairs"]
     assert (pair["arm"], pair["verdict"]) == ("tcmalloc", "faster") and pair["ratio"]["low"] > 1.5
     assert section["losses_agree"] and len(section["cells"]) == 2
+    assert [one["arm"] for one in section["what_else"]["arms"]] == ["glibc", "tcmalloc"]
+    assert section["what_else"]["shell_line"] is None and section["what_else"]["product_gflops"] is None
 
 
 def test_what_one_block_cannot_tell_is_null_and_not_a_number(
@@ -191,7 +209,9 @@ def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("bench.commands.doctor.findings", lambda *a, **k: [Finding("bad", "It burns.", "Stop it.")])
     monkeypatch.setattr("bench.commands.doctor.products", lambda threads: None)
     found = printed(capsys, "doctor")
-    assert found["findings"] == [{"verdict": "bad", "sentence": "It burns.", "advice": "Stop it."}]
+    assert found["findings"][0] == {"verdict": "bad", "sentence": "It burns.", "advice": "Stop it."}
+    (limit,) = found["findings"][1:]
+    assert limit["sentence"].startswith(("Physical limit: ", "The physical limit of this host is not known"))
     assert found["exit_code"] == 1 and {"glibc", "tcmalloc"} <= {arm["arm"] for arm in found["arms"]}
 
 
