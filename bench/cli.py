@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "bench.commands.program",
         "a program of yours under each allocator: program [overrides] -- COMMAND ARGS...",
     ),
+    "plan": ("bench.commands.plan", "what a sweep would run, its memory, disk and minutes"),
     "slurm": ("bench.commands.jobscript", "print a job script: one copy of bench per node"),
     "doctor": ("bench.commands.doctor", "what this host has and lacks for a fair measurement"),
 }
@@ -120,7 +121,9 @@ def parse(argv: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int], arg
     """The command's ``run``, and its options: argparse's own, with ``words``, what stood after its name, and
     ``answer``, where a command puts what --json prints."""
     module = importlib.import_module(COMMANDS[argv[0]][0])
-    options = _parsers(argv[0])[argv[0]].parse_args([*argv[1:]])
+    # What is measured may be said as without the command, -m anywhere among it; argparse would end the list of overrides there.
+    rest = [word for word in argv[1:] if argv[0] != "plan" or word not in ("-m", "--multirun")]
+    options = _parsers(argv[0])[argv[0]].parse_args(rest)
     options.command, options.words, options.answer = argv[0], [*argv[1:]], {}
     return module.run, options
 

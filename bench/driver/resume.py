@@ -95,19 +95,43 @@ def answer(path: Path, job: Job, hosts: Sequence[Mapping[str, Any]], say: Say) -
         aside = path.with_name(f"record-{key_of_record(record)}.json")
         os.replace(path, aside)
         if kind_of(record["hosts"]) == kind_of(hosts):
-            before = record.get("measured_code")
-            what = (
-                f"of another revision of the measured code ({before or 'none recorded'}, now {code})"
-                if before != code
-                else "of another file of the allocator's library"
+            say(
+                f"{path.parent.name} has a record {why_other(record, hosts)}: it is set aside as {aside.name} and measured again."
             )
-            say(f"{path.parent.name} has a record {what}: it is set aside as {aside.name} and measured again.")
         record = None
     aside = path.with_name(f"record-{here}.json")
     if record is None and aside.exists():
         os.replace(aside, path)
         record = valid_record(path, job, say)
     return record
+
+
+def why_other(record: records.Record, hosts: Sequence[Mapping[str, Any]]) -> str:
+    """Of what a valid record of this job is that does not answer it here and now."""
+    if kind_of(record["hosts"]) != kind_of(hosts):
+        return "of another kind of host, or of another number of CPUs"
+    before, code = record.get("measured_code"), measured_code()
+    if before != code:
+        return f"of another revision of the measured code ({before or 'none recorded'}, now {code})"
+    return "of another file of the allocator's library"
+
+
+def found_there(path: Path, job: Job, hosts: Sequence[Mapping[str, Any]]) -> tuple[records.Record | None, str]:
+    """As `answer`, but nothing is moved: the record that would answer, and why; or None, and why a record that is there does not."""
+    said: list[str] = []
+    here = key_of(hosts, measured_code(), library_here(job.allocator))
+    record = valid_record(path, job, said.append)
+    if record is not None and key_of_record(record) == here:
+        return (
+            record,
+            f"its record of {record['started_at'][:16]} is of this job, code and library, on hosts of this kind",
+        )
+    aside = valid_record(path.with_name(f"record-{here}.json"), job, said.append)
+    if aside is not None:
+        return aside, f"its record of {aside['started_at'][:16]} was set aside and comes back"
+    if record is not None:
+        return None, f"its record is {why_other(record, hosts)}"
+    return None, said[0] if said else "it failed, or its record is of another configuration" if path.exists() else ""
 
 
 def valid_record(path: Path, job: Job, say: Say) -> records.Record | None:

@@ -30,6 +30,7 @@ from bench.config.study import Study
 from bench.driver.control import Leader, PeersLost, follow, machine_of
 from bench.driver.launcher import Copy, chosen_interface, which_copy
 from bench.driver.order import in_blocks
+from bench.driver.plan import plan
 from bench.driver.program import run_program
 from bench.driver.progress import Progress
 from bench.driver.ranks import children_seconds
@@ -42,6 +43,7 @@ from bench.host.foreign import dropped_environment
 from bench.host.interpreter import software, with_software
 from bench.host.products import products
 from bench.paths import results_directory
+from bench.report import plan_words
 from bench.report.words import products_sentences
 from bench.schema import records
 from bench.schema.checks import check_fits
@@ -215,6 +217,7 @@ class Runner:
         for finding in findings(self.leader.facts[0], load.now(), needed_bytes=needed):
             if finding.level == "bad":
                 self.progress.say(f"{finding.what} {finding.advice}")
+        self.progress.say(plan_words.head(plan(self.study, jobs, self.out, self.leader.facts, len(self.leader.facts))))
         started = time.monotonic()
         with self.progress:
             block = list(jobs)

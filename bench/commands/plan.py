@@ -1,0 +1,90 @@
+"""plan: what a sweep would run, what of it is there already, the memory and disk that it wants, and how many minutes it takes."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import os
+from collections.abc import Sequence
+
+from bench.commands.arguments import add_json, positive_whole
+from bench.config import compose
+from bench.config.study import Study
+from bench.driver import plan, sweep
+from bench.driver.launcher import Copy, which_copy
+from bench.driver.order import in_blocks
+from bench.host import facts
+from bench.host.products import products
+from bench.paths import results_directory
+from bench.report import plan_words
+from bench.schema.job import Job, Measure
+
+LOOK = "plan"  # the study of the looks: their records are earlier records for the next plan
+GOOD_ENOUGH = ("same job", "same arm", "another arm")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s [options] [overrides]"
+    parser.add_argument(
+        "--copies",
+        type=positive_whole,
+        metavar="N",
+        help="plan for N hosts like this one, a copy on each, as a launcher would start them (default: as started now)",
+    )
+    parser.add_argument(
+        "--no-look",
+        action="store_true",
+        help="run nothing: where no record helps, guess from the speed of matrix products",
+    )
+    parser.add_argument("overrides", nargs="*", help="what would be measured: +experiment=tcmalloc nodes=1,2")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Exit code 0; 2 where the sweep would be refused. Raises ConfigError."""
+    study, jobs = compose.jobs_of(options.overrides)
+    jobs = in_blocks(jobs, study.shuffle_arms)
+    copy = which_copy(os.environ)
+    if options.copies:
+        copy = Copy("bench", 0, options.copies)
+    if copy.node_rank:
+        return 0  # the first one says it
+    host = facts.host()
+    if is_large(jobs):
+        host["products"] = products(len(os.sched_getaffinity(0)))
+    out = results_directory() / study.name
+    found = plan.plan(study, jobs, out, [host], copy.num_copies)
+    if not options.no_look and copy.num_copies == 1 and needs_look(found):
+        sweep.check_hosts(jobs, copy, host)
+        look(jobs[0])
+        found = plan.plan(study, jobs, out, [host], copy.num_copies)
+    print("\n".join(plan_words.lines(found)))
+    options.answer = dict(plan_words.as_data(found))
+    sweep.check_hosts(jobs, copy, host)  # last, so that what is wanted and what is there have been said
+    return 0
+
+
+def is_large(jobs: Sequence[Job]) -> bool:
+    return max(job.model.num_parameters for job in jobs) >= sweep.WORTH_A_LOOK and not jobs[0].program.command
+
+
+def needs_look(found: plan.Plan) -> bool:
+    """Whether a job is to run of whose model nothing was measured here."""
+    return any(one.source not in GOOD_ENOUGH for one in found.forecasts)
+
+
+def look(job: Job) -> int:
+    """A real job as short as one can be: a micro-batch to warm up, and one iteration of four. About 20 seconds for 124M."""
+    measure = Measure(
+        warmup_micro_batches=1,
+        iteration_micro_batches=4,
+        min_samples=1,
+        max_samples=2,
+        relative_half_width=9.0,
+        max_seconds=0.001,
+    )
+    short = dataclasses.replace(job, repeat=0, measure=measure)
+    with contextlib.redirect_stdout(io.StringIO()):  # its report is of no interest
+        return sweep.run(Study(LOOK, reference=job.allocator.name), [short])
