@@ -168,10 +168,29 @@ def measure(words: Sequence[str]) -> int:
     if options.cfg:
         print(compose.shown(options.overrides, options.cfg, options.resolve), end="")
         return 0
-    study, jobs = compose.jobs_of(options.overrides)
+    try:
+        study, jobs = compose.jobs_of(options.overrides)
+    except ConfigError as error:
+        code = _say(str(error), 2)  # before the others are told, which may take a while
+        _tell_other_copies(str(error))
+        return code
     from bench.driver import sweep  # after the words are known to be right: a wrong one is said at once
 
     return sweep.run(study, jobs)
+
+
+def _tell_other_copies(refused: str) -> None:
+    """Where a launcher started more copies of this command than this one; else nothing is imported for it."""
+    from bench.driver.launcher import which_copy
+
+    try:
+        alone = which_copy(os.environ).num_copies == 1
+    except ConfigError:
+        return
+    if not alone:
+        from bench.driver import sweep
+
+        sweep.tell_others(refused)
 
 
 def _run_as_json(run: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -58,14 +59,18 @@ def study_of(config: DictConfig) -> Study:
         raise ConfigError(
             f"measure.blocks={values['blocks']} is not auto: for a fixed number of blocks list them, repeat=0,1,2."
         )
-    return Study(name, bool(config.sweep.shuffle_arms), str(config.sweep.reference), **values)
+    minutes = config.sweep.get("max_minutes")
+    if minutes is not None and not (type(minutes) in (int, float) and 0 < minutes < math.inf):
+        raise ConfigError(f"sweep.max_minutes={minutes} must be a number greater than 0, or null for no limit.")
+    arranged = {"reference": str(config.sweep.reference), "max_minutes": minutes}
+    return Study(name, bool(config.sweep.shuffle_arms), **arranged, **values)
 
 
 def job_of(config: DictConfig, numa_nodes: int = 1) -> Job:
     """The Job that ``config`` describes. ``numa_nodes``: what ``ranks_per_node=auto`` means on this host."""
     values: Any = OmegaConf.to_container(_without_hydra(config), resolve=True)
     outside = {key: values.pop(key, {}) for key in OUTSIDE_JOB}
-    refuse_unknown(outside["sweep"], ("shuffle_arms", "reference"), "sweep.")
+    refuse_unknown(outside["sweep"], ("shuffle_arms", "reference", "max_minutes"), "sweep.")
     if isinstance(values.get("measure"), dict):
         values["measure"] = {key: value for key, value in values["measure"].items() if key not in OUTSIDE_MEASURE}
     if values.get("ranks_per_node") == "auto":

@@ -15,3 +15,4 @@ class Study:
     blocks: str | None = None  # "auto": add blocks until the intervals are narrow enough
     blocks_half_width: float = 0.04
     blocks_max_minutes: float = 15.0
+    max_minutes: float | None = None  # no job is begun after so many minutes of this sweep

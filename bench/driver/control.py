@@ -53,6 +53,8 @@ class Leader:
         """Answer the copies only when all have said hello: if one refuses, all get its sentence at once, and none waits for a timeout."""
         assert self.secret is not None
         deadline, wrong = time.monotonic() + timeout_seconds, hello.get("refused")
+        if wrong:  # the others must know whose it is
+            wrong = f"{hello['facts']['hostname']}: {wrong}"
         known: dict[int, dict[str, Any]] = {0: hello["facts"]}
         with listening(self.copy) as listener, contextlib.ExitStack() as unless_welcome:
             door = Door(listener, self.secret, timeout_seconds)

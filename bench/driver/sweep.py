@@ -50,6 +50,7 @@ from bench.schema.checks import check_fits
 from bench.schema.errors import ConfigError
 from bench.schema.job import Job, canonical, to_dict
 
+INTERRUPTED = 130  # exit code: there is more to do, and the same command goes on
 FEWEST_BLOCKS = 3  # fewer have no spread that anybody would believe
 WORTH_A_LOOK = (
     50_000_000  # parameters: for smaller models a few seconds to time matrix products would be most of the run
@@ -134,10 +135,28 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
             progress.say(
                 f"stopped by {signal_name}: the records so far are whole, and the same command goes on where this one ended."
             )
-            return 130
+            return INTERRUPTED
         except PeersLost as error:
             progress.say(str(error))
             return 1
+
+
+TELL_SECONDS = 30.0  # for the other copies to come and hear why this one does not take part
+
+
+def tell_others(refused: str) -> None:
+    """This copy's words were wrong on this host, where those of the others may be right (a file that only they have): they hear so at
+    once, or would wait for it until their time is over. Says nothing here, and raises nothing."""
+    with interruptible(), contextlib.suppress(ConfigError, PeersLost, Interrupted):
+        copy = which_copy(os.environ)
+        if copy.num_copies == 1:
+            return
+        secret = secret_of(copy.launcher, os.environ)
+        hello = {"facts": {"hostname": os.uname().nodename}, "refused": refused, "same": {}}
+        if copy.node_rank:
+            follow(copy, hello, TELL_SECONDS, [], secret)
+        else:
+            Leader(copy, hello, TELL_SECONDS, secret)
 
 
 WEAK = (
@@ -225,6 +244,9 @@ class Runner:
                 for job in block:
                     record = self.answered(job)
                     if record is None:
+                        if done and self.time_is_over(started):
+                            self.publish(done, final=True)
+                            return INTERRUPTED
                         self.progress.start(job)
                         record = self.measure(job)
                     self.progress.end(job, record)
@@ -236,6 +258,16 @@ class Runner:
         self.publish(done, final=True)
         failed = [r for r in done if not r["valid"]]
         return 1 if failed else 0
+
+    def time_is_over(self, started: float) -> bool:
+        """Whether sweep.max_minutes have passed since ``started`` (monotonic seconds), which is said then."""
+        minutes = self.study.max_minutes
+        if minutes is None or time.monotonic() - started < 60 * minutes:
+            return False
+        self.progress.say(
+            f"stopped by sweep.max_minutes={minutes:g}: the records so far are whole, and the same command goes on where this one ended."
+        )
+        return True
 
     def next_block(
         self, jobs: Sequence[Job], done: list[records.Record], elapsed: float, job_seconds: float

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -171,3 +172,40 @@ def test_wrong_words_after_a_command(words: list[str], sentence: str, refused: C
 def test_hydras_own_flags_work(tmp_path: Path) -> None:
     done = command_line("--cfg", "job", "+allocator=tcmalloc", "train.dropout=0")
     assert done.returncode == 0 and "name: tcmalloc" in done.stdout and "dropout: 0" in done.stdout
+
+
+@pytest.mark.parametrize("missing_on", [0, 1])
+def test_a_file_that_one_node_lacks_is_heard_by_the_other_copy_at_once(missing_on: int, tmp_path: Path) -> None:
+    """That copy's words are wrong before it is a copy of anything; the other would wait launch.timeout_seconds for it."""
+    (tmp_path / "data").write_bytes(bytes(1000))
+    words = (
+        "+experiment=smoke nodes=2 model.vocabulary=256 launch.oversubscribe=true launch.timeout_seconds=600".split()
+    )
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("BENCH_", "SLURM_", "PMI"))}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    env = {
+        **kept,
+        "BENCH_NUM_NODES": "2",
+        "BENCH_MASTER_ADDR": "127.0.0.1",
+        "BENCH_MASTER_PORT": port,
+        "BENCH_TOKEN": "t",
+    }
+    copies = [
+        subprocess.Popen(
+            [sys.executable, "-m", "bench", *words, f"data.path={tmp_path / ('no' if n == missing_on else 'data')}"],
+            env={**env, "BENCH_NODE_RANK": str(n), "BENCH_OUT": str(tmp_path / f"out{n}")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        for n in (0, 1)
+    ]
+    said = [copy.communicate(timeout=60)[1] for copy in copies]
+    assert [copy.returncode for copy in copies] == [2, 2], said
+    sentence = f"data.path={tmp_path / 'no'} must be a file of more than model.sequence=64 bytes.\n"
+    assert said[missing_on] == f"bench: {sentence}"
+    assert said[1 - missing_on] == f"bench: {os.uname().nodename}: {sentence}"
+    assert [path.name for path in tmp_path.iterdir() if path.name != "data"] in ([], ["out0"])

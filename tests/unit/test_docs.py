@@ -175,7 +175,7 @@ def test_a_wrong_command_is_noticed(words: str, check: Callable[[list[str]], Non
 @pytest.mark.parametrize("name", NAMES)
 def test_configuration_keys_exist(name: str) -> None:
     known = {key for key, _ in job_keys(Job())} | {f"measure.{key}" for key in OUTSIDE_MEASURE}
-    known |= {"sweep.shuffle_arms", "sweep.reference"}
+    known |= {"sweep.shuffle_arms", "sweep.reference", "sweep.max_minutes"}
     group = "|".join([*PARTS, "sweep"])
     named = set(re.findall(rf"(?<![\w./-])((?:{group})\.[a-z_]+)(?![\w(.])", " ".join(inline_code(name))))
     named = {key for key in named if not key.endswith((".py", ".md", ".yaml", ".json", ".csv"))}

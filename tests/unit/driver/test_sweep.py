@@ -65,6 +65,24 @@ def test_what_is_answered_is_not_run_again(
     assert capsys.readouterr().err.count("[already there]") == 2
 
 
+def test_no_job_is_begun_after_the_minutes_of_the_sweep_and_the_next_start_goes_on(
+    run_sweep: Sweep, jobs: list[Job], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(sweep.time, "monotonic", lambda: clock[0])
+
+    def takes_40_seconds(job: Job) -> None:
+        clock[0] += 40.0
+
+    study = Study("main", max_minutes=1.0)
+    code, ran, done = run_sweep(jobs, error=takes_40_seconds, study=study)
+    assert (code, ran) == (130, jobs[:2]) and len(done) == 2, "the job under way was ended, and is in the report"
+    (sentence,) = [line for line in capsys.readouterr().err.splitlines() if "stopped by" in line]
+    assert "sweep.max_minutes=1: the records so far are whole, and the same command goes on" in sentence
+    code, ran, done = run_sweep(jobs, error=takes_40_seconds, study=study)
+    assert (code, ran) == (0, jobs[2:]) and len(done) == 3
+
+
 def r_without_path(record: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key != "path"}
 
