@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -14,6 +17,15 @@ from bench.schema.records import (
     COUNTERS,
     Record,
 )
+
+
+@functools.lru_cache(maxsize=None)
+def derived_code() -> str:
+    """12 hex digits over the files that make a job's figures out of its raw samples: whether stored figures are of today's code."""
+    digest = hashlib.sha256()
+    for name in ("derive.py", "derive_program.py", "flops.py", "stats.py"):
+        digest.update(f"{name} ".encode() + hashlib.sha256(Path(__file__).with_name(name).read_bytes()).digest())
+    return digest.hexdigest()[:12]
 
 
 def derive(record: Record) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from bench import __version__
-from bench.analysis.derive import derive
+from bench.analysis.derive import derive, derived_code
 from bench.analysis.grouping import pairs
 from bench.analysis.stats import needed_blocks
 from bench.arms.environment import wants_huge_pages
@@ -346,6 +346,7 @@ class Runner:
             "schema": records.SCHEMA,
             "bench_version": __version__,
             "measured_code": code,
+            "derived_code": derived_code(),
             "content_hash": job.content_hash,
             "job": to_dict(job),
             "status": "failed" if outcome.error else "ok",

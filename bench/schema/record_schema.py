@@ -1,7 +1,7 @@
 """The fields of a record, declared once: docs/record.schema.json and the tables of docs/record.md are generated from here.
 
 A field is one line: its kind, one sentence, and the schema number that it came with where that is not 1 (a record of an
-earlier number need not have it). Kinds are `string`, `number`, `integer`, `boolean`, or the name of another section; after it
+earlier number need not have it), or SOMETIMES where any record may lack it. Kinds are `string`, `number`, `integer`, `boolean`, or the name of another section; after it
 `?` means or null, `[]` a list of them, `{}` an object with such values under any names, read from the left: `number[]?` is a
 list of numbers, or null. `any` is anything. The keys of `job` are those of the dataclasses in job.py.
 
@@ -22,6 +22,7 @@ from bench.schema.job import Job
 from bench.schema.program_fields import COUNTED, OF_PROGRAM, PROGRAM, Field
 from bench.schema.records import COUNTERS, SCHEMA
 
+SOMETIMES = 1000  # larger than any schema number
 assert tuple(COUNTED) == COUNTERS
 
 
@@ -36,6 +37,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "sha256": ("string", "over the canonical JSON (sorted keys, no spaces) of everything else in the record"),
         "content_hash": ("string", "over what decides the measurement: `job` without interface, time limit and the words about the arm"),
         "measured_code": ("string?", "over the bytes of the files that a rank runs (bench/rank, bench/schema/job.py), 12 digits", 2),
+        "derived_code": ("string?", "over the bytes of the files that made `derived` (bench/analysis/derive.py says which), 12 digits", 2),
         "bench_version": ("string", "version of this program"),
         "status": ("string", "`ok` or `failed`"),
         "valid": ("boolean", "whether numbers may be drawn from it"),
@@ -64,7 +66,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "hostname": ("string", "name of the node"),
         "boot_id": ("string?", "one for each start of a kernel: who says the same is on the same machine", 2),
         "machine": ("string", "architecture, as `uname -m`"),
-        "products": ("any", "by path (`full`, `stock`): how fast it multiplies matrices; measured for large models", 2),
+        "products": ("any", "by path (`full`, `stock`): how fast it multiplies matrices; measured for large models", SOMETIMES),
         "cpu": ("cpu", "the processor"),
         "numa": ("numa", "NUMA nodes"),
         "memory": ("memory", "sizes and settings of the memory"),
@@ -167,7 +169,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "pid": ("integer", "process number there"),
         "cpus": ("integer[]", "logical CPUs that it is bound to"),
         "threads": ("integer", "torch's threads"),
-        "environment_bytes": ("integer?", "of its environment when it was started, zeros included: the same for all arms", 3),
+        "environment_bytes": ("integer?", "of its environment when it was started, zeros included: the same for all arms", 2),
         "memory_node": ("integer?", "NUMA node that its memory is bound to; null where it is not bound"),
         "proof": ("proof", "which library answers `malloc`, before torch is imported"),
         "proof_end": ("proof", "the same at the end"),
@@ -191,7 +193,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "unconfirmed": ("string[]", "options that are set and that this allocator cannot be asked about", 2),
         "libraries": ("string{}", "each library that does the arm's work, by path, with its SHA-256", 2),
         "library_path": ("string?", "the rank's `LD_LIBRARY_PATH`", 2),
-        "tensor_memory": ("any", "at the end: how the live allocator was seen to serve a real tensor", 3),
+        "tensor_memory": ("any", "at the end: how the live allocator was seen to serve a real tensor", SOMETIMES),
     },
     "micro_batches": {
         "iteration": ("integer[]", "which optimizer step"),

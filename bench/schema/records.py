@@ -18,10 +18,11 @@ from typing import Any
 from bench.schema.checks import brief
 from bench.schema.errors import ConfigError, RecordError
 from bench.schema.job import canonical
+from bench.schema.migrate import migrate
 from bench.schema.shape import COUNTERS as COUNTERS
 from bench.schema.shape import check_shape
 
-SCHEMA = 1
+SCHEMA = 2  # moves when a field changes its meaning: see migrate.py
 Record = dict[str, Any]
 
 
@@ -78,20 +79,35 @@ def read(path: Path) -> Record:
 
 
 def sound(path: Path, text: str, record: Any) -> Record:
-    """``record``, which stood in ``path`` as ``text``, when it is sealed and shaped as records are. Raises RecordError."""
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        version = record.get("schema") if isinstance(record, dict) else None
-        raise RecordError(f"{path} has schema {brief(version)}, and this version reads schema {SCHEMA} only.")
+    """``record``, which stood in ``path`` as ``text``, when it is sealed and shaped as records are; one of an earlier schema number
+    is migrated. Raises RecordError."""
+    number = record.get("schema") if isinstance(record, dict) else None
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise RecordError(f"{path} has schema {brief(number)}, which no version of this program wrote.")
+    if number > SCHEMA:
+        raise RecordError(
+            f"{path} has schema {brief(number)}, and this version reads schema {SCHEMA} and earlier: read it with the version that "
+            f"wrote it ({brief(record.get('bench_version'))}) or a later one."
+        )
     if not is_sealed(text, record):
         raise RecordError(f"{path} was changed after it was written: its SHA-256 does not match.")
     try:
-        check_shape(record)
+        check_shape(record := migrated(record))
     except ConfigError as error:
         written_by = brief(record.get("bench_version", "another version"))
         raise RecordError(
             f"{path} (written by {written_by}) is not a record that this version reads: {error}"
         ) from error
     return record
+
+
+def migrated(record: Record) -> Record:
+    """With today's meanings. Raises ConfigError where a step does not find what records of that number have."""
+    try:
+        return migrate(record, SCHEMA)
+    except (KeyError, TypeError, AttributeError, ValueError, ZeroDivisionError, OverflowError):
+        check_shape(record)  # says in its own words what is wrong
+        raise ConfigError(f"schema={record['schema']} has other fields.") from None
 
 
 def refuse_unspeakable(text: str, record: Any) -> None:

@@ -32,7 +32,7 @@ def record_path(folder: Path, job: Job) -> Path:
     [
         lambda text: text.replace('"valid":true', '"valid": true').replace('"loss":[1.0', '"loss":[2.0'),
         lambda text: text[:1000],
-        lambda text: text.replace('"schema":1', '"schema":0'),
+        lambda text: text.replace(f'"schema":{records.SCHEMA}', '"schema":0'),
     ],
     ids=["edited", "cut", "schema"],
 )

@@ -15,7 +15,6 @@ from bench.driver.program import part_of
 from bench.paths import CHECKOUT
 from bench.schema.job import Job, Program, to_dict
 from bench.schema.record_schema import SECTIONS, of_kind, record_schema
-from bench.schema.records import SCHEMA
 
 STORED = sorted((CHECKOUT / "tests" / "data" / "smoke").glob("*/record.json"))
 SCRIPT = runpy.run_path(str(CHECKOUT / "scripts" / "record_schema.py"))
@@ -125,12 +124,12 @@ PROOF = {
 def of_program(record: dict[str, Any]) -> dict[str, Any]:
     """As the driver makes it of what the watcher tells; a real one is in tests/integration/test_program.py."""
     job = to_dict(Job(program=Program(command=["true"])))
-    return {**record, "job": job, "ranks": [part_of(EVENT, PROOF, [2.5])], "schema": SCHEMA}
+    return {**record, "job": job, "ranks": [part_of(EVENT, PROOF, [2.5])]}
 
 
 def test_a_programs_record_has_its_own_fields(of_program: dict[str, Any]) -> None:
     of_program["derived"] = derive_program(of_program)
-    validator = jsonschema.Draft202012Validator(record_schema())
+    validator = jsonschema.Draft202012Validator(record_schema(of_program["schema"]))
     assert [error.message for error in validator.iter_errors(of_program)] == []
     assert validator.is_valid({**of_program, "ranks": None, "derived": None, "valid": False})
     of_program["ranks"][0]["run"]["surprise"] = 1

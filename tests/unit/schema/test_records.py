@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import re
 import resource
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -204,11 +205,13 @@ def edited(text: str) -> str:
         (lambda text: text[: len(text) // 2], "cut short"),
         (lambda text: "", "cut short"),
         (lambda text: text + "more", "not a whole record"),
-        (lambda text: text.replace('"schema":1', '"schema":2'), "has schema 2"),
+        (lambda text: re.sub(r'"schema":\d+', '"schema":999', text), "999, and this version reads schema"),
+        (lambda text: re.sub(r'"schema":\d+', '"schema":true', text), "has schema True, which no version"),
+        (lambda text: re.sub(r'"schema":\d+', '"schema":0', text), "has schema 0, which no version"),
         (lambda text: "[]", "has schema None"),
         (lambda text: "{}", "has schema None"),
     ],
-    ids=["edited", "sha", "nan", "half", "empty", "longer", "schema", "list", "nothing"],
+    ids=["edited", "sha", "nan", "half", "empty", "longer", "newer", "truth", "zero", "list", "nothing"],
 )
 def test_a_file_that_is_not_as_written_is_refused_by_name(
     path: Path, record: dict[str, Any], spoil: Callable[[str], str], words: str
