@@ -9,6 +9,12 @@
 # shell, which no preload can enter; natively that one shell cannot be helped. Up to `unset` nothing here starts a program.
 set -u
 
+# The command whose program keeps its own environment: program, and advise with a program after --.
+for_whom=${1:-}
+if [ "$for_whom" = advise ]; then
+    for word in "$@"; do [ "$word" != -- ] || for_whom=program; done
+fi
+
 dropped=""
 # `export -p` is one line per variable, but a value with line breaks goes on in lines that may look like one: so each name
 # is asked for. It can hold nothing that eval would run.
@@ -28,7 +34,7 @@ while IFS= read -r line; do
         *) continue ;;
     esac
     # A program of the user's runs with what steers its threads, arithmetic and Python; our own Python is started with -I.
-    case ${1:-}:$name in
+    case $for_whom:$name in
         program:OMP_* | program:GOMP_* | program:KMP_* | program:LIBOMP_* | program:MKL_* | program:OPENBLAS_*) continue ;;
         program:GOTO_* | program:BLIS_* | program:DNNL_* | program:ONEDNN_* | program:ATEN_CPU_CAPABILITY*) continue ;;
         program:TORCH_* | program:PYTORCH_* | program:PYTHON*) continue ;;

@@ -31,7 +31,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("bench.commands.report", "tables, plots and the verdict from the records under a folder"),
     "compare": ("bench.commands.compare", "was result A reproduced by result B?"),
     "rerun": ("bench.commands.rerun", "the same configuration as a record's, here"),
-    "advise": ("bench.commands.advise", "search the arms on this host for the fastest setting"),
+    "advise": (
+        "bench.commands.advise",
+        "search the arms on this host for the fastest setting, for our GPT or for a program: advise -- COMMAND ARGS...",
+    ),
     "program": (
         "bench.commands.program",
         "a program of yours under each allocator: program [overrides] -- COMMAND ARGS...",
@@ -40,6 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "slurm": ("bench.commands.jobscript", "print a job script: one copy of bench per node"),
     "doctor": ("bench.commands.doctor", "what this host has and lacks for a fair measurement"),
 }
+TAKES_A_PROGRAM = ("program", "advise")  # after --, untouched
 USAGE = """\
 python -m bench [overrides]           measure one job, e.g.  +allocator=tcmalloc nodes=2
        python -m bench -m [overrides]        sweep, e.g.  -m repeat=0,1,2 +allocator=glibc,tcmalloc
@@ -118,13 +122,15 @@ def _run(argv: list[str]) -> int:
 
 
 def parse(argv: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int], argparse.Namespace]:
-    """The command's ``run``, and its options: argparse's own, with ``words``, what stood after its name, and
-    ``answer``, where a command puts what --json prints."""
+    """The command's ``run``, and its options: argparse's own, with ``words``, what stood after its name, ``after``, what of it
+    stood behind -- where a command takes a program, and ``answer``, where a command puts what --json prints."""
     module = importlib.import_module(COMMANDS[argv[0]][0])
+    words = [*argv[1:]]
+    here = words.index("--") if argv[0] in TAKES_A_PROGRAM and "--" in words else len(words)
     # What is measured may be said as without the command, -m anywhere among it; argparse would end the list of overrides there.
-    rest = [word for word in argv[1:] if argv[0] != "plan" or word not in ("-m", "--multirun")]
+    rest = [word for word in words[:here] if argv[0] != "plan" or word not in ("-m", "--multirun")]
     options = _parsers(argv[0])[argv[0]].parse_args(rest)
-    options.command, options.words, options.answer = argv[0], [*argv[1:]], {}
+    options.command, options.words, options.after, options.answer = argv[0], words, words[here + 1 :], {}
     return module.run, options
 
 

@@ -8,8 +8,9 @@ import subprocess
 import sys
 from typing import Any
 
-from bench.arms.environment import environment
+from bench.arms.environment import environment, wants_huge_pages
 from bench.arms.library import resolve
+from bench.host.findings import huge_pages_allowed
 from bench.schema.errors import AllocatorError
 from bench.schema.job import Allocator
 
@@ -23,3 +24,12 @@ def check(allocator: Allocator) -> dict[str, Any]:
         lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode} and no word"]
         raise AllocatorError(f"allocator={allocator.name} could not be used: {lines[-1].split('AllocatorError: ')[-1]}")
     return json.loads(done.stdout)
+
+
+def is_usable(allocator: Allocator) -> bool:
+    """Whether this host has the arm's library and gives it what it asks for."""
+    try:
+        check(allocator)
+    except AllocatorError:
+        return False
+    return not wants_huge_pages(allocator) or huge_pages_allowed()

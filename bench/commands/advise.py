@@ -1,4 +1,7 @@
-"""Which setting is fastest on this host, within a memory limit and a budget of minutes; and the lines for a job script."""
+"""Which setting is fastest on this host, within a memory limit and a budget of minutes; and the lines for a job script.
+
+For our GPT, or for a program of the user's: advise [overrides] -- COMMAND ARGS... (bench/commands/program.py has its words).
+"""
 
 from __future__ import annotations
 
@@ -15,20 +18,20 @@ from typing import Any
 
 from bench.analysis import grouping, reproduction
 from bench.analysis.stats import Ratio, verdict
-from bench.arms import library, retention
 from bench.arms.catalogue import read_arms
-from bench.arms.environment import wants_huge_pages
+from bench.arms.retention import is_usable
 from bench.commands.arguments import add_json, positive_number
+from bench.commands.program import paste, program_of, refuse_gpt_keys, tell_failures
 from bench.config.compose import jobs_of_arms
 from bench.config.study import Study
 from bench.driver import sweep
 from bench.driver.launcher import which_copy
-from bench.host.findings import huge_pages_allowed
 from bench.paths import results_directory
 from bench.report import verdict_json
 from bench.schema import records
-from bench.schema.errors import AllocatorError, ConfigError, RecordError
-from bench.schema.job import Allocator, Job
+from bench.schema.checks import check
+from bench.schema.errors import ConfigError, RecordError
+from bench.schema.job import Allocator, Job, Program
 
 FIRST_LOOK_SECONDS = 30.0
 SHORTEST_LOOK = 12  # micro-batches: eight that are left out by design, and four
@@ -46,19 +49,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-m", "--multirun", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument(
-        "overrides", nargs="*", help="what to train, e.g. model=tiny train.dropout=0; allocator=a,b searches only those"
+        "overrides",
+        nargs="*",
+        help="what to train, e.g. model=tiny train.dropout=0, or rate='REGEX' check='REGEX' -- COMMAND ARGS... for a program of yours; "
+        "allocator=a,b searches only those",
     )
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     refuse_copies()
-    jobs = candidates(options.overrides)
+    if "--" in options.words and not options.after:
+        raise ConfigError(
+            "advise needs the command after --, as in: advise rate='step .* ([0-9.]+) s' -- python train.py"
+        )
+    program, rest = program_of(options.overrides, options.after) if options.after else (None, options.overrides)
+    jobs = candidates(rest, program)
     study = Study(f"advise-{datetime.now(timezone.utc):%Y%m%dT%H%M%S}", reference="glibc")
     begun = time.monotonic()
     found, final = search(study, jobs, 60 * options.minutes, options.memory_limit_gib)
     minutes = (time.monotonic() - begun) / 60
     if not any(record["valid"] for record in found):
+        tell_failures([record for record in found if record["job"].get("program")])
         raise RecordError(
             f"no job ended well, so there is no advice; the first: {found[0]['error'] if found else 'none ran'}"
         )
@@ -77,9 +89,11 @@ def refuse_copies() -> None:
         )
 
 
-def candidates(overrides: Sequence[str]) -> list[Job]:
+def candidates(overrides: Sequence[str], program: Program | None = None) -> list[Job]:
     """One job for each arm that this host has; glibc, the reference, first. A file of an arm that cannot be read is passed over
     with a line about it, unless it is named."""
+    if program is not None and "repeat" in refuse_gpt_keys(overrides):
+        raise ConfigError("repeat is advise's own affair, which runs blocks until --minutes are over; remove it.")
     named = [word.split("=", 1)[1] for word in overrides if word.lstrip("+").startswith("allocator=")]
     rest = [word for word in overrides if not word.lstrip("+").startswith("allocator=")]
     arms, refused = read_arms()
@@ -87,20 +101,15 @@ def candidates(overrides: Sequence[str]) -> list[Job]:
     for sentence in [] if named else refused:
         print(f"bench: {sentence} It is passed over.", file=sys.stderr)
     jobs = jobs_of_arms(rest, [*dict.fromkeys(["glibc", *names])])
+    if program is not None:
+        jobs = [dataclasses.replace(job, program=program) for job in jobs]
+        check(jobs[0])
     usable = [job for job in jobs if is_usable(job.allocator)]
     if len(usable) < KEPT_AT_LEAST:
         raise ConfigError(
             "advise needs another allocator than glibc, and this host has none: `make setup` brings them."
         )
     return usable
-
-
-def is_usable(allocator: Allocator) -> bool:
-    try:
-        retention.check(allocator)
-    except AllocatorError:
-        return False
-    return not wants_huge_pages(allocator) or huge_pages_allowed()
 
 
 @dataclass(frozen=True)
@@ -137,20 +146,21 @@ class Final:
 def planned(record: records.Record, jobs: Sequence[Job], budget_seconds: float) -> Plan:
     """From the reference's own short job: a first look that leaves two thirds of the time, by shorter jobs and then by fewer arms.
     Raises ConfigError where the budget does not hold two arms."""
-    measure = jobs[0].measure
+    measure, program = jobs[0].measure, jobs[0].program
     micro_seconds = record["derived"]["micro_batch_seconds"]
-    measured = micro_seconds * len(record["ranks"][0]["micro_batches"]["kind"])
+    measured = micro_seconds * samples_of(record)
     around = max(record["wall_seconds"] - measured, 0.0)  # starting, the price of a fault, ending
     shortest = around + SHORTEST_LOOK * micro_seconds
     third, job_seconds = budget_seconds / 3, record["wall_seconds"]
-    if job_seconds * len(jobs) > third:
+    as_it_is = bool(program.command) and (program.rate is None or program.stop_after_steps is not None)
+    if job_seconds * len(jobs) > third and not as_it_is:
         job_seconds = min(job_seconds, max(third / len(jobs), shortest))
         measure = dataclasses.replace(measure, max_seconds=max(job_seconds - around, SHORTEST_LOOK * micro_seconds))
     kept = min(len(jobs), max(KEPT_AT_LEAST, int(third / job_seconds + 1e-9)))
     if KEPT_AT_LEAST * job_seconds > third:
         raise ConfigError(
             f"--minutes={budget_seconds / 60:g} is too short here: a job takes about {job_seconds:.0f} s, so give it at least "
-            f"{math.ceil(KEPT_AT_LEAST * job_seconds * 3 / 60)} minutes, or a smaller model."
+            f"{math.ceil(KEPT_AT_LEAST * job_seconds * 3 / 60)} minutes, or {'fewer steps' if program.command else 'a smaller model'}."
         )
     arms, elapsed = kept, job_seconds * kept
     while (arms := max(KEPT_AT_LEAST, (arms + 1) // 2) + 1) > FINALISTS + 1:  # the faster half, and the reference
@@ -165,6 +175,14 @@ def planned(record: records.Record, jobs: Sequence[Job], budget_seconds: float) 
         job_seconds,
         blocks,
     )
+
+
+def samples_of(record: records.Record) -> int:
+    """Micro-batches of a job of ours; steps of a program that shows them, else its one run."""
+    rank = record["ranks"][0]
+    if "run" not in rank:
+        return len(rank["micro_batches"]["kind"])
+    return len(rank["steps"]["seconds"]) if rank["steps"] else 1
 
 
 @dataclass
@@ -304,7 +322,7 @@ def advice(
     else:
         sure = "Fastest"
     lines += [f"{sure}{within}: {first} ({arms[first].shows}). For your job script:", ""]
-    lines += [*job_script_lines(arms[first]), ""]
+    lines += [paste(arms[first], program_in(found)), ""]
     return "\n".join(lines)
 
 
@@ -353,8 +371,6 @@ def turn(ratio: Ratio) -> Ratio:
     return dataclasses.replace(ratio, value=1 / ratio.value, low=1 / ratio.high, high=1 / ratio.low)
 
 
-def job_script_lines(allocator: Allocator) -> list[str]:
-    """One `env` in front of the one program, so that no shell and no helper runs under the preload."""
-    path = library.resolve(allocator)
-    settings = [f"{name}={value}" for name, value in allocator.env.items()] + ([f"LD_PRELOAD={path}"] if path else [])
-    return ["    env " + " \\\n        ".join([*settings, "python train.py ..."])]
+def program_in(found: Records) -> Program:
+    """The command that the lines to paste are for; of our own GPT, as anybody would write it."""
+    return Program(command=list((found[0]["job"].get("program") or {}).get("command") or ("python", "train.py", "...")))

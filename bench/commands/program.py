@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.analysis import grouping
 from bench.arms import library
-from bench.commands.advise import is_usable
+from bench.arms.retention import is_usable
 from bench.config import compose
 from bench.config.study import Study
 from bench.config.words import refuse_unknown
@@ -23,7 +23,7 @@ from bench.paths import results_directory
 from bench.schema import records
 from bench.schema.checks import check
 from bench.schema.errors import ConfigError
-from bench.schema.job import Allocator, Job, Program
+from bench.schema.job import OF_OUR_GPT, Allocator, Job, Program
 
 ARMS = ("glibc", "glibc_tuned_thp", "tcmalloc", "jemalloc_keep", "mimalloc")  # by default, those that this host has
 FEWEST_BLOCKS = 3
@@ -52,13 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Exit code: 0 fine, 1 a run failed, 130 interrupted."""
-    words = options.words
-    here = words.index("--") if "--" in words else len(words)
-    if not words[here + 1 :]:
+    if not options.after:
         raise ConfigError(
             "program needs the command after --, as in: program rate='step .* ([0-9.]+) s' -- python train.py"
         )
-    program, rest = program_of(words[:here], words[here + 1 :])
+    program, rest = program_of(options.overrides, options.after)
     study, jobs = jobs_of(program, rest)
     code = sweep.run(study, jobs)
     if code != 130:
@@ -133,10 +131,7 @@ def files_of(command: Sequence[str], directory: Path) -> dict[str, str]:
 
 def jobs_of(program: Program, words: Sequence[str]) -> tuple[Study, list[Job]]:
     """Three blocks of every arm, and more until the intervals are narrow or the time is over; `repeat=0,1` means just those."""
-    given = {word.lstrip("+").partition("=")[0] for word in words}
-    for key in given:
-        if key.split(".")[0] in ("model", "train", "parallel", "data", "nodes", "ranks_per_node", "experiment"):
-            raise ConfigError(f"{key} is of our own GPT and means nothing to a program; remove it.")
+    given = refuse_gpt_keys(words)
     defaults = {
         "allocator": f"+allocator={','.join(ARMS)}",
         "repeat": f"repeat={','.join(map(str, range(FEWEST_BLOCKS)))}",
@@ -157,6 +152,15 @@ def jobs_of(program: Program, words: Sequence[str]) -> tuple[Study, list[Job]]:
     if study.reference not in {job.allocator.name for job in jobs}:
         study = dataclasses.replace(study, reference=jobs[0].allocator.name)
     return study, jobs
+
+
+def refuse_gpt_keys(words: Sequence[str]) -> set[str]:
+    """The keys that the words give; raises ConfigError for one that says something of our own GPT."""
+    given = {word.lstrip("+").partition("=")[0] for word in words}
+    for key in sorted(given):
+        if key.split(".")[0] in (*OF_OUR_GPT, "nodes", "ranks_per_node", "experiment"):
+            raise ConfigError(f"{key} is of our own GPT and means nothing to a program; remove it.")
+    return given
 
 
 def is_of(record: records.Record, job: Job) -> bool:

@@ -36,4 +36,3 @@ def gain(found: Products | None) -> float:
     if not found or not found["stock"]["product_gflops"]:
         return 1.0
     return float(found["full"]["product_gflops"] / found["stock"]["product_gflops"])
-

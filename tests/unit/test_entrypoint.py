@@ -84,6 +84,20 @@ def test_what_a_program_keeps_is_all_but_what_is_of_allocators() -> None:
     assert sorted(kept) == sorted(set(FOREIGN) - set(OF_ALLOCATORS))
 
 
+@pytest.mark.parametrize(
+    "words, kept",
+    [
+        (["program", "--", "true"], True),
+        (["advise", "--minutes", "5", "--", "true"], True),
+        (["advise", "--minutes", "5"], False),
+        (["report", "--", "true"], False),
+    ],
+)
+def test_a_program_keeps_what_steers_it_and_our_own_ranks_do_not(run: Run, words: list[str], kept: bool) -> None:
+    found = environment(run(*words, env={"PYTHONPATH": "/x", "OMP_NUM_THREADS": "1", "MALLOC_CONF": "a:b"}))
+    assert ("PYTHONPATH" in found, "OMP_NUM_THREADS" in found, "MALLOC_CONF" in found) == (kept, kept, False)
+
+
 def test_the_rest_is_kept_as_it_is(run: Run) -> None:
     kept = {
         "SLURM_PROCID": "1",

@@ -1,0 +1,42 @@
+"""advise -- COMMAND on a real program: a first look at each arm, fresh blocks of the finalist, and the lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench import cli
+from bench.commands import advise
+from bench.schema import records
+from tests.integration.test_program import WORK, compiled, pytestmark  # noqa: F401  (skipped where there is no tcmalloc)
+
+
+def test_a_c_program_is_looked_at_confirmed_and_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One fresh block here, of the ten that there may be; nothing is said of the times."""
+    monkeypatch.setenv("BENCH_OUT", str(tmp_path / "out"))
+    monkeypatch.setattr(advise, "MOST_TO_CONFIRM", 1)
+    command = [compiled(tmp_path, "work", WORK), "a b"]
+    words = ["advise", "allocator=tcmalloc", "check=sum (.*)", "--minutes", "20", "--", *command]
+    assert cli.main(words) == 0
+    said = capsys.readouterr().out
+    assert "Plan for 20 minutes: a look at 2 arms" in said
+    assert "by fresh blocks that chose nothing" in said and "1 block, peak RSS" in said
+    found = records.read_all([tmp_path / "out"])[0]
+    ran = {(r["job"]["allocator"]["name"], r["job"]["repeat"]): r for r in found if r["valid"]}
+    assert sorted(ran) == [("glibc", 0), ("glibc", 1), ("tcmalloc", 0), ("tcmalloc", 1)]
+    assert all(r["job"]["program"]["command"] == command for r in ran.values())
+    assert {one["reached"] for r in ran.values() for one in r["ranks"][0]["proof"]["processes"]} == {True}
+
+
+def test_a_program_that_fails_under_every_arm_shows_its_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BENCH_OUT", str(tmp_path / "out"))
+    command = ["sh", "-c", "sleep 0.1; echo no data here; exit 3"]
+    assert cli.main(["advise", "allocator=tcmalloc", "--minutes", "20", "--", *command]) == 1
+    caught = capsys.readouterr()
+    assert "no job ended well, so there is no advice; the first: sh ended with exit code 3" in caught.err
+    assert "    no data here" in caught.out

@@ -1,0 +1,105 @@
+"""advise -- COMMAND: the words, the plan of a program's runs, and the lines to paste."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import builders
+import pytest
+
+from bench import cli
+from bench.commands import advise, program
+from bench.schema.errors import ConfigError
+from bench.schema.job import Job, Program
+
+COMMAND = ["sh", "-c", "exit 0", "--minutes=3"]
+
+
+@pytest.fixture(autouse=True)
+def every_arm_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(advise, "is_usable", lambda arm: True)
+    monkeypatch.setattr("bench.arms.library.resolve", lambda allocator: f"/lib/{allocator.library}")
+
+
+def jobs_of(*words: str) -> list[Job]:
+    options = cli.parse(["advise", *words])[1]
+    one, rest = program.program_of(options.overrides, options.after)
+    return advise.candidates(rest, one)
+
+
+def test_what_stands_behind_the_dashes_is_the_programs_and_not_ours() -> None:
+    options = cli.parse(["advise", "rate=step", "--minutes", "5", "--", *COMMAND, "--", "--json"])[1]
+    assert (options.minutes, options.json, options.overrides) == (5.0, False, ["rate=step"])
+    assert options.after == [*COMMAND, "--", "--json"]
+
+
+def test_each_arm_is_a_job_of_the_program_with_glibc_first() -> None:
+    jobs = jobs_of("check=loss ([0-9.]+)", "allocator=tcmalloc,jemalloc", "--", *COMMAND)
+    assert [job.allocator.name for job in jobs] == ["glibc", "tcmalloc", "jemalloc"]
+    assert {job.program.check for job in jobs} == {"loss ([0-9.]+)"}
+    assert all(job.program.command == COMMAND for job in jobs)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--"], "advise needs the command after --"),
+        (["model=tiny", "--", "true"], "model is of our own GPT and means nothing to a program"),
+        (["repeat=0,1", "--", "true"], "repeat is advise's own affair"),
+        (["rate=(", "allocator=tcmalloc", "--", "true"], "is not a regular expression"),
+        (["--", "no-such-program"], "no-such-program is not a program in PATH"),
+    ],
+)
+def test_words_that_cannot_be_are_one_sentence(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["advise", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def record(seconds: float, steps: int | None) -> dict[str, Any]:
+    """Of a run with so many steps of so many seconds and 2 s around them, or of one run of so many seconds."""
+    shown = {"seconds": [seconds] * steps} if steps else None
+    return {
+        "derived": {"micro_batch_seconds": seconds},
+        "wall_seconds": 2.0 + seconds * (steps or 1),
+        "ranks": [{"run": {}, "steps": shown}],
+    }
+
+
+def programs(**words: Any) -> list[Job]:
+    one = Program(command=["true"], **words)
+    return [dataclasses.replace(builders.job(arm), program=one) for arm in builders.ARMS]
+
+
+def test_a_run_without_steps_is_never_shortened_and_arms_are_left_out_instead() -> None:
+    jobs = programs()
+    plan = advise.planned(record(18.0, None), jobs, 3 * 60.0)
+    assert len(plan.jobs) == 3 and plan.job_seconds == 20.0 and len(plan.left_out) == 1
+    assert plan.jobs[0].measure == jobs[0].measure, "the run that is there is the first look's"
+
+
+def test_steps_are_fewer_where_time_is_short() -> None:
+    plan = advise.planned(record(1.0, 48), programs(rate="step"), 3 * 4 * 25.0)
+    assert len(plan.jobs) == 4 and plan.job_seconds == pytest.approx(25.0)
+    assert plan.jobs[0].measure.max_seconds == pytest.approx(23.0)
+
+
+def test_a_number_of_steps_that_was_asked_for_stays() -> None:
+    jobs = programs(rate="step", stop_after_steps=48)
+    plan = advise.planned(record(1.0, 48), jobs, 3 * 4 * 25.0)
+    assert plan.jobs[0].measure == jobs[0].measure and len(plan.jobs) == 2
+
+
+def test_too_few_minutes_name_what_would_do() -> None:
+    with pytest.raises(ConfigError, match="a job takes about 20 s, so give it at least 2 minutes, or fewer steps"):
+        advise.planned(record(18.0, None), programs(), 60.0)
+
+
+def test_the_lines_to_paste_hold_the_users_command(tmp_path: Path) -> None:
+    found = builders.study(tmp_path, {"glibc": {"seconds": 0.15}, "tcmalloc": {"seconds": 0.1}}, spread=0.001)
+    for one in found:
+        one["job"]["program"] = dataclasses.asdict(Program(command=["python", "my train.py"]))
+    text = advise.advice(found, builders.ARMS, None, 5)
+    assert "LD_PRELOAD=/lib/libtcmalloc.so.4" in text and "python 'my train.py'" in text
+    assert "python train.py ..." not in text
