@@ -25,6 +25,7 @@ from bench.report.tables import (
     unusable,
     verdict_sentences,
 )
+from bench.report.wandering import wandering_sentences
 
 # ---- the report as text
 
@@ -66,6 +67,9 @@ def markdown(found: Sequence[Section], refused: Refused) -> str:
                 costs.LEGEND,
                 "",
             ]
+        wandering = wandering_sentences(section)
+        if wandering:
+            lines += ["### One job, micro-batch by micro-batch", "", *_bullets(wandering)]
     invalid = unusable(found, refused)
     if invalid:
         lines += ["## Invalid, and why", "", *_bullets(f"`{name}`: {why}" for name, why in invalid)]

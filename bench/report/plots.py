@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 from bench.analysis import scaling, stats
 from bench.analysis.cause import PHASES, fault_prices, total
 from bench.analysis.published import read_published
+from bench.report.drawn import at, at_fewest_nodes, micro_batch_faults, micro_batch_seconds, some_blocks
+from bench.report.micro_batches import wandering
 from bench.report.style import (
     INK,
     SOFT,
@@ -31,7 +33,6 @@ from bench.report.style import (
     short,
     svg_text,
 )
-from bench.schema.records import Record
 
 if TYPE_CHECKING:
     from bench.analysis.cells import Cell
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 PHASE_COLOURS = dict(zip(PHASES, ("#56B4E9", "#0072B2", "#E69F00", "#009E73")))
 DOTTED = (0, (1, 1.5))
-MOST_BLOCKS, MOST_POINTS = 12, 600  # drawn of one arm; a picture with more says how many there are
+MOST_POINTS = 600  # drawn of one arm; a picture with more says how many there are
 AHEAD = "Shaded: a prediction with its 95 % interval, not a result; beyond twice the largest measured number of nodes it cannot be known."
 Drawing = Optional[tuple[str, str, Figure]]  # title, caption, figure; None where there is nothing to draw
 
@@ -60,7 +61,7 @@ def plots(section: Section, prefix: str = "") -> list[Plot]:
     drawn = []
     with matplotlib.rc_context(STYLE):
         # A program is seen from outside: it has no micro-batches to draw.
-        ours = (gains, phases, samples, against_nodes, over_time, pareto)
+        ours = (gains, phases, samples, wandering, against_nodes, over_time, pareto)
         for draw in (gains, pareto) if section.job.program.command else ours:
             plot = draw(section)
             if plot:
@@ -265,7 +266,7 @@ def over_time(section: Section) -> Drawing:
         style = look[cell.arm]
         for number, record in enumerate(some_blocks(cell)[0][:3]):
             columns = record["ranks"][0]["micro_batches"]
-            faults = np.array(columns["forward_minor_faults"]) + np.array(columns["backward_minor_faults"])
+            faults = micro_batch_faults(record)
             some = slice(None, MOST_POINTS)
             every = max(1, len(faults[some]) // 8)
             for axes, values in ((above, faults), (below, np.array(columns["rss_bytes"]) / 2**20)):
@@ -342,33 +343,6 @@ def pareto(section: Section) -> Drawing:
 
 
 # ---- what of the records is drawn
-
-
-def at_fewest_nodes(section: Section) -> list[Cell]:
-    """One cell for each arm, at the smallest number of nodes that the reference ran at."""
-    fewest = min(
-        ((cell.nodes, cell.simulated) for cell in section.cells if cell.arm == section.reference), default=None
-    )
-    return [cell for cell in section.cells if (cell.nodes, cell.simulated) == fewest]
-
-
-def at(cells: Sequence[Cell]) -> str:
-    if cells[0].nodes == 1:
-        return ""
-    return f", {cells[0].nodes} {'simulated ' if cells[0].simulated else ''}nodes"
-
-
-def some_blocks(cell: Cell) -> tuple[list[Record], bool]:
-    """At most MOST_BLOCKS records, evenly chosen; and whether any is left out."""
-    chosen = np.unique(np.linspace(0, len(cell.records) - 1, min(len(cell.records), MOST_BLOCKS)).astype(int))
-    return [cell.records[i] for i in chosen], len(chosen) < len(cell.records)
-
-
-def micro_batch_seconds(record: Record) -> tuple[np.ndarray, np.ndarray]:
-    columns = record["ranks"][0]["micro_batches"]
-    return np.array(columns["forward_seconds"]) + np.array(columns["backward_seconds"]), np.array(
-        columns["steady"], bool
-    )
 
 
 def fault_tax(section: Section, cells: Sequence[Cell]) -> dict[str, float]:

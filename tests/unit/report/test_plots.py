@@ -45,6 +45,7 @@ def test_every_picture_is_whole_and_labelled_with_units():
         "gains": "time of glibc / time of the arm",
         "phases": "seconds per iteration",
         "samples": "seconds per micro-batch",
+        "wandering": "minor faults",
         "against_nodes": "seconds per iteration",
         "over_time": "resident set (MiB)",
         "pareto": "(MiB)",
@@ -52,7 +53,7 @@ def test_every_picture_is_whole_and_labelled_with_units():
     assert set(found) == set(words)
     for name, label in words.items():
         assert label in texts(found[name]), name
-    for name in ("gains", "phases", "samples", "over_time", "pareto", "against_nodes"):
+    for name in ("gains", "phases", "samples", "wandering", "over_time", "pareto", "against_nodes"):
         assert all(arm in texts(found[name]) for arm in FOUR if (name, arm) != ("gains", "glibc")), name
 
 
@@ -102,7 +103,7 @@ def test_predictions_need_three_real_numbers_of_nodes_and_are_marked():
 
 def test_an_arm_alone_has_neither_gain_nor_pareto():
     found = drawn(sections(b.study(OUT, {"glibc": {}}, blocks=1), "glibc")[0])
-    assert set(found) == {"phases", "samples", "over_time"}
+    assert set(found) == {"phases", "samples", "wandering", "over_time"}
 
 
 def test_no_valid_record_no_picture():

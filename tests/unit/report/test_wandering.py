@@ -1,0 +1,78 @@
+"""A job's micro-batches with their faults: the reader sees an arm that goes to and fro."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import builders as b
+import pytest
+
+from bench.analysis.derive import derive
+from bench.analysis.grouping import Section, sections
+from bench.report.html import section_view
+from bench.report.markdown import markdown
+from bench.report.micro_batches import series_figure
+from bench.report.style import looks
+from bench.report.wandering import bars, drawn_cells, typical_record, wandering_sentences
+
+OUT = Path("/results/main")
+FASTER, SLOWER = 1_900_000, 2_900_000  # minor faults of a micro-batch of glibc's
+
+
+def to_and_fro(repeat: int) -> dict[str, Any]:
+    """A job of glibc's whose faults and seconds stay for four micro-batches and then change; 8 of warm-up and 20 more."""
+    record = b.record(OUT, b.job("glibc", repeat), seconds=7.7, spread=0, num_iterations=3, warm_up=10)
+    columns = record["ranks"][0]["micro_batches"]
+    for i in range(len(columns["kind"])):
+        fast = i // 4 % 2
+        columns["forward_minor_faults"][i], columns["backward_minor_faults"][i] = 0, FASTER if fast else SLOWER
+        columns["forward_seconds"][i], columns["backward_seconds"][i] = 0.0, 7.1 if fast else 8.5
+    record["derived"] = derive(record)
+    return record
+
+
+@pytest.fixture(scope="module")
+def section() -> Section:
+    made = [to_and_fro(repeat) for repeat in range(3)]
+    made += [b.record(OUT, b.job("tcmalloc", r), seconds=5.5, faults=5000, spread=0.001) for r in range(3)]
+    return sections(made, "glibc")[0]
+
+
+def test_the_line_of_an_arm_says_both_paces_and_that_neighbours_are_alike(section: Section) -> None:
+    glibc, tcmalloc = wandering_sentences(section)
+    assert glibc.startswith(
+        "glibc, block 1: 20 micro-batches after 10 of warm-up, 7.10 s to 8.50 s, 1.9 million to 2.9 million minor faults each; "
+        "neighbours are alike, so that they are worth "
+    )
+    assert "`████▆▆▆▆██|██▆▆▆▆████▆▆▆▆████▆▆`" in glibc
+    assert "neighbours" not in tcmalloc and "5,000 to 5,000 minor faults" in tcmalloc
+
+
+def test_both_reports_show_it(section: Section) -> None:
+    text = markdown([section], [])
+    assert "### One job, micro-batch by micro-batch" in text and "1.9 million to 2.9 million minor faults" in text
+    (drawn,) = [plot for plot in section_view(section, section, 0)["plots"] if plot["name"] == "s0-wandering"]
+    words = " ".join("".join(node.itertext()) for node in ElementTree.fromstring(drawn["svg"]).iter())
+    assert "minor faults" in words and "glibc" in words and "tcmalloc" in words
+
+
+def test_the_picture_has_a_point_for_each_micro_batch_on_plain_scales(section: Section) -> None:
+    record = typical_record(section.cells[0])
+    above, below = series_figure([("glibc", record, looks(["glibc"])["glibc"])]).axes
+    seconds, faults = above.lines[0].get_ydata(), below.lines[0].get_ydata()
+    assert len(seconds) == 30 and set(faults) == {FASTER, SLOWER} and below.get_yscale() == "linear"
+    grey = above.lines[1]
+    assert list(grey.get_xdata()) == list(range(1, 11)), "the warm-up"
+    assert above.lines[3].get_xdata()[0] == 10.5, "where counting begins"
+
+
+def test_of_many_arms_the_reference_and_the_furthest_are_shown() -> None:
+    arms = {name: {"seconds": s} for name, s in zip(("glibc", "a1", "a2", "a3", "a4"), (0.3, 0.29, 0.1, 0.6, 0.2))}
+    one = sections(b.study(OUT, arms, blocks=2), "glibc")[0]
+    assert [cell.arm for cell in drawn_cells(one)] == ["glibc", "a2", "a3", "a4"]
+
+
+def test_bars_begin_at_zero() -> None:
+    assert bars([0, 1, 4, 8]) == "▁▂▅█" and bars([]) == "" and bars([0, 0]) == "▁▁"
