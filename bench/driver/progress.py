@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
+import math
 import time
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from bench.schema.job import Job
 
+if TYPE_CHECKING:
+    from bench.analysis.pairing import Pair
+
+BAR_COLUMNS = 10
+Said = dict[tuple[Any, ...], Any]
+
 
 class Progress:
-    """Redrawn only when a rank says something: a thread that animates would take time from the measurement."""
+    """Redrawn only when a rank says something: a thread that animates would take time from the measurement.
 
-    def __init__(self, num_jobs: int):
+    ``budget_seconds``: with measure.blocks=auto no block begins that would end later, so that the time left is at most what is
+    left of it; None: the jobs are counted.
+    """
+
+    def __init__(
+        self, jobs: Sequence[Job], budget_seconds: float | None = None, clock: Callable[[], float] = time.monotonic
+    ):
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.clock, self.started, self.budget_seconds = clock, clock(), budget_seconds
         self.bar: Bar | None = None
-        self.num_jobs, self.ended = num_jobs, 0
+        self.jobs, self.ended = list(jobs), 0
+        self.took: dict[str, list[float]] = {}  # seconds of the jobs that ended, by arm
+        self.seen = 0  # micro-batches of the job under way
+        self.said: Said = {}
         if self.console.is_terminal:
             self.bar = Bar(
                 TextColumn("{task.fields[label]}"),
-                BarColumn(bar_width=30),
-                TextColumn("{task.completed:.1f}/{task.total:.0f} jobs"),
-                TimeElapsedColumn(),
-                TextColumn("{task.fields[state]}"),
+                BarColumn(bar_width=BAR_COLUMNS),
+                TextColumn("{task.fields[rest]}"),
                 console=self.console,
                 auto_refresh=False,
             )
-            self.task = self.bar.add_task("", total=num_jobs, label="bench", state="")
+            self.task = self.bar.add_task("", total=len(self.jobs), label="bench", rest="")
 
     def __enter__(self) -> Progress:
         if self.bar:
@@ -41,23 +58,31 @@ class Progress:
             self.bar.refresh()
             self.bar.stop()
 
+    def more(self, jobs: Sequence[Job]) -> None:
+        """One more block of measure.blocks=auto."""
+        self.jobs += jobs
+        if self.bar:
+            self.bar.update(self.task, total=len(self.jobs))
+
     def say(self, words: str) -> None:
         self.console.print(f"bench: {words}", markup=False)
 
     def start(self, job: Job) -> None:
-        self.begun = time.monotonic()
-        self._show(label(job), "starting", self.ended)
+        self.begun, self.seen = self.clock(), 0
+        left = self.left_words(None)
+        self._show(job, "starting", 0.0, left)
         if not self.bar:
-            self.say(f"job {self.ended + 1}/{self.num_jobs} {label(job)} ...")
+            self.say(f"job {self.ended + 1}/{len(self.jobs)} {label(job)} ...{f' ({left})' if left else ''}")
 
     def step(self, job: Job, event: dict[str, Any], elapsed_seconds: float) -> None:
-        state = f"iteration {event['iteration']} micro-batch {event['index']} loss {event['loss']:.3f}"
-        expected = job.measure.max_seconds if job.measure.mode == "sampled" else float("inf")
-        self._show(label(job), state, self.ended + min(0.99, elapsed_seconds / (expected + 15)))
+        self.seen += 1
+        expected = expected_seconds(job, self.seen, elapsed_seconds)
+        state = f"iteration {event['iteration']}.{event['index']} loss {event['loss']:.2f}"
+        self._show(job, state, min(0.99, elapsed_seconds / expected), self.left_words(expected, elapsed_seconds))
 
     def program_step(self, job: Job, event: dict[str, Any]) -> None:
         steps = f"{event['steps']} steps, " if job.program.rate is not None else ""
-        self._show(label(job), f"{steps}{event['seconds']:.0f} s", self.ended + 0.5)
+        self._show(job, f"{steps}{event['seconds']:.0f} s", 0.5, self.left_words(None))
 
     def end(self, job: Job, record: dict[str, Any]) -> None:
         self.ended += 1
@@ -74,20 +99,109 @@ class Progress:
             )
         else:
             words = f"failed: {record['error']}"
-        self.say(f"{self.ended}/{self.num_jobs} {label(job)}: {words}" + (" [already there]" if again else ""))
-        self._show(label(job), "", self.ended)
+        self.say(f"{self.ended}/{len(self.jobs)} {label(job)}: {words}" + (" [already there]" if again else ""))
+        if record.get("wall_seconds") and record["valid"]:
+            self.took.setdefault(job.allocator.name, []).append(record["wall_seconds"])
+        self._show(job, "", 0.0, self.left_words(None))
         if not again:
             del self.begun
 
-    def _show(self, name: str, state: str, completed: float) -> None:
+    def so_far(self, found: Sequence[Pair]) -> None:
+        """After a block: each ratio with its interval, where it is another than was said last."""
+        for pair in found:
+            where = (pair.reference, pair.arm, pair.nodes, pair.simulated)
+            what = pair.ratio or pair.invalid
+            if self.said.get(where) != what:
+                self.said[where] = what
+                self.say(so_far_words(pair))
+
+    def left_words(self, expected: float | None, elapsed: float = 0.0) -> str:
+        """The time left of the whole sweep: ``9:00 left``; ``up to 9:00 left`` where the budget ends it; empty while nothing is known.
+
+        ``expected``: seconds of the job under way, of which ``elapsed`` are over; None: as the jobs before it.
+        """
+        left = self.seconds_left(expected, elapsed)
+        if self.budget_seconds is None:
+            return f"{clock_words(left)} left" if left else ""
+        # The blocks that are decided run to their end, and as many more as the budget has room for.
+        rest = self.budget_seconds - (self.clock() - self.started)
+        return f"up to {clock_words(max(left or 0.0, rest, 0.0))} left"
+
+    def seconds_left(self, expected: float | None, elapsed: float) -> float | None:
+        """Of the jobs that are decided, by what the jobs of the same arm took, else all others; None while nothing is known."""
+        known = {arm: fmean(seconds) for arm, seconds in self.took.items()}
+        jobs = self.jobs[self.ended :]
+        if not jobs:
+            return 0.0
+        if expected is not None:
+            known.setdefault(jobs[0].allocator.name, expected)
+        if not known:
+            return None
+        others = fmean(known.values())
+        each = [known.get(job.allocator.name, others) for job in jobs]
+        begun = self.clock() - self.begun if hasattr(self, "begun") else 0.0
+        first = max(0.0, expected - elapsed) if expected is not None else max(0.0, each[0] - begun)
+        return first + math.fsum(each[1:])
+
+    def _show(self, job: Job, state: str, part: float, left: str) -> None:
         if self.bar:
-            self.bar.update(self.task, label=name, state=state, completed=completed, refresh=True)
+            name, completed = short(job), self.ended + part
+            room = self.console.width - len(name) - BAR_COLUMNS - 2
+            counted = f"{completed:.1f}/{len(self.jobs)} jobs"
+            rest = fitting((counted, left, state, f"{clock_words(self.clock() - self.started)} ran"), room)
+            self.bar.update(self.task, label=name, rest=rest, completed=completed, refresh=True)
 
 
-def program_words(derived: dict[str, Any]) -> str:
+def expected_seconds(job: Job, done: int, elapsed: float) -> float:
+    """What a job takes from its start to its end, by the pace of its ``done`` micro-batches: all of its iterations in full mode; else
+    the warm-up and one counted iteration at least, and on to measure.max_seconds, where it ends at the latest."""
+    pace, measure = elapsed / done, job.measure
+    if measure.mode == "full":
+        return pace * (measure.iterations + 1) * job.num_micro_batches
+    return max(pace * (measure.warmup_micro_batches + measure.iteration_micro_batches), measure.max_seconds + pace)
+
+
+def fitting(parts: Sequence[str], room: int) -> str:
+    """As many of the parts, from the first on, as fit into ``room`` columns: none is cut, for half a number is a wrong one."""
+    said = ""
+    for part in filter(None, parts):
+        longer = f"{said}, {part}" if said else part
+        if len(longer) <= room:
+            said = longer
+    return said
+
+
+def clock_words(seconds: float) -> str:
+    """9:05, and 1:02:05 from an hour on."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+def so_far_words(pair: Pair) -> str:
+    """The ratio of one arm so far, with its interval: a line of its own."""
+    nodes = f" at {pair.nodes} {'simulated ' * pair.simulated}nodes" if pair.nodes > 1 else ""
+    ratio = pair.ratio
+    if ratio is None:
+        return f"so far{nodes}: {pair.sentence}"
+    said = f"after {ratio.num_blocks} block{'s' * (ratio.num_blocks > 1)}{nodes}: {pair.arm} {ratio.value:.2f}x against {pair.reference}"
+    if ratio.num_blocks == 1:
+        within = "" if math.isnan(ratio.low) else f" ([{ratio.low:.2f}, {ratio.high:.2f}] by the samples in these runs)"
+        return f"{said}{within}; how far two runs of one arm lie apart, and so a verdict, is known from two blocks on"
+    if ratio.says_nothing:
+        return f"{said}; no interval yet: the blocks disagree too much"
+    width = 100 * (math.sqrt(ratio.high / ratio.low) - 1)
+    return f"{said}, 95 % [{ratio.low:.2f}, {ratio.high:.2f}], +-{width:.1f} %: {pair.word}"
+
+
+def program_words(derived: Mapping[str, Any]) -> str:
     what = next(iter(derived["phases"]))
     return f"{derived['sec_per_it']:.4g} s/{what}, {derived['minor_faults_per_it']:,.0f} minor faults/{what} ({derived['notes']})"
 
 
 def label(job: Job) -> str:
     return f"{job.allocator.name} n={job.nodes} repeat={job.repeat}"
+
+
+def short(job: Job) -> str:
+    """For the bar, which has little room: the arm (24 columns of it), the nodes where they are several, the block."""
+    return f"{job.allocator.name[:24]}{f' n{job.nodes}' if job.nodes > 1 else ''} r{job.repeat}"

@@ -106,7 +106,7 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
             "measured code": measured_code(),
         },
     }
-    progress = Progress(len(jobs))
+    progress = Progress(jobs, 60 * study.blocks_max_minutes if study.blocks == "auto" else None)
     with interruptible(), contextlib.ExitStack() as stack:
         try:
             out = results_directory() / study.name
@@ -241,7 +241,7 @@ class Runner:
         with self.progress:
             block = list(jobs)
             while block:
-                for job in block:
+                for number, job in enumerate(block):
                     record = self.answered(job)
                     if record is None:
                         if done and self.time_is_over(started):
@@ -252,6 +252,8 @@ class Runner:
                     self.progress.end(job, record)
                     done.append(record)
                     self.publish(done, final=False)
+                    if number + 1 == len(block) or block[number + 1].repeat != job.repeat:
+                        self.progress.so_far(pairs(done, self.study.reference))
                 # By their records and not by the clock, for jobs that were there already took no time.
                 job_seconds = sum(record["wall_seconds"] for record in done[-len(block) :]) / len(block)
                 block = self.next_block(jobs, done, time.monotonic() - started, job_seconds)
@@ -298,7 +300,7 @@ class Runner:
             return []
         repeat = 1 + max(record["job"]["repeat"] for record in done)
         block = in_blocks([dataclasses.replace(job, repeat=repeat) for job in first], study.shuffle_arms)
-        self.progress.num_jobs += len(block)
+        self.progress.more(block)
         return block
 
     def publish(self, done: list[records.Record], final: bool) -> None:

@@ -90,7 +90,7 @@ def run_sweep(
             )
 
         leader = FakeLeader(here if isinstance(here, list) else [here or host], outcome)
-        code = Runner(study or Study("main"), tmp_path, leader, Progress(len(jobs))).run(jobs)  # type: ignore[arg-type]
+        code = Runner(study or Study("main"), tmp_path, leader, Progress(jobs)).run(jobs)  # type: ignore[arg-type]
         assert [final for _, final in published] == [False] * (len(published) - 1) + [True]
         assert [len(done) for done, _ in published[:-1]] == list(range(1, len(published)))
         return code, leader.ran, published[-1][0]

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 import io
+import re
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import builders as b
 import pytest
 from rich.console import Console
+from rich.text import Text
 
+from bench.analysis.grouping import pairs
 from bench.driver import progress
-from bench.driver.progress import Progress, label
-from bench.schema.job import Allocator, Job
+from bench.driver.progress import Progress, clock_words, expected_seconds, fitting, label, so_far_words
+from bench.schema.job import Allocator, Job, Measure, Train
 
 JOB = Job(nodes=4, repeat=2, allocator=Allocator("tcmalloc"))
 GOOD = {
@@ -22,23 +28,27 @@ GOOD = {
         "notes": "sampled 8/1024",
     },
 }
+NOW = [0.0]
 EVENT = {"event": "micro_batch", "iteration": 3, "index": 1, "loss": 9.87654}
 
 
 @pytest.fixture
 def watch(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A Progress, and what it has written so far."""
+    """A Progress, and what it has written so far; its clock is NOW[0]."""
+    NOW[0] = 0.0
 
-    def make(terminal: bool, jobs: int = 2) -> tuple[Progress, io.StringIO]:
+    def make(
+        terminal: bool, jobs: Sequence[Job] = (JOB, JOB), width: int = 200, budget: float | None = None
+    ) -> tuple[Progress, io.StringIO]:
         text = io.StringIO()
         monkeypatch.setattr(
             progress,
             "Console",
             lambda **options: Console(
-                file=text, force_terminal=terminal, width=200, **{k: v for k, v in options.items() if k != "stderr"}
+                file=text, force_terminal=terminal, width=width, **{k: v for k, v in options.items() if k != "stderr"}
             ),
         )
-        return Progress(jobs), text
+        return Progress(jobs, budget, lambda: NOW[0]), text
 
     return make
 
@@ -70,17 +80,17 @@ def test_a_terminal_has_a_bar_that_moves_with_the_job(watch: Any) -> None:
         bar.end(JOB, GOOD)
         assert bar.bar.tasks[0].completed == 1 and bar.bar.tasks[0].total == 2
     assert 0 < seen[0] < seen[1] < seen[2] < 1, "an estimate never says that a job has ended"
-    assert "iteration 3 micro-batch 1 loss 9.877" in text.getvalue() and "\x1b" in text.getvalue()
+    assert "iteration 3.1 loss 9.88" in text.getvalue() and "\x1b" in text.getvalue()
 
 
 def test_progress_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
-    Progress(1).say("words")
+    Progress([JOB]).say("words")
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "bench: words\n")
 
 
 def test_what_was_there_already_is_said_to_be(watch: Any) -> None:
-    bar, text = watch(terminal=False, jobs=3)
+    bar, text = watch(terminal=False, jobs=[JOB] * 3)
     bar.end(JOB, GOOD)
     bar.start(JOB)
     bar.end(JOB, GOOD)
@@ -90,3 +100,113 @@ def test_what_was_there_already_is_said_to_be(watch: Any) -> None:
 
 def test_label() -> None:
     assert label(JOB) == "tcmalloc n=4 repeat=2"
+
+
+# ---- eighty columns
+
+
+@pytest.mark.parametrize("arm", ["tcmalloc", "tcmalloc_release", "a_name_that_somebody_gave_to_an_arm_of_their_own"])
+@pytest.mark.parametrize("budget", [None, 43_000.0])
+def test_the_bar_fits_eighty_columns_and_nothing_in_it_is_cut(watch: Any, arm: str, budget: float | None) -> None:
+    job = replace(JOB, nodes=64, repeat=12, allocator=Allocator(arm))
+    bar, text = watch(terminal=True, jobs=[job] * 128, width=80, budget=budget)
+    with bar:
+        bar.start(job)
+        for second in (100.0, 5000.0):
+            NOW[0] = second
+            bar.step(job, EVENT, second)
+        bar.end(job, {**GOOD, "wall_seconds": 5000.0})
+    lines = [Text.from_ansi(line).plain for line in re.split(r"[\r\n]", text.getvalue())]
+    drawn = [line for line in lines if "jobs" in line]
+    assert len(drawn) >= 3 and all(len(line.rstrip()) <= 80 for line in drawn)
+    assert "…" not in text.getvalue() and all(" left" in line for line in drawn[1:])
+
+
+def test_as_much_is_said_as_fits_and_no_number_is_cut() -> None:
+    parts = ("1.5/8 jobs", "1:05 ran", "2:00 left", "iteration 3.1")
+    assert fitting(parts, 80) == ", ".join(parts)
+    assert fitting(parts, 31) == "1.5/8 jobs, 1:05 ran, 2:00 left"
+    assert fitting(parts, 30) == "1.5/8 jobs, 1:05 ran"
+    assert fitting(("1.5/8 jobs", "", "2:00 left"), 80) == "1.5/8 jobs, 2:00 left" and fitting(parts, 3) == ""
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0, "0:00"), (59.6, "1:00"), (605, "10:05"), (3725, "1:02:05")])
+def test_a_duration(seconds: float, words: str) -> None:
+    assert clock_words(seconds) == words
+
+
+# ---- the time left
+
+GLIBC = replace(JOB, allocator=Allocator("glibc"))
+
+
+def test_the_time_left_is_that_of_the_jobs_to_come_by_those_of_their_arm(watch: Any) -> None:
+    bar, text = watch(terminal=False, jobs=[GLIBC, JOB, GLIBC, JOB])
+    assert bar.left_words(None) == "", "nothing is known before the first job has run"
+    bar.start(GLIBC)
+    bar.end(GLIBC, {**GOOD, "wall_seconds": 200.0})
+    assert bar.left_words(None) == "10:00 left", "three jobs as the only one that is known"
+    bar.start(JOB)
+    bar.end(JOB, {**GOOD, "wall_seconds": 100.0})
+    assert bar.left_words(None) == "5:00 left"
+    NOW[0] = 1000.0
+    bar.start(GLIBC)
+    NOW[0] = 1050.0
+    assert bar.left_words(None) == "4:10 left", "50 of the 200 seconds are over"
+    bar.end(GLIBC, {**GOOD, "wall_seconds": 200.0})
+    bar.end(JOB, {**GOOD, "wall_seconds": 100.0})
+    assert bar.left_words(None) == "", "nothing is left"
+    assert "bench: job 3/4 glibc n=4 repeat=2 ... (5:00 left)" in text.getvalue()
+
+
+def test_the_first_job_tells_the_time_by_its_own_pace(watch: Any) -> None:
+    job = replace(JOB, measure=Measure(max_seconds=1))
+    bar, _ = watch(terminal=False, jobs=[job, job])
+    bar.start(job)
+    expected = expected_seconds(job, 2, 20.0)
+    assert expected == 180.0, "8 micro-batches of warm-up and an iteration of 10, at 10 s each"
+    assert bar.left_words(expected, 20.0) == "5:40 left"
+    long = replace(job, measure=Measure(max_seconds=500))
+    assert expected_seconds(long, 2, 20.0) == 510.0
+    full = replace(job, measure=Measure(mode="full", iterations=2), train=Train(global_batch_size=8))
+    assert expected_seconds(full, 1, 10.0) == 10.0 * 3 * full.num_micro_batches
+
+
+def test_with_blocks_auto_the_budget_ends_it(watch: Any) -> None:
+    bar, _ = watch(terminal=False, jobs=[GLIBC, JOB], budget=720.0)
+    assert bar.left_words(None) == "up to 12:00 left"
+    NOW[0] = 300.0
+    bar.end(GLIBC, {**GOOD, "wall_seconds": 300.0})
+    assert bar.left_words(None) == "up to 7:00 left"
+    NOW[0] = 700.0
+    assert bar.left_words(None) == "up to 5:00 left", "a block that has begun is run to its end"
+    bar.end(JOB, {**GOOD, "wall_seconds": 400.0})
+    bar.more([GLIBC, JOB])
+    assert len(bar.jobs) == 4 and bar.left_words(None) == "up to 11:40 left"
+
+
+# ---- the ratio so far
+
+
+def test_after_each_block_the_ratio_so_far_is_said_once(watch: Any, tmp_path: Path) -> None:
+    bar, text = watch(terminal=False)
+    arms = {"glibc": {"seconds": 0.2}, "tcmalloc": {"seconds": 0.1}}
+    for blocks in (1, 2, 2, 5):
+        bar.so_far(pairs(b.study(tmp_path, arms, blocks=blocks), "glibc"))
+    lines = text.getvalue().splitlines()
+    assert [line.partition(":")[2].partition(":")[0].strip() for line in lines] == [
+        "after 1 block",
+        "after 2 blocks",
+        "after 5 blocks",
+    ]
+    assert "known from two blocks on" in lines[0] and "faster" not in lines[0]
+    (pair,) = pairs(b.study(tmp_path, arms, blocks=5), "glibc")
+    assert f"tcmalloc {pair.ratio.value:.2f}x against glibc, 95 % [{pair.ratio.low:.2f}, " in lines[2] and lines[
+        2
+    ].endswith(": faster")
+
+
+def test_arms_that_did_other_work_have_no_ratio_but_the_reason(tmp_path: Path) -> None:
+    arms = {"glibc": {"seconds": 0.2}, "tcmalloc": {"seconds": 0.1, "loss_shift": 1.0}}
+    (pair,) = pairs(b.study(tmp_path, arms, blocks=2), "glibc")
+    assert so_far_words(pair) == f"so far: {pair.sentence}" and "disagree" in pair.sentence
