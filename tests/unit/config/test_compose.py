@@ -327,6 +327,31 @@ def test_the_command_line_replaces_what_the_experiment_sweeps_over() -> None:
     ]
 
 
+def test_points_that_differ_in_plain_numbers_alone_are_composed_once_and_are_the_same_jobs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[list[str]] = []
+    hydra = compose.compose
+
+    def counted(name: str, point: list[str], **options: Any) -> Any:
+        asked.append(point)
+        return hydra(name, point, **options)
+
+    monkeypatch.setattr(compose, "compose", counted)
+    words = ["train.global_batch_size=8", "nodes=1,2", "repeat=0,3", "allocator=glibc,tcmalloc", "model=tiny"]
+    jobs = compose.jobs_of(words)[1]
+    assert len(jobs) == 8 and len(asked) == 2, "once for each arm"
+    each = [
+        compose.jobs_of([words[0], f"nodes={n}", f"repeat={r}", f"allocator={a}", "model=tiny"])[1]
+        for n in (1, 2)
+        for r in (0, 3)
+        for a in ("glibc", "tcmalloc")
+    ]
+    assert [[job] for job in jobs] == each
+    with pytest.raises(ConfigError, match="repeat=-1"):
+        compose.jobs_of(["repeat=0,-1"])
+
+
 def test_glob_finds_the_arms_of_the_users_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "allocator").mkdir()
     (tmp_path / "allocator" / "glibc_mine.yaml").write_text("name: glibc_mine")
