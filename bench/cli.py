@@ -40,7 +40,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "a program of yours under each allocator: program [overrides] -- COMMAND ARGS...",
     ),
     "plan": ("bench.commands.plan", "what a sweep would run, its memory, disk and minutes"),
-    "slurm": ("bench.commands.jobscript", "print a job script: one copy of bench per node"),
+    "jobscript": (
+        "bench.commands.jobscript",
+        "print a job script for Slurm, PBS, LSF, Flux, mpirun or ssh: one copy of bench per node",
+    ),
+    "slurm": ("bench.commands.jobscript", "the same, for Slurm, under its first name"),
     "doctor": ("bench.commands.doctor", "what this host has and lacks for a fair measurement"),
 }
 TAKES_A_PROGRAM = ("program", "advise")  # after --, untouched

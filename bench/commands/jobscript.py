@@ -1,4 +1,5 @@
-"""`python -m bench slurm [options] -- [overrides] > job.sh`: print a script that starts one copy of bench per node.
+"""`python -m bench jobscript [options] -- [overrides] > job.sh`: print a script that starts one copy of bench per node. `slurm` is the
+same command under its first name.
 
 Nothing here talks to a scheduler. The script is meant to be read, changed and kept beside its results: plain POSIX
 shell, every word of the user quoted, no LD_PRELOAD (bench sets it, for the ranks alone). Its templates are in
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import jinja2
 
+from bench.commands import directives
 from bench.commands.arguments import positive_whole
 from bench.config import compose
 from bench.paths import CHECKOUT, TEMPLATES
@@ -35,7 +37,7 @@ def script(options: argparse.Namespace) -> str:
     """The text of the job script. Raises ConfigError, in one sentence, for what cannot become one."""
     for word in [*options.words, os.environ.get("BENCH_OUT", "")]:
         if not word.isprintable():  # a line break would end a comment or an #SBATCH line in the middle
-            raise ConfigError(f"slurm: {word!r} holds a character that cannot be printed; leave it out.")
+            raise ConfigError(f"{options.command}: {word!r} holds a character that cannot be printed; leave it out.")
     _check(options)
     overrides = [word for word in options.overrides if word not in ("-m", "--multirun")]  # the script says it anyway
     nodes = _number_of_nodes(options, overrides)
@@ -44,13 +46,22 @@ def script(options: argparse.Namespace) -> str:
     checkout = shlex.quote(str(Path(options.checkout or CHECKOUT) / "entrypoint.sh"))
     folder = _results(options)
     if image and re.search("[,:]", folder):
-        raise ConfigError(f"--results {folder}: Apptainer cannot bind a folder with a comma or a colon in its name.")
+        raise ConfigError(f"--results {folder}: a container cannot bind a folder with a comma or a colon in its name.")
+    parts = _parts(options, overrides)
+    run, options_of_srun = _command(options.container, image) if image else (checkout, "")
     values = {
-        "command": f'apptainer run --bind "$results":/results {image}' if image else checkout,
-        "arguments": shlex.join(["-m", *overrides]),
+        "kind": options.kind,
+        "command": run,
+        "srun_options": options_of_srun,
+        "arguments": " ".join([shlex.join(["-m", *overrides]), '"study=$study" "repeat=$blocks"'][: 1 + bool(parts)]),
+        "plan_arguments": shlex.join(["plan", f"--copies={nodes}", *overrides]),
+        "dry_run": options.container in ("apptainer", "podman"),
         "results": shlex.quote(folder) if os.path.isabs(folder) else f'"$PWD"/{shlex.quote(folder)}',
-        "printed_by": shlex.join(["python", "-m", "bench", "slurm", *options.words]),
+        "printed_by": shlex.join(["python", "-m", "bench", options.command, *options.words]),
+        "submit": directives.SUBMIT[options.kind],
         "launcher": options.launcher,
+        "requeue": options.requeue,
+        "parts": parts,
         "nodes": nodes,
         "cpus": options.cpus_per_task,
         "hosts": [shlex.quote(host) for host in hosts],
@@ -58,7 +69,7 @@ def script(options: argparse.Namespace) -> str:
         "image": image,
         "checkout": checkout,
         "directory": shlex.quote(os.getcwd()),
-        "sbatch_lines": [] if hosts else _sbatch_lines(options, nodes),
+        "directives": [] if hosts else directives.lines(options, nodes),
     }
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -67,7 +78,54 @@ def script(options: argparse.Namespace) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template("ssh.sh.j2" if options.launcher == "ssh" else "slurm.sh.j2").render(values)
+    name = "ssh" if options.launcher == "ssh" else options.kind
+    return environment.get_template(f"{name}.sh.j2").render(values)
+
+
+def _command(container: str, image: str) -> tuple[str, str]:
+    """The words that run the image's own program in each container runtime, and what srun itself is told for it (Pyxis). A copy must see
+    what its launcher told it, the host's name and network, and the cores that the scheduler gave it."""
+    inside = "/bin/busybox sh /opt/bench/entrypoint.sh"
+    if container == "podman":
+        told = " ".join(f"--env '{name}*'" for name in ("BENCH_", "SLURM_", "OMPI_", "PMI", "MASTER_"))
+        # Without a cgroup of its own a container stays in that of the job, with the job's cores and memory.
+        return (
+            f'podman run --rm --init --network=host --uts=host --cgroups=disabled --userns=keep-id {told} --volume "$results":/results {image}',
+            "",
+        )
+    if container == "pyxis":
+        return inside, f'--container-image={image} --container-mounts="$results":/results --no-container-remap-root '
+    if container == "enroot":
+        told = r"""$(env | sed -n 's/^\(\(BENCH\|SLURM\|OMPI\|PMIX*\|MASTER\)_[A-Z0-9_]*\)=.*/--env=\1/p')"""
+        return (
+            f'sh -c \'exec enroot start --mount="$results":/results {_once_more(told)} "$0" {inside} "$@"\' {image}',
+            "",
+        )
+    return f'apptainer run --bind "$results":/results {image}', ""
+
+
+def _once_more(text: str) -> str:
+    """``text`` to stand inside single quotes."""
+    return text.replace("'", "'\\''")
+
+
+def _parts(options: argparse.Namespace, overrides: list[str]) -> list[dict[str, str]]:
+    """With --array, what each of its jobs measures: a share of the blocks, in a study of its own, for one study is one command's to write.
+    Empty without."""
+    if not options.array:
+        return []
+    blocks = [str(value) for value in compose.values_of(overrides, "repeat")]
+    (study,) = compose.values_of(overrides, "study")
+    if len(blocks) < options.array:
+        raise ConfigError(
+            f"--array={options.array} shares out the blocks, and repeat={','.join(blocks)} has {len(blocks)}: list as many or more, "
+            f"repeat={','.join(map(str, range(options.array)))}."
+        )
+    first = 1 if options.kind == "lsf" else 0
+    return [
+        {"number": str(first + i), "study": f"{study}-part{i}", "blocks": ",".join(blocks[i :: options.array])}
+        for i in range(options.array)
+    ]
 
 
 def largest_nodes(overrides: Sequence[str]) -> int:
@@ -92,21 +150,10 @@ def _number_of_nodes(options: argparse.Namespace, overrides: list[str]) -> int:
     return given or needed
 
 
-def _sbatch_lines(options: argparse.Namespace, nodes: int) -> list[str]:
-    """A benchmark wants the node to itself: all its cores and all its memory."""
-    lines = [f"--job-name={options.job_name}", f"--nodes={nodes}", "--ntasks-per-node=1"]
-    if options.cpus_per_task:
-        lines.append(f"--cpus-per-task={options.cpus_per_task}")
-    lines += ["--exclusive", "--mem=0"]
-    for name in ("time", "partition", "account"):
-        if getattr(options, name):
-            lines.append(f"--{name}={getattr(options, name)}")
-    return lines + options.sbatch
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s [options] -- [overrides] > job.sh"
     add = parser.add_argument
+    add("--kind", choices=tuple(directives.MARKS), default="slurm", help="the batch system (default: %(default)s)")
     add(
         "--nodes",
         type=positive_whole,
@@ -116,33 +163,85 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--ntasks-per-node", type=int, default=1, help="always 1: each copy starts the ranks of its own node")
     add("--cpus-per-task", type=positive_whole, metavar="N", help="cores of each copy (default: all of the node)")
     add("--time", type=_time, help="time limit, as for sbatch: 90 (minutes), 2:00:00, 1-12 (days-hours)")
-    add("--partition", type=_word)
-    add("--account", type=_word)
+    add("--partition", type=_word, help="or queue")
+    add("--account", type=_word, help="or project, or bank")
     add("--job-name", type=_word, default="bench")
-    add("--sbatch", action="append", default=[], metavar="X", help="a further #SBATCH line, as in --sbatch=--qos=long")
-    add("--image", metavar="SIF", help="run this Apptainer image (default: the one that prints the script, if any)")
+    add(
+        "--directive",
+        "--sbatch",
+        action="append",
+        default=[],
+        metavar="X",
+        help="a further line for the batch system, as in --directive=--qos=long",
+    )
+    add(
+        "--requeue",
+        action="store_true",
+        help="Slurm: before the time limit stop, go back into the queue, and go on from there",
+    )
+    add(
+        "--array",
+        type=positive_whole,
+        metavar="K",
+        help="share the blocks out over K jobs of an array; `report` joins them",
+    )
+    add("--image", metavar="SIF", help="run this image (default: the one that prints the script, if any)")
+    add(
+        "--container",
+        choices=("apptainer", "podman", "enroot", "pyxis"),
+        default="apptainer",
+        help="what runs the image (default: %(default)s); pyxis is srun's own, by its plugin",
+    )
     add("--checkout", metavar="DIR", help="else run the checkout in this folder (default: this one)")
     add("--results", metavar="DIR", help="where records go (default: $BENCH_OUT as it is now, else results)")
-    add("--launcher", choices=("srun", "mpirun", "ssh"), default="srun", help="default: %(default)s")
+    add("--launcher", choices=("srun", "mpirun", "ssh"), help="default: the batch system's own, srun for Slurm")
     add("--hosts", type=_hosts, metavar="A,B", help="host names, for ssh, and for mpirun outside a scheduler")
     add("overrides", nargs="*", help="what to measure, as without `slurm`: -m nodes=1,2 +allocator=glibc,tcmalloc")
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Options that do not go together. Raises ConfigError. Sets ``image`` where the script is printed from inside one."""
-    if options.ntasks_per_node != 1:
-        raise ConfigError(
+    """Options that do not go together. Raises ConfigError. Sets ``launcher`` and, where the script is printed from inside one, ``image``."""
+    kind, slurm, container = options.kind, options.kind == "slurm", options.container
+    asked, options.launcher = options.launcher, options.launcher or ("srun" if slurm else "")
+    rules = [
+        (
+            options.ntasks_per_node != 1,
             f"--ntasks-per-node={options.ntasks_per_node}: each node takes one copy, which starts the node's ranks; "
-            f"say ranks_per_node={options.ntasks_per_node} after the --."
-        )
-    if options.launcher == "ssh" and not options.hosts:
-        raise ConfigError("--launcher ssh needs to know where: add --hosts A,B, the first one leads.")
-    if options.launcher == "srun" and options.hosts:
-        raise ConfigError(
-            f"--hosts is for --launcher ssh or mpirun; for Slurm say --sbatch=--nodelist={options.hosts}."
-        )
-    if options.image and options.checkout:
-        raise ConfigError("--image and --checkout are two ways to name what runs; choose one.")
+            f"say ranks_per_node={options.ntasks_per_node} after the --.",
+        ),
+        (
+            not slurm and (asked or options.hosts),
+            f"--kind {kind} starts the copies by itself: leave --launcher and --hosts out.",
+        ),
+        (
+            options.requeue and options.launcher != "srun",
+            "--requeue is Slurm's, with srun: PBS and LSF run a job again by themselves (-r), and it goes on.",
+        ),
+        (
+            options.array and (kind == "flux" or options.hosts),
+            "--array is of Slurm, PBS and LSF: elsewhere print a script for each share of the blocks, repeat=0,1 and repeat=2,3.",
+        ),
+        (
+            options.launcher == "ssh" and not options.hosts,
+            "--launcher ssh needs to know where: add --hosts A,B, the first one leads.",
+        ),
+        (
+            options.launcher == "srun" and options.hosts,
+            f"--hosts is for --launcher ssh or mpirun; for Slurm say --directive=--nodelist={options.hosts}.",
+        ),
+        (options.image and options.checkout, "--image and --checkout are two ways to name what runs; choose one."),
+        (
+            container != "apptainer" and not options.image,
+            f"--container {container} runs an image: name it, as in --image bench.sqsh.",
+        ),
+        (
+            container != "apptainer" and options.launcher != "srun",
+            f"--container {container} is for srun here: elsewhere use Apptainer, in whose images the launcher's variables are seen.",
+        ),
+    ]
+    for wrong, sentence in rules:
+        if wrong:
+            raise ConfigError(sentence)
     if not options.image and not options.checkout and _in_image():
         options.image = os.environ.get("APPTAINER_CONTAINER")
         if not options.image:

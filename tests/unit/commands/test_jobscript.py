@@ -218,7 +218,7 @@ def test_experiments_of_the_users_own_count_too(tmp_path, monkeypatch):
         (["--nodes=2", "--", "nodes=1,4"], "nodes=4.*--nodes is 2"),
         (["--launcher=ssh", "--hosts=a,b", "--", "nodes=4"], "nodes=4.*--hosts names 2"),
         (["--launcher=ssh", "--", "nodes=4"], "add --hosts"),
-        (["--hosts=a,b", "--", "nodes=2"], "--nodelist=a,b"),
+        (["--hosts=a,b", "--", "nodes=2"], "--directive=--nodelist=a,b"),
         (["--hosts=a,b;rm", "--launcher=ssh"], "not a list of host names"),
         (["--ntasks-per-node=2"], "ranks_per_node=2"),
         (["--time=soon"], "not a time"),
