@@ -34,6 +34,10 @@ KINDS = {
     "enroot": ["--image=b c.sqsh", "--container=enroot"],
     "pyxis": ["--image=b.sqsh", "--container=pyxis", "--requeue", "--array=2"],
 }
+OF_PBS = "-N bench;-l select=2:ncpus=48:mpiprocs=1;-l place=scatter:excl;-j oe;-r y;-l walltime=01:30:00;-J 0-1".split(
+    ";"
+)
+OF_SLURM = "--job-name=bench --nodes=2 --ntasks-per-node=1 --exclusive --mem=0 --requeue --open-mode=append --signal=B:USR1@120".split()
 WORDS = ["nodes=1,2", "repeat=0,1,2", "+note='\\$HOME `touch pwned`; $(touch pwned) it'"]
 
 # What each stands for. pbsdsh and blaunch give a copy nothing of the environment; flux run gives all of it and a number.
@@ -106,11 +110,11 @@ def test_the_shells_can_parse_each(options: list[str], shell: list[str], tmp_pat
 @pytest.mark.parametrize(
     ("name", "mark", "wanted"),
     [
-        ("pbs array", "#PBS ", "-N bench;-l select=2:ncpus=48:mpiprocs=1;-l place=scatter:excl;-j oe;-r y;-l walltime=01:30:00;-J 0-1".split(";")),
+        ("pbs array", "#PBS ", OF_PBS),
         ("lsf", "#BSUB ", ["-J bench", "-n 2", '-R "span[ptile=1]"', "-x", "-r", "-o bench.%J.out", "-W 36:00", "-q q", "-P p"]),
         ("lsf array", "#BSUB ", ['-J "bench[1-2]"', "-n 2", '-R "span[ptile=1]"', "-x", "-r", "-o bench.%J_%I.out"]),
         ("flux", "#flux: ", ["--job-name=bench", "--nodes=2", "--exclusive", "--time-limit=7200s", "--queue=q", "--bank=p"]),
-        ("requeue", "#SBATCH ", "--job-name=bench --nodes=2 --ntasks-per-node=1 --exclusive --mem=0 --requeue --open-mode=append --signal=B:USR1@120".split()),
+        ("requeue", "#SBATCH ", OF_SLURM),
     ],
 )  # fmt: skip
 def test_directives_stand_before_the_first_command(name: str, mark: str, wanted: list[str]) -> None:
