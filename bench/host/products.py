@@ -16,18 +16,23 @@ Products = dict[str, dict[str, Any]]
 
 @functools.cache  # a few seconds, once for all jobs of a command
 def products(threads: int, python: str = sys.executable) -> Products | None:
-    """By path (`full`, `stock`): what `bench.rank.blas` says of it, with ``product_gflops`` and ``batched_gflops`` on ``threads``
-    threads. None where that does not run: it is to be known, and never in the way of a measurement."""
+    """By path (`full`, `stock`): what `product` says of it. None where that does not run: it is to be known, and never in the way of a
+    measurement."""
+    found = {path: product(path, threads, python) for path in PATHS}
+    return None if None in found.values() else found  # type: ignore[return-value]
+
+
+def product(path: str, threads: int, python: str = sys.executable) -> dict[str, Any] | None:
+    """What `bench.rank.blas` says of one path in a fresh process, with ``product_gflops`` and ``batched_gflops`` on ``threads`` threads;
+    None where that does not run."""
     foreign = ("LD_", "MKL_", "OMP_", "KMP_", "GOMP_", "MALLOC_", "GLIBC_", "PYTHON")
     env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    found: Products = {}
-    for path in PATHS:
-        command = [python, "-I", "-B", "-W", "ignore", "-m", "bench.rank.blas", path, str(threads)]
-        try:
-            done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=LIMIT_SECONDS)
-            found[path] = json.loads(done.stdout)
-        except (OSError, subprocess.TimeoutExpired, ValueError):
-            return None
+    command = [python, "-I", "-B", "-W", "ignore", "-m", "bench.rank.blas", path, str(threads)]
+    try:
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=LIMIT_SECONDS)
+        found: dict[str, Any] = json.loads(done.stdout)
+    except (OSError, subprocess.TimeoutExpired, ValueError):
+        return None
     return found
 
 

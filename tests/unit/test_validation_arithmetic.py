@@ -1,0 +1,180 @@
+"""validation/arithmetic.py and roofline.py: how they order, judge and compare. The measurements themselves need a quiet machine."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import builders
+import pytest
+
+from bench.analysis import stats
+from bench.analysis.flops import tflops
+from bench.paths import CHECKOUT
+from bench.schema.job import Job
+
+runpy.run_path(str(CHECKOUT / "validation" / "__main__.py"))  # puts the folder on the path
+
+import arithmetic  # noqa: E402
+import roofline  # noqa: E402
+
+INTEL = {"vendor": "GenuineIntel", "could": "AVX-512", "library": "Intel MKL", "version": "2020.0.0"}
+ZEN5 = {**INTEL, "vendor": "AuthenticAMD"}
+ZEN3 = {**ZEN5, "could": "AVX2"}
+
+
+def ratio(value: float, noise: float = 0.01) -> stats.Ratio:
+    return stats.ratio([[value * (1 + noise * k)] for k in (-1, 0, 1)], [[1.0]] * 3)
+
+
+def test_the_paths_take_turns() -> None:
+    assert arithmetic.turns(3) == [(0, "full"), (0, "stock"), (1, "stock"), (1, "full"), (2, "full"), (2, "stock")]
+
+
+@pytest.mark.parametrize(
+    ("cpu", "what", "value", "met"),
+    [
+        (ZEN5, "product", 5.0, True),
+        (ZEN5, "product", 3.9, False),
+        (ZEN5, "training", 2.6, True),
+        (ZEN5, "training", 2.4, False),
+        (ZEN3, "product", 3.3, True),
+        (ZEN3, "training", 1.01, False),  # within the noise of 1
+        (INTEL, "product", 1.0, True),
+        (INTEL, "training", 1.2, False),
+        ({**ZEN5, "could": None}, "product", 1.2, False),  # no AVX2: both paths are one
+    ],
+)
+def test_the_goal_is_that_of_the_cpu(cpu: dict[str, Any], what: str, value: float, met: bool) -> None:
+    assert arithmetic.judge(what, ratio(value), cpu)[0] == met
+
+
+def test_the_interval_proves_a_goal_or_does_not() -> None:
+    assert arithmetic.judge("product", ratio(5.0), ZEN5)[1].endswith("the interval proves it")
+    assert arithmetic.judge("product", ratio(4.2, noise=0.2), ZEN5) == (True, "at least 4 times")
+
+
+def test_losses_are_compared_within_a_path_only() -> None:
+    a, b = [1.0, 2.0], [1.0, 2.0000001]
+    assert arithmetic.different_losses({("x", "full"): [a, a], ("x", "stock"): [b], ("y", "full"): [a]}) == []
+    assert arithmetic.different_losses({("x", "full"): [a, a], ("y", "full"): [b]}) == ["full"]
+    assert arithmetic.different_losses({("x", "full"): [a, [*a, 3.0]]}) == [], "one job ran longer"
+    assert arithmetic.different_losses({("x", "stock"): [a, b], ("x", "full"): [a]}) == ["stock"]
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[str, ...]]]:
+    """A host whose product and training are given; the words of each job that was asked for."""
+
+    def make(product: float, training: float, losses: tuple[float, ...] = (3.0, 3.0)) -> list[tuple[str, ...]]:
+        asked: list[tuple[str, ...]] = []
+
+        def job(out: Path, study: str, *words: str) -> dict[str, Any]:
+            asked.append(words)
+            path = "full" if "launch.blas=full" in words else "stock"
+            took = (1.0 if path == "full" else training) * (1 + 0.001 * len(asked))
+            columns = {
+                "forward_seconds": [9.0, took / 3],
+                "backward_seconds": [9.0, took * 2 / 3],
+                "steady": [False, True],
+            }
+            loss = losses[len(asked) % 2]
+            return {"ranks": [{"micro_batches": columns, "blas": {"path": path}}], "derived": {"losses": [loss]}}
+
+        speed = {"full": 100.0, "stock": 100.0 / product}
+        monkeypatch.setattr(arithmetic, "run_job", job)
+        monkeypatch.setattr(
+            arithmetic,
+            "product",
+            lambda path, threads: {**ZEN5, "product_gflops": speed[path] + len(asked), "path": path},
+        )
+        return asked
+
+    return make
+
+
+def test_it_prints_figure_interval_goal_and_verdict(
+    made_up: Callable[..., list], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = made_up(5.0, 2.75)
+    assert arithmetic.main(["--blocks", "3", "--micro-batches", "4", "--pairs", "6"]) == 0
+    said = capsys.readouterr().out
+    assert said.count(" product   ") == 12 and said.count(" training  ") == 6 == len(asked)
+    assert "product: 5.00x [5.00, 5.00] over 6; goal: at least 4 times, and the interval proves it: met" in said
+    assert (
+        "training, tcmalloc: 2.75x [" in said
+        and "losses are the same bit for bit within each path (6 jobs): met" in said
+    )
+    assert [[w for w in words if w.startswith("launch")][0][12:] for words in asked] == [
+        p for _, p in arithmetic.turns(3)
+    ]
+    assert all({"measure.iteration_micro_batches=4", "train.global_batch_size=4"} <= set(words) for words in asked)
+
+
+@pytest.mark.parametrize(
+    ("product", "training", "losses"), [(3.0, 2.75, (3.0, 3.0)), (5.0, 2.0, (3.0, 3.0)), (5.0, 2.75, (3.0, 3.1))]
+)
+def test_each_goal_can_be_missed(
+    made_up: Callable[..., list],
+    product: float,
+    training: float,
+    losses: tuple[float, float],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made_up(product, training, losses)
+    assert arithmetic.main([]) == 1
+    assert capsys.readouterr().out.count("MISSED") == 1
+
+
+def test_a_product_that_does_not_run_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arithmetic, "product", lambda path, threads: None)
+    with pytest.raises(SystemExit, match="the fixed product does not run with launch.blas=full"):
+        arithmetic.main([])
+
+
+# ---- roofline
+
+
+def lean(share: float, slower: float) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    """Two rounds in which lean with dropout reaches ``share`` of the product and takes ``slower`` times as long as without."""
+    reached = {("megatron", 0.1): 0.45, ("megatron", 0.0): 0.5, ("lean", 0.1): share, ("lean", 0.0): 0.8}
+    shares = {
+        case: [{"share": value, "peak": value, "two": value, "limit": value}] * 2 for case, value in reached.items()
+    }
+    seconds = {case: [slower if case == ("lean", 0.1) else 1.0] * 2 for case in reached}
+    return shares, seconds
+
+
+@pytest.mark.parametrize(
+    ("share", "slower", "missed"), [(0.66, 1.14, 0), (0.64, 1.14, 1), (0.66, 1.16, 1), (0.64, 1.16, 2)]
+)
+def test_the_goals_of_the_roofline(
+    share: float, slower: float, missed: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert roofline.judge(*lean(share, slower)) == missed
+    said = capsys.readouterr().out
+    assert said.count("MISSED") == missed and "share >= 0.75: met" in said and "at most 1.15: " in said
+
+
+def test_a_limit_that_is_not_known_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    shares, seconds = lean(0.66, 1.0)
+    for rows in shares.values():
+        rows[:] = [{**row, "limit": float("nan")} for row in rows]
+    assert roofline.judge(shares, seconds) == 0 and capsys.readouterr().out.count("unknown") == 4
+
+
+def test_the_products_of_a_micro_batch_are_all_its_operations() -> None:
+    """As many as the published formula counts: 2 batch m k n of each product."""
+    job = Job()
+    counted = sum(calls * 2 * batch * m * k * n for _, calls, batch, m, k, n in roofline.products(job.model))
+    assert counted == pytest.approx(1e12 * tflops(job, 1.0) / job.num_micro_batches)
+
+
+def test_shares_are_of_the_fixed_product_the_peak_and_the_limit(tmp_path: Path) -> None:
+    record = builders.record(tmp_path, builders.job())
+    found = roofline.shares_of(record, {"fixed": 0.1, "peak": 0.2})
+    speed = record["derived"]["tflops"]
+    assert (found["share"], found["peak"]) == pytest.approx((speed / 0.1, speed / 0.2))
+    assert found["limit"] == pytest.approx(1000 * speed / (2 * 2.6 * 32))
