@@ -5,8 +5,10 @@ SHELL := bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 PYTHON := .venv/bin/python
-# `make test` is the quick tier; CI runs all of it, the images and the real Slurm included.
-TESTS := $(if $(filter true,$(CI)),tests,tests/unit tests/integration)
+# `make test` is the quick tier, side by side; CI adds the images and the real Slurm, one after another: those look at the whole machine.
+# A file stays with one worker, for its tests share what its commands left. Integration goes first, because its files take longest.
+WORKERS ?= $(shell nproc)
+QUICK := -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests/integration tests/unit
 ARGS ?=
 
 .PHONY: help setup torch2 bench test check validate lock base image sif sbom clean
@@ -24,9 +26,10 @@ bench: setup  ## train the 124M GPT under glibc and tcmalloc and compare, in abo
 	@./entrypoint.sh +experiment=tcmalloc $(ARGS)
 	@echo "Records, results.csv and report.md are in $${BENCH_OUT:-results}/"
 
-test:  ## the tests: unit and integration, about ten minutes on two cores; all of them, images and Slurm included, when CI=true
+test:  ## the tests: unit and integration, side by side on all cores (WORKERS=N); then images and Slurm too, when CI=true
 	@scripts/setup.sh dev
-	@$(PYTHON) -m pytest $(TESTS) $(ARGS)
+	@$(PYTHON) -m pytest $(QUICK) $(ARGS)
+	@if [[ $${CI:-} == true ]]; then $(PYTHON) -m pytest tests/system $(ARGS); fi
 
 check:  ## lint, types and who imports whom: ruff, mypy, import-linter, and shellcheck where it is installed
 	@scripts/setup.sh dev

@@ -1,4 +1,4 @@
-"""Real commands are run here; see commands.py."""
+"""Real commands are run here; see commands.py. Several workers may run them at once, each with a temporary folder of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.integration.commands import MARK
 def nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A test that fails half-way must not leave an endless job to disturb whatever comes after."""
     yield
-    ours = str(tmp_path_factory.getbasetemp())
+    ours = f"{tmp_path_factory.getbasetemp()}/"  # a worker's folder is popen-gw1, and another's popen-gw10
     for process in psutil.process_iter():
         try:
             if process.environ().get(MARK, "").startswith(ours):
