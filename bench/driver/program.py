@@ -38,7 +38,7 @@ def run_program(job: Job, folder: Path, on_event: Callable[[int, dict[str, Any]]
     except (AllocatorError, ProgramChanged) as error:
         return Outcome(error=str(error))
     folder.mkdir(parents=True, exist_ok=True)
-    orders = {
+    orders: dict[str, Any] = {
         "program": asdict(job.program),
         "measure": asdict(job.measure),
         "env": environment(job, path, os.environ),

@@ -12,7 +12,6 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional
 
-
 PADDING = "BENCH_PADDING"  # beginning of the names of variables that only fill an environment up
 
 
