@@ -14,6 +14,7 @@ from bench.commands.arguments import add_json
 from bench.host import facts, load
 from bench.host.findings import Finding, findings
 from bench.host.products import gain, products
+from bench.host.topology import cores
 from bench.report import verdict_json
 from bench.report.words import limit_sentence, products_sentences
 from bench.schema.errors import AllocatorError
@@ -50,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
         "0 faults: freed memory is kept. All pages (31,232 of 4 KiB): all of it goes back to the kernel each time.\n"
     )
     found = findings(here, load.now(), missing_allocators=missing)
-    here["products"] = products(len(os.sched_getaffinity(0)))
+    here["products"] = products(len(cores(os.sched_getaffinity(0))))
     found.append(Finding("ok", limit_sentence(here)))
     found += [Finding("warn" if gain(here["products"]) > 1.2 else "ok", words) for words in products_sentences(here)]
     found += [Finding("warn", sentence, "Until then there is no such arm.") for sentence in refused]

@@ -29,7 +29,7 @@ from bench.config import files
 from bench.config.study import Study
 from bench.config.typed import typed
 from bench.config.words import bare, describe_unknown, nearest, overrides, refuse_unknown
-from bench.host.topology import numa_nodes
+from bench.host.topology import numa_domains
 from bench.paths import CONF
 from bench.schema.checks import check
 from bench.schema.errors import ConfigError
@@ -67,15 +67,16 @@ def study_of(config: DictConfig) -> Study:
     return Study(name, bool(config.sweep.shuffle_arms), **arranged, **values)
 
 
-def job_of(config: DictConfig, numa_nodes: int = 1) -> Job:
-    """The Job that ``config`` describes. ``numa_nodes``: what ``ranks_per_node=auto`` means on this host."""
+def job_of(config: DictConfig, numa_domains: int = 1) -> Job:
+    """The Job that ``config`` describes. ``numa_domains``: what ``ranks_per_node=auto`` means on this host."""
     values: Any = OmegaConf.to_container(_without_hydra(config), resolve=True)
     outside = {key: values.pop(key, {}) for key in OUTSIDE_JOB}
     refuse_unknown(outside["sweep"], ("shuffle_arms", "reference", "max_minutes"), "sweep.")
     if isinstance(values.get("measure"), dict):
         values["measure"] = {key: value for key, value in values["measure"].items() if key not in OUTSIDE_MEASURE}
-    if values.get("ranks_per_node") == "auto":
-        values["ranks_per_node"] = numa_nodes
+    auto = values.get("ranks_per_node") == "auto"
+    if auto:
+        values["ranks_per_node"] = numa_domains
     refuse_unknown(values, [f.name for f in fields(Job)] + list(OUTSIDE_JOB), "")
     if isinstance(values.get("allocator"), dict) and isinstance(values["allocator"].get("env") or {}, dict):
         values["allocator"]["env"] = {k: str(v) for k, v in (values["allocator"].get("env") or {}).items()}
@@ -83,7 +84,14 @@ def job_of(config: DictConfig, numa_nodes: int = 1) -> Job:
         values[part] = typed(schema, values.get(part, {}), part)
     scalars = typed(Job, {key: value for key, value in values.items() if key not in PARTS}, "")
     job = dataclasses.replace(scalars, **{part: values[part] for part in PARTS})
-    check(job)
+    try:
+        check(job)
+    except ConfigError as error:
+        if auto and "ranks_per_node" in str(error):
+            raise ConfigError(
+                f"ranks_per_node=auto is {numa_domains} on this host, one for each NUMA domain, and {error}"
+            ) from error
+        raise
     return job
 
 
@@ -95,7 +103,7 @@ def jobs_of(words: Sequence[str]) -> tuple[Study, list[Job]]:
     fastest. Every point is composed and checked. Raises ConfigError."""
     with _hydra(words):
         configs = _configurations(points_of(words))
-        return study_of(configs[0]), [job_of(config, numa_nodes()) for config in configs]
+        return study_of(configs[0]), [job_of(config, numa_domains()) for config in configs]
 
 
 def jobs_of_arms(words: Sequence[str], arms: Sequence[str]) -> list[Job]:
@@ -110,7 +118,7 @@ def jobs_of_arms(words: Sequence[str], arms: Sequence[str]) -> list[Job]:
         points = [
             [line for values in _parsed([*lines, f"+allocator={arm}"]).values() for line in values] for arm in arms
         ]
-        return [job_of(config, numa_nodes()) for config in _configurations(points)]
+        return [job_of(config, numa_domains()) for config in _configurations(points)]
 
 
 def values_of(words: Sequence[str], key: str) -> list[Any]:

@@ -26,9 +26,8 @@ from bench.driver.launcher import Copy, chosen_interface
 from bench.driver.meeting import Message, Others, RankFailed
 from bench.driver.watchdog import TICK_SECONDS, Watchdog
 from bench.host.files import scratch_file
-from bench.host.topology import share_cpus
+from bench.host.topology import crowded, refuses_binding, shares_here
 from bench.paths import CHECKOUT
-from bench.schema.cpus import near
 from bench.schema.errors import AllocatorError
 from bench.schema.job import Job, to_dict
 
@@ -81,14 +80,16 @@ def run_ranks(job: Job, copy: Copy, on_event: OnEvent, others: Others, watchdog:
     ranks: list[Rank] = []
     try:
         path = library.resolve(job.allocator)
-        shares = share_cpus(near(os.sched_getaffinity(0)), len(here))
+        shares = shares_here(len(here), job.launch.threads_per_rank)
+        threads = job.launch.threads_per_rank or len(shares[0])
+        refused = refuses_binding()
+        without = [*refused, *crowded(shares, threads)]
         interface = chosen_interface(job.launch.interface, copy.master_addr, os.environ)
         if interface and interface not in psutil.net_if_addrs():
             known = ", ".join(sorted(psutil.net_if_addrs()))
             raise RankFailed(f"launch.interface={interface} is not an interface of {HERE}, which has {known}.")
         for number, cpus in zip(here, shares):
-            threads = job.launch.threads_per_rank or len(cpus)
-            env = environment(job.allocator, path, threads, os.environ)
+            env = environment(job.allocator, path, threads, os.environ, () if refused else cpus)
             env.pop("BENCH_TOKEN", None)  # the drivers' secret is of no use to a rank
             env.pop("GLOO_SOCKET_IFNAME", None)
             if interface:
@@ -100,6 +101,7 @@ def run_ranks(job: Job, copy: Copy, on_event: OnEvent, others: Others, watchdog:
                 "cpus": cpus,
                 "threads": threads,
                 "library": path,
+                "without": without,
             }
             ranks.append(start_rank(number, orders, env, job.launch.python))
         watch_ranks(ranks, on_event, others, watchdog)
@@ -272,7 +274,10 @@ class Watch:
             raise RankFailed(cause_of(rank, self.ranks))
         if not rank.told_all:
             words = f"{cause_of(rank, [rank]).rstrip('.')}, after its training: what is measured then is missing."
-            rank.part = {**dict.fromkeys(("proof_end", "parameters_sha256", "fault_cost_seconds")), **rank.part}
+            rank.part = {
+                **dict.fromkeys(("proof_end", "parameters_sha256", "fault_cost_seconds", "openmp")),
+                **rank.part,
+            }
             rank.part["without"] = [*rank.part.get("without", ()), words]
             rank.told_all = True
 

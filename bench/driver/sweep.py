@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
 import signal
@@ -42,6 +43,7 @@ from bench.host.findings import findings, huge_pages_allowed
 from bench.host.foreign import dropped_environment
 from bench.host.interpreter import software, with_software
 from bench.host.products import products
+from bench.host.topology import cores, needs_of_domains, shares_here
 from bench.paths import results_directory
 from bench.report import plan_words
 from bench.report.words import products_sentences
@@ -113,7 +115,7 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
             try:
                 check_hosts(jobs, copy, host)
                 if max(job.model.num_parameters for job in jobs) >= WORTH_A_LOOK and not jobs[0].program.command:
-                    host["products"] = products(len(os.sched_getaffinity(0)))
+                    host["products"] = products(len(cores(os.sched_getaffinity(0))))
                     for sentence in products_sentences(host):
                         progress.say(sentence)
                 check_network(jobs, copy)
@@ -175,6 +177,7 @@ def check_hosts(jobs: Sequence[Job], copy: Copy, host: Mapping[str, Any]) -> Non
     """Refuse, before anything runs, jobs that these hosts cannot hold. Raises ConfigError."""
     limit = host["container"]["memory_limit_bytes"] or float("inf")
     cpus, available = len(os.sched_getaffinity(0)), int(min(psutil.virtual_memory().available, limit))
+    bound = functools.lru_cache(lambda ranks, threads: needs_of_domains(shares_here(ranks, threads)))  # a sweep has few
     for python in {job.launch.python for job in jobs} - {None}:
         software(str(python))
     for job in jobs:
@@ -184,13 +187,13 @@ def check_hosts(jobs: Sequence[Job], copy: Copy, host: Mapping[str, Any]) -> Non
                     f"program measures on one host, and {copy.launcher} started {copy.num_copies} copies: start one."
                 )
         elif copy.num_copies == 1:
-            check_fits(job, job.num_ranks, cpus, available)
+            check_fits(job, job.num_ranks, cpus, available, bound(job.num_ranks, job.launch.threads_per_rank))
         else:
             if job.nodes > copy.num_copies:
                 raise ConfigError(
                     f"nodes={job.nodes}, but {copy.launcher} started {copy.num_copies} copies: start one on each of {job.nodes} nodes."
                 )
-            check_fits(job, job.ranks_per_node, cpus, available)
+            check_fits(job, job.ranks_per_node, cpus, available, bound(job.ranks_per_node, job.launch.threads_per_rank))
         if wants_huge_pages(job.allocator) and not huge_pages_allowed():
             raise ConfigError(
                 f"allocator={job.allocator.name} asks for transparent huge pages, which this host never gives: leave the arm out, or "

@@ -18,12 +18,12 @@ import time
 from datetime import timedelta
 from typing import Any, Callable
 
-from bench.rank import blas
+from bench.rank import blas, openmp
 from bench.rank.alike import alike
 from bench.rank.counters import memory, unreadable
 from bench.rank.fault_cost import fault_cost_seconds
 from bench.rank.orders import Orders, Tell
-from bench.rank.process import attempt, bind_memory, die_with_parent, pin, take_off_padding
+from bench.rank.process import attempt, bind_memory, die_with_parent, on_all, pin, take_off_padding
 from bench.rank.proof import prove
 from bench.rank.tensor_memory import tensor_memory
 from bench.schema.checks import shaped
@@ -58,6 +58,7 @@ def main() -> int:
 def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
     """``without``: sentences on what this host refuses and the rank does without, for the record."""
     order = orders.next()
+    without += order.get("without", [])  # what the driver knows already
     job = shaped(order["job"])
     environment_bytes = attempt("The length of the environment is not known", take_off_padding, without)
     os.environ.pop("LD_PRELOAD", None)  # loaded by now; children must not inherit it
@@ -105,13 +106,14 @@ def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
     # A slow peer is no lost peer: in full mode a rank may be hours between two collectives. The drivers notice who hangs
     # or is gone; a limit for a collective is only there if it is asked for.
     limit = job.launch.collective_timeout_seconds
-    dist.init_process_group(
-        "gloo",
-        store=Meeting(orders, tell, job.launch.timeout_seconds),
-        rank=order["rank"],
-        world_size=job.num_ranks,
-        timeout=timedelta(seconds=limit) if limit else NO_LIMIT,
-    )
+    with on_all(order["cpus"]):
+        dist.init_process_group(
+            "gloo",
+            store=Meeting(orders, tell, job.launch.timeout_seconds),
+            rank=order["rank"],
+            world_size=job.num_ranks,
+            timeout=timedelta(seconds=limit) if limit else NO_LIMIT,
+        )
     tell({"event": "connected"})
     trainer = Trainer(job)
     me["startup_seconds"] = time.perf_counter() - started
@@ -140,7 +142,19 @@ def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
     price = after_training(
         "The price of a page fault was not measured", lambda: fault_cost_seconds(me["threads"], cpus=cpus), without
     )
-    values = {"proof_end": proof_end, "parameters_sha256": digest, "fault_cost_seconds": price, "without": without}
+    threads = after_training(
+        "OpenMP's threads were not asked where they run",
+        lambda: openmp.threads(me["threads"], os.environ, blas.loaded()),
+        without,
+    )
+    without += openmp.unbound(threads, cpus)
+    values = {
+        "proof_end": proof_end,
+        "parameters_sha256": digest,
+        "fault_cost_seconds": price,
+        "openmp": threads,
+        "without": without,
+    }
     tell({"event": "after", "values": values})
     orders.wait_for("end")  # nobody leaves while somebody may still talk to it
 

@@ -5,12 +5,13 @@ All of this is asked for and may be refused: `attempt` is the one place where a 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import glob
 import os
+from collections.abc import Iterator
 from typing import Any, Callable
 
-from bench.schema.cpus import SYSTEM, has_memory, place
+from bench.schema.cpus import SYSTEM, has_memory, node_of_all
 from bench.schema.job import PADDING
 
 MPOL_BIND = 2  # of set_mempolicy(2)
@@ -35,26 +36,40 @@ def pin(cpus: list) -> None:
     os.sched_setaffinity(0, cpus)
 
 
+@contextlib.contextmanager
+def on_all(cpus: list) -> Iterator[None]:
+    """Threads that start meanwhile may use all ``cpus``. OpenMP has bound the main thread to one of them by now, which others
+    would inherit: gloo's would take turns with the one that computes. Nothing happens where the kernel refuses."""
+    mine = os.sched_getaffinity(0)
+    with contextlib.suppress(OSError):
+        pin(cpus)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            pin(sorted(mine))
+
+
 def bind_memory(cpus: list, system: str = SYSTEM) -> int | None:
     """Take memory only from the NUMA node that holds all ``cpus`` (set_mempolicy(2), MPOL_BIND); its number.
 
     None, and nothing is bound, where there is one node only or the CPUs lie on several. Raises OSError where the kernel
     or a container refuses, and where that node has no memory to take.
     """
-    mine = sorted({place(cpu, system)[0] for cpu in cpus})
+    mine = node_of_all(cpus, system)
     number = {"x86_64": 238, "aarch64": 237}.get(os.uname().machine)
-    if len(glob.glob(f"{system}/node/node[0-9]*")) < 2 or len(mine) != 1 or number is None:
+    if mine is None or number is None:
         return None
-    if not has_memory(mine[0], system):
-        raise OSError(0, f"NUMA node {mine[0]} has none")
+    if not has_memory(mine, system):
+        raise OSError(0, f"NUMA node {mine} has none")
     words = (ctypes.c_uint64 * (NODES_MASK_BITS // 64))()  # nodes of 64 and more have their place too
-    words[mine[0] // 64] = 1 << mine[0] % 64
+    words[mine // 64] = 1 << mine % 64
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syscall(
         ctypes.c_long(number), ctypes.c_int(MPOL_BIND), ctypes.byref(words), ctypes.c_ulong(NODES_MASK_BITS + 1)
     ):  # the kernel takes one bit less than it is told
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return mine[0]
+    return mine
 
 
 def take_off_padding() -> int:

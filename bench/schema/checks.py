@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Optional, get_args, get_origin, get_type_hints
@@ -246,8 +246,17 @@ def check_program(program: Program) -> None:
         raise ConfigError(f"program.timeout_seconds={program.timeout_seconds} must be greater than 0.")
 
 
-def check_fits(job: Job, ranks_here: int, num_cpus: int, available_bytes: int) -> None:
-    """Refuse a job whose ranks on this host are more than it has cores or memory for. Raises ConfigError."""
+def check_fits(
+    job: Job,
+    ranks_here: int,
+    num_cpus: int,
+    available_bytes: int,
+    domains: Sequence[tuple[int, int, int]] = (),
+) -> None:
+    """Refuse a job whose ranks on this host are more than it has CPUs or memory for. Raises ConfigError.
+
+    ``domains``: (NUMA node, ranks whose memory is bound to it, bytes free there).
+    """
     if ranks_here > num_cpus and not job.launch.oversubscribe:
         raise ConfigError(
             f"nodes={job.nodes} with ranks_per_node={job.ranks_per_node} starts {ranks_here} ranks on this host, which has "
@@ -259,3 +268,10 @@ def check_fits(job: Job, ranks_here: int, num_cpus: int, available_bytes: int) -
             f"model={job.model.name} with {ranks_here} ranks on this host needs about {need / 2**30:.1f} GiB, and "
             f"{available_bytes / 2**30:.1f} GiB are free: use a smaller model or fewer ranks."
         )
+    for node, ranks, free in domains:
+        if ranks * job.rank_bytes > free:
+            raise ConfigError(
+                f"model={job.model.name} with ranks_per_node={job.ranks_per_node} binds {ranks} ranks to NUMA node {node} of this host, "
+                f"where they need about {ranks * job.rank_bytes / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free: use a smaller "
+                "model or fewer ranks, or free that node's memory (numactl --hardware shows it)."
+            )

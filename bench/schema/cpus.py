@@ -12,12 +12,13 @@ SYSTEM = "/sys/devices/system"
 def place(cpu: int, system: str = SYSTEM) -> tuple[int, int]:
     """NUMA node of a logical CPU, and its core: the lowest of the logical CPUs that share it."""
     node = re.findall(r"/node(\d+)/cpu\d+$", "\n".join(glob.glob(f"{system}/node/node[0-9]*/cpu{cpu}")))
-    try:
-        with open(f"{system}/cpu/cpu{cpu}/topology/thread_siblings_list") as f:
-            core = int(re.split("[-,\n]", f.read())[0])
-    except (OSError, ValueError):  # a machine that does not tell: each CPU counts as a core
-        core = cpu
-    return int(node[0]) if node else 0, core
+    for name in ("thread_siblings_list", "core_cpus_list"):  # the old name, and the one since Linux 5.3
+        try:
+            with open(f"{system}/cpu/cpu{cpu}/topology/{name}") as f:
+                return int(node[0]) if node else 0, int(re.split("[-,\n]", f.read())[0])
+        except (OSError, ValueError):
+            pass
+    return int(node[0]) if node else 0, cpu  # a machine that does not tell: each CPU counts as a core
 
 
 def has_memory(node: int, system: str = SYSTEM) -> bool:
@@ -28,6 +29,32 @@ def has_memory(node: int, system: str = SYSTEM) -> bool:
     except OSError:
         return True
     return total is None or int(total.group(1)) > 0
+
+
+def numa_nodes(system: str = SYSTEM) -> list[int]:
+    """Numbers of the NUMA nodes, which need not follow one another; none where the machine does not tell."""
+    return sorted(int(path.rpartition("node")[2]) for path in glob.glob(f"{system}/node/node[0-9]*"))
+
+
+def memory_nodes(system: str = SYSTEM, status: str = "/proc/self/status") -> set[int]:
+    """The NUMA nodes that have memory which this process may take (its cpuset's Mems_allowed)."""
+    try:
+        with open(status) as f:
+            allowed = re.search(r"^Mems_allowed_list:\s*(\S+)$", f.read(), re.MULTILINE)
+    except OSError:
+        allowed = None
+    return {
+        node
+        for node in numa_nodes(system)
+        if has_memory(node, system) and (allowed is None or node in cpu_numbers(allowed.group(1)))
+    }
+
+
+def node_of_all(cpus: Iterable[int], system: str = SYSTEM) -> int | None:
+    """The NUMA node that holds all ``cpus``, to which their memory is bound. None where there is one node only, or they lie on
+    several."""
+    nodes = {place(cpu, system)[0] for cpu in cpus}
+    return nodes.pop() if len(nodes) == 1 and len(numa_nodes(system)) > 1 else None
 
 
 def near(cpus: Iterable[int], system: str = SYSTEM) -> list[int]:

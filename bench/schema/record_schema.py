@@ -169,6 +169,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "pid": ("integer", "process number there"),
         "cpus": ("integer[]", "logical CPUs that it is bound to"),
         "threads": ("integer", "torch's threads"),
+        "openmp": ("openmp?", "how OpenMP's threads were bound, and where each was allowed at the end", 2),
         "environment_bytes": ("integer?", "of its environment when it was started, zeros included: the same for all arms", 2),
         "memory_node": ("integer?", "NUMA node that its memory is bound to; null where it is not bound"),
         "proof": ("proof", "which library answers `malloc`, before torch is imported"),
@@ -184,6 +185,11 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "software": ("any", "versions of the rank's own Python and torch", 2),
         "micro_batches": ("micro_batches", "the samples, as columns of equal length"),
         "iterations": ("iterations", "the optimizer steps, as columns of equal length"),
+    },
+    "openmp": {
+        "proc_bind": ("string?", "`OMP_PROC_BIND` as the rank was started with; null: OpenMP was told nothing", 2),
+        "places": ("string?", "`OMP_PLACES`: a logical CPU for each thread", 2),
+        "allowed": ("string[]", "`Cpus_allowed_list` of each thread of a parallel region, in the order of their numbers", 2),
     },
     "proof": {
         "malloc_library": ("string", "path of the library that `malloc` resolves to"),

@@ -59,19 +59,20 @@ class Host:
 
 
 NOT_PINNED, OUTLIVES = "The rank is not pinned to its cores", "A rank may outlive a driver that is killed"
+UNBOUND = "OpenMP's threads are not bound to one core each"
 NOT_BOUND = "The rank's memory is not bound to its cores' NUMA node"
 # A checkout that lies below /tmp itself is still there: bound aside before anything is mounted over it.
 BACK = f"mkdir -p '{ROOT}'; mount --move /mnt '{ROOT}'" if str(ROOT).startswith("/tmp/") else "true"
 ASIDE = f"mount --bind '{ROOT}' /mnt; " if str(ROOT).startswith("/tmp/") else ""
 HOSTS = {
-    "EINVAL": Host(f"{HUGE}=EINVAL;set_mempolicy=EINVAL;sched_setaffinity=EINVAL", without=(NOT_PINNED,)),
+    "EINVAL": Host(f"{HUGE}=EINVAL;set_mempolicy=EINVAL;sched_setaffinity=EINVAL", without=(NOT_PINNED, UNBOUND)),
     "EPERM": Host(
         f"{HUGE}=EPERM;set_mempolicy=EPERM;sched_setaffinity=EPERM;prctl(0=1)=EPERM;memfd_create=EPERM",
-        without=(NOT_PINNED, OUTLIVES),
+        without=(NOT_PINNED, OUTLIVES, UNBOUND),
     ),
     "ENOSYS": Host(
         f"{HUGE}=ENOSYS;set_mempolicy=ENOSYS;sched_setaffinity=ENOSYS;prctl(0=1)=ENOSYS;memfd_create=ENOSYS",
-        without=(NOT_PINNED, OUTLIVES),
+        without=(NOT_PINNED, OUTLIVES, UNBOUND),
     ),
     "no memory on the CPUs' node": Host(prepare=MEMORYLESS, without=(NOT_BOUND,)),
     "two nodes, and no binding": Host(

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import psutil
 import pytest
@@ -127,6 +128,24 @@ part(); after()
             "A": "b",
             "PYTHONPATH": None,
         }
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_openmp_is_told_to_bind_where_the_kernel_lets_it(
+    ranks_run: Callable[..., Any], small_job: Job, monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    if refused:
+        monkeypatch.setattr(os, "sched_setaffinity", mock.Mock(side_effect=PermissionError(1, "not permitted")))
+    program = "tell({'event': 'x', 'o': orders, 'env': {k: os.environ.get(k) for k in ('OMP_PROC_BIND', 'OMP_PLACES')}})"
+    _, ((_, said), *_) = ranks_run(f"{program}; part(); after()", small_job)
+    cpus = said["o"]["cpus"]
+    assert cpus and set(cpus) <= os.sched_getaffinity(0)
+    if refused:
+        assert said["env"] == {"OMP_PROC_BIND": None, "OMP_PLACES": None}
+        assert said["o"]["without"] == ["OpenMP's threads are not bound to one core each (not permitted)."]
+    else:
+        assert said["env"] == {"OMP_PROC_BIND": "close", "OMP_PLACES": ",".join(f"{{{cpu}}}" for cpu in cpus)}
+        assert said["o"]["without"] == []
 
 
 def test_a_copy_among_others_starts_the_ranks_of_its_own_node(ranks_run: Callable[..., Any], small_job: Job) -> None:
