@@ -30,6 +30,10 @@ from bench.schema.errors import ConfigError, RecordError
 COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("bench.commands.report", "tables, plots and the verdict from the records under a folder"),
     "compare": ("bench.commands.compare", "was result A reproduced by result B?"),
+    "rederive": (
+        "bench.commands.rederive",
+        "every figure again from the raw samples, by today's code, and what changed",
+    ),
     "rerun": ("bench.commands.rerun", "the same configuration as a record's, here"),
     "advise": (
         "bench.commands.advise",

@@ -19,7 +19,7 @@ from bench.schema.records import (
 )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def derived_code() -> str:
     """12 hex digits over the files that make a job's figures out of its raw samples: whether stored figures are of today's code."""
     digest = hashlib.sha256()

@@ -6,8 +6,10 @@ import argparse
 import gc
 from pathlib import Path
 
+from bench.analysis.rederive import of_other_code
 from bench.commands.arguments import add_json, add_reference
 from bench.report import verdict_json
+from bench.report.rederived import stale_sentence
 from bench.report.write import write_all
 from bench.schema import records
 from bench.schema.errors import ConfigError
@@ -47,7 +49,9 @@ def run(options: argparse.Namespace) -> int:
             raise ConfigError(
                 f"--reference={options.reference} is not an arm here; there are {', '.join(sorted(names))}."
             )
-        parts = write_all(options.directories[0], found, refused, options.reference, read.left_out)
+        stale = of_other_code(found)
+        said = [stale_sentence(stale, len(found), " ".join(map(str, options.directories)))] if stale else []
+        parts = write_all(options.directories[0], found, refused, options.reference, [*read.left_out, *said])
         options.answer = verdict_json.of_report(parts, refused)
         return 0
     finally:

@@ -22,6 +22,7 @@ WORDS = {
     "report": ("faster", "slower", "no difference", "cannot tell", "invalid"),
     "compare": ("reproduced", "within tolerance", "not reproduced", "not comparable"),
     "gate": ("passed", "failed", "undecided"),
+    "rederive": ("same", "changed"),
     "advise": ("fastest", "not surely", "change nothing", "none fits"),
     "doctor": ("ok", "warn", "bad"),
 }

@@ -1,7 +1,8 @@
 """The fields of a record, declared once: docs/record.schema.json and the tables of docs/record.md are generated from here.
 
 A field is one line: its kind, one sentence, and the schema number that it came with where that is not 1 (a record of an
-earlier number need not have it), or SOMETIMES where any record may lack it. Kinds are `string`, `number`, `integer`, `boolean`, or the name of another section; after it
+earlier number need not have it), or SOMETIMES where any record may lack it. Kinds are `string`, `number`, `integer`, `boolean`,
+or the name of another section; after it
 `?` means or null, `[]` a list of them, `{}` an object with such values under any names, read from the left: `number[]?` is a
 list of numbers, or null. `any` is anything. The keys of `job` are those of the dataclasses in job.py.
 
@@ -38,6 +39,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "content_hash": ("string", "over what decides the measurement: `job` without interface, time limit and the words about the arm"),
         "measured_code": ("string?", "over the bytes of the files that a rank runs (bench/rank, bench/schema/job.py), 12 digits", 2),
         "derived_code": ("string?", "over the bytes of the files that made `derived` (bench/analysis/derive.py says which), 12 digits", 2),
+        "rederived_from": ("string?", "where `rederive --write` made the figures: `sha256` of the record as it was first written", SOMETIMES),
         "bench_version": ("string", "version of this program"),
         "status": ("string", "`ok` or `failed`"),
         "valid": ("boolean", "whether numbers may be drawn from it"),
