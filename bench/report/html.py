@@ -15,7 +15,7 @@ from bench.analysis.grouping import Section
 from bench.analysis.published import published_tables
 from bench.host import likeness
 from bench.paths import TEMPLATES
-from bench.report import costs, tables
+from bench.report import across, costs, tables
 from bench.schema.job import to_dict
 
 MOST_DRAWN = 4  # sections with pictures; the rest have their tables
@@ -36,6 +36,12 @@ def page(found: Sequence[Section], refused: tables.Refused) -> str:
     return (
         environment.get_template("report.html.j2").render(
             sections=[section_view(section, found[0], number) for number, section in enumerate(found)],
+            across=across.across_tables(found),
+            across_title=across.STILL,
+            across_headings=across.ACROSS,
+            keeping_title=across.KEEPS,
+            keeping_headings=across.KEEPING,
+            keeping_legend=across.KEEPING_LEGEND,
             invalid=tables.unusable(found, refused),
             headings=tables.HEADINGS,
             left=tables.LEFT,
@@ -83,6 +89,7 @@ def section_view(section: Section, first: Section, number: int) -> dict[str, Any
         "reference": section.reference,
         "pairs": [tables.pair_row(section, c) for c in section.pairs],
         "memory": tables.memory_sentences(section),
+        "keeping": across.keeping_rows(section),
         "tax": tables.tax_table(section),
         "prices": tables.price_table(section),
         "arms": arm_rows(section),

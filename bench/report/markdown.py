@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from bench.report import costs, tables
+from bench.report import across, costs, tables
 
 if TYPE_CHECKING:
     from bench.analysis.grouping import Section
@@ -58,6 +58,9 @@ def markdown(found: Sequence[Section], refused: Refused) -> str:
                 *lines_of_table(tables.PRICES, price_table(section)),
                 *lines_of_table(tables.TAX, tax_table(section)),
             ]
+        kept = across.keeping_rows(section)
+        if kept:
+            lines += [f"### {across.KEEPS}", "", *lines_of_table(across.KEEPING, kept), across.KEEPING_LEGEND, ""]
         if section.cells:
             lines += [
                 f"### {costs.TITLE}",
@@ -70,6 +73,8 @@ def markdown(found: Sequence[Section], refused: Refused) -> str:
         wandering = wandering_sentences(section)
         if wandering:
             lines += ["### One job, micro-batch by micro-batch", "", *_bullets(wandering)]
+    for said, rows in across.across_tables(found):
+        lines += [f"## {across.STILL}", "", *_bullets(said), *lines_of_table(across.ACROSS, rows)]
     invalid = unusable(found, refused)
     if invalid:
         lines += ["## Invalid, and why", "", *_bullets(f"`{name}`: {why}" for name, why in invalid)]

@@ -304,7 +304,7 @@ def pareto(section: Section) -> Drawing:
     cells = at_fewest_nodes(section)
     if len(cells) < 2:
         return None
-    figure, axes = new(height=3.2)
+    figure, axes = new(height=2.8 + 0.2 * len(cells))  # each arm has its line in the legend, with its version
     look = looks(section.arms)
     spots = []
     for cell in cells:
@@ -326,7 +326,11 @@ def pareto(section: Section) -> Drawing:
                 cell.sec_per_it.value,
             )
         )
-        axes.plot(*spots[-1], style.marker, color=style.colour, ms=7.5, mec="white", mew=0.7, label=cell.arm)
+        version = (cell.records[0]["ranks"][0]["proof"]["version"] or "").partition("-")[
+            0
+        ]  # jemalloc's ends in a commit
+        label = f"{cell.arm} ({version})" if version else cell.arm
+        axes.plot(*spots[-1], style.marker, color=style.colour, ms=7.5, mec="white", mew=0.7, label=label)
     best = frontier(spots)
     axes.plot(*zip(*best), color=SOFT, lw=0.9, linestyle="--", zorder=1, drawstyle="steps-post")
     axes.margins(0.12)
@@ -334,7 +338,7 @@ def pareto(section: Section) -> Drawing:
     axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
     axes.set_xlabel(f"peak resident set of the largest rank (MiB){at(cells)}")
     axes.set_ylabel("seconds per iteration")
-    figure.legend(loc="outside upper left", ncols=2, columnspacing=1.0)
+    figure.legend(loc="outside upper left", ncols=1)
     return (
         "Time against memory",
         "Lower left is better; small marks are the blocks. The dashed line joins the arms that none beats in both.",

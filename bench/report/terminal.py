@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.analysis.grouping import Section
+from bench.report.across import ACROSS, KEEPING, KEEPS, STILL, across_tables, keeping_rows
 from bench.report.costs import head_sentences, summary_line
 from bench.report.markdown import lines_of_table
 from bench.report.tables import (
@@ -49,11 +50,22 @@ def show(found: Sequence[Section], refused: Refused, files: Sequence[Path]) -> N
                 COMPARED,
                 [pair_row(section, c) for c in section.pairs],
             )
+        kept = keeping_rows(section)
+        if kept:
+            _show_table(console, KEEPS.lower(), KEEPING, kept)
         for sentence in filter(None, [*cause_sentences(section), summary_line(section), *notes_of(section)]):
             console.print(sentence)
+    _show_across(console, found)
     for name, why in unusable(found, refused):
         console.print(f"invalid: {name}: {why}")
     console.print("\nFiles: " + "  ".join(os.path.relpath(path) for path in files))
+
+
+def _show_across(console: Console, found: Sequence[Section]) -> None:
+    for said, rows in across_tables(found):
+        _show_table(console, STILL, ACROSS, rows)
+        for sentence in said:
+            console.print(sentence, style="bold")
 
 
 def _show_table(console: Console, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -22,6 +22,7 @@ PROGRAM: dict[str, dict[str, Field]] = {
         "cpus": ("integer[]", "logical CPUs that it was allowed"),
         "threads": ("integer", "CPUs that it kept busy, on average, at least 1"),
         "proof": ("program_proof", "the arm's library, and each process that carried it or did not"),
+        "environment_bytes": ("integer", "of the environment that it was started with, zeros included: the same for all arms", 2),
         "run": ("program_run", "the run as a whole, by the kernel's account of the command and all that came of it"),
         "steps": ("program_steps?", "what `program.rate` found in its output; null where the run is the sample"),
         "values": ("number[]", "what `program.check` found, and how often, and the hash of its output: alike in every arm"),

@@ -124,7 +124,7 @@ PROOF = {
 def of_program(record: dict[str, Any]) -> dict[str, Any]:
     """As the driver makes it of what the watcher tells; a real one is in tests/integration/test_program.py."""
     job = to_dict(Job(program=Program(command=["true"])))
-    return {**record, "job": job, "ranks": [part_of(EVENT, PROOF, [2.5])]}
+    return {**record, "job": job, "ranks": [{**part_of(EVENT, PROOF, [2.5]), "environment_bytes": 4096}]}
 
 
 def test_a_programs_record_has_its_own_fields(of_program: dict[str, Any]) -> None:

@@ -1,0 +1,110 @@
+"""Two tables in words: "Does it still matter?" over several interpreters, and "What keeps memory here, and what that costs"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bench.analysis.across import Under, across_interpreters, keeping
+from bench.report.words import mebibytes, number
+from bench.schema.words import count, percent
+
+if TYPE_CHECKING:
+    from bench.analysis.grouping import Section
+    from bench.analysis.pairing import Pair
+
+STILL = "Does it still matter?"
+ACROSS = (
+    "Arm",
+    "PyTorch",
+    "Python",
+    "Reference",
+    "Sec/it",
+    "Gain",
+    "95 %",
+    "Faults of the reference",
+    "Blocks",
+    "Verdict",
+)
+KEEPS = "What keeps memory here, and what that costs"
+KEEPING = ("Arm", "Version", "Minor faults", "Kept", "Huge pages", "Peak RSS", "Peak memory", "Gain", "95 %", "Verdict")
+KEEPING_LEGEND = (
+    "Minor faults: of one micro-batch, or one step of a program. Kept: how much fewer they are than those of the arm that has most. Huge pages "
+    "need few faults for much memory, so an arm that has them may look as if it kept more. Peak memory: times the reference's."
+)
+ANSWER = {
+    "faster": "it still matters",
+    "slower": "it is a loss there",
+    "cannot tell": "not known yet, more blocks would tell",
+    "invalid": "no comparison is valid",
+}
+
+
+def gain_words(pair: Pair) -> tuple[str, str]:
+    """Gain and interval, as the comparison has them."""
+    if pair.ratio is None:
+        return "-", "-"
+    unknown = pair.ratio.low != pair.ratio.low or pair.ratio.says_nothing
+    return f"{pair.ratio.value:.2f}x", "unknown" if unknown else f"{pair.ratio.low:.2f} to {pair.ratio.high:.2f}"
+
+
+def across_tables(found: Sequence[Section]) -> list[tuple[list[str], list[list[str]]]]:
+    """Sentences, and rows of ACROSS, for each configuration that ran under several interpreters."""
+    return [(still_sentences(group), [across_row(one) for one in group]) for group in across_interpreters(found)]
+
+
+def across_row(one: Under) -> list[str]:
+    gain, limits = gain_words(one.pair)
+    blocks = str(one.pair.ratio.num_blocks) if one.pair.ratio else "-"
+    nodes = f", {one.pair.nodes} nodes" if one.pair.nodes > 1 else ""
+    return [
+        f"{one.pair.arm}{nodes}",
+        one.torch,
+        one.python,
+        f"{one.pair.reference} {number(one.reference_seconds)}",
+        number(one.seconds),
+        gain,
+        limits,
+        count(one.faults),
+        blocks,
+        one.pair.word,
+    ]
+
+
+def still_sentences(group: Sequence[Under]) -> list[str]:
+    """For each arm, what it was worth under the oldest PyTorch and what it is worth under the newest."""
+    said = []
+    for arm, nodes in dict.fromkeys((one.pair.arm, one.pair.nodes) for one in group):
+        rows = [one for one in group if (one.pair.arm, one.pair.nodes) == (arm, nodes)]
+        if len(rows) < 2:
+            continue
+        gains = ", ".join(
+            f"{' ['.join(gain_words(one.pair))}] under PyTorch {one.torch}" for one in (rows[0], rows[-1])
+        )
+        word = rows[-1].pair.word
+        answer = ANSWER.get(word, "it no longer matters" if word.startswith("no difference") else word)
+        said.append(f"{arm}{f' at {nodes} nodes' if nodes > 1 else ''}: {gains}: {answer}.")
+    return said
+
+
+def keeping_rows(section: Section) -> list[list[str]]:
+    """Rows of KEEPING, the smallest memory first."""
+    rows = []
+    for one in keeping(section):
+        gain, limits = gain_words(one.pair) if one.pair else ("1", "-")
+        memory = f"{1 / one.pair.memory.value:.2f}x" if one.pair and one.pair.memory else "1" if not one.pair else "-"
+        rows.append(
+            [
+                one.arm,
+                one.version[:24],
+                count(one.faults),
+                percent(one.kept_share),
+                mebibytes(one.huge_bytes),
+                mebibytes(one.peak_rss_bytes),
+                memory,
+                gain,
+                limits,
+                one.pair.word if one.pair else "reference",
+            ]
+        )
+    return rows
