@@ -52,23 +52,28 @@ class LeanAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float, dropped: float
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float, dropped: float, kept: bool
     ) -> Tensor:
-        # query, key, value: [S, B*heads, H/heads]; bias: [S, S]
+        """query, key, value: [S, B*heads, H/heads]; bias: [S, S]. ``kept``: whether there will be a backward, which wants the
+        probabilities and the noise of all heads. Without, as in the first pass under checkpointing, one head's room serves all."""
         sequence, heads, _ = query.shape
-        probs = torch.empty(heads, sequence, sequence)
+        probs = torch.empty(heads if kept else 1, sequence, sequence)
         noise = torch.empty(probs.shape, dtype=torch.float32) if dropped else None
-        drawn, scratch = (
-            (dropout.keys(heads), torch.empty(sequence, sequence, dtype=torch.int32)) if dropped else ([], None)
-        )
+        drawn = dropout.keys(heads) if dropped else []
+        room = torch.empty(sequence, sequence) if dropped and kept else None
         context = torch.empty_like(query, memory_format=torch.contiguous_format)
         for h in range(heads):
-            scores = torch.addmm(bias, query[:, h], key[:, h].t(), alpha=scale, out=probs[h])
+            at = h if kept else 0
+            scores = torch.addmm(bias, query[:, h], key[:, h].t(), alpha=scale, out=probs[at])
             torch._softmax(scores, -1, False, out=scores)
             if noise is not None:
-                scores = scores * dropout.noise_(noise[h], dropped, drawn[h], scratch)
+                # The probabilities themselves are wanted in the backward, so that their product with the noise has a room.
+                scores = torch.mul(
+                    scores, dropout.noise_(noise[at], dropped, drawn[h]), out=scores if room is None else room
+                )
             torch.mm(scores, value[:, h], out=context[:, h])
-        ctx.save_for_backward(query, key, value, probs, noise)
+        if kept:
+            ctx.save_for_backward(query, key, value, probs, noise)
         ctx.scale = scale
         return context
 
@@ -76,16 +81,18 @@ class LeanAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple:
         query, key, value, probs, noise = ctx.saved_tensors
         grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (query, key, value)]
+        grad_probs = torch.empty_like(probs[0])
+        room = None if noise is None else torch.empty_like(grad_probs)
         for h in range(probs.size(0)):
-            dropped = probs[h] if noise is None else probs[h] * noise[h]
+            dropped = probs[h] if noise is None else torch.mul(probs[h], noise[h], out=room)
             torch.mm(dropped.t(), grad[:, h], out=grads[2][:, h])
-            grad_probs = torch.mm(grad[:, h], value[:, h].t())
+            torch.mm(grad[:, h], value[:, h].t(), out=grad_probs)
             if noise is not None:
                 grad_probs.mul_(noise[h])
             grad_scores = torch._softmax_backward_data(grad_probs, probs[h], -1, OF_INPUT(probs[h]))
             torch.mm(grad_scores, key[:, h], out=grads[0][:, h])
             torch.mm(grad_scores.t(), query[:, h], out=grads[1][:, h])
-        return grads[0].mul_(ctx.scale), grads[1].mul_(ctx.scale), grads[2], None, None, None
+        return grads[0].mul_(ctx.scale), grads[1].mul_(ctx.scale), grads[2], None, None, None, None
 
 
 class LeanCrossEntropy(torch.autograd.Function):
@@ -121,7 +128,8 @@ class LeanOps:
 
     @staticmethod
     def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, layer_number: int, dropped: float) -> Tensor:
-        return LeanAttention.apply(query, key, value, mask, query.size(-1) ** -0.5, dropped)
+        kept = torch.is_grad_enabled()  # no longer known within forward
+        return LeanAttention.apply(query, key, value, mask, query.size(-1) ** -0.5, dropped, kept)
 
     @staticmethod
     def mlp(x: Tensor, up: nn.Linear, down: nn.Linear) -> Tensor:

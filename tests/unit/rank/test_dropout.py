@@ -16,7 +16,7 @@ DIGEST = "8b3797bed8701e8c04ed452f340194aaca0a8019fe6f5cb44a6509a8cf25f605"
 
 
 def noise(key: list[int], numel: int = N, dropped: float = DROPPED) -> torch.Tensor:
-    return dropout.noise_(torch.empty(numel), dropped, key, torch.empty(numel, dtype=torch.int32))
+    return dropout.noise_(torch.empty(numel), dropped, key)
 
 
 @pytest.fixture(scope="module")

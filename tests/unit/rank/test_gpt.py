@@ -15,7 +15,7 @@ from builders import SMALL
 from torch import Tensor
 
 from bench.rank.gpt import GPT, OPS
-from bench.rank.ops_lean import LeanCrossEntropy, LeanGelu
+from bench.rank.ops_lean import LeanCrossEntropy, LeanGelu, LeanOps
 from bench.rank.ops_megatron import MegatronGelu, MegatronOps
 from bench.schema.job import Model, Train
 
@@ -240,6 +240,24 @@ def test_bias_dropout_add(ops: str) -> None:
     gone = change.abs() < 1e-12
     assert gone.double().mean().item() == pytest.approx(0.2, abs=0.03)
     torch.testing.assert_close(change[~gone], ((x + bias) / 0.8)[~gone])
+
+
+@pytest.mark.parametrize(("kept", "large", "small"), [(True, 2, 3), (False, 0, 2)])
+def test_lean_attention_keeps_all_heads_only_for_a_backward(kept: bool, large: int, small: int) -> None:
+    """With a backward the probabilities and the noise of all heads, and three blocks of one head however many there are: the dropped
+    probabilities of the forward and of the backward, and the gradient (what softmax gives back is a block for each head). Without, as
+    in the first pass under checkpointing, two of one head."""
+    torch.set_default_dtype(torch.float32)
+    S, heads = 32, 5
+    inputs = [torch.rand(S, heads, 4, requires_grad=True) for _ in range(3)]
+    LeanOps.attention(*inputs, LeanOps.mask(1, S), 1, 0.1)  # the numbers of the places are made once
+    mask = LeanOps.mask(1, S)
+    with torch.autograd.profiler.profile(profile_memory=True) as profile, torch.set_grad_enabled(kept):
+        context = LeanOps.attention(*inputs, mask, 1, 0.1)
+        if kept:
+            context.sum().backward()
+    found = Counter(event.nbytes() // 4 for event in profile.kineto_results.events() if event.name() == "[memory]")
+    assert (found[heads * S * S], found[S * S]) == (large, small + (heads if kept else 0))
 
 
 def blocks(layers: int) -> Counter[int]:
