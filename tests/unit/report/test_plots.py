@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 import re
 import xml.etree.ElementTree as ElementTree
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,14 @@ def drawn(one: Section, prefix: str = "s0-") -> dict[str, str]:
     return {plot.name[len(prefix) :]: plot.svg for plot in plots(one, prefix)}
 
 
+@cache
+def pictures(**how: Any) -> dict[str, str]:
+    """Those of `section`, which several tests look at: drawing them takes a second."""
+    return drawn(section(**how))
+
+
 def test_every_picture_is_whole_and_labelled_with_units():
-    found = drawn(section(nodes=(1, 2)))
+    found = pictures(nodes=(1, 2))
     words = {
         "gains": "time of glibc / time of the arm",
         "phases": "seconds per iteration",
@@ -58,14 +65,15 @@ def test_every_picture_is_whole_and_labelled_with_units():
 
 
 def test_ids_are_unique_over_all_pictures_of_a_page_and_references_resolve():
-    page = "".join(plot.svg for prefix in ("s0-", "s1-") for plot in plots(section(), prefix))
+    two = sections(b.study(OUT, {"glibc": {}, "tcmalloc": {}}, blocks=2), "glibc")[0]
+    page = "".join(plot.svg for prefix in ("s0-", "s1-") for plot in plots(two, prefix))
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'(?:href="|url\()#([^")]+)', page)) <= set(ids)
 
 
 def test_pictures_need_nothing_from_outside_and_are_the_same_each_time():
-    one, again = drawn(section()), drawn(section())
+    one, again = pictures(), drawn(section())
     assert one == again
     for svg in one.values():
         outside = re.findall(r'https?://[^\s"<]+', svg)
@@ -83,21 +91,22 @@ def test_arms_differ_by_marker_and_libraries_by_colour():
 def test_published_curves_stand_only_beside_the_published_workload():
     made = [b.record(OUT, b.job(arm, r, **REAL)) for r in range(2) for arm in ("glibc", "tcmalloc")]
     assert "published glibc (A64FX)" in texts(drawn(sections(made, "glibc")[0])["against_nodes"])
-    assert "published" not in texts(drawn(section(nodes=(1, 2)))["against_nodes"])
+    assert "published" not in texts(pictures(nodes=(1, 2))["against_nodes"])
 
 
 def test_one_number_of_nodes_of_another_workload_is_no_curve():
-    assert "against_nodes" not in drawn(section())
+    assert "against_nodes" not in pictures()
 
 
 def test_predictions_need_three_real_numbers_of_nodes_and_are_marked():
     three = section(nodes=(1, 2, 4))
-    assert "prediction, no result" in texts(drawn(three)["against_nodes"])
-    (caption,) = [plot.caption for plot in plots(three) if plot.name == "against_nodes"]
+    (plot,) = [plot for plot in plots(three) if plot.name == "against_nodes"]
+    caption = plot.caption
+    assert "prediction, no result" in texts(plot.svg)
     assert scaling.track_record() in caption and "beyond twice the largest measured number of nodes" in caption
     curves = {arm: [c for c in three.cells if c.arm == arm] for arm in three.arms}
     assert {arm: [p.nodes for p in ahead] for arm, ahead in predictions(curves).items()} == dict.fromkeys(FOUR, [4, 8])
-    assert "prediction" not in texts(drawn(section(nodes=(1, 2)))["against_nodes"])
+    assert "prediction" not in texts(pictures(nodes=(1, 2))["against_nodes"])
     assert predictions({"glibc": [c for c in section(nodes=(1, 2, 4), simulated=True).cells if c.arm == "glibc"]}) == {}
 
 
@@ -111,7 +120,7 @@ def test_no_valid_record_no_picture():
 
 
 def test_a_job_without_a_price_of_a_fault_has_no_tax_bar():
-    assert "page faults (estimate)" in texts(drawn(section())["phases"])
+    assert "page faults (estimate)" in texts(pictures()["phases"])
     assert "page faults (estimate)" not in texts(drawn(section(fault_seconds=None))["phases"])
 
 
