@@ -19,9 +19,19 @@ from statistics import fmean, median
 from scipy.special import bdtrik
 
 from bench.schema.records import Record
-from bench.schema.words import count, percent, seconds
 
 PHASES = ("forward", "backward", "sync", "optimizer")  # of our own workload; a program has one, its step or its run
+# What page faults have to do with a difference, the first that holds.
+STATES = (
+    "no sure difference",  # there is nothing to explain
+    "no price",  # no rank measured what a fault costs
+    "price in the noise",  # the noise of this host is larger than a fault's cost
+    "not faults",  # the faster arm takes as many faults, or more
+    "clock disagrees",  # the kernel's clock does not bear the model out
+    "more than all",  # a fault costs less in the program than alone, or the rest is lost elsewhere
+    "faults",
+)
+NOTHING = 0.005  # a share this small is none
 ENOUGH = 0.8  # a smaller share calls for what else it is
 AGREE = 0.15  # of the difference: the model may be so far from the kernel's clock, beyond its own range, and still be believed
 
@@ -55,7 +65,27 @@ class Cause:
     threads: int
     huge_bytes: tuple[int, int]  # transparent huge pages in use at the end: reference, arm
     share_range: tuple[float, float] | None = None  # smallest and largest share, over the blocks and the prices seen
-    sentence: str = ""
+    sure: bool = True  # whether the verdict is that one of the two is faster
+
+    @property
+    def state(self) -> str:
+        """One of STATES."""
+        if not self.sure:
+            return "no sure difference"
+        if self.share is None or self.fault_seconds is None:
+            return "no price"
+        if self.fault_seconds <= 0:
+            return "price in the noise"
+        if self.share <= NOTHING:
+            return "not faults"
+        if not self.agrees:
+            return "clock disagrees"
+        return "more than all" if self.share > 1 + NOTHING else "faults"
+
+    @property
+    def leaves_a_rest(self) -> bool:
+        """Whether what else it is must be said."""
+        return self.share is not None and (self.share < ENOUGH or not self.agrees)
 
     @property
     def tax_seconds(self) -> float | None:
@@ -88,10 +118,6 @@ class Cause:
             return False
         return self.share_range[0] - AGREE <= self.kernel_share <= self.share_range[1] + AGREE
 
-    @property
-    def unit(self) -> str:
-        return f"a {self.phases[0].name}" if len(self.phases) == 1 else "an iteration"
-
     def _of_difference(self, seconds: float | None) -> float | None:
         return None if seconds is None or self.seconds == 0 else seconds / self.seconds
 
@@ -116,8 +142,8 @@ def total(record: Record, counter: str) -> float:
     return sum(phase[counter] for phase in record["derived"]["phases"].values())
 
 
-def explain(reference: Sequence[Record], arm: Sequence[Record], reference_name: str, arm_name: str, word: str) -> Cause:
-    """Both arms' records of the same blocks, in the same order; ``word`` is the verdict's."""
+def explain(reference: Sequence[Record], arm: Sequence[Record], sure: bool = True) -> Cause:
+    """Both arms' records of the same blocks, in the same order; ``sure``: whether the verdict is that one of the two is faster."""
 
     def saved(value: str, phase: str | None = None) -> float:
         def of(record: Record) -> float:
@@ -134,7 +160,7 @@ def explain(reference: Sequence[Record], arm: Sequence[Record], reference_name: 
     huge = tuple(
         max(rank.get("huge_bytes") or 0 for record in side for rank in record["ranks"]) for side in (reference, arm)
     )
-    cause = Cause(
+    return Cause(
         seconds=fmean(r["derived"]["sec_per_it"] for r in reference) - fmean(r["derived"]["sec_per_it"] for r in arm),
         minor_faults=saved("minor_faults"),
         fault_seconds=price,
@@ -146,8 +172,8 @@ def explain(reference: Sequence[Record], arm: Sequence[Record], reference_name: 
         threads=reference[0]["ranks"][0]["threads"],
         huge_bytes=(huge[0], huge[1]),
         share_range=_share_range(reference, arm, both),
+        sure=sure,
     )
-    return Cause(**{**cause.__dict__, "sentence": sentence(cause, reference_name, arm_name, word)})
 
 
 def _share_range(
@@ -162,82 +188,3 @@ def _share_range(
         if gone and prices:
             shares += [faults * price / gone for price in median_limits(prices)]
     return (min(shares), max(shares)) if shares else None
-
-
-def sentence(cause: Cause, reference: str, arm: str, word: str) -> str:
-    """The cause in words, with the figures that it rests on."""
-    if word not in ("faster", "slower"):
-        return (
-            f"{arm} against {reference}: there is no sure difference to explain; {arm} takes {count(abs(cause.minor_faults))} minor faults "
-            f"{cause.unit} {'fewer' if cause.minor_faults >= 0 else 'more'}."
-        )
-    if cause.share is None or cause.tax_seconds is None or cause.fault_seconds is None:
-        return (
-            f"{arm} against {reference}: the cost of a fault was not measured, so that the difference is not explained."
-        )
-    if cause.fault_seconds <= 0:
-        return (
-            f"{arm} against {reference}: the cost of a fault drowns in the noise of this host (median {cause.fault_seconds * 1e6:.2f} µs), "
-            "so that the difference is not explained."
-        )
-    what = "gain" if cause.seconds > 0 else "loss"
-    compared = "fewer" if cause.minor_faults > 0 else "more"
-    gone = f"{seconds(abs(cause.seconds))} {'gained' if cause.seconds > 0 else 'lost'} {cause.unit}"
-    figures = (
-        f"{count(abs(cause.minor_faults))} {compared} minor faults at {cause.fault_seconds * 1e6:.2f} µs each are "
-        f"{seconds(abs(cause.tax_seconds))} of the {gone}"
-    )
-    words = [_by_clock(cause, arm, what)]
-    low, high = cause.share_range or (cause.share, cause.share)
-    share = f"{percent(cause.share)} of it ({percent(low)} to {percent(high)} over the blocks and the prices seen)"
-    if cause.share <= 0.005:
-        words.append(
-            f"Page faults do not explain the {what}: {arm} takes {count(abs(cause.minor_faults))} minor faults {cause.unit} {compared} "
-            f"than {reference}."
-        )
-    elif not cause.agrees:
-        words.append(
-            f"The model of page faults does not agree with that clock: {figures}, which would be {share}; so the {what} is not put down to "
-            "page faults."
-        )
-    elif cause.share > 1.005:
-        words.append(
-            f"Page faults account for more than all of the {what}: {figures}, {share}; a fault costs less in the program than alone, or the "
-            "rest is lost elsewhere."
-        )
-    else:
-        left = abs(cause.seconds) - abs(cause.tax_seconds)
-        words.append(f"By the model that is page faults: {figures}, {share}; {seconds(left)} are left unexplained.")
-    if cause.share < ENOUGH or not cause.agrees:
-        words.append(_what_else(cause))
-    return " ".join(words)
-
-
-def _by_clock(cause: Cause, arm: str, what: str) -> str:
-    kernel, user = cause.kernel_share or 0.0, cause.user_share or 0.0
-    return (
-        f"{arm}: by the kernel's own clock {percent(kernel)} of the {what} of {seconds(abs(cause.seconds))} is time in the kernel, "
-        f"{percent(user)} in the program, {percent(1 - kernel - user)} waiting."
-    )
-
-
-def _what_else(cause: Cause) -> str:
-    """Evidence for what the tax leaves over: the phase it is in, and the kind of time that it is."""
-    most = max(cause.phases, key=lambda phase: phase.left_seconds * (1 if cause.seconds > 0 else -1))
-    where = f"Most of the rest is in the {most.name} phase" if len(cause.phases) > 1 else "The rest"
-    words = f"{where} ({seconds(abs(most.left_seconds))})"
-    tax = abs(cause.tax_seconds or 0.0)
-    in_kernel = abs(cause.system_seconds) / cause.threads - tax
-    if cause.system_seconds * cause.seconds > 0 and in_kernel > 0:
-        words += f"; {seconds(in_kernel)} of it the kernel did work for beyond the price of these faults"
-    if cause.user_seconds * cause.seconds > 0:
-        words += f"; {seconds(abs(cause.user_seconds) / cause.threads)} is the program's own time, as when caches must be filled again"
-    waiting = cause.seconds - (cause.system_seconds + cause.user_seconds) / cause.threads
-    if waiting * cause.seconds > 0 and abs(waiting) > 0.05 * abs(cause.seconds):
-        words += f"; {seconds(abs(waiting))} is cores that wait, as when one thread faults and the others have nothing to do meanwhile"
-    if max(cause.huge_bytes) > 64 << 20:
-        before, after = (size / 2**20 for size in cause.huge_bytes)
-        words += (
-            f"; and huge pages served {after:,.0f} MiB in place of {before:,.0f}, which saves address translation too"
-        )
-    return words + "."

@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.analysis import stats
 from bench.analysis.cause import Cause, explain
-from bench.analysis.cells import Cell, block_of, nodes_text
+from bench.analysis.cells import Cell, block_of
 
 LOSS_TOLERANCE = 1e-5  # relative; another allocator moves addresses, and alignment may change a vector loop's order
 
@@ -27,32 +27,6 @@ class Losses:
     largest_difference: float  # relative
     disagreeing: tuple[str, ...]  # arms
     of_program: bool = False  # then the values are what program.check finds in its output
-
-    @property
-    def sentence(self) -> str:
-        where = f"At {nodes_text(self.nodes, self.simulated)}"
-        if self.of_program:
-            return self._of_values()
-        if self.num_records < 2:
-            return f"{where} there is one record, so no losses to compare."
-        if self.disagreeing:
-            return (
-                f"{where} the losses of {', '.join(self.disagreeing)} disagree (by up to {self.largest_difference:.2g} relative): "
-                "they did not do the same work, and no comparison with them is valid."
-            )
-        return f"{where} all {self.num_records} records follow the same losses, {self.agreement} ({self.num_compared} values compared)."
-
-    def _of_values(self) -> str:
-        if self.disagreeing:
-            differ = f"{self.largest_difference:.2g} relative"
-            return f"{', '.join(self.disagreeing)} printed other values (by up to {differ}): no comparison is valid."
-        if not self.num_compared:
-            return f"All {self.num_records} runs ended as they should; what they computed was not compared (check='REGEX' compares a value)."
-        return f"All {self.num_records} runs printed the same values, {self.agreement} ({self.num_compared} compared)."
-
-    @property
-    def agreement(self) -> str:
-        return "bit for bit" if self.bit_for_bit else f"to {self.largest_difference:.1g} relative, not bit for bit"
 
 
 @dataclass(frozen=True)
@@ -71,18 +45,6 @@ class Pair:
     memory_sentence: str = ""
     cause: Cause | None = None
     unpaired_blocks: int = 0
-
-
-def losses_sentences(checks: Sequence[Losses]) -> list[str]:
-    """One for each number of nodes; one for all of them where all is well."""
-    several = [check for check in checks if check.num_records > 1]
-    if len(several) > 1 and not any(check.disagreeing for check in several):
-        worst = max(several, key=lambda check: check.largest_difference)
-        return [
-            f"At each number of nodes all records follow the same losses, {worst.agreement} "
-            f"({sum(check.num_compared for check in several)} values compared)."
-        ]
-    return [check.sentence for check in checks]
 
 
 def check_losses(cells: Sequence[Cell], reference: str) -> Losses:
@@ -175,6 +137,6 @@ def pair(base: Cell, cell: Cell, losses: Losses) -> Pair:
         ratio,
         memory,
         of_memory.sentence,
-        explain(ours, theirs, base.arm, cell.arm, verdict.word),
+        explain(ours, theirs, verdict.word in ("faster", "slower")),
         len(set(blocks[0]) ^ set(blocks[1])),
     )

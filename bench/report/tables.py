@@ -12,7 +12,6 @@ from bench.analysis.cause import (
     Phase,
 )
 from bench.analysis.cells import nodes_text
-from bench.analysis.pairing import losses_sentences
 from bench.schema.words import count, percent, seconds
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from bench.analysis.grouping import Section
     from bench.analysis.pairing import Pair
 from bench.analysis.published import published_gain, published_seconds
+from bench.report.sentences import cause_sentence, losses_sentences
 from bench.report.words import (
     frequency_text,
     interval_text,
@@ -227,7 +227,7 @@ def notes_of(section: Section) -> list[str]:
 
 
 def cause_sentences(section: Section) -> list[str]:
-    return [_capital(f"{_at(section, c)}{c.cause.sentence}") for c in section.pairs if c.cause]
+    return [_capital(f"{_at(section, c)}{cause_sentence(c.cause, c.reference, c.arm)}") for c in section.pairs if c.cause]
 
 
 def memory_sentences(section: Section) -> list[str]:

@@ -8,6 +8,7 @@ import builders as b
 import pytest
 
 from bench.analysis.grouping import sections
+from bench.report.sentences import losses_sentences
 
 OUT = Path("/results/main")
 FAST = {"glibc": {"seconds": 0.2}, "tcmalloc": {"seconds": 0.1}}
@@ -110,7 +111,7 @@ def test_losses_that_disagree_make_the_comparison_invalid_by_name():
     assert words == {"tcmalloc": "faster", "tcmalloc_release": "invalid"}
     (wrong,) = [c for c in section.pairs if c.invalid]
     assert wrong.ratio is None and "tcmalloc_release disagree" in wrong.sentence
-    assert section.losses[0].disagreeing == ("tcmalloc_release",) and "tcmalloc_release" in section.losses[0].sentence
+    assert section.losses[0].disagreeing == ("tcmalloc_release",) and "tcmalloc_release" in losses_sentences(section.losses)[0]
 
 
 def test_a_reference_that_disagrees_with_itself_spoils_every_comparison():
@@ -121,7 +122,7 @@ def test_a_reference_that_disagrees_with_itself_spoils_every_comparison():
 @pytest.mark.parametrize("shift, words", [(0.0, "bit for bit"), (1e-6, "not bit for bit")])
 def test_losses_say_whether_bit_for_bit(shift, words):
     section = only(b.study(OUT, {"glibc": {}, "tcmalloc": {"loss_shift": shift}}))
-    assert section.pairs[0].word != "invalid" and words in section.losses[0].sentence
+    assert section.pairs[0].word != "invalid" and words in losses_sentences(section.losses)[0]
     assert section.losses[0].bit_for_bit is (shift == 0)
 
 
