@@ -41,6 +41,7 @@ PARTS = {
     "container_overhead": Part("the same job in Docker and in Apptainer: the same losses, times within 2 %", "15 min"),
     "answer": Part("the ratio of the real model is known to 4 % within the minutes given", "15 min"),
     "same_arm": Part("one arm under two names is not called a difference", "20 min"),
+    "faults": Part("no record lost, no hang, no process left, no wrong figure over faults at random moments", "10 min"),
 }  # fmt: skip
 
 

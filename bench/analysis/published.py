@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.paths import PUBLISHED
 from bench.schema.errors import ConfigError
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from bench.analysis.grouping import Section
     from bench.analysis.pairing import Pair
 
+PLAIN = r"[0-9]*\.?[0-9]*([eE][+-]?[0-9]+)?"
+MOST_NODES = 1 << 20
 NEEDED = ("allocator", "nodes", "sec_per_it")
 
 
@@ -33,14 +36,34 @@ def published_rows(path: Path | None = None) -> list[Row]:
     """Every row of the table. Raises ConfigError, in one sentence with the line, the column and the value, for what is no table."""
     path = path or PUBLISHED
     lines = csv.reader(io.StringIO(_text(path)))
-    columns = [name.strip() for name in next(lines, [])]
+    try:
+        return _rows(path, lines)
+    except csv.Error as error:
+        raise ConfigError(
+            f"{path}, line {lines.line_num}: this is not CSV ({error}): save it as CSV in UTF-8."
+        ) from error
+
+
+def _check_columns(path: Path, columns: list[str]) -> None:
     if "record" in columns:
         raise ConfigError(
             f"{path} is a summary of records: name its folder, {path.parent}, which has their intervals too."
         )
     missing = [column for column in NEEDED if column not in columns]
+    if missing and len(columns) == 1 and ";" in columns[0]:
+        raise ConfigError(
+            f"{path}, line 1: its cells stand between semicolons: save it with commas between them, and points in numbers."
+        )
     if missing:
         raise ConfigError(f"{path} has no column {missing[0]}: a table needs {', '.join(NEEDED)}.")
+    twice = [column for column in NEEDED if columns.count(column) > 1]
+    if twice:
+        raise ConfigError(f"{path}, line 1: there are {columns.count(twice[0])} columns {twice[0]}: keep one of them.")
+
+
+def _rows(path: Path, lines: Any) -> list[Row]:
+    columns = [name.strip() for name in next(lines, [])]
+    _check_columns(path, columns)
     rows: dict[tuple[str, int], tuple[int, Row]] = {}
     for cells in lines:
         if not any(cell.strip() for cell in cells):
@@ -53,8 +76,8 @@ def published_rows(path: Path | None = None) -> list[Row]:
             )
         values = dict(zip(columns, (cell.strip() for cell in cells)))
         nodes = _number(where, "nodes", values["nodes"])
-        if nodes != int(nodes):
-            raise ConfigError(f"{where}, column nodes: {values['nodes']!r} is not a whole number.")
+        if nodes != int(nodes) or nodes > MOST_NODES:
+            raise ConfigError(f"{where}, column nodes: {values['nodes']!r} is not a whole number of nodes.")
         row = Row(
             values["allocator"],
             int(nodes),
@@ -77,6 +100,8 @@ def _text(path: Path) -> str:
             f"{path} is a folder, but has the name of a table: name the table in it, or rename the folder."
         )
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for, for ever
+            raise ConfigError(f"{path} is not a file.")
         return path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
     except UnicodeDecodeError as error:
         raise ConfigError(
@@ -88,7 +113,9 @@ def _text(path: Path) -> str:
 
 def _number(where: str, column: str, text: str) -> float:
     try:
-        value = float(text)
+        value = (
+            float(text) if re.fullmatch(PLAIN, text) else math.nan
+        )  # Python would take 1_020 and other scripts' digits too
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value > 0):

@@ -40,6 +40,8 @@ def files_of(group: str) -> list[Path]:
 def load(path: Path) -> dict[str, Any]:
     """The keys and values of one file. Raises ConfigError, with file and line, for one that YAML cannot read."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for, for ever
+            raise ConfigError(f"{path} is not a file.")
         content = path.read_bytes()
         content.decode("utf-8")
         found = OmegaConf.load(path)

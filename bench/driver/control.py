@@ -52,9 +52,7 @@ class Leader:
     def _gather(self, hello: Hello, timeout_seconds: float) -> None:
         """Answer the copies only when all have said hello: if one refuses, all get its sentence at once, and none waits for a timeout."""
         assert self.secret is not None
-        deadline, wrong = time.monotonic() + timeout_seconds, hello.get("refused")
-        if wrong:  # the others must know whose it is
-            wrong = f"{hello['facts']['hostname']}: {wrong}"
+        deadline, wrong = time.monotonic() + timeout_seconds, refusal_of(hello)
         known: dict[int, dict[str, Any]] = {0: hello["facts"]}
         with listening(self.copy) as listener, contextlib.ExitStack() as unless_welcome:
             door = Door(listener, self.secret, timeout_seconds)
@@ -203,6 +201,12 @@ class Door:
             self.free.release()
 
 
+def refusal_of(hello: Hello) -> str | None:
+    """Why this copy does not take part, and on which host; None if it does."""
+    refused = hello.get("refused")
+    return f"{hello['facts']['hostname']}: {refused}" if refused else None
+
+
 def better(outcome: Outcome, other: str | None) -> Outcome:
     """The more telling of two errors: who was killed, or is gone, explains who lost a connection."""
     if other and (
@@ -221,8 +225,8 @@ def disagreement(leader: Hello, follower: Hello, known: Mapping[int, Mapping[str
     """What keeps this follower from taking part: its host refused, its number or its cores are another's (``known``: facts by
     number), or something that must be the same on all nodes before anything runs is not. One sentence, or None."""
     host, other_host = leader["facts"]["hostname"], follower["facts"]["hostname"]
-    if follower.get("refused"):
-        return f"{other_host}: {follower['refused']}"
+    if refused := refusal_of(follower):
+        return refused
     if follower["node_rank"] in known:
         return f"two copies say that they are node {follower['node_rank']}, one of them on {other_host}: give each its own number."
     for what, value in leader["same"].items():

@@ -27,6 +27,7 @@ class Copy:
     master_name: str = field(default="", compare=False)  # as it was given, before it was resolved
 
 
+MOST_COPIES = 1 << 20
 OURS = ("BENCH_NODE_RANK", "BENCH_NUM_NODES", "BENCH_MASTER_ADDR", "BENCH_MASTER_PORT", "BENCH_TOKEN")
 # launcher: (variable of the number, variable of how many, variables that may name the first node's address)
 LAUNCHERS = {
@@ -69,6 +70,8 @@ def which_copy(environ: Mapping[str, str]) -> Copy:
                 f"{rank}={environ[rank]!r} and {size}={environ[size]!r} must be whole numbers: which copy of how many."
             )
         node_rank, num_copies = int(environ[rank]), int(environ[size])
+        if num_copies > MOST_COPIES:
+            raise ConfigError(f"{size}={environ[size][:40]} cannot be: more than {MOST_COPIES} copies.")
         if not 0 <= node_rank < num_copies:
             raise ConfigError(f"{rank}={node_rank} must be at least 0 and less than {size}={num_copies}.")
         if num_copies == 1:
@@ -128,7 +131,7 @@ def refuse_half_said(environ: Mapping[str, str]) -> None:
 
 
 def nodes_in(path: str) -> set[str]:
-    with contextlib.suppress(OSError), open(path, errors="replace") as lines:
+    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as lines:
         return {words[0] for line in lines if (words := line.split())}
     return set()
 
@@ -180,7 +183,7 @@ def master_port(launcher: str, environ: Mapping[str, str]) -> int:
     # Of the secret's words, so that two users on one login node do not meet. torchrun itself listens on MASTER_PORT.
     token = environ.get("BENCH_TOKEN")
     words = ["token", token] if token else job_words(launcher, environ)
-    return 20000 + int(hashlib.sha256(".".join(words).encode()).hexdigest(), 16) % 10000
+    return 20000 + int(hashlib.sha256(".".join(words).encode(errors="surrogateescape")).hexdigest(), 16) % 10000
 
 
 def chosen_interface(asked: str | None, address: str, environ: Mapping[str, str]) -> str | None:

@@ -88,6 +88,8 @@ def key_of_record(record: records.Record) -> str:
 def answer(path: Path, job: Job, hosts: Sequence[Mapping[str, Any]], say: Say) -> records.Record | None:
     """The valid record of ``job`` at ``path`` that answers it here and now, if there is one. One of other hosts, or of other
     code, is kept, out of the way, and comes back when the sweep does."""
+    if path.is_dir():  # no record could be put in its place
+        raise RecordError(f"{path} is a folder: move it away.")
     code = measured_code()
     here = key_of(hosts, code, library_here(job.allocator))
     record = valid_record(path, job, say)

@@ -180,7 +180,7 @@ def enter(sock: socket.socket, secret: Secret, timeout_seconds: float) -> Connec
 def closed_if_refused(sock: socket.socket) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last of JSON that is nested deeply
         sock.close()
         raise Refused(str(error)) from error
     except Refused:

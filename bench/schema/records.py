@@ -43,7 +43,7 @@ def write_text(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "w") as f:
+        with open(beside, "w", encoding="utf-8") as f:  # whatever the locale says: a record is read on other hosts
             f.write(text)
             f.flush()
             os.fsync(f.fileno())
@@ -161,7 +161,9 @@ def collect(directories: Iterable[Path]) -> Found:
     everything: list[Record] = []
     refused, other = [], []
     paths = {
-        path.resolve(): path for directory in directories for path in sorted(Path(directory).glob("**/record*.json"))
+        os.path.realpath(path): path  # not Path.resolve, which fails where a link leads to itself
+        for directory in directories
+        for path in sorted(Path(directory).glob("**/record*.json"))
     }
     for path in paths.values():  # one folder may lie inside another
         if path.name != RECORD_NAME and not SET_ASIDE_NAME.fullmatch(path.name):

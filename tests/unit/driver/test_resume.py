@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from bench.driver import resume, sweep
-from bench.driver.resume import locked, measured_code
+from bench.driver.resume import answer, locked, measured_code
 from bench.host import likeness
 from bench.schema import records
-from bench.schema.errors import ConfigError
+from bench.schema.errors import ConfigError, RecordError
 from bench.schema.job import Allocator, Job
 
 Sweep = Callable[..., tuple[int, list[Job], list[dict[str, Any]]]]
@@ -181,3 +181,10 @@ def test_results_that_cannot_be_written_are_refused_before_anything_runs(tmp_pat
         locked(tmp_path / "file" / "main", print),
     ):
         pass
+
+
+def test_a_folder_in_the_place_of_a_record_is_said_before_the_job_is_measured(tmp_path: Path, small_job: Job) -> None:
+    """Nothing can be renamed over it: each start would measure the job again and lose it."""
+    (tmp_path / "record.json").mkdir()
+    with pytest.raises(RecordError, match="record.json is a folder: move it away"):
+        answer(tmp_path / "record.json", small_job, [], print)

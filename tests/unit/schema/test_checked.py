@@ -190,3 +190,17 @@ def test_a_record_of_a_later_version_is_refused_by_name_and_the_rest_is_shown(tm
     found, refused = records.read_all([tmp_path])
     assert len(found) == 1 and [path.parent.name for path, _ in refused] == ["b"]
     assert "written by 9.9" in refused[0][1] and "newer is not a key of this version's jobs" in refused[0][1]
+
+
+def test_a_link_to_itself_is_refused_and_the_rest_is_read(tmp_path: Path) -> None:
+    records.write(tmp_path / "a/record.json", SOUND)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/record.json").symlink_to("record.json")
+    found, refused = records.read_all([tmp_path])
+    assert len(found) == 1 and [path.parent.name for path, _ in refused] == ["b"]
+
+
+def test_a_record_is_utf_8_whatever_the_locale_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("_bootlocale.getpreferredencoding", lambda do_setlocale=True: "ascii")
+    records.write_text(tmp_path / "table.md", "1.0 ± 0.1 → é")
+    assert (tmp_path / "table.md").read_bytes().decode("utf-8") == "1.0 ± 0.1 → é"

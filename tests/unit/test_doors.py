@@ -1,0 +1,295 @@
+"""Every door by which words from outside come in: tables, files of YAML, overrides, node lists, a launcher's variables, the wire.
+
+Whatever comes, what is given back is sound, or there is one sentence. Records and jobs have theirs in schema/test_checked.py.
+BENCH_EXAMPLES=10000 looks longer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from copies import SECRET
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bench.analysis.published import published_rows
+from bench.config import compose, files
+from bench.config.words import own_folder, refuse_flags
+from bench.driver import launcher, wire
+from bench.driver.launcher import Copy, first_host, which_copy
+from bench.schema.errors import ConfigError
+from bench.schema.job import Job
+
+EXAMPLES = settings(
+    max_examples=int(os.environ.get("BENCH_EXAMPLES", "200")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+NUMBERS = st.sampled_from(
+    "0 1 -1 007 1.5 1,5 1_000 1.020,3 1e3 1e400 nan inf -inf 0x10 ² ١ １ 99999999999999999999999 1e-400 +1 . e5 1e 1.".split()
+    + [""]
+)
+# What a variable or a word of the command line can hold: no NUL, and bytes that are no UTF-8.
+WORDS = st.text(st.characters(blacklist_characters="\0"), max_size=20)
+
+
+def in_one_sentence(call: Any, given: str = "") -> Any:
+    """What the call gives, or None where it refuses. A line break of the user's own in ``given`` is escaped where it is printed."""
+    try:
+        return call()
+    except ConfigError as error:
+        assert "\n" not in str(error) or not given.isprintable(), str(error)
+        return None
+
+
+# Tables
+
+CELL = (
+    NUMBERS
+    | st.sampled_from(['"', '"a', ";", "\r", "glibc", "=1+1", "a" * 200_000, "\ufeff", "nodes", "sec_per_it"])
+    | st.text(max_size=5)
+)
+TABLE = st.lists(st.lists(CELL, max_size=4), max_size=5).map(lambda rows: "\n".join(",".join(row) for row in rows))
+
+
+@given(
+    head=st.sampled_from(["", "\ufeff", "allocator,nodes,sec_per_it\n", "\ufeffallocator,nodes,sec_per_it,,\r\n"]),
+    table=TABLE,
+    codec=st.sampled_from(["utf-8", "utf-16", "latin-1"]),
+)
+@EXAMPLES
+def test_any_table_is_rows_or_a_sentence(tmp_path: Path, head: str, table: str, codec: str) -> None:
+    path = tmp_path / "table.csv"
+    path.write_bytes((head + table).encode(codec, errors="replace"))
+    for row in in_one_sentence(lambda: published_rows(path)) or []:
+        assert row.allocator and 0 < row.nodes <= 1 << 20 and 0 < row.sec_per_it < float("inf")
+
+
+@given(data=st.binary(max_size=40))
+@EXAMPLES
+def test_any_file_is_a_table_or_a_sentence(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "table.csv"
+    path.write_bytes(data)
+    assert not in_one_sentence(lambda: published_rows(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("allocator,nodes,sec_per_it\nglibc,1,\0", "line 2: this is not CSV|column sec_per_it"),
+        (f"allocator,nodes,sec_per_it\n{'a' * 200_000},1,2", r"line 2: this is not CSV \(field larger"),
+        ("allocator;nodes;sec_per_it\nglibc;1;1,5", "line 1: its cells stand between semicolons"),
+        ("allocator,nodes,nodes,sec_per_it\nglibc,1,2,3", "line 1: there are 2 columns nodes"),
+        ("allocator,nodes,sec_per_it\nglibc,1,1_020", "column sec_per_it: '1_020' is not a positive number"),
+        ("allocator,nodes,sec_per_it\nglibc,1e300,2", "column nodes: '1e300' is not a whole number"),
+    ],
+    ids=["NUL", "long", "semicolons", "twice", "underscore", "nodes"],
+)
+def test_a_table_of_a_spreadsheet_is_refused_by_its_place(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        published_rows(tmp_path / "t.csv")
+
+
+def test_a_pipe_is_no_file_of_any_kind(tmp_path: Path) -> None:
+    """It would be waited for, for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    for read in (published_rows, files.load):
+        with pytest.raises(ConfigError, match="is not a file"):
+            read(tmp_path / "pipe")
+
+
+# Files of YAML
+
+LINE = st.sampled_from(
+    [
+        "name: mine",
+        "env:",
+        "  A: b",
+        "\tA: b",
+        "- x",
+        "? [a]",
+        ": b",
+        "a: &x [*x]",
+        "<<: *x",
+        "!!python/object:os.system x",
+        "d: 2026-99-99",
+        "e: .nan",
+        "0x: 1",
+    ]
+    + [
+        'q: "open',
+        "i: ${oc.env:HOME}",
+        "i: ${",
+        "%TAG",
+        "---",
+        "...",
+        "{",
+        "a: 1",
+        "a: 2",
+        "null: 1",
+        "1.5: 2",
+        "n: 1e999",
+        "b: !!binary $",
+        "\ufeffname: x",
+        "x: \x07",
+    ]
+) | st.text(max_size=8)
+
+
+@given(
+    lines=st.lists(LINE, max_size=5),
+    end=st.sampled_from(["\n", "\r\n", "\r"]),
+    codec=st.sampled_from(["utf-8", "utf-16", "latin-1"]),
+)
+@EXAMPLES
+def test_any_file_of_yaml_is_keys_or_a_sentence(tmp_path: Path, lines: list[str], end: str, codec: str) -> None:
+    path = tmp_path / "arm.yaml"
+    path.write_bytes(end.join(lines).encode(codec, errors="replace"))
+    assert isinstance(in_one_sentence(lambda: files.load(path)) or {}, dict)
+
+
+# Overrides
+
+KEYS = (
+    st.sampled_from(
+        "nodes repeat seed study model train.lr train.dropout +allocator allocator.env allocator.name measure launch ~model ++nodes +x".split()
+        + ["hydra.run.dir", "sweep.max_minutes", "allocator@x", "experiment"]
+    )
+    | WORDS
+)
+VALUES = (
+    NUMBERS
+    | WORDS
+    | st.sampled_from(
+        [
+            "1,2",
+            "range(1,9999999)",
+            "range(1,3,0)",
+            "choice(1,2)",
+            "[1,[2",
+            "{a:1}",
+            "${oc.env:HOME}",
+            "${x}",
+            "glob(*)",
+            "null",
+            "'a",
+            "\\",
+            "a/b",
+            "../x",
+            "tiny,gpt124m",
+            "interval(0,1)",
+            "shuffle(1,2)",
+            "tag(1)",
+            "9" * 400,
+        ]
+    )
+)
+WORD = st.tuples(KEYS, st.sampled_from(["=", "", "==", "= "]), VALUES).map("".join)
+
+
+@given(words=st.lists(WORD, min_size=1, max_size=3))
+@EXAMPLES
+def test_any_words_are_points_or_a_sentence(words: list[str]) -> None:
+    def read() -> Any:
+        refuse_flags(own_folder(words))
+        return compose.points_of(words)
+
+    with compose._hydra(words):
+        for point in in_one_sentence(read, "".join(words)) or []:
+            assert all("=" in override for override in point)
+            break
+
+
+@given(word=WORD)
+@settings(EXAMPLES, max_examples=max(15, EXAMPLES.max_examples // 20))
+def test_any_word_composes_to_jobs_or_a_sentence(word: str) -> None:
+    """All of it, Hydra included, which takes longer."""
+    found = in_one_sentence(lambda: compose.jobs_of(["model=tiny", word]), word)
+    assert found is None or all(isinstance(job, Job) for job in found[1])
+
+
+# Node lists, and variables of launchers
+
+NODES = (
+    st.text(st.sampled_from("n0123456789[]-,:.%/ "), max_size=14)
+    | WORDS
+    | st.sampled_from(["n[1-99999999999]", "n[2-1]", "n[1-4", "[::1", "n[1-2][3-4]", "n[]", "n[a-b]", "n[001-4]"])
+)
+NAMES = sorted({name for rank, size, addresses in launcher.LAUNCHERS.values() for name in (rank, size, *addresses)})
+NAMES += [
+    *launcher.OURS,
+    "SLURM_JOB_NUM_NODES",
+    "SLURM_JOB_ID",
+    "WORLD_SIZE",
+    "RANK",
+    "PBS_NODEFILE",
+    "BENCH_NODE_RNAK",
+    "PMIX_NAMESPACE",
+]
+
+
+@given(names=NODES)
+@EXAMPLES
+def test_any_list_of_nodes_has_a_first_one_or_a_sentence(names: str) -> None:
+    assert isinstance(in_one_sentence(lambda: first_host(names)) or "", str)
+
+
+@given(
+    environ=st.dictionaries(
+        st.sampled_from(NAMES),
+        NUMBERS | NODES | st.sampled_from(["0", "1", "2", "::1", "localhost", "127.0.0.1"]),
+        max_size=6,
+    )
+)
+@EXAMPLES
+def test_any_variables_of_a_launcher_are_a_copy_or_a_sentence(environ: dict[str, str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        numeric = lambda name: name if name.count(".") == 3 or ":" in name else None  # noqa: E731  no name server is asked
+        patch.setattr(launcher, "address_of", numeric)
+        copy = in_one_sentence(lambda: which_copy(environ)) or Copy()
+    assert 0 <= copy.node_rank < copy.num_copies <= 1 << 20
+    wire.secret_of(copy.launcher, environ)
+
+
+# The wire
+
+SAID = st.binary(max_size=80) | st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=70) | st.sampled_from(["\ud800", "0" * 64]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["bench", "challenge", "proof", "do", "x"]), inner, max_size=3)
+    ),
+    max_leaves=5,
+).map(lambda value: json.dumps(value).encode() + b"\n")
+
+
+@given(
+    said=st.lists(SAID | st.sampled_from([b"[" * 1000 + b"\n", b"9" * 1000 + b"\n", b"\n"]), max_size=3),
+    follows=st.booleans(),
+)
+@EXAMPLES
+def test_a_stranger_is_refused_whatever_he_says(said: list[bytes], follows: bool) -> None:
+    ours, theirs = socket.socketpair()
+    door = wire.enter if follows else wire.welcome_in
+
+    def talk() -> None:
+        with contextlib.suppress(OSError):
+            theirs.sendall(b"".join(said))
+            theirs.shutdown(socket.SHUT_WR)
+
+    thread = threading.Thread(target=talk)
+    thread.start()
+    with pytest.MonkeyPatch.context() as patch, theirs:
+        patch.setattr(wire, "keep_alive", lambda sock, timeout_seconds: None)
+        with pytest.raises(wire.Refused):
+            door(ours, SECRET, 5.0)
+        assert ours.fileno() == -1, "closed"
+        thread.join()

@@ -1,0 +1,221 @@
+"""One sweep of the campaign of `faults.py`: its commands, its processes, its records."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from fault_kinds import ALONE, NETWORK, SLURM, alive
+
+from bench.host.foreign import foreign_variables
+from bench.paths import CHECKOUT
+from bench.schema import records
+from bench.schema.errors import RecordError
+
+MARK = "BENCH_FAULTS_MARK"  # in the environment of every process of a scene
+WORDS = (
+    "+experiment=smoke measure=full measure.iterations=12 train.global_batch_size=4 launch.threads_per_rank=1".split()
+)
+WORDS += ["launch.timeout_seconds=30", "launch.silence_seconds=8", "launch.oversubscribe=true"]
+LEAVE_SECONDS = 15.0
+# The driver with a clock that a file moves.
+CLOCK = """import runpy, sys, time
+real, file = time.time, sys.argv.pop(1)
+def moved():
+    with open(file) as f:
+        return real() + float(f.read() or 0)
+time.time = moved
+runpy.run_module("bench", run_name="__main__", alter_sys=True)
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Scene:
+    """One sweep in a folder of its own, on this host: alone, or as two copies."""
+
+    where: str
+    root: Path
+    clocked: bool = False
+    cluster: Any = None
+    running: list[tuple[subprocess.Popen, subprocess.Popen]] = field(
+        default_factory=list
+    )  # a command, and who reads it
+
+    def __post_init__(self) -> None:
+        self.out, self.clock, self.port = self.root / "out", self.root / "clock", free_port()
+        self.out.mkdir(parents=True)
+        self.clock.write_text("0")
+        self.log = self.root / "said"
+
+    # -- commands
+
+    def environment(self) -> dict[str, str]:
+        launchers = ("BENCH_", "SLURM_", "OMPI_", "PMIX_", "PMI_", "MASTER_")
+        foreign = foreign_variables(os.environ)
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(launchers) and k not in foreign}
+        return {**kept, "BENCH_OUT": str(self.out), MARK: str(self.root), "BENCH_TOKEN": "of this campaign"}
+
+    def start(self, repeats: str = "repeat=0,1,2") -> None:
+        words = [*WORDS, repeats]
+        program = ["-m", "bench"] if not self.clocked else ["-c", CLOCK, str(self.clock)]
+        command = [sys.executable, "-B", *program, *words]
+        env = self.environment()
+        if self.where == ALONE:
+            self.popen(command, env)
+            return
+        command.append("nodes=2")
+        if self.where == SLURM:
+            srun = [
+                "srun",
+                "--nodes=2",
+                "--ntasks-per-node=1",
+                "--cpus-per-task=2",
+                "--export=ALL",
+                "--kill-on-bad-exit=0",
+            ]
+            self.popen([*srun, "--wait=0", "--immediate=60", *command], env, self.cluster.head)
+            return
+        self.port = free_port()
+        address = "10.77.0.1" if self.where == NETWORK else "127.0.0.1"
+        env.update(BENCH_NUM_NODES="2", BENCH_MASTER_ADDR=address, BENCH_MASTER_PORT=str(self.port))
+        for node in (0, 1):
+            host = self.cluster.nodes[node] if self.where == NETWORK else None
+            self.popen(command, {**env, "BENCH_NODE_RANK": str(node)}, host)
+
+    def popen(self, command: Sequence[str], env: dict[str, str], host: Any = None) -> None:
+        """Its output goes through a reader that can die by itself, as a lost session does."""
+        with open(self.log, "ab") as log:
+            reader = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=log, start_new_session=True)
+        assert reader.stdin is not None
+        options = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": reader.stdin,
+            "stderr": subprocess.STDOUT,
+            "start_new_session": True,
+        }
+        if host is None:
+            process = subprocess.Popen(command, env=env, cwd=CHECKOUT, **options)  # type: ignore[call-overload]
+        else:
+            process = self.cluster.start(host, command, env=env, cwd=CHECKOUT, **options)
+        reader.stdin.close()
+        self.running.append((process, reader))
+
+    def start_another(self) -> None:
+        self.start("repeat=3")
+
+    def end(self, seconds: float) -> list[int] | None:
+        """The exit codes; None where a command has not ended in time."""
+        deadline, codes = time.monotonic() + seconds, []
+        for process, _ in self.running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                codes.append(process.wait(max(0.1, deadline - time.monotonic())))
+            self.wake()  # what the fault stopped for good is let go when the first copy has ended
+        return codes if len(codes) == len(self.running) else None
+
+    def wake(self) -> None:
+        for process in self.found("driver") + self.found("rank"):
+            with contextlib.suppress(psutil.Error):
+                if process.status() == psutil.STATUS_STOPPED:
+                    process.resume()
+
+    def clear(self) -> str:
+        """End what is there; what was said since the last time."""
+        for process in self.everything():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        for process, reader in self.running:
+            process.wait()
+            reader.wait()
+        self.running = []
+        said = self.log.read_text(errors="replace")
+        self.log.write_text("")
+        return said
+
+    def forget_output(self) -> None:
+        for _, reader in self.running:
+            reader.kill()
+
+    def cut(self, how: str) -> None:
+        self.cluster.disconnect(self.cluster.nodes[1], how)
+
+    def tool(self, *words: str) -> None:
+        self.cluster.run(self.cluster.head, list(words))
+
+    def repair(self) -> None:
+        if self.cluster is not None:
+            self.cluster.reconnect(self.cluster.nodes[1])
+        (self.out / "filler").unlink(missing_ok=True)
+        for path in (self.out / "smoke" / "results.csv", self.out / "smoke" / "report.html"):
+            if path.is_dir():
+                shutil.rmtree(path)
+        self.clock.write_text("0")
+
+    # -- what is there
+
+    def everything(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.environ().get(MARK) == str(self.root) and alive(process):
+                    found.append(process)
+        return found
+
+    def found(self, who: str) -> list[psutil.Process]:
+        """Drivers, ranks or srun in the order of the copies."""
+        named = []
+        for process in self.everything():
+            with contextlib.suppress(psutil.Error, OSError):
+                words, env = process.cmdline(), process.environ()
+                is_rank = "bench.rank" in words
+                is_srun = Path(words[0]).name == "srun"
+                # Not nsenter or srun, whose words hold those of the driver.
+                is_driver = (
+                    Path(words[0]).name.startswith("python") and not is_rank and bool({"bench", CLOCK} & set(words))
+                )
+                if {"driver": is_driver, "rank": is_rank, "srun": is_srun}[who]:
+                    number = env.get("BENCH_NODE_RANK") or env.get("SLURM_PROCID") or "0"
+                    named.append((int(number), process.create_time(), process))
+        return [process for *_, process in sorted(named, key=lambda one: one[:2])]
+
+    def left(self) -> list[str]:
+        deadline = time.monotonic() + LEAVE_SECONDS
+        while (found := self.found("driver") + self.found("rank")) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return [str(process) for process in found]
+
+    def record(self, name: str) -> Path:
+        """The path of r0, r1 or r2, where it is or was."""
+        (path,) = [p for p in (self.out / "smoke").glob(f"*_r0{name[1]}-*")]
+        return path / "record.json"
+
+    def contents(self) -> dict[str, bytes]:
+        """By name, of records that can be read and are valid."""
+        found = {}
+        for path in sorted((self.out / "smoke").glob("*_r0?-*/record.json")):
+            with contextlib.suppress(RecordError, OSError):
+                if records.read(path)["valid"]:
+                    found["r" + path.parent.name.split("_r0")[1][0]] = path.read_bytes()
+        return found
+
+    def losses(self) -> dict[str, list[Any]]:
+        return {name: losses_of(self.record(name)) for name in self.contents()}
+
+
+def losses_of(path: Path) -> list[Any]:
+    return [(rank["micro_batches"]["loss"], rank["parameters_sha256"]) for rank in records.read(path)["ranks"]]
