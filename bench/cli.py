@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "bench.commands.rederive",
         "every figure again from the raw samples, by today's code, and what changed",
     ),
+    "history": ("bench.commands.history", "one question over time, and what changed at each step"),
     "rerun": ("bench.commands.rerun", "the same configuration as a record's, here"),
     "advise": (
         "bench.commands.advise",

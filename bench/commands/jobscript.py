@@ -54,7 +54,7 @@ def script(options: argparse.Namespace) -> str:
         "command": run,
         "srun_options": options_of_srun,
         "arguments": " ".join([shlex.join(["-m", *overrides]), '"study=$study" "repeat=$blocks"'][: 1 + bool(parts)]),
-        "plan_arguments": shlex.join(["plan", f"--copies={nodes}", *overrides]),
+        "plan_arguments": shlex.join(["plan", "--no-look", f"--copies={nodes}", *overrides]),
         "dry_run": options.container in ("apptainer", "podman"),
         "results": shlex.quote(folder) if os.path.isabs(folder) else f'"$PWD"/{shlex.quote(folder)}',
         "printed_by": shlex.join(["python", "-m", "bench", options.command, *options.words]),

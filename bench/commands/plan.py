@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         host["products"] = products(len(os.sched_getaffinity(0)))
     out = results_directory() / study.name
     found = plan.plan(study, jobs, out, [host], copy.num_copies)
-    if not options.no_look and copy.num_copies == 1 and needs_look(found):
+    if not options.no_look and which_copy(os.environ).num_copies == 1 and needs_look(found):
         sweep.check_hosts(jobs, copy, host)
         look(jobs[0])
         found = plan.plan(study, jobs, out, [host], copy.num_copies)
@@ -76,7 +76,7 @@ def needs_look(found: plan.Plan) -> bool:
 
 
 def look(job: Job) -> int:
-    """A real job as short as one can be: a micro-batch to warm up, and one iteration of four. About 20 seconds for 124M."""
+    """A real job on one node, as short as one can be: a micro-batch to warm up, and one iteration of four. About 20 seconds for 124M."""
     measure = Measure(
         warmup_micro_batches=1,
         iteration_micro_batches=4,
@@ -85,6 +85,6 @@ def look(job: Job) -> int:
         relative_half_width=9.0,
         max_seconds=0.001,
     )
-    short = dataclasses.replace(job, repeat=0, measure=measure)
+    short = dataclasses.replace(job, nodes=1, repeat=0, measure=measure)
     with contextlib.redirect_stdout(io.StringIO()):  # its report is of no interest
         return sweep.run(Study(LOOK, reference=job.allocator.name), [short])

@@ -10,6 +10,7 @@ from typing import Any
 from bench.analysis.cells import Cell
 from bench.analysis.gate import Gated
 from bench.analysis.grouping import Section
+from bench.analysis.history import Series, Step
 from bench.analysis.pairing import Pair
 from bench.analysis.reproduction import Agreement, Point, Side, only_in
 from bench.analysis.stats import Interval, Ratio
@@ -21,6 +22,7 @@ SCHEMA = "bench-verdict/1"
 WORDS = {
     "report": ("faster", "slower", "no difference", "cannot tell", "invalid"),
     "compare": ("reproduced", "within tolerance", "not reproduced", "not comparable"),
+    "history": ("first", "better", "worse", "cannot tell"),
     "gate": ("passed", "failed", "undecided"),
     "rederive": ("same", "changed"),
     "advise": ("fastest", "not surely", "change nothing", "none fits"),
@@ -124,6 +126,36 @@ def of_comparison(
         ],
         "only_in_a": [of_point(point) for point in only_in(a, b)],
         "only_in_b": [of_point(point) for point in only_in(b, a)],
+    }
+
+
+def of_history(found: Sequence[Series]) -> dict[str, Any]:
+    return {
+        "series": [
+            {
+                "arm": one.arm,
+                "reference": one.reference,
+                "nodes": one.nodes,
+                "simulated": one.simulated,
+                "steps": [of_step(step) for step in one.steps],
+            }
+            for one in found
+        ]
+    }
+
+
+def of_step(step: Step) -> dict[str, Any]:
+    """``change``: this ratio over that of the step before."""
+    return {
+        "verdict": step.word,
+        "first": step.first,
+        "last": step.last,
+        "folder": step.folder,
+        "num_blocks": step.num_blocks,
+        "ratio": of_ratio(step.ratio),
+        "invalid": step.invalid or None,
+        "change": None if step.change is None else of_interval(step.change),
+        "changed": [{"fact": fact, "before": before, "now": now} for fact, before, now in step.changed],
     }
 
 

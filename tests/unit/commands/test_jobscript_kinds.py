@@ -184,9 +184,9 @@ def test_before_the_time_limit_the_copies_are_told_and_the_job_goes_back_into_th
 
 def test_a_dry_run_plans_for_as_many_hosts_and_starts_nothing(tmp_path: Path) -> None:
     (call,) = run(script_of([f"--checkout={tmp_path}"]), tmp_path, "--dry-run")
-    assert call["name"] == "entrypoint.sh" and call["argv"] == ["plan", "--copies=2", *WORDS]
+    assert call["name"] == "entrypoint.sh" and call["argv"] == ["plan", "--no-look", "--copies=2", *WORDS]
     (call,) = run(script_of(["--image=b.sif", "--kind=flux"]), tmp_path, "--dry-run")
-    assert call["name"] == "apptainer" and call["argv"][-5:] == ["b.sif", "plan", "--copies=2", *WORDS][-5:]
+    assert call["name"] == "apptainer" and call["argv"][-5:] == ["--no-look", "--copies=2", *WORDS]
 
 
 def test_containers_see_the_launcher_the_folder_and_the_image(tmp_path: Path) -> None:
