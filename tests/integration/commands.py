@@ -48,12 +48,12 @@ class Done:
 
     @property
     def said(self) -> list[str]:
-        """Its sentences on standard error, without progress and without what it says of a busy host."""
+        """Its sentences on standard error, without progress, the plan, and what it says of a busy host."""
         lines = self.stderr.splitlines()
         return [
             line
             for line in lines
-            if not line.startswith(("bench: job ", "bench: Other programs", "bench: The hypervisor"))
+            if not line.startswith(("bench: job ", "bench: plan: ", "bench: Other programs", "bench: The hypervisor"))
         ]
 
     def records(self) -> dict[str, Any]:

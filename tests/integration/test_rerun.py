@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,3 +75,17 @@ def test_one_record_can_be_run_again(results: dict[str, Any]) -> None:
     done = bench(["rerun", str(record), *WIDE], results["other arm"].out)
     assert done.code == 0, done.stderr
     assert "tcmalloc at 1 node: " in done.stdout and " s/it in A, " in done.stdout
+
+
+def test_the_line_that_one_arm_alone_prints_runs_only_what_is_missing(tmp_path: Path) -> None:
+    alone = bench([*FAST, "+allocator=tcmalloc"], tmp_path)
+    assert alone.code == 0 and "tcmalloc at 1 node: " in alone.stdout, alone.stderr
+    (line,) = re.findall(r"\./entrypoint\.sh (-m \+allocator=\S+) \(and the other words", alone.stdout)
+    (before,) = (tmp_path / "smoke").glob("n001_tcmalloc_*/record.json")
+    content = before.read_bytes()
+    joined = bench([*shlex.split(line), *FAST], tmp_path)
+    assert joined.code == 0, joined.stderr
+    assert "plan: 2 jobs, 1 of them there already" in joined.stderr
+    assert [said.split()[3] for said in joined.stderr.splitlines() if said.startswith("bench: job ")] == ["glibc"]
+    assert before.read_bytes() == content and len(joined.records()) == 2
+    assert "One arm alone" not in joined.stdout and "against glibc" in joined.stdout
