@@ -14,7 +14,7 @@ FROM = {
     "same job": "earlier blocks of the same job on this kind of host",
     "same arm": "records of the same model and arm, measured for another time",
     "another arm": "records of the same model under another arm",
-    "another width": "records of the same model with another number of ranks on the host",
+    "another width": "records of the same model at another number of nodes or ranks",
     "products": "the speed of matrix products and the model's operations, a guess",
 }
 
