@@ -26,6 +26,7 @@ from run_job import results, run_job
 from bench.analysis import stats
 from bench.analysis.reproduction import show
 from bench.host.products import product
+from bench.host.topology import cores
 
 PATHS = ("full", "stock")
 SAME = 0.05
@@ -116,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", default="gpt124m")
     parser.add_argument("--out", type=Path, help="keep the records here, and go on from those that are there")
     args = parser.parse_args(argv)
-    product_ratio, cpu = measure_product(args.pairs, len(os.sched_getaffinity(0)))
+    product_ratio, cpu = measure_product(args.pairs, len(cores(os.sched_getaffinity(0))))
     ratios, losses = measure_training(args)
     missed = 0
     print(

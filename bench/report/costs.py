@@ -31,6 +31,11 @@ def share(value: float | None) -> str:
     return "-" if value is None else percent(value)
 
 
+def reached(value: float) -> str:
+    """Of a limit: with one figure where it is below one per cent, as a tiny model's is."""
+    return percent(value) if value >= 0.01 else f"{100 * value:.1g} %"
+
+
 def cost_rows(section: Section) -> list[list[str]]:
     """Rows of COSTS, one for each arm and number of nodes."""
     return [
@@ -48,12 +53,12 @@ def cost_rows(section: Section) -> list[list[str]]:
 def cost_sentences(section: Section) -> list[str]:
     """What the host can compute, what the math library makes of it, and what the training does: a sentence each."""
     said = [limit_sentence(section.host), *products_sentences(section.host)]
-    reached = [one for one in costs_of(section) if one.limit_share is not None]
-    if reached:
-        best = max(reached, key=lambda one: one.limit_share or 0.0)
-        product = "" if best.product_share is None else f", {percent(best.product_share)} of the product"
+    known = [one for one in costs_of(section) if one.limit_share is not None]
+    if known:
+        best = max(known, key=lambda one: one.limit_share or 0.0)
+        product = "" if best.product_share is None else f", {reached(best.product_share)} of the product"
         said.append(
-            f"Training reaches {percent(best.limit_share or 0.0)} of the physical limit{product} "
+            f"Training reaches {reached(best.limit_share or 0.0)} of the physical limit{product} "
             f"({best.arm} at {nodes_text(best.nodes, best.simulated)}, the fastest here)."
         )
     return said
@@ -66,18 +71,16 @@ def summary_line(section: Section) -> str:
     for name, key in (("of the physical limit", "limit_share"), ("of the matrix product", "product_share")):
         best = [value for one in found if (value := getattr(one, key)) is not None]
         if best:
-            parts.append(
-                f"training reaches {percent(max(best))} {name}" if not parts else f"{percent(max(best))} {name}"
-            )
+            parts.append(f"{'' if parts else 'training reaches '}{reached(max(best))} {name}")
     for name, key in (
-        ("page faults", "fault_share"),
-        ("the optimizer", "optimizer_share"),
-        ("synchronising", "sync_share"),
+        ("page faults take", "fault_share"),
+        ("the optimizer takes", "optimizer_share"),
+        ("synchronising takes", "sync_share"),
     ):
         values = {one.arm: value for one in found if (value := getattr(one, key)) is not None}
         worst = max(values, key=lambda arm: values[arm], default=None)
         if worst is not None and values[worst] >= 0.005:
-            parts.append(f"{name} take {percent(values[worst])} of an iteration ({worst})")
+            parts.append(f"{name} {percent(values[worst])} of an iteration ({worst})")
     return f"{TITLE}: {', '.join(parts)}." if parts else ""
 
 

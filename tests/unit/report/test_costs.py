@@ -93,3 +93,8 @@ def test_the_limit_is_of_the_cores_that_are_allowed() -> None:
     assert limit_sentence(b.HOST) == (
         "Physical limit: 2 cores x 2.60 GHz (present clock) x 32 operations a clock (AVX2 with FMA) = 166 GFLOP/s."
     )
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.424, "42 %"), (0.0003, "0.03 %"), (0.0099, "1 %")])
+def test_a_small_share_of_the_limit_is_not_zero(value: float, text: str) -> None:
+    assert costs.reached(value) == text
