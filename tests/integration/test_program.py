@@ -230,7 +230,7 @@ def test_another_loss_in_one_arm_is_no_comparison(tmp_path: Path, work: str) -> 
     )
 
 
-def test_killed_half_way(tmp_path: Path, work: str) -> None:
+def test_a_program_that_is_killed_half_way_fails_its_job(tmp_path: Path, work: str) -> None:
     done = program(tmp_path, [script(tmp_path, "killed.sh", f"'{work}' & sleep 0.05; kill -9 $$\n")], "allocator=glibc")
     assert done.code == 1 and "was killed by SIGKILL" in errors(done)["glibc"]
 
@@ -278,7 +278,7 @@ def test_a_file_that_is_no_program_is_one_sentence(tmp_path: Path) -> None:
     assert done.code == 1 and "has no #! line and is no program" in errors(done)["glibc"]
 
 
-def test_the_limit_on_time(tmp_path: Path) -> None:
+def test_a_program_that_outlasts_its_limit_is_ended_and_fails(tmp_path: Path) -> None:
     done = program(tmp_path, ["sleep", "1000"], "program.timeout_seconds=0.5", "allocator=glibc")
     assert done.code == 1 and "did not end within program.timeout_seconds=0.5" in errors(done)["glibc"]
 

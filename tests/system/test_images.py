@@ -178,7 +178,7 @@ def test_a_results_folder_that_cannot_be_written_is_one_sentence(way: Way, folde
     assert "results cannot be written" in line and ("/proc/bench" if way.name == "native" else "/results") in line
 
 
-def test_docker_configuration(docker_image: str) -> None:
+def test_the_docker_image_runs_as_an_ordinary_user_and_sets_no_variable_that_an_arm_may(docker_image: str) -> None:
     done = run(["docker", "image", "inspect", docker_image])
     config = json.loads(done.stdout)[0]["Config"]
     user, group = config["User"].split(":")

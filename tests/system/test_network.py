@@ -79,7 +79,7 @@ def test_two_hosts_train_as_two_simulated_nodes_do(cluster, simulated):
     assert not n2.exists() or not list(n2.rglob("*")), "only the first copy writes"
 
 
-def test_printed_ssh_script(cluster, simulated):
+def test_a_printed_ssh_script_runs_the_sweep_on_both_hosts(cluster, simulated):
     """`ssh` here enters the host's namespaces and gives the words to a shell, as sshd does."""
     stand_in = cluster.directory / "bin" / "ssh"
     stand_in.parent.mkdir()
@@ -104,7 +104,7 @@ def test_printed_ssh_script(cluster, simulated):
     assert numbers(records(out)[2, "glibc", 0]) == simulated
 
 
-def test_torchrun(cluster, simulated):
+def test_torchrun_starts_the_copies_and_changes_no_number(cluster, simulated):
     python = str(ROOT / ".venv" / "bin" / "python")
     out = cluster.directory / "torchrun"
     options = "--nnodes=2 --nproc_per_node=1 --master_addr=10.77.0.1 --master_port=29400 --no_python".split()

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("argv", [["--version"], ["version"]])
-def test_version(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed_alone(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(argv) == 0
     assert capsys.readouterr().out == __version__ + "\n"
 

@@ -173,7 +173,7 @@ def test_a_wrong_command_is_noticed(words: str, check: Callable[[list[str]], Non
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_configuration_keys_exist(name: str) -> None:
+def test_a_configuration_key_named_in_a_document_exists(name: str) -> None:
     known = {key for key, _ in job_keys(Job())} | {f"measure.{key}" for key in OUTSIDE_MEASURE}
     known |= {"sweep.shuffle_arms", "sweep.reference", "sweep.max_minutes"}
     group = "|".join([*PARTS, "sweep"])
@@ -183,14 +183,14 @@ def test_configuration_keys_exist(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_links_lead_somewhere(name: str) -> None:
+def test_a_link_of_a_document_leads_somewhere(name: str) -> None:
     links = re.findall(r"\]\(([^)#\s]+)", text_of(name))
     relative = [link for link in links if not link.startswith(("http:", "https:", "mailto:"))]
     assert [link for link in relative if not (CHECKOUT / name).parent.joinpath(link).exists()] == []
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_named_files_exist(name: str) -> None:
+def test_a_file_named_in_a_document_exists(name: str) -> None:
     top = {path.name for path in CHECKOUT.iterdir()} - {"results", ".git", ".venv", ".tools"}
     bare = {path.name for path in CHECKOUT.glob("*/**/*.*") if ".venv" not in path.parts}
     missing = []

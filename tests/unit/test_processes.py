@@ -47,7 +47,7 @@ def test_the_rank_loads_next_to_nothing_before_its_allocator_is_proved() -> None
 @pytest.mark.parametrize(
     "module", ["schema.job", "schema.records", "rank.__main__", "rank.proof", "rank.retention", "rank.stopping"]
 )
-def test_some_need_python_alone(module: str) -> None:
+def test_what_a_bare_python_starts_imports_the_standard_library_alone(module: str) -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(CHECKOUT)!r}); import bench.{module}\n"
         "files = [getattr(m, '__file__', None) or '' for m in sys.modules.values()]\n"

@@ -147,7 +147,7 @@ def test_failed_jobs_give_no_number():
     assert len(section.failed) == 1 and len(section.cells[0].records) == 5
 
 
-def test_only_failed_jobs():
+def test_failed_jobs_alone_give_no_cell_and_no_pair():
     section = only([b.record(OUT, b.job(), error="no")])
     assert section.cells == () and section.pairs == ()
 

@@ -44,7 +44,7 @@ def test_mean_of_one_sample_has_no_limits():
     assert got.value == 3.0 and math.isnan(got.low) and math.isnan(got.high)
 
 
-def test_ratio_by_hand():
+def test_ratio_and_limits_are_those_of_a_calculation_by_hand():
     # Log ratios log 2 and log 8: mean log 4, standard error log 2; t(0.975, 1) = 12.7062.
     got = stats.ratio([[2.0], [8.0]], [[1.0], [1.0]])
     assert got.value == pytest.approx(4.0)
@@ -155,7 +155,7 @@ def test_the_same_data_give_the_same_answer_whatever_numpy_drew_before():
         ([[[1.0]]], [[1.0]], "list of at least one number"),
     ],
 )
-def test_ratio_refuses(reference, arm, words):
+def test_blocks_without_a_partner_and_times_that_are_none_are_refused(reference, arm, words):
     with pytest.raises(ValueError, match=words) as caught:
         stats.ratio(reference, arm)
     assert "\n" not in str(caught.value)
@@ -209,7 +209,7 @@ def known_ratio(value: float, low: float, high: float, num_blocks: int = 5) -> s
         (known_ratio(1.2, 0.9, 1.6, 2), "cannot tell", None),
     ],
 )
-def test_verdict(ratio, word, sentence):
+def test_the_interval_alone_decides_the_word_of_the_verdict(ratio, word, sentence):
     said = stats.verdict(ratio, arm="tcmalloc", reference="glibc")
     assert said.word == word
     assert "tcmalloc" in said.sentence and "glibc" in said.sentence

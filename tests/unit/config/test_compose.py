@@ -281,7 +281,7 @@ def test_study_names_a_folder(study: str, good: bool) -> None:
     "word, known, answer",
     [("tcmaloc", ["glibc", "tcmalloc"], "did you mean tcmalloc?"), ("zzz", ["b", "a"], "there are a, b.")],
 )
-def test_nearest(word: str, known: list[str], answer: str) -> None:
+def test_a_misspelt_name_is_answered_with_the_nearest_or_with_all(word: str, known: list[str], answer: str) -> None:
     assert nearest(word, known) == answer
 
 

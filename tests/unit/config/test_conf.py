@@ -114,7 +114,7 @@ JOBS = {"smoke": 1, "published": 7 * 2, "allocators": len(HERE)}
 
 
 @pytest.mark.parametrize("name", names("experiment"))
-def test_experiments_compose(name: str, compose: Callable) -> None:
+def test_an_experiment_composes_the_jobs_and_arms_that_it_names(name: str, compose: Callable) -> None:
     study, jobs = compose(f"experiment={name}", *WORDS.get(name, []))
     assert study.name == name and len(jobs) == len({job.content_hash for job in jobs}) == JOBS.get(name, len(jobs))
     arms = {job.allocator.name for job in jobs}

@@ -220,7 +220,7 @@ def test_what_disturbed_another_node_is_in_the_outcome(
 @pytest.mark.parametrize(
     "theirs, what", [({"version": "2"}, "version is 1 on h0 but 2 on h1"), ({}, None), ({"more": 1}, None)]
 )
-def test_disagreement(theirs: dict[str, Any], what: str | None) -> None:
+def test_what_two_copies_must_have_in_common_is_named_where_it_differs(theirs: dict[str, Any], what: str | None) -> None:
     said = disagreement(hello(0), hello(1, **theirs), {})
     assert said is None if what is None else what in str(said)
     missing = hello(1)
@@ -240,7 +240,7 @@ def test_disagreement(theirs: dict[str, Any], what: str | None) -> None:
         (Outcome(error="rank 0 was killed by SIGKILL"), "node 1 (h1) is gone", "was killed"),
     ],
 )
-def test_better(outcome: Outcome, other: str | None, told: str | None) -> None:
+def test_of_two_failures_the_one_that_tells_more_is_told(outcome: Outcome, other: str | None, told: str | None) -> None:
     got = better(outcome, other).error
     assert got is None if told is None else told in str(got)
 

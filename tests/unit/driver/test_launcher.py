@@ -215,7 +215,7 @@ def test_master_port_as_given(given: str, port: int | None) -> None:
         assert master_port("bench", {"BENCH_MASTER_PORT": given, "SLURM_JOB_ID": "1"}) == port
 
 
-def test_interface_to_an_address() -> None:
+def test_the_interface_to_an_address_is_found_and_none_for_no_route() -> None:
     assert launcher.interface_to("127.0.0.1") == "lo"
     assert launcher.interface_to("255.255.255.255") is None
 

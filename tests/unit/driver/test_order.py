@@ -70,7 +70,7 @@ def test_a_job_listed_twice_and_two_arms_of_one_name_are_refused(jobs: list[Job]
         in_blocks(jobs, True)
 
 
-def test_the_product_of_a_sweep(compose: Callable) -> None:
+def test_a_sweep_is_the_product_of_all_lists_in_its_words(compose: Callable) -> None:
     study, jobs = compose("-m", "nodes=1,2", "repeat=0,1", "+allocator=glibc,tcmalloc", "study=mine", "train.dropout=0")
     assert study.name == "mine"
     assert {(j.nodes, j.repeat, j.allocator.name) for j in jobs} == {

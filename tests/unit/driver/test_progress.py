@@ -98,7 +98,7 @@ def test_what_was_there_already_is_said_to_be(watch: Any) -> None:
     assert [line.endswith("[already there]") for line in text.getvalue().splitlines()] == [True, False, False, True]
 
 
-def test_label() -> None:
+def test_a_job_is_named_by_arm_nodes_and_repeat() -> None:
     assert label(JOB) == "tcmalloc n=4 repeat=2"
 
 
@@ -131,7 +131,7 @@ def test_as_much_is_said_as_fits_and_no_number_is_cut() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(0, "0:00"), (59.6, "1:00"), (605, "10:05"), (3725, "1:02:05")])
-def test_a_duration(seconds: float, words: str) -> None:
+def test_a_duration_is_written_as_a_clock_shows_it(seconds: float, words: str) -> None:
     assert clock_words(seconds) == words
 
 

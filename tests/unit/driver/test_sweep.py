@@ -282,7 +282,7 @@ def test_lost_peers_are_said_and_fail(whole_run: Callable[..., int], capsys: pyt
     assert "nodes 1 of 2 did not come." in capsys.readouterr().err
 
 
-def test_results_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_results_go_to_bench_out_else_below_the_current_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("BENCH_OUT", raising=False)
     assert results_directory() == tmp_path / "results"

@@ -79,7 +79,7 @@ def test_a_driver_that_was_stopped_itself_does_not_count_that_time(clock: Clock)
     assert dog.look() is None and wait(dog, clock, 40.0) is None
 
 
-def test_limits_that_are_given(clock: Clock) -> None:
+def test_limits_of_the_users_own_take_the_place_of_the_watchdogs(clock: Clock) -> None:
     dog = Watchdog(Job(launch=Launch(silence_seconds=7.0)), clock)
     dog.hear(0, EVENT)
     assert "launch.silence_seconds" in str(wait(dog, clock, 15.0))

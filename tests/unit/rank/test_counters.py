@@ -180,7 +180,7 @@ def test_pin_binds_the_process_and_what_it_starts() -> None:
     assert done.stdout.strip() == f"[{cpu}]"
 
 
-def test_dies_with_its_parent() -> None:
+def test_a_rank_dies_with_a_parent_that_was_killed() -> None:
     child = (
         f"import sys, time; sys.path.insert(0, {ROOT!r}); from bench.rank.process import die_with_parent; die_with_parent(); "
         "print('ready', flush=True); time.sleep(60)"

@@ -46,7 +46,7 @@ def test_the_same_key_gives_the_same_bits_whatever_the_number_of_threads() -> No
     assert digests == {DIGEST}
 
 
-def test_the_share_that_is_kept(masks: torch.Tensor) -> None:
+def test_dropout_keeps_the_share_that_chance_would(masks: torch.Tensor) -> None:
     z = masks.mean(1) * math.sqrt(N)  # a standard normal for each key
     assert abs(float(z.mean())) * 8 < 4 and 0.6 < float(z.var()) < 1.6 and float(z.abs().max()) < 4.5
 

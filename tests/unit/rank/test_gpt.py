@@ -230,7 +230,7 @@ def test_cross_entropy_makes_the_gradient_in_the_logits_own_storage(ops: str) ->
 
 
 @pytest.mark.parametrize("ops", OPS)
-def test_bias_dropout_add(ops: str) -> None:
+def test_bias_dropout_and_residual_are_added_and_the_residual_is_left_alone(ops: str) -> None:
     x, bias, residual = torch.randn(50, 2, 40), torch.randn(40), torch.randn(50, 2, 40)
     add: Callable[..., Tensor] = OPS[ops].bias_dropout_add
     torch.testing.assert_close(add(x, bias, residual, 0.0), residual + x + bias)

@@ -98,7 +98,7 @@ def test_a_kernel_that_refuses_is_found_out_before_openmp_is_told_to_bind(error:
         (["0", "3"], [0, 1], False),  # not ours
     ],
 )
-def test_what_counts_as_bound(allowed: list[str], cpus: list[int], good: bool) -> None:
+def test_threads_are_bound_only_where_each_may_run_on_its_own_core(allowed: list[str], cpus: list[int], good: bool) -> None:
     facts = {"proc_bind": "close", "places": "{0},{1}", "allowed": allowed}
     assert (openmp.unbound(facts, cpus) == []) is good
     assert openmp.unbound({**facts, "proc_bind": "FALSE"}, cpus) == openmp.unbound(None, cpus) == []

@@ -227,7 +227,9 @@ def iterations_of(small_job: Job) -> Callable[..., int]:
         ({"mode": "full", "iterations": 3}, 4),
     ],
 )
-def test_floors_and_ceilings(iterations_of: Callable[..., int], measure: dict[str, Any], iterations: int) -> None:
+def test_floors_and_ceilings_of_measure_decide_how_many_iterations_run(
+    iterations_of: Callable[..., int], measure: dict[str, Any], iterations: int
+) -> None:
     assert iterations_of(**measure) == iterations
 
 

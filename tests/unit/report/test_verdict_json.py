@@ -158,7 +158,7 @@ def printed(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
     return found
 
 
-def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_json_holds_the_ratio_the_losses_and_what_else_costs_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     builders.write(builders.study(tmp_path / "main", FAST))
     (section,) = printed(capsys, "report", str(tmp_path / "main"))["sections"]
     (pair,) = section["pairs"]
@@ -177,7 +177,7 @@ def test_what_one_block_cannot_tell_is_null_and_not_a_number(
     assert verdict_json.document("x", 0, {"a": [math.nan, (math.inf, 1.0)]})["a"] == [None, [None, 1.0]]
 
 
-def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_json_says_what_was_reproduced_and_what_only_one_side_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a", "b"):
         builders.write(builders.study(tmp_path / name / "main", FAST))
     found = printed(capsys, "compare", str(tmp_path / "a"), str(tmp_path / "b"))
@@ -189,7 +189,7 @@ def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [one["verdict"] for one in other["agreements"]] == ["not comparable"] and other["exit_code"] == 1
 
 
-def test_a_gate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_json_says_that_a_gate_failed_and_by_how_much(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     builders.write(builders.study(tmp_path / "a" / "main", FAST))
     builders.write(builders.study(tmp_path / "b" / "main", {"glibc": {"seconds": 0.2}, "tcmalloc": {"seconds": 0.11}}))
     found = printed(capsys, "compare", str(tmp_path / "a"), str(tmp_path / "b"), "--max-regression", "3%")
@@ -203,7 +203,7 @@ def test_an_error_is_an_object_too(tmp_path: Path, capsys: pytest.CaptureFixture
     assert found["exit_code"] == 2 and "that is not a folder" in found["error"]
 
 
-def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_json_holds_each_finding_and_each_arm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     proof = {"malloc_library": "/lib/libc.so.6", "version": "2.36", "retention_faults": 7}
     monkeypatch.setattr("bench.commands.doctor.retention.check", lambda arm: proof)
     monkeypatch.setattr("bench.commands.doctor.findings", lambda *a, **k: [Finding("bad", "It burns.", "Stop it.")])
@@ -215,7 +215,9 @@ def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
     assert found["exit_code"] == 1 and {"glibc", "tcmalloc"} <= {arm["arm"] for arm in found["arms"]}
 
 
-def test_advise(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_advise_json_is_the_object_alone_without_the_tables_of_its_sweep(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     records = builders.study(tmp_path, FAST)
     jobs = [builders.job(arm, 0) for arm in FAST]
     monkeypatch.setattr(advise, "candidates", lambda words: jobs)

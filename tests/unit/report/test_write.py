@@ -56,7 +56,7 @@ def test_columns_are_those_of_the_published_table_and_then_ours(tmp_path):
     assert COLUMNS.startswith(PUBLISHED.read_text().splitlines()[0] + ",repeat,")
 
 
-def test_rows_are_the_records(tmp_path):
+def test_a_row_of_results_csv_has_the_figures_of_its_record(tmp_path):
     made = b.study(tmp_path, FAST, blocks=2)
     rows = list(csv.DictReader(io.StringIO(csv_of(made, tmp_path))))
     for row, record in zip(rows, made):

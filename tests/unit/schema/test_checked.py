@@ -166,7 +166,7 @@ def test_a_record_that_was_changed_anywhere_is_sound_or_a_sentence(
 
 @given(content=st.binary(max_size=64) | JSON.map(lambda value: json.dumps(value).encode()))
 @EXAMPLES
-def test_any_file_is_a_sentence(tmp_path: Path, content: bytes) -> None:
+def test_a_file_of_any_bytes_is_refused_in_one_sentence(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "record.json"
     path.write_bytes(content)
     with pytest.raises(RecordError):

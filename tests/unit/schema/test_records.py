@@ -300,7 +300,7 @@ def test_the_data_is_on_the_disk_before_the_name_is(
 
 
 @pytest.mark.parametrize("value, kept", [(1.5, 1.5), (math.inf, None), (-math.inf, None), (math.nan, None)])
-def test_finite(value: float, kept: float | None) -> None:
+def test_a_number_that_json_cannot_hold_becomes_null(value: float, kept: float | None) -> None:
     assert finite(value) == kept
 
 
