@@ -100,6 +100,8 @@ def main(argv: Sequence[str]) -> int:
         if error.filename is None:  # of a file that was open already: nearly always the output
             _drop_standard_output()
         return _say(f"{error.filename or 'the output'} cannot be used: {error.strerror or error}.", 1)
+    except MemoryError:
+        return _say("there is no memory left for this program: raise its limit (ulimit -v), or end other programs.", 1)
     except KeyboardInterrupt:
         return _say("stopped before anything was measured.", 130)
 

@@ -108,7 +108,12 @@ def try_one(number: int, seed: int, name: str, where: str, base: Base, root: Pat
             what["processes"] = "; ".join(left)
         said = scene.clear()
         now = scene.contents()
-        lost = [one for one, data in before.items() if one not in kind.touches and now.get(one) != data]
+        # A record of what is another host now (fewer CPUs) is set aside in its folder, whole.
+        lost = [
+            one
+            for one, data in before.items()
+            if one not in kind.touches and now.get(one) != data and not scene.has(data)
+        ]
         if lost:
             what["lost"] = ", ".join(lost)
         if codes is not None and (complaint := silence(codes, said, name)):

@@ -48,7 +48,18 @@ def test_each_command_is_there_and_gets_its_words(command: str, capsys: pytest.C
 
 
 @pytest.mark.parametrize(
-    "error, code", [(ConfigError("wrong."), 2), (RecordError("unreadable."), 1), (BrokenPipeError(), 1)]
+    "error, code",
+    [
+        (ConfigError("wrong."), 2),
+        (RecordError("unreadable."), 1),
+        (BrokenPipeError(), 1),
+        (
+            MemoryError(
+                "there is no memory left for this program: raise its limit (ulimit -v), or end other programs."
+            ),
+            1,
+        ),
+    ],
 )
 def test_errors_are_one_sentence_and_a_code(
     error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
