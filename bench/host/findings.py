@@ -91,16 +91,15 @@ def _about_cores(host: Mapping[str, Any]) -> Iterator[Finding]:
         )
     if cpu["smt"] and cpu["physical"] and len(allowed) > cpu["physical"]:
         yield Finding(
-            "warn",
-            f"Hardware threads share the {cpu['physical']} cores (SMT) and slow each other down.",
-            f"`launch.threads_per_rank={cpu['physical']}` for one rank; Slurm: `srun --hint=nomultithread`.",
+            "ok",
+            f"Hardware threads share the {cpu['physical']} cores (SMT): a rank uses one of each, the others stay idle.",
         )
     nodes = [n for n, node in host["numa"]["per_node"].items() if set(cpu_numbers(node["cpus"])) & set(allowed)]
     if len(nodes) > 1:
         yield Finding(
             "warn",
             f"This process spans {len(nodes)} NUMA nodes: memory may be far from the core using it.",
-            f"`ranks_per_node={len(nodes)}`, or `numactl --cpunodebind=0 --membind=0` for one node alone.",
+            "`ranks_per_node=auto`, or `numactl --cpunodebind=0 --membind=0` for one node alone.",
         )
 
 

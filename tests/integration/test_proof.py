@@ -12,6 +12,7 @@ import pytest
 
 from bench.arms import library
 from bench.arms.environment import environment as rank_environment
+from bench.rank import blas
 from bench.schema.errors import AllocatorError
 from bench.schema.job import Allocator, Job, to_dict
 from tests.integration.commands import FAST, Done, bench, clean_environment
@@ -102,6 +103,22 @@ def test_a_hostile_environment_does_not_reach_the_rank_and_is_named(done: Done, 
     proof = preloaded["ranks"][0]["proof"]
     assert proof["malloc_library"] == os.path.realpath(tcmalloc)
     assert proof["options"]["tcmalloc.aggressive_memory_decommit"] == "0", "the host asked for 1"
+
+
+def test_a_rank_on_another_path_than_was_asked_for_fails_the_job_in_one_sentence(tmp_path: Path) -> None:
+    """MKL obeys a cap on its instructions, so a real rank is asked for the full path and its library answers with another."""
+    cpu = blas.read_cpu()
+    if cpu.could is None or os.uname().machine != "x86_64":
+        pytest.skip("no path of Intel MKL to be capped: no AVX2 here")
+    cap = "+allocator.env.MKL_ENABLE_INSTRUCTIONS=SSE4_2"
+    done = bench([*FAST, cap, "launch.blas=full,stock"], tmp_path / "out")
+    record = done.one(launch__blas="full")
+    assert done.code == 1 and "Traceback" not in done.stderr
+    assert (record["status"], record["valid"], record["ranks"], record["derived"]) == ("failed", False, None, None)
+    assert "launch.blas=full, but Intel MKL" in record["error"] and "use launch.blas=stock." in record["error"]
+    assert f"takes its SSE4.2 path on a CPU with {cpu.could}" in record["error"] and "\n" not in record["error"]
+    assert f"failed: {record['error']}" in done.stderr
+    assert done.one(launch__blas="stock")["valid"], "what was asked for there is what is live"
 
 
 def orders(arm: Allocator, library: str | None) -> str:

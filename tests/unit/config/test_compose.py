@@ -168,6 +168,13 @@ def test_what_does_not_fit_is_refused(ranks: int, cpus: int, gib: int, words: st
             check_fits(job, ranks, cpus, gib * GIB)
 
 
+def test_memory_is_looked_at_where_it_is_bound() -> None:
+    job, two = Job(ranks_per_node=4), 2 * Job().rank_bytes
+    check_fits(job, 4, 8, 100 * GIB, [(0, 2, two), (7, 2, two)])
+    with pytest.raises(ConfigError, match="ranks_per_node=4 binds 2 ranks to NUMA node 7 .* GiB and .* GiB are free"):
+        check_fits(job, 4, 8, 100 * GIB, [(0, 2, two), (7, 2, two - 1)])
+
+
 def test_oversubscribing_allows_more_ranks_but_not_more_memory() -> None:
     job = with_value(Job(), "launch.oversubscribe", True)
     check_fits(job, 3, 2, 100 * GIB)
@@ -200,6 +207,14 @@ def test_a_configuration_becomes_the_job_that_it_says() -> None:
 @pytest.mark.parametrize("numa", [1, 4])
 def test_auto_ranks_are_one_per_numa_domain(numa: int) -> None:
     assert job_of(config_of(ranks_per_node="auto"), numa).ranks_per_node == numa
+
+
+def test_a_batch_that_auto_does_not_divide_is_refused_with_what_auto_is() -> None:
+    with pytest.raises(ConfigError, match="ranks_per_node=auto is 3 on this host.*global_batch_size=1024 .* 1 .* 3 = 3"):
+        job_of(config_of(ranks_per_node="auto"), 3)
+    with pytest.raises(ConfigError) as error:  # of another key: auto has no part in it
+        job_of(config_of(ranks_per_node="auto", train={"dropout": 2.0}), 4)
+    assert "auto" not in str(error.value)
 
 
 @pytest.mark.parametrize(

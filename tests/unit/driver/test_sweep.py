@@ -145,6 +145,21 @@ def test_hosts_too_few_or_too_small_are_refused(copies: int, job: Job, words: st
         check_hosts([job], Copy("none" if copies == 1 else "slurm", 0, copies), UNLIMITED)
 
 
+@pytest.mark.parametrize("copies, ranks", [(1, 2), (2, 1)])
+def test_a_numa_node_without_room_for_its_ranks_is_refused(
+    copies: int, ranks: int, small_job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(sweep, "shares_here", lambda *words: asked.append(words) or [[0]] * words[0])
+    monkeypatch.setattr(sweep, "needs_of_domains", lambda shares: [(3, len(shares), 1 << 20)])
+    one, two = replace(small_job, nodes=2), replace(small_job, nodes=2, repeat=1)
+    launch = replace(small_job.launch, oversubscribe=True)
+    jobs = [replace(job, launch=launch) for job in (one, two)]
+    with pytest.raises(ConfigError, match=f"binds {ranks} ranks to NUMA node 3 of this host"):
+        check_hosts(jobs, Copy("none" if copies == 1 else "slurm", 0, copies), UNLIMITED)
+    assert asked == [(ranks, small_job.launch.threads_per_rank)]
+
+
 @pytest.mark.parametrize("why", ["cannot hold the job", "cannot write"])
 def test_what_a_host_refuses_the_other_copies_hear(
     why: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, small_job: Job

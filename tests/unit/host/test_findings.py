@@ -18,7 +18,6 @@ def test_a_quiet_host_has_nothing_to_warn_of(vm: dict[str, Any], idle: dict[str,
     [
         ("cpu", {"governor": "powersave"}, "warn", "governor is powersave", "cpupower frequency-set -g performance"),
         ("cpu", {"affinity": "0"}, "warn", "1 of 2 CPUs", "--cpus-per-task=2"),
-        ("cpu", {"smt": True, "physical": 1}, "warn", "SMT", "threads_per_rank=1"),
         ("container", {"cpu_limit": 1.5}, "bad", "1.5 of the 2 CPUs", "--cpus=2"),
         (
             "container",
@@ -48,6 +47,12 @@ def test_each_trouble_is_found_with_its_way_out(
     troubles = [f for f in findings(vm, idle, needed_bytes=5 << 30, environ={}) if f.level != "ok"]
     assert [f.level for f in troubles] == [level]
     assert said in troubles[0].what and advice in troubles[0].advice
+
+
+def test_hardware_threads_are_told_of_and_no_trouble(vm: dict[str, Any], idle: dict[str, Any]) -> None:
+    vm["cpu"].update(smt=True, physical=1)
+    (said,) = [finding for finding in findings(vm, idle, environ={}) if "SMT" in finding.what]
+    assert said.level == "ok" and "share the 1 cores" in said.what
 
 
 def test_a_job_that_has_just_ended_is_not_others(vm: dict[str, Any], idle: dict[str, Any]) -> None:
