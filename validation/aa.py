@@ -1,0 +1,130 @@
+"""A/A: the same allocator under two names. How often is it called a difference?
+
+    python -m validation aa                                                      tiny model, 40 comparisons of 4 blocks, glibc
+    python -m validation aa --model gpt124m --comparisons 10 --allocator glibc tcmalloc --out results/aa --minutes 300
+
+Each comparison is a sweep of its own through the product's command line: real ranks, real records, the product's own interval and
+verdict. With --out the records are kept, and the same command goes on where it was stopped, by --minutes or by hand, block by block.
+The tiny model takes about 50 s a comparison on two cores, the real one 20 min (glibc) and 14 min (tcmalloc).
+
+Goal, for each allocator: at most 1 comparison in 20 says "faster" or "slower", at least 1 being allowed. Exit code 1 when it is
+missed, or when comparisons are not whole yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from run_job import COMMAND, results
+
+from bench.analysis import stats
+from bench.analysis.grouping import pairs
+from bench.analysis.reproduction import show
+from bench.schema import records
+
+NAMES = ("one", "other")
+# The real model as `make bench` has it: one counted iteration a job.
+WORDS = {"tiny": ("+experiment=smoke",), "gpt124m": ("measure.max_seconds=1",)}
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Of one allocator's comparisons; ``whole``: those whose blocks are all there."""
+
+    wanted: int
+    whole: int
+    called: int
+    covered: int  # the interval holds 1
+
+    @property
+    def allowed(self) -> int:
+        return max(1, self.wanted // 20)
+
+    @property
+    def met(self) -> bool:
+        return self.whole == self.wanted and self.called <= self.allowed
+
+    @property
+    def sentence(self) -> str:
+        found = (
+            f"{self.called} of {self.whole} called different, at most {self.allowed} of {self.wanted} allowed; "
+            f"the interval held 1 in {self.covered}"
+        )
+        if self.called > self.allowed:
+            return f"goal missed: {found}"
+        if self.whole < self.wanted:
+            return f"not decided: {found}; {self.wanted - self.whole} comparisons are not whole: run the same command with --out again"
+        return f"goal met: {found}"
+
+
+def words_of(model: str, arm: str, number: int, overrides: Sequence[str]) -> list[str]:
+    """Overrides of one comparison; the seed orders the arms, too."""
+    return [*WORDS.get(model, WORDS["gpt124m"]), *([f"model={model}"] if model not in WORDS else []), f"+allocator={arm}",
+            f"allocator.name={','.join(NAMES)}", f"sweep.reference={NAMES[0]}", f"seed={1234 + number}", *overrides]  # fmt: skip
+
+
+def done_blocks(folder: Path) -> set[int]:
+    """Blocks of this comparison of which both jobs have a valid record."""
+    found = records.read_all([folder])[0] if folder.is_dir() else []
+    arms: dict[int, set[str]] = {}
+    for record in found:
+        if record["valid"]:
+            arms.setdefault(record["job"]["repeat"], set()).add(record["job"]["allocator"]["name"])
+    return {block for block, names in arms.items() if names >= set(NAMES)}
+
+
+def run_block(out: Path, study: str, block: int, words: Sequence[str]) -> None:
+    command = [*COMMAND, *words, f"study={study}", f"repeat={block}"]
+    done = subprocess.run(command, env={**os.environ, "BENCH_OUT": str(out)}, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+
+
+def compare(folder: Path) -> stats.Ratio:
+    (ratio,) = [c.ratio for c in pairs(records.read_all([folder])[0], NAMES[0]) if c.ratio]
+    return ratio
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--comparisons", type=int, default=40, help="of each allocator (default 40)")
+    parser.add_argument("--blocks", type=int, default=4, help="in each comparison (default 4)")
+    parser.add_argument("--allocator", nargs="+", default=["glibc"])
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no block after so many")
+    parser.add_argument("--out", type=Path, help="keep the records here, and go on from those that are there")
+    parser.add_argument("overrides", nargs="*", default=[])
+    args = parser.parse_args(argv)
+    if args.comparisons < 1 or args.blocks < 2:
+        parser.error("give --comparisons of 1 and more, --blocks of 2 and more: one block has no verdict")
+    ends, tallies = time.monotonic() + 60 * args.minutes, {}
+    with results(args.out) as out:
+        for arm in args.allocator:
+            verdicts, covered = [], 0
+            for number in range(args.comparisons):
+                study = f"aa_{args.model}_{arm}_{number:02d}"
+                missing = sorted(set(range(args.blocks)) - done_blocks(out / study))
+                while missing and time.monotonic() < ends:
+                    run_block(out, study, missing.pop(0), words_of(args.model, arm, number, args.overrides))
+                if missing:
+                    continue
+                ratio = compare(out / study)
+                verdicts.append(stats.verdict(ratio).word)
+                covered += ratio.low <= 1 <= ratio.high
+                print(f"{arm:14s}{number + 1:3d}  {show(ratio):24s} {verdicts[-1]}", flush=True)
+            called = sum(word in ("faster", "slower") for word in verdicts)
+            tallies[arm] = Tally(args.comparisons, len(verdicts), called, covered)
+    for arm, tally in tallies.items():
+        print(f"{arm}: {tally.sentence}")
+    return 0 if all(tally.met for tally in tallies.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
