@@ -64,6 +64,8 @@ class Cause:
     user_seconds: float
     threads: int
     huge_bytes: tuple[int, int]  # transparent huge pages in use at the end: reference, arm
+    # Faults of a job that were served with a huge page, the whole host's: size, mean of the reference, mean of the arm.
+    huge_faults: tuple[tuple[str, float, float], ...] = ()
     share_range: tuple[float, float] | None = None  # smallest and largest share, over the blocks and the prices seen
     sure: bool = True  # whether the verdict is that one of the two is faster
 
@@ -171,9 +173,29 @@ def explain(reference: Sequence[Record], arm: Sequence[Record], sure: bool = Tru
         user_seconds=saved("user_seconds"),
         threads=reference[0]["ranks"][0]["threads"],
         huge_bytes=(huge[0], huge[1]),
+        huge_faults=huge_faults(reference, arm),
         share_range=_share_range(reference, arm, both),
         sure=sure,
     )
+
+
+def huge_faults(reference: Sequence[Record], arm: Sequence[Record]) -> tuple[tuple[str, float, float], ...]:
+    """By size of page, the faults of a job that the kernel served with one: means of the reference's jobs and of the arm's, where the
+    kernel counts them. Of the whole host, so that others' are in it."""
+
+    def of(record: Record, size: str) -> float:
+        before, after = (
+            ((record.get("load") or {}).get(when) or {}).get("huge_page_faults") or {} for when in ("before", "after")
+        )
+        return float(after.get(size, 0) - before.get(size, 0))
+
+    sizes = {
+        size
+        for r in (*reference, *arm)
+        for size in ((r.get("load") or {}).get("after") or {}).get("huge_page_faults") or {}
+    }
+    found = ((size, fmean(of(r, size) for r in reference), fmean(of(r, size) for r in arm)) for size in sizes)
+    return tuple(sorted((one for one in found if max(one[1:]) >= 1), key=lambda one: (len(one[0]), one[0])))
 
 
 def _share_range(

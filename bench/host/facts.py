@@ -165,6 +165,9 @@ def _memory(root: Path) -> dict[str, Any]:
         "thp": read_chosen(thp / "enabled"),
         "thp_defrag": read_chosen(thp / "defrag"),
         "thp_shmem": read_chosen(thp / "shmem_enabled"),
+        "thp_sizes": {
+            path.parent.name.partition("-")[2]: read_chosen(path) for path in sorted(thp.glob("hugepages-*/enabled"))
+        },
         "hugepages_total": meminfo.get("HugePages_Total"),
         "hugepages_free": meminfo.get("HugePages_Free"),
         "hugepage_bytes": meminfo.get("Hugepagesize"),

@@ -45,6 +45,7 @@ NAMED = (
     "memory.total_bytes",
     "memory.swap_total_bytes",
     "memory.thp_shmem",
+    "memory.thp_sizes",
     "memory.hugepages_total",
     "memory.overcommit_memory",
     "system.distribution",

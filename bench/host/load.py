@@ -44,7 +44,15 @@ def now(root: Path = ROOT, cpus: Iterable[int] | None = None) -> dict[str, Any]:
         "swap_in_pages": vmstat.get("pswpin"),
         "swap_out_pages": vmstat.get("pswpout"),
         "memory_available_bytes": read_meminfo(root).get("MemAvailable"),
+        "huge_page_faults": huge_page_faults(root),
     }
+
+
+def huge_page_faults(root: Path = ROOT) -> dict[str, int]:
+    """Faults that the kernel has served with a huge page since boot, by its size ("64kB"); the whole host's. Since Linux 6.8."""
+    folders = (root / "sys/kernel/mm/transparent_hugepage").glob("hugepages-*")
+    counts = {path.name.partition("-")[2]: read_int(path / "stats/anon_fault_alloc") for path in sorted(folders)}
+    return {size: number for size, number in counts.items() if number is not None}
 
 
 def used_memory_mib(root: Path = ROOT) -> float | None:

@@ -79,6 +79,10 @@ def _what_else(cause: Cause) -> str:
     waiting = cause.seconds - (cause.system_seconds + cause.user_seconds) / cause.threads
     if waiting * cause.seconds > 0 and abs(waiting) > 0.05 * abs(cause.seconds):
         words += f"; {seconds(abs(waiting))} is cores that wait, as when one thread faults and the others have nothing to do meanwhile"
+    differ = [one for one in cause.huge_faults if abs(one[1] - one[2]) > 0.01 * max(cause.minor_faults, 1e5)]
+    if differ:
+        by_size = ", ".join(f"{count(two)} of {size} in place of {count(one)}" for size, one, two in differ)
+        words += f"; in a job the host's faults were served with huge pages, {by_size}"
     if max(cause.huge_bytes) > 64 << 20:
         before, after = (size / 2**20 for size in cause.huge_bytes)
         words += (

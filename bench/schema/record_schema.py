@@ -113,6 +113,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "thp": ("string?", "transparent huge pages: always, madvise or never"),
         "thp_defrag": ("string?", "when the kernel makes room for them"),
         "thp_shmem": ("string?", "for shared memory"),
+        "thp_sizes": ("string?{}", "by size of page, where the kernel has several: always, inherit, madvise or never", 3),
         "hugepages_total": ("integer?", "reserved huge pages"),
         "hugepages_free": ("integer?", "of them free"),
         "hugepage_bytes": ("integer?", "size of a huge page"),
@@ -163,6 +164,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "swap_in_pages": ("integer?", "since boot"),
         "swap_out_pages": ("integer?", "since boot"),
         "memory_available_bytes": ("integer?", "MemAvailable"),
+        "huge_page_faults": ("integer{}", "faults of the host since boot that were served with a huge page, by its size", 3),
     },
     "rank": {
         "rank": ("integer", "number of the process"),

@@ -145,3 +145,15 @@ def test_what_the_clock_does_not_bear_out_is_not_put_down_to_page_faults():
     found = explain(reference, arm)
     assert found.share == pytest.approx(1, abs=0.01) and not found.agrees
     assert found.state == "clock disagrees" and found.kernel_share == pytest.approx(1 / 3, abs=0.01)
+
+
+def test_huge_pages_by_size_are_counted_and_named():
+    """What the kernel serves with pages of 64 KiB is no 2 MiB page, and shows in no rank's AnonHugePages."""
+    reference, arm = pair(0.1, 50_000, reference_seconds=0.5)
+    for side, number in ((reference, 0), (arm, 300_000)):
+        for record in side:
+            record["load"] = {"before": {"huge_page_faults": {"64kB": 7, "2048kB": 3}},
+                              "after": {"huge_page_faults": {"64kB": 7 + number, "2048kB": 3}}}  # fmt: skip
+    found = explain(reference, arm)
+    assert found.huge_faults == (("64kB", 0.0, 300_000.0),)
+    assert cause(0.1, 50_000, reference_seconds=0.5).huge_faults == (), "a kernel that does not count them"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from machines import X86_VM, tree
 
+from bench.host.facts import host
 from bench.host.load import noise, now, standstill, used_memory_mib
 
 QUIET = {
@@ -106,3 +107,17 @@ def part(number: int, **stopped: float) -> dict[str, Any]:
 def test_a_rank_that_stood_still_is_told_with_the_seconds(ranks: list[dict[str, Any]], said: list[str]) -> None:
     sentences = standstill(ranks)
     assert len(sentences) == len(said) and all(words in sentence for words, sentence in zip(said, sentences))
+
+
+def test_huge_pages_are_counted_by_size_where_the_kernel_does(tmp_path: Path) -> None:
+    assert now(tmp_path)["huge_page_faults"] == {}
+    for size, chosen, number in (
+        ("64kB", "always inherit [madvise] never", "41"),
+        ("2048kB", "always [inherit] madvise never", "2"),
+    ):
+        folder = tmp_path / f"sys/kernel/mm/transparent_hugepage/hugepages-{size}"
+        (folder / "stats").mkdir(parents=True)
+        (folder / "enabled").write_text(chosen + "\n")
+        (folder / "stats/anon_fault_alloc").write_text(number + "\n")
+    assert now(tmp_path)["huge_page_faults"] == {"2048kB": 2, "64kB": 41}
+    assert host(tmp_path)["memory"]["thp_sizes"] == {"2048kB": "inherit", "64kB": "madvise"}
