@@ -83,10 +83,7 @@ def main(argv: Sequence[str]) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a locale without our letters is no reason to end
     try:
-        try:
-            code = _run(own_folder(argv))
-        except SystemExit as end:  # argparse after --help, and an interrupted search
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        code = _until_its_end(own_folder(argv))
         sys.stdout.flush()  # here, where what does not fit can still be said
         return code
     except ConfigError as error:
@@ -104,6 +101,14 @@ def main(argv: Sequence[str]) -> int:
         return _say("there is no memory left for this program: raise its limit (ulimit -v), or end other programs.", 1)
     except KeyboardInterrupt:
         return _say("stopped before anything was measured.", 130)
+
+
+def _until_its_end(argv: list[str]) -> int:
+    """The exit code, also where the command ends by SystemExit: argparse after --help, and an interrupted search."""
+    try:
+        return _run(argv)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
 
 
 def _say(sentence: str, code: int) -> int:
