@@ -6,11 +6,12 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.analysis.grouping import Section
+from bench.analysis.pairing import Pair
 from bench.analysis.stats import time_interval
 from bench.host.likeness import fingerprint
 from bench.report.words import frequency_text, significant, size_text, truncated
@@ -45,25 +46,37 @@ def ratios_csv(found: Sequence[Section]) -> str:
     """The comparisons as data, a row for each arm and number of nodes; an invalid one has no figures, and says why under
     ``verdict``. Ratios are reference/arm, so that above 1 the arm takes less time, or memory."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(RATIOS)
-    for section in found:
-        for c in section.pairs:
-            figures = ["", "", "", "", "", c.invalid, "", "", ""]
-            if c.ratio and c.memory:
-                time = [f"{x:.6g}" for x in (c.ratio.value, c.ratio.low, c.ratio.high, c.ratio.smallest_detectable)]
-                memory = [f"{x:.6g}" for x in (c.memory.value, c.memory.low, c.memory.high)]
-                figures = [str(c.ratio.num_blocks), *time, c.word, *memory]
-            where = [
-                fingerprint(section.host),
-                " ".join(section.job.program.command)[:80] or section.job.model.name,
-                c.nodes,
-                written(c.simulated),
-                c.arm,
-                c.reference,
-            ]
-            writer.writerow([*where, *figures])
+    writer = csv.DictWriter(text, RATIOS, lineterminator="\n")
+    writer.writeheader()
+    for one in ratio_rows(found):
+        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else written(v) for k, v in one.items()})
     return text.getvalue()
+
+
+def ratio_rows(found: Sequence[Section]) -> list[dict[str, Any]]:
+    """What ratios.csv writes, with figures as they are; None where there is none."""
+    return [_ratio_row(section, pair) for section in found for pair in section.pairs]
+
+
+def _ratio_row(section: Section, c: Pair) -> dict[str, Any]:
+    time, memory = (c.ratio, c.memory) if c.ratio and c.memory else (None, None)
+    return {
+        "host": fingerprint(section.host),
+        "model": " ".join(section.job.program.command)[:80] or section.job.model.name,
+        "nodes": c.nodes,
+        "simulated": c.simulated,
+        "arm": c.arm,
+        "reference": c.reference,
+        "blocks": time.num_blocks if time else None,
+        "ratio": time.value if time else None,
+        "ratio_low": time.low if time else None,
+        "ratio_high": time.high if time else None,
+        "smallest_detectable": time.smallest_detectable if time else None,
+        "verdict": c.word if time else c.invalid,
+        "memory_ratio": memory.value if memory else None,
+        "memory_ratio_low": memory.low if memory else None,
+        "memory_ratio_high": memory.high if memory else None,
+    }
 
 
 def written(value: Any) -> Any:
@@ -130,10 +143,8 @@ def below(path: str, folder: str) -> str:
 MORE = ("peak_rss_bytes", "micro_batch_seconds", "sync_seconds", "optimizer_seconds", "user_seconds_per_it")
 
 
-def write_parquet(path: Path, found: Sequence[Record], rows: Sequence[dict[str, Any]]) -> None:
-    """The same ``rows`` for machines: typed, with the host and the memory beside, and every phase's figures."""
-    import pandas as pd
-
+def job_rows(found: Sequence[Record], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same ``rows`` for machines, with the host and the memory beside, and every phase's figures."""
     wide = []
     for record, one in zip(found, rows):
         derived = record["derived"] or {}
@@ -142,8 +153,28 @@ def write_parquet(path: Path, found: Sequence[Record], rows: Sequence[dict[str, 
             figures.update({f"{phase}_{name}": value for name, value in values.items()})
         facts = {key: record[key] for key in ("started_at", "content_hash")}
         wide.append({**one, **figures, **facts, "host": fingerprint(record["hosts"][0])})
+    return wide
+
+
+def micro_batch_rows(record: Record, one: dict[str, Any]) -> Iterator[dict[str, list[Any]]]:
+    """For each rank the micro-batches as columns of equal length, with those of results.csv that say which job it was. A failed job
+    and a user's program have none."""
+    same = {key: one[key] for key in ("record", "allocator", "nodes", "simulated", "repeat")}
+    for rank in (record["ranks"] or []) if record["valid"] else []:
+        columns = rank.get("micro_batches")
+        if columns:
+            length = len(columns["loss"])
+            facts = {**same, "rank": rank["rank"], "micro_batch": None}
+            named = {key: [value] * length for key, value in facts.items()}
+            yield {**named, "micro_batch": list(range(1, length + 1)), **columns}
+
+
+def write_parquet(path: Path, found: Sequence[Record], rows: Sequence[dict[str, Any]]) -> None:
+    """`job_rows`, typed."""
+    import pandas as pd
+
     buffer = io.BytesIO()
-    pd.DataFrame(wide).to_parquet(buffer, index=False)
+    pd.DataFrame(job_rows(found, rows)).to_parquet(buffer, index=False)
     beside = path.with_name(f".{path.name}.part")
     try:
         beside.write_bytes(buffer.getvalue())
