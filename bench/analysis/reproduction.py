@@ -18,6 +18,7 @@ from bench.schema import records
 from bench.schema.cpus import cpu_numbers
 from bench.schema.errors import ConfigError, RecordError
 from bench.schema.job import canonical
+from bench.schema.packs import is_pack
 
 # The same experiment elsewhere may have other hardware, but not other software under test. An image's flavour shows in torch's
 # version (+cu102, +cpu), and natively too.
@@ -64,7 +65,7 @@ def load_side(path: Path, reference: str) -> Side:
     # What a later sweep set aside (record-<hash>.json) is of other hosts or other code, and is asked for by its own name.
     found = (
         records.Found([{**records.read(path), "path": str(path)}], [], [], ())
-        if path.is_file()
+        if path.is_file() and not is_pack(path)
         else records.collect([path])
     )
     if found.refused:

@@ -70,8 +70,7 @@ def stored(record: Record) -> Record:
 def anew(record: Record, derived: dict[str, Any]) -> Record:
     """With today's figures; it names the seal of the record that it came from first."""
     kept = {key: value for key, value in record.items() if key != "path"}
-    first = record.get("rederived_from") or record["sha256"]
-    return {**kept, "derived": derived, "derived_code": derived_code(), "rederived_from": first}
+    return {**kept, "derived": derived, "derived_code": derived_code(), "rederived_from": records.first_seal(record)}
 
 
 def name_of(record: Record, directory: Path) -> str:

@@ -13,6 +13,7 @@ from bench.report.rederived import stale_sentence
 from bench.report.write import write_all
 from bench.schema import records
 from bench.schema.errors import ConfigError
+from bench.schema.packs import SUFFIXES, is_pack
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Everything, from the records under all the folders, into the first. Raises ConfigError."""
     for directory in options.directories:
-        if not directory.is_dir():
+        if not directory.is_dir() and not is_pack(directory):
             raise ConfigError(
                 f"report {directory}: that is not a folder; name the folder of a study, such as results/main."
             )
@@ -51,9 +52,17 @@ def run(options: argparse.Namespace) -> int:
             )
         stale = of_other_code(found)
         said = [stale_sentence(stale, len(found), " ".join(map(str, options.directories)))] if stale else []
-        parts = write_all(options.directories[0], found, refused, options.reference, [*read.left_out, *said])
+        parts = write_all(
+            written_into(options.directories[0]), found, refused, options.reference, [*read.left_out, *said]
+        )
         options.answer = verdict_json.of_report(parts, refused)
         return 0
     finally:
         if collecting:
             gc.enable()
+
+
+def written_into(first: Path) -> Path:
+    """The first folder; for a pack a folder of its name beside it."""
+    suffix = next((suffix for suffix in SUFFIXES if is_pack(first) and first.name.endswith(suffix)), None)
+    return first.with_name(first.name[: -len(suffix)]) if suffix else first

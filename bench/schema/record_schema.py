@@ -40,6 +40,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "measured_code": ("string?", "over the bytes of the files that a rank runs (bench/rank, bench/schema/job.py), 12 digits", 2),
         "derived_code": ("string?", "over the bytes of the files that made `derived` (bench/analysis/derive.py says which), 12 digits", 2),
         "rederived_from": ("string?", "where `rederive --write` made the figures: `sha256` of the record as it was first written", SOMETIMES),
+        "packed_from": ("string?", "in a pack: `sha256` of the record as it was first written", SOMETIMES),
         "bench_version": ("string", "version of this program"),
         "status": ("string", "`ok` or `failed`"),
         "valid": ("boolean", "whether numbers may be drawn from it"),

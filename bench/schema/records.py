@@ -19,6 +19,7 @@ from bench.schema.checks import brief
 from bench.schema.errors import ConfigError, RecordError
 from bench.schema.job import canonical
 from bench.schema.migrate import migrate
+from bench.schema.packs import unpacked
 from bench.schema.shape import COUNTERS as COUNTERS
 from bench.schema.shape import check_shape
 
@@ -34,17 +35,31 @@ def seal(record: Record) -> Record:
 
 def write(path: Path, record: Record) -> None:
     """Write beside and rename, so that a reader, a full disk or a kill never sees half a record. Raises RecordError."""
-    text = json.dumps(seal(record), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    write_text(path, text + "\n")
+    write_text(path, text_of(record))
+
+
+def text_of(record: Record) -> str:
+    """As it stands in its file."""
+    return json.dumps(seal(record), sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n"
+
+
+def first_seal(record: Record) -> str:
+    """The SHA-256 that the record had when it was first written, before `rederive --write` or `pack`."""
+    return str(record.get("rederived_from") or record.get("packed_from") or record["sha256"])
 
 
 def write_text(path: Path, text: str) -> None:
+    """As `write_bytes`."""
+    write_bytes(path, text.encode())  # UTF-8, whatever the locale says: a record is read on other hosts
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Any file of the results, atomically. Raises RecordError in one sentence where the folder or the disk refuses."""
     beside = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "w", encoding="utf-8") as f:  # whatever the locale says: a record is read on other hosts
-            f.write(text)
+        with open(beside, "wb") as f:
+            f.write(content)
             f.flush()
             os.fsync(f.fileno())
         os.replace(beside, path)
@@ -163,7 +178,7 @@ def collect(directories: Iterable[Path]) -> Found:
     paths = {
         os.path.realpath(path): path  # not Path.resolve, which fails where a link leads to itself
         for directory in directories
-        for path in sorted(Path(directory).glob("**/record*.json"))
+        for path in sorted(unpacked(Path(directory)).glob("**/record*.json"))
     }
     for path in paths.values():  # one folder may lie inside another
         if path.name != RECORD_NAME and not SET_ASIDE_NAME.fullmatch(path.name):
@@ -175,13 +190,13 @@ def collect(directories: Iterable[Path]) -> Found:
             refused.append((path, str(error)))
     once: dict[str, Record] = {}
     for record in sorted(everything, key=lambda record: not record["path"].endswith(f"/{RECORD_NAME}")):
-        once.setdefault(record["sha256"], record)
-    kept = [record for record in everything if once[record["sha256"]] is record]
+        once.setdefault(first_seal(record), record)
+    kept = [record for record in everything if once[first_seal(record)] is record]
     aside = [record for record in kept if Path(record["path"]).name != RECORD_NAME]
     copies = len(everything) - len(kept)
     said = []
     if copies:
-        first = next(r for r in everything if once[r["sha256"]] is not r)
+        first = next(r for r in everything if once[first_seal(r)] is not r)
         said.append(
             f"{copies} {'copy' if copies == 1 else 'copies'} of records {'was' if copies == 1 else 'were'} left out, for a record counts "
             f"once; for instance {first['path']}."

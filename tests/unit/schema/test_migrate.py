@@ -19,7 +19,10 @@ from bench.schema.job import Job, from_dict
 from bench.schema.migrate import STEPS, migrate
 
 SMOKE = CHECKOUT / "tests" / "data" / "smoke"
-STORED = {1: SMOKE / "n001_glibc_r00-221e6849" / "record.json"}
+STORED = {
+    1: SMOKE / "n001_glibc_r00-221e6849" / "record.json",
+    2: CHECKOUT / "tests" / "data" / "schema2" / "record.json",
+}
 
 
 def old(**changed: Any) -> dict[str, Any]:
@@ -29,6 +32,7 @@ def old(**changed: Any) -> dict[str, Any]:
 
 def test_there_is_a_step_from_every_earlier_number() -> None:
     assert sorted(STEPS) == list(range(1, records.SCHEMA))
+    assert sorted(STORED) == [*STEPS, records.SCHEMA], "a stored record of each number"
 
 
 @pytest.mark.parametrize("number", STORED)
