@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-PHONE, DESK = (360, 740), (1280, 900)
+PHONE, DESK, WIDE = (360, 740), (1280, 900), (1920, 1080)
 
 
 class Browser:
@@ -187,7 +187,7 @@ def test_every_picture_is_there_and_fits(browser: Browser, page: Path, size: tup
     browser.open(page, size)
     pictures = browser.ask(PICTURES)
     assert [p["name"] for p in pictures] == [
-        f"s0-{name}" for name in ("gains", "phases", "samples", "against_nodes", "over_time", "pareto")
+        f"s0-{name}" for name in ("gains", "phases", "samples", "wandering", "against_nodes", "over_time", "pareto")
     ]
     for picture in pictures:
         assert picture["width"] > 250 and picture["height"] > 100 and picture["marks"] > 10, picture
@@ -209,6 +209,41 @@ def test_a_phone_need_not_scroll_sideways(browser: Browser, page: Path) -> None:
         )
         >= 11
     )
+
+
+@pytest.mark.parametrize("size", [DESK, WIDE], ids=["desk", "wide"])
+def test_dark_where_the_reader_wants_it_and_the_pictures_stay_readable(
+    browser: Browser, page: Path, size: tuple[int, int]
+) -> None:
+    browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    try:
+        browser.open(page, size)
+        assert browser.ask("getComputedStyle(document.body).backgroundColor") == "rgb(20, 24, 28)"
+        ground = browser.ask("getComputedStyle(document.querySelector('svg.plot')).backgroundColor")
+        assert ground == "rgb(255, 255, 255)", "their ink is dark"
+        assert all(picture["width"] > 0.35 * size[0] for picture in browser.ask(PICTURES)[:2])
+        assert browser.ask("document.documentElement.scrollWidth") <= size[0]
+    finally:
+        browser.call("Emulation.setEmulatedMedia", features=[])
+
+
+def test_a_table_is_sorted_by_a_click_and_back(browser: Browser, page: Path) -> None:
+    browser.open(page, DESK)
+    click = """(() => { const head = [...document.querySelectorAll('th button')].find(b => b.textContent === 'Phase').closest('th');
+        head.firstChild.click();
+        const at = [...head.parentNode.cells].indexOf(head), rows = [...head.closest('table').tBodies[0].rows];
+        return [head.getAttribute('aria-sort'), rows.map(row => row.cells[at].textContent)]; })()"""
+    word, values = browser.ask(click)
+    assert word == "ascending" and len(values) >= 3 and values == sorted(values)
+    word, values = browser.ask(click)
+    assert word == "descending" and values == sorted(values, reverse=True)
+
+
+def test_what_few_look_for_is_folded_and_the_verdict_is_open(browser: Browser, page: Path) -> None:
+    browser.open(page, DESK)
+    folded = browser.ask("[...document.querySelectorAll('details:not([open]) > summary')].map(s => s.innerText)")
+    assert {"Host", "Configuration and launch", "The arms, and the proof of each"} <= set(folded)
+    assert browser.ask("document.querySelector('.verdict').closest('details')") is None
 
 
 def test_print_has_everything_dark_on_white(browser: Browser, page: Path) -> None:
