@@ -122,7 +122,8 @@ def files_of(command: Sequence[str], directory: Path) -> dict[str, str]:
     found = {}
     for word in command:
         path = directory / word
-        if "=" not in word and len(word) < 4096 and path.is_file() and path.stat().st_size <= LARGEST_HASHED:
+        # os.path, for Path.is_file raises where a word is longer than a name can be.
+        if "=" not in word and os.path.isfile(path) and os.path.getsize(path) <= LARGEST_HASHED:
             sha256 = file_sha256(str(path))
             if sha256 is not None:
                 found[str(path)] = sha256

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import math
 import runpy
 
 import pytest
 
+from bench.analysis.stats import Ratio
 from bench.paths import CHECKOUT
 
 FOLDER = CHECKOUT / "validation"
 MAIN = runpy.run_path(str(FOLDER / "__main__.py"))
-SCRIPTS = {path.stem for path in FOLDER.glob("*.py")} - {"__main__", "run_job", "fault_kinds", "fault_scene"}
+SCRIPTS = {path.stem for path in FOLDER.glob("*.py")} - {
+    "__main__",
+    "run_job",
+    "fault_kinds",
+    "fault_scene",
+    "foreign_gpt",
+}
 
 
 def test_every_script_is_a_part() -> None:
@@ -56,3 +65,35 @@ def test_the_exit_code_is_the_verdict(
     assert said.startswith("formula: the FLOPs formula gives the 14 published rows\n")
     assert f"formula: goal {'missed' if code else 'met'}, after " in said
     assert ("14 of 14 rows agree" in said) == (code == 0)
+
+
+def estimate(value: float, half: float, blocks: int = 5) -> Ratio:
+    error = math.log1p(half) / 2.776  # of t with four degrees of freedom
+    return Ratio(value, value / (1 + half), value * (1 + half), blocks, 0.0, "", error, 0.95)
+
+
+@pytest.mark.parametrize(
+    "ours, other, good, word",
+    [
+        (estimate(1.4, 0.02), estimate(1.41, 0.02), True, "they agree"),
+        (estimate(1.4, 0.02), estimate(1.2, 0.02), False, "they do not agree"),
+        (estimate(1.4, 0.4), estimate(1.2, 0.4), False, "too wide to say"),
+        (estimate(1.4, 0.02, blocks=1), estimate(1.4, 0.02), False, "too wide to say"),
+        (None, estimate(1.4, 0.02), False, "no ratio"),
+    ],
+)
+def test_two_ratios_agree_by_an_interval_that_could_have_said_no(
+    ours: Ratio | None, other: Ratio | None, good: bool, word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    agreed, said = importlib.import_module("foreign").agreement(ours, other)
+    assert agreed is good and word in said
+
+
+def test_the_cost_of_watching_is_decided_by_an_interval_on_one_side_of_the_goal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    decided = importlib.import_module("program_overhead").decided
+    assert decided(estimate(1.002, 0.003)) and decided(estimate(1.03, 0.005))
+    assert not decided(estimate(1.002, 0.02))

@@ -57,6 +57,12 @@ def test_words_that_cannot_be_are_one_sentence(words: list[str], said: str, caps
     assert said in capsys.readouterr().err
 
 
+def test_a_word_longer_than_a_name_can_be_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("")
+    words = ["python", "train.py", "{" + "x" * 300 + "}", "y" * 9000, "a\0b"]
+    assert list(program.files_of(words, tmp_path)) == [str(tmp_path / "train.py")]
+
+
 def record(seconds: float, steps: int | None) -> dict[str, Any]:
     """Of a run with so many steps of so many seconds and 2 s around them, or of one run of so many seconds."""
     shown = {"seconds": [seconds] * steps} if steps else None

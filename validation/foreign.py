@@ -1,0 +1,101 @@
+"""Our GPT twice: in the sweep, and started as a foreign program by `program`. Do both find the same ratio?
+
+    python validation/foreign.py [--model gpt124m] [--blocks 5] [--out FOLDER]
+
+Each block holds glibc and tcmalloc in the sweep and in `program`, in an order drawn by lot, so that drift is shared. Both take the math
+library as it comes (launch.blas=stock), for nobody chooses a path for a foreign program, and as many threads. Goal: the 95 % interval of
+the ratio of the two ratios holds 1, and reaches no further than 10 % to either side. Exit code 1 when it does not, or when either has no ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from run_job import COMMAND, results
+
+from bench.analysis.grouping import pairs
+from bench.analysis.reproduction import show
+from bench.analysis.stats import Ratio, difference, of_ratio
+from bench.config.compose import jobs_of
+from bench.schema import records
+
+ARMS = "allocator=glibc,tcmalloc"
+WARM_UP, COUNTED, LEFT_OUT = 4, 6, 2  # micro-batches; `program` leaves out the first two steps that it finds
+WIDEST = 0.10  # half the interval of the ratio of ratios: a wider one would hold 1 whatever `program` did
+SCRIPT = str(Path(__file__).with_name("foreign_gpt.py"))
+RATE, CHECK = "^counted middle ([0-9.]+) s", "loss ([0-9.]+)$"
+
+
+def commands(model: str, block: int) -> dict[str, list[str]]:
+    """The words of one block, by the name of the study."""
+    job = jobs_of([f"model={model}"])[1][0]
+    measure = [f"measure.warmup_micro_batches={WARM_UP}", f"measure.iteration_micro_batches={COUNTED}"]
+    words = [json.dumps(asdict(part)) for part in (job.model, job.train)]
+    return {
+        "ours": [
+            "-m",
+            f"model={model}",
+            *measure,
+            "measure.min_samples=2",
+            "measure.max_seconds=1",
+            "launch.blas=stock",
+        ]
+        + [f"+{ARMS}", f"repeat={block}", "study=ours"],
+        "foreign": ["program", ARMS, f"repeat={block}", "study=foreign", f"rate={RATE}", f"check={CHECK}"]
+        + ["--", sys.executable, SCRIPT, *words, str(WARM_UP), str(COUNTED + LEFT_OUT)],
+    }
+
+
+def ratio_of(study: Path) -> Ratio | None:
+    found = records.read_all([study])[0]
+    return next((pair.ratio for pair in pairs(found, "glibc") if pair.ratio), None)
+
+
+def agreement(ours: Ratio | None, foreign: Ratio | None) -> tuple[bool, str]:
+    """Whether the two agree, and the sentence."""
+    if ours is None or foreign is None:
+        return False, "one of the two has no ratio: its report says why"
+    value, half = difference(of_ratio(ours), of_ratio(foreign))
+    both = (
+        f"sweep {show(ours)}, program {show(foreign)}; program/sweep {math.exp(value):.3f}, "
+        f"95 % {math.exp(value - half):.3f} to {math.exp(value + half):.3f}"
+    )
+    if min(ours.num_blocks, foreign.num_blocks) < 2 or half > WIDEST:
+        return False, f"{both}: too wide to say that they agree, give it more --blocks"
+    good = abs(value) <= half
+    return good, f"{both}: {'they agree' if good else 'they do not agree'}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="gpt124m")
+    parser.add_argument("--blocks", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="keep the records here, and go on from those that are there")
+    args = parser.parse_args(argv)
+    draw = random.Random(1)
+    with results(args.out) as out:
+        threads = str(len(os.sched_getaffinity(0)))
+        env = {**os.environ, "BENCH_OUT": str(out), "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        for block in range(args.blocks):
+            todo = commands(args.model, block)
+            for name in draw.sample(sorted(todo), len(todo)):
+                done = subprocess.run([*COMMAND, *todo[name]], env=env, capture_output=True, text=True)
+                if done.returncode:
+                    sys.exit(f"{name}, block {block}, ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+                print(f"block {block}: {name} done", flush=True)
+        good, sentence = agreement(ratio_of(out / "ours"), ratio_of(out / "foreign"))
+    print(sentence)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

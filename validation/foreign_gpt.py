@@ -1,0 +1,49 @@
+"""Our GPT in a plain training loop, as a program that nobody prepared for being measured: validation/foreign.py has it run by `program`.
+
+    python validation/foreign_gpt.py MODEL TRAIN WARM_UP COUNT    (the first two as JSON; COUNT micro-batches after WARM_UP)
+
+Prints the seconds of each micro-batch, forward and backward, and its loss. Model, optimizer and DDP are those of the ranks, so that the
+same blocks of memory are asked for; proof, pinning, counters and the choice of the math library's path are not here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from bench.rank.gpt import GPT
+from bench.schema.job import Model, Train
+
+
+def main(model_json: str, train_json: str, warm_up: str, count: str) -> None:
+    model, train = Model(**json.loads(model_json)), Train(**json.loads(train_json))
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    torch.manual_seed(1234)
+    gpt = GPT(model, train)
+    ddp = DistributedDataParallel(gpt)
+    optimizer = torch.optim.Adam(gpt.parameters(), lr=train.lr, weight_decay=train.weight_decay)
+    for word, number in (("warm-up", int(warm_up)), ("counted", int(count))):
+        for index in range(number):
+            last = index == number - 1
+            text = torch.randint(model.vocabulary, (train.micro_batch_size, model.sequence + 1))
+            tokens, labels = text[:, :-1].contiguous(), text[:, 1:].contiguous()
+            with contextlib.nullcontext() if last else ddp.no_sync():
+                start = time.perf_counter()
+                loss = ddp(tokens, labels)
+                (loss / number).backward()
+                seconds = time.perf_counter() - start
+            kind = "last" if last else "first" if index == 0 else "middle"
+            print(f"{word} {kind} {seconds:.6f} s loss {loss.item():.6f}", flush=True)
+        torch.nn.utils.clip_grad_norm_(gpt.parameters(), train.clip_grad)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
