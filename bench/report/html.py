@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from bench import __version__
 from bench.analysis.grouping import Section
@@ -21,6 +22,22 @@ from bench.schema.job import to_dict
 MOST_DRAWN = 4  # sections with pictures; the rest have their tables
 MOST_WARNINGS = 40
 MOST_CAUSES = 3  # said at the top, of the largest gains at the fewest nodes; the rest stand with the fault tax
+
+VERDICT_WORD = r"\b(faster|slower|(less|more) time)\b|[Cc]annot tell|[Nn]o difference"
+# Words of the verdict and of the cause, and the part of the section that shows why.
+SHOWN_BY = (
+    (VERDICT_WORD, "cause"),
+    (VERDICT_WORD, "against"),  # where no cause is said
+    (r"\b\d[\d.]*(x| times| %)|ratio [\d.]+", "against"),
+    (r"\[[^]]+\]", "gains"),
+    (r"this noise|one block|blocks disagree", "samples"),
+)
+CAUSE_SHOWN_BY = (
+    (r"[Pp]age faults|minor faults", "tax"),
+    (r"kernel's own clock|cost of a fault", "tax"),
+    (r"the rest\b|The rest\b|no sure difference", "phases"),
+    (r"huge pages", "over_time"),
+)
 
 
 def page(found: Sequence[Section], refused: tables.Refused) -> str:
@@ -69,22 +86,39 @@ def all_records(section: Section) -> list[dict[str, Any]]:
 
 def section_view(section: Section, first: Section, number: int) -> dict[str, Any]:
     """What the template shows of one section: texts and rows, nothing to be computed there."""
+    from bench.report.picture_data import csv_link
     from bench.report.plots import plots
 
     causes = tables.cause_sentences(section)
-    drawn = plots(section, f"s{number}-") if number < MOST_DRAWN else []
+    prefix = f"s{number}-"
+    drawn = plots(section, prefix) if number < MOST_DRAWN else []
+    parts = {p.name[len(prefix) :] for p in drawn}
+    parts |= (
+        {"cause" for _ in causes[:1]}
+        | {"against" for _ in section.pairs[:1]}
+        | {"tax" for _ in tables.tax_table(section)[:1]}
+    )
     return {
         "title": section.title,
         "configuration": configuration(section),
-        "verdicts": tables.verdict_sentences(section),
+        "verdicts": [linked(said, SHOWN_BY, parts, prefix) for said in tables.verdict_sentences(section)],
         "words": [c.word for c in section.pairs],
-        "causes": causes[:MOST_CAUSES],
+        "causes": [linked(said, CAUSE_SHOWN_BY, parts, prefix) for said in causes[:MOST_CAUSES]],
         "more_causes": causes[MOST_CAUSES:],
         "notes": tables.notes_of(section),
         "slow": costs.head_sentences(section),
         "costs": costs.cost_rows(section),
         "cost_sentences": costs.cost_sentences(section),
-        "plots": [{"name": p.name, "title": p.title, "caption": p.caption, "svg": Markup(p.svg)} for p in drawn],
+        "plots": [
+            {
+                "name": p.name,
+                "title": p.title,
+                "caption": p.caption,
+                "svg": Markup(p.svg),
+                "csv": csv_link(section, p.name[len(prefix) :]),
+            }
+            for p in drawn
+        ],
         "tables": tables.cell_tables(section),
         "reference": section.reference,
         "pairs": [tables.pair_row(section, c) for c in section.pairs],
@@ -98,6 +132,23 @@ def section_view(section: Section, first: Section, number: int) -> dict[str, Any
         "warnings": warning_rows(section),
         "differs": differs(section, first) if section is not first else [],
     }
+
+
+def linked(sentence: str, shown_by: Sequence[tuple[str, str]], parts: Collection[str], prefix: str) -> Markup:
+    """The sentence, in which the first of the words that a part of this section shows leads there. ``parts`` are those that the page has."""
+    links: list[tuple[int, int, str]] = []
+    for words, part in shown_by:
+        found = re.search(words, sentence) if part in parts else None
+        if found and all(found.end() <= start or found.start() >= end for start, end, _ in links):
+            links.append((found.start(), found.end(), part))
+    ends, pieces = 0, []
+    for start, end, part in sorted(links):
+        pieces += [
+            escape(sentence[ends:start]),
+            Markup('<a href="#{}{}">{}</a>').format(prefix, part, sentence[start:end]),
+        ]
+        ends = end
+    return Markup("").join([*pieces, escape(sentence[ends:])])
 
 
 def configuration(section: Section) -> str:

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
-from bench.report.drawn import at, at_fewest_nodes, micro_batch_faults, micro_batch_seconds
-from bench.report.style import INK, WARM_UP, Look, looks, new
+from bench.report.drawn import at, at_fewest_nodes, micro_batch_faults, micro_batch_seconds, record_name
+from bench.report.style import INK, WARM_UP, Look, hover, looks, new
 from bench.report.wandering import drawn_cells, first_counted, typical_record
 from bench.schema.records import Record
 from bench.schema.words import count
@@ -44,7 +44,8 @@ def series_figure(jobs: Sequence[tuple[str, Record, Look]], where: str = "") -> 
     for arm, record, style in jobs:
         took, steady = micro_batch_seconds(record)
         for axes, values in ((above, took), (below, micro_batch_faults(record))):
-            line(axes, values[:MOST_MICRO_BATCHES], steady[:MOST_MICRO_BATCHES], style, arm if axes is above else None)
+            first = slice(None, MOST_MICRO_BATCHES)
+            line(axes, values[first], steady[first], style, arm if axes is above else None, hover(record_name(record)))
     for axes in (above, below):
         for start in sorted({first_counted(record) for _, record, _ in jobs}):
             axes.axvline(start + 0.5, color=INK, lw=0.7, linestyle=":")
@@ -58,10 +59,9 @@ def series_figure(jobs: Sequence[tuple[str, Record, Look]], where: str = "") -> 
     return figure
 
 
-def line(axes: Any, values: np.ndarray, steady: np.ndarray, style: Look, label: str | None) -> None:
+def line(axes: Any, values: np.ndarray, steady: np.ndarray, style: Look, label: str | None, said: str) -> None:
     number = np.arange(1, len(values) + 1)
     axes.plot(number, values, color=style.colour, lw=0.8, alpha=0.5)
-    axes.plot(number[~steady], values[~steady], linestyle="", marker=style.marker, ms=3, color=WARM_UP, mew=0)
-    axes.plot(
-        number[steady], values[steady], linestyle="", marker=style.marker, ms=3, color=style.colour, mew=0, label=label
-    )
+    mark = {"linestyle": "", "marker": style.marker, "ms": 3, "mew": 0, "gid": said}
+    axes.plot(number[~steady], values[~steady], color=WARM_UP, **mark)
+    axes.plot(number[steady], values[steady], color=style.colour, label=label, **mark)

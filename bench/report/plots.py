@@ -14,10 +14,20 @@ import numpy as np
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
-from bench.analysis import scaling, stats
+from bench.analysis import scaling
 from bench.analysis.cause import PHASES, fault_prices, total
 from bench.analysis.published import read_published
-from bench.report.drawn import at, at_fewest_nodes, micro_batch_faults, micro_batch_seconds, some_blocks
+from bench.report.drawn import (
+    MOST_POINTS,
+    at,
+    at_fewest_nodes,
+    drawn_points,
+    micro_batch_faults,
+    micro_batch_seconds,
+    outlying,
+    record_name,
+    some_blocks,
+)
 from bench.report.micro_batches import wandering
 from bench.report.style import (
     INK,
@@ -26,6 +36,7 @@ from bench.report.style import (
     VERMILLION,
     WARM_UP,
     clip,
+    hover,
     looks,
     name_rows,
     new,
@@ -37,11 +48,13 @@ from bench.report.style import (
 if TYPE_CHECKING:
     from bench.analysis.cells import Cell
     from bench.analysis.grouping import Section
+    from bench.schema.records import Record
 
 
 PHASE_COLOURS = dict(zip(PHASES, ("#56B4E9", "#0072B2", "#E69F00", "#009E73")))
+MOST_LINES = 3  # of one arm, one for each block
+MOST_NAMED = 6  # records, to a mouse that rests on a mark
 DOTTED = (0, (1, 1.5))
-MOST_POINTS = 600  # drawn of one arm; a picture with more says how many there are
 AHEAD = "Shaded: a prediction with its 95 % interval, not a result; beyond twice the largest measured number of nodes it cannot be known."
 Drawing = Optional[tuple[str, str, Figure]]  # title, caption, figure; None where there is nothing to draw
 
@@ -83,11 +96,14 @@ def gains(section: Section) -> Drawing:
     for y, c in enumerate(rows):
         assert c.ratio
         style = look[c.arm]
-        if not math.isnan(c.ratio.low):
-            axes.plot([clip(c.ratio.low), clip(c.ratio.high)], [y, y], color=style.colour, solid_capstyle="butt")
-        axes.plot(
-            c.ratio.value, y, style.marker, color=style.colour, mfc="white" if c.simulated else style.colour, ms=6
+        said = hover(
+            records_text([r for k in section.cells if (k.arm, k.nodes) == (c.arm, c.nodes) for r in k.records])
         )
+        if not math.isnan(c.ratio.low):
+            ends = [clip(c.ratio.low), clip(c.ratio.high)]
+            axes.plot(ends, [y, y], color=style.colour, solid_capstyle="butt", gid=said)
+        fill = "white" if c.simulated else style.colour
+        axes.plot(c.ratio.value, y, style.marker, color=style.colour, mfc=fill, ms=6, gid=said)
         labels.append(c.arm + (f", {c.nodes} {'sim.' if c.simulated else 'nodes'}" if c.nodes > 1 else ""))
         axes.text(1.02, y, f"{c.ratio.value:.2f}x", transform=axes.get_yaxis_transform(), va="center")
     axes.axvline(1, color=INK, lw=0.9)
@@ -123,6 +139,7 @@ def phases(section: Section) -> Drawing:
                 edgecolor="white",
                 lw=0.6,
                 label=phase if y == 0 else None,
+                gid=hover(f"{phase}, {width:.4g} s; {records_text(cell.records)}"),
             )
             left += width
         if taxed.get(cell.arm):
@@ -134,6 +151,7 @@ def phases(section: Section) -> Drawing:
                 edgecolor=VERMILLION,
                 hatch="/////",
                 lw=0.7,
+                gid=hover(f"page faults, {taxed[cell.arm]:.4g} s; {records_text(cell.records)}"),
                 label="page faults (estimate)" if not any(taxed.get(c.arm) for c in cells[len(cells) - y :]) else None,
             )
     name_rows(axes, [cell.arm for cell in reversed(cells)])
@@ -160,26 +178,18 @@ def samples(section: Section) -> Drawing:
         lane = 0.8 / len(blocks)
         for number, record in enumerate(blocks):
             seconds, steady = micro_batch_seconds(record)
-            keep = np.unique(np.linspace(0, len(seconds) - 1, max(1, MOST_POINTS // len(blocks))).astype(int))
+            keep, far = drawn_points(len(seconds), len(blocks)), outlying(seconds, steady)
             left_out |= len(keep) < len(seconds)
-            far = np.zeros(len(seconds), bool)
-            far[steady] = stats.outliers(seconds[steady])
             # Within a block's lane time runs downwards, so that a trend shows as a slant.
             place = y + 0.4 - lane * (number + 0.1 + 0.8 * np.arange(len(seconds)) / max(1, len(seconds) - 1))
             warm, good = keep[~steady[keep]], keep[steady[keep]]
-            style = look[cell.arm]
-            axes.plot(seconds[warm], place[warm], linestyle="", marker=style.marker, ms=2.6, color=WARM_UP, mew=0)
+            style, said = look[cell.arm], hover(record_name(record))
+            mark = {"linestyle": "", "marker": style.marker, "mew": 0, "gid": said}
+            axes.plot(seconds[warm], place[warm], ms=2.6, color=WARM_UP, **mark)
+            axes.plot(seconds[good], place[good], ms=3, color=style.colour, alpha=0.75, **mark)
             axes.plot(
-                seconds[good],
-                place[good],
-                linestyle="",
-                marker=style.marker,
-                ms=3,
-                color=style.colour,
-                alpha=0.75,
-                mew=0,
+                seconds[far], place[far], linestyle="", marker="o", ms=6.5, mfc="none", mec=INK, mew=0.8, gid=said
             )
-            axes.plot(seconds[far], place[far], linestyle="", marker="o", ms=6.5, mfc="none", mec=INK, mew=0.8)
             mean = seconds[steady].mean()
             axes.plot([mean, mean], [y + 0.4 - lane * number, y + 0.4 - lane * (number + 1)], color=INK, lw=1.2)
             all_seconds += list(seconds)
@@ -221,11 +231,12 @@ def against_nodes(section: Section) -> Drawing:
         for cell in cells:
             one = cell.sec_per_it
             values.append(one.value)
+            said = hover(records_text(cell.records))
             if not math.isnan(one.low) and one.high < 100 * one.value:
-                axes.plot([cell.nodes] * 2, [max(one.low, one.value / 100), one.high], color=style.colour, lw=1)
-            axes.plot(
-                cell.nodes, one.value, style.marker, color=style.colour, mfc="white" if cell.simulated else style.colour
-            )
+                ends = [max(one.low, one.value / 100), one.high]
+                axes.plot([cell.nodes] * 2, ends, color=style.colour, lw=1, gid=said)
+            fill = "white" if cell.simulated else style.colour
+            axes.plot(cell.nodes, one.value, style.marker, color=style.colour, mfc=fill, gid=said)
         axes.plot([c.nodes for c in cells], [c.sec_per_it.value for c in cells], color=style.colour, lw=1.1, alpha=0.8)
         axes.plot([], [], style.marker, color=style.colour, label=arm)
     predicted = predictions(curves)
@@ -264,7 +275,7 @@ def over_time(section: Section) -> Drawing:
     look = looks(section.arms)
     for cell in cells:
         style = look[cell.arm]
-        for number, record in enumerate(some_blocks(cell)[0][:3]):
+        for number, record in enumerate(some_blocks(cell)[0][:MOST_LINES]):
             columns = record["ranks"][0]["micro_batches"]
             faults = micro_batch_faults(record)
             some = slice(None, MOST_POINTS)
@@ -276,9 +287,10 @@ def over_time(section: Section) -> Drawing:
                     color=style.colour,
                     marker=style.marker,
                     ms=3.5,
-                    markevery=(number * every // 3, every),
+                    markevery=(number * every // MOST_LINES, every),
                     lw=0.9,
                     alpha=0.85,
+                    gid=hover(record_name(record)),
                     label=cell.arm if axes is above and number == 0 else None,
                 )
     above.set_yscale("symlog", linthresh=10)
@@ -310,16 +322,10 @@ def pareto(section: Section) -> Drawing:
     for cell in cells:
         style = look[cell.arm]
         blocks, _ = some_blocks(cell)
-        gib = [record["derived"]["peak_rss_bytes"] / 2**20 for record in blocks]
-        axes.plot(
-            gib,
-            [record["derived"]["sec_per_it"] for record in blocks],
-            style.marker,
-            color=style.colour,
-            alpha=0.35,
-            ms=3.5,
-            mew=0,
-        )
+        for record in blocks:
+            spot = record["derived"]["peak_rss_bytes"] / 2**20, record["derived"]["sec_per_it"]
+            said = hover(record_name(record))
+            axes.plot(*spot, style.marker, color=style.colour, alpha=0.35, ms=3.5, mew=0, gid=said)
         spots.append(
             (
                 float(np.mean([record["derived"]["peak_rss_bytes"] for record in cell.records])) / 2**20,
@@ -330,7 +336,8 @@ def pareto(section: Section) -> Drawing:
             0
         ]  # jemalloc's ends in a commit
         label = f"{cell.arm} ({version})" if version else cell.arm
-        axes.plot(*spots[-1], style.marker, color=style.colour, ms=7.5, mec="white", mew=0.7, label=label)
+        said = hover(f"mean of {records_text(cell.records)}")
+        axes.plot(*spots[-1], style.marker, color=style.colour, ms=7.5, mec="white", mew=0.7, label=label, gid=said)
     best = frontier(spots)
     axes.plot(*zip(*best), color=SOFT, lw=0.9, linestyle="--", zorder=1, drawstyle="steps-post")
     axes.margins(0.12)
@@ -347,6 +354,13 @@ def pareto(section: Section) -> Drawing:
 
 
 # ---- what of the records is drawn
+
+
+def records_text(records: Sequence[Record]) -> str:
+    """The names of some of the records, for a mark that rests on all of them."""
+    names = [record_name(record) for record in records]
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def fault_tax(section: Section, cells: Sequence[Cell]) -> dict[str, float]:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote, unquote
 
 import matplotlib
 from matplotlib import ticker  # noqa: E402
@@ -33,6 +34,9 @@ LIBRARIES = {"glibc": VERMILLION, "tcmalloc": BLUE, "jemalloc": GREEN, "mimalloc
 OTHERS = (SKY, BLACK)
 MARKERS = (*"osD^vPX<>phd*8H", (4, 1, 0), (6, 1, 0), (8, 1, 0), (3, 1, 0), (7, 0, 0), (9, 1, 0))
 INK, SOFT, GRID, WARM_UP = "#1b1f24", "#57606a", "#e3e6ea", "#b4bac1"
+# What is no arm's colour is the page's to choose: dark on white, or light on dark. Outside of a page the fallback is drawn.
+OF_THE_PAGE = {INK: "--ink", SOFT: "--soft", GRID: "--grid", BLACK: "--black", "#ffffff": "--paper"}
+SAID = "said:"
 WIDTH, HEIGHT = 4.3, 3.0  # inches
 
 STYLE = {
@@ -136,6 +140,26 @@ def round_ticks(low: float, high: float, most: int = 6) -> list[float]:
     return chosen or [low * 1.0000001]
 
 
+def hover(words: str) -> str:
+    """For ``gid=`` of a point, line or bar: what a mouse that rests on it is told. matplotlib hands words to the SVG in no other way."""
+    return SAID + quote(words, safe="")
+
+
+def with_titles(text: str) -> str:
+    """The SVG with a <title> in place of each `hover`, and ids that differ."""
+    number = itertools.count(1)
+    text = re.sub(rf'<g id="{SAID}[^"]*"/>', "", text)  # no mark was drawn
+    return re.sub(
+        rf'<g id="{SAID}([^"]*)">',
+        lambda found: f'<g id="said{next(number)}"><title>{html.escape(unquote(found[1]))}</title>',
+        text,
+    )
+
+
+def of_the_page(colour: str) -> str:
+    return f"var({OF_THE_PAGE[colour]}, {colour})" if colour in OF_THE_PAGE else colour
+
+
 def svg_text(figure: Figure, name: str, title: str) -> str:
     """The figure as an element to stand in a page: no prologue, no metadata, ids of its own, the page's fonts."""
     buffer = io.StringIO()
@@ -144,6 +168,8 @@ def svg_text(figure: Figure, name: str, title: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
+    text = with_titles(text)
+    text = re.sub(r"#[0-9a-f]{6}\b", lambda found: of_the_page(found[0]), text)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'href="#', f'href="#{name}-', text)
     text = re.sub(r"url\(#", f"url(#{name}-", text)

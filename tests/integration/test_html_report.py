@@ -220,7 +220,9 @@ def test_dark_where_the_reader_wants_it_and_the_pictures_stay_readable(
         browser.open(page, size)
         assert browser.ask("getComputedStyle(document.body).backgroundColor") == "rgb(20, 24, 28)"
         ground = browser.ask("getComputedStyle(document.querySelector('svg.plot')).backgroundColor")
-        assert ground == "rgb(255, 255, 255)", "their ink is dark"
+        assert ground == "rgba(0, 0, 0, 0)", "no white card on a dark page"
+        ink = browser.ask("[...document.querySelectorAll('svg.plot text')].map(t => getComputedStyle(t).fill)")
+        assert ink and all(min(map(int, colour[4:-1].split(","))) > 150 for colour in set(ink)), set(ink)
         assert all(picture["width"] > 0.35 * size[0] for picture in browser.ask(PICTURES)[:2])
         assert browser.ask("document.documentElement.scrollWidth") <= size[0]
     finally:
