@@ -24,6 +24,8 @@ COLUMNS = (
     "sec_per_it_high,minor_faults_per_it,system_seconds_per_it,simulated,valid,record"
 ).split(",")
 
+FORMULA = ("=", "+", "-", "@")  # what a cell begins with that a spreadsheet computes
+
 
 # ---- data, a row for each job
 
@@ -80,7 +82,12 @@ def _ratio_row(section: Section, c: Pair) -> dict[str, Any]:
 
 
 def written(value: Any) -> Any:
-    """As the published file writes it: nothing for None, lower-case truths."""
+    """As the published file writes it: nothing for None, lower-case truths. A spreadsheet runs text that begins with one of
+    FORMULA, and a record's sentences and names can be a stranger's: an apostrophe before it makes it text. "-" alone is none.
+    A carriage return would end the row: this version's writer quotes only the end of a line that it writes itself."""
+    if isinstance(value, str):
+        text = value.replace("\r", " ")
+        return f"'{text}" if text.lstrip().startswith(FORMULA) and text != "-" else text
     return "" if value is None else str(value).lower() if isinstance(value, bool) else value
 
 

@@ -85,6 +85,19 @@ def test_a_failed_job_has_no_figures_and_says_why(tmp_path):
     ] == [""] * 6
 
 
+@pytest.mark.parametrize("words", ["=cmd|' /C calc'!A0", "@SUM(A1)", "+1+1", "-1+1", "\t=1", "\r=1", "\n=1"])
+def test_a_spreadsheet_computes_no_text_of_a_record(tmp_path, words):
+    failed = b.record(tmp_path, b.job("tcmalloc"), error=words)
+    (row,) = csv.DictReader(io.StringIO(csv_of([failed], tmp_path), newline=""))
+    assert row["notes"] == "'" + words.replace("\r", " ")
+
+    made = b.study(tmp_path, FAST, blocks=2)
+    for record in made:
+        record["job"]["model"]["name"] = words
+    rows = csv.DictReader(io.StringIO(data.ratios_csv(sections(made, "glibc")), newline=""))
+    assert [row["model"] for row in rows] == ["'" + words.replace("\r", " ")]
+
+
 def test_an_unknown_clock_is_left_empty(tmp_path):
     host = {**b.HOST, "cpu": {**b.HOST["cpu"], "ghz": None}}
     (row,) = csv.DictReader(io.StringIO(csv_of([b.record(tmp_path, b.job(), host=host)], tmp_path)))
