@@ -1,7 +1,8 @@
 #!/bin/sh
 # Brings a bare Debian machine, as root, to where tests/system can run: a Docker engine, Apptainer, what the stand-in base
 # image is made with, a C compiler (for the hostile preload), another shell to try entrypoint.sh under, Chromium (which opens
-# the report), and Slurm (scripts/provision-slurm.sh). What is there is left alone.
+# the report) with the checker of accessibility that looks at it there, and Slurm (scripts/provision-slurm.sh). What is there
+# is left alone.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -67,6 +68,13 @@ exec unshare --mount --propagation private /bin/sh -eu -c '
 ' apptainer /opt/apptainer-root "$PWD" "$@"
 WRAPPER
     chmod 755 /usr/local/bin/apptainer
+fi
+
+# axe-core, which looks at the report in Chromium for what bars a reader: its version and its hash are in tests/axe/package-lock.json.
+if [ ! -e tests/axe/node_modules/axe-core/axe.min.js ]; then
+    command -v npm >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends npm >/dev/null
+    say "installing axe-core into tests/axe"
+    npm ci --prefix tests/axe --no-audit --no-fund --ignore-scripts --silent
 fi
 
 [ ! -x scripts/provision-slurm.sh ] || scripts/provision-slurm.sh

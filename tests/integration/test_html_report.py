@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+AXE = ROOT / "tests" / "axe" / "node_modules" / "axe-core" / "axe.min.js"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PHONE, DESK, WIDE = (360, 740), (1280, 900), (1920, 1080)
 
@@ -227,6 +228,48 @@ def test_dark_where_the_reader_wants_it_and_the_pictures_stay_readable(
         assert browser.ask("document.documentElement.scrollWidth") <= size[0]
     finally:
         browser.call("Emulation.setEmulatedMedia", features=[])
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    """The accessibility checker axe-core, as text to run in a page."""
+    if not AXE.exists():
+        words = f"no axe-core on this host: npm ci --prefix {AXE.parents[2].relative_to(ROOT)}"
+        pytest.fail(words) if os.environ.get("CI") == "true" else pytest.skip(words)
+    return AXE.read_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [PHONE, DESK, WIDE], ids=["phone", "desk", "wide"])
+def test_nothing_serious_bars_a_reader(
+    browser: Browser, page: Path, axe: str, size: tuple[int, int], scheme: str
+) -> None:
+    browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    try:
+        browser.open(page, size)
+        # What is folded is looked at too.
+        browser.ask("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+        browser.ask(axe)
+        found = json.loads(browser.ask("axe.run().then(found => JSON.stringify(found))"))
+        assert len(found["passes"]) > 15, "the checker looked at little"
+        assert [
+            (one["id"], one["impact"], one["nodes"][0]["html"][:200], one["nodes"][0]["failureSummary"])
+            for one in found["violations"]
+            if one["impact"] in ("serious", "critical")
+        ] == []
+        assert browser.ask("document.documentElement.scrollWidth") <= size[0]
+    finally:
+        browser.call("Emulation.setEmulatedMedia", features=[])
+
+
+def test_words_of_the_verdict_lead_to_a_part_and_the_data_can_be_saved(browser: Browser, page: Path) -> None:
+    browser.open(page, DESK)
+    lost = "[...document.querySelectorAll('a[href^=\"#\"]')].filter(a => !document.querySelector(a.getAttribute('href'))).length"
+    assert browser.ask("document.querySelectorAll('.verdict a').length") > 0 and browser.ask(lost) == 0
+    data = browser.ask(
+        "Promise.all([...document.querySelectorAll('a[download]')].map(a => decodeURIComponent(a.href.slice(a.href.indexOf(',') + 1))))"
+    )
+    assert len(data) == len(browser.ask(PICTURES)) and all(text.count("\n") > 1 and "arm" in text for text in data)
 
 
 def test_a_table_is_sorted_by_a_click_and_back(browser: Browser, page: Path) -> None:
