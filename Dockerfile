@@ -17,7 +17,7 @@ ARG TORCH_FLAVOR=pypi
 ARG TORCH_WHEEL
 # A mirror of the package index, if the builder's environment names one.
 ARG PIP_INDEX_URL
-COPY requirements.lock /opt/bench/requirements.lock
+COPY requirements.lock requirements-mimalloc.lock /opt/bench/
 RUN ["/bin/sh", "/opt/bench/scripts/install.sh", "environment"]
 
 COPY entrypoint.sh /opt/bench/entrypoint.sh

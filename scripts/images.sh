@@ -19,7 +19,7 @@ public_base=$(sed -n 's/^ARG BASE_IMAGE=//p' Dockerfile)
 stand_in=bench-base:stand-in
 flavor=${TORCH_FLAVOR:-pypi}
 version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' bench/__init__.py)
-contents="bench conf entrypoint.sh requirements.lock scripts/install.sh"
+contents="bench conf entrypoint.sh requirements.lock requirements-mimalloc.lock scripts/install.sh"
 
 say() { echo "images: $*" >&2; }
 fail() { say "$*"; exit 2; }

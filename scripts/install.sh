@@ -4,7 +4,7 @@
 # its identity.
 #
 #   install.sh system                 Debian's allocators and a static shell
-#   install.sh environment            Python packages from requirements.lock into /opt/bench/.venv
+#   install.sh environment            Python packages from requirements.lock into /opt/bench/.venv, mimalloc 3 beside them
 #   install.sh project                the code: bytecode, image.json, permissions
 #   install.sh all                    the three in this order
 #
@@ -51,7 +51,7 @@ environment() {
         cpu:*) fail "TORCH_FLAVOR=cpu needs TORCH_WHEEL=URL#sha256=DIGEST, the wheel of PyTorch's CPU-only build" ;;
         *) fail "TORCH_FLAVOR=$flavor is neither pypi nor cpu" ;;
     esac
-    wanted="$flavor $(sha256sum <"$root/requirements.lock")"
+    wanted="$flavor $(cat "$root/requirements.lock" "$root/requirements-mimalloc.lock" | sha256sum)"
     if [ "$(head -n 1 "$root/environment.txt" 2>/dev/null)" = "$wanted" ]; then
         return
     fi
@@ -72,6 +72,9 @@ environment() {
             --require-hashes --no-deps --no-compile --no-build-isolation --use-pep517 -r "$work/$list.txt"
     done
     rm -rf "$work"
+    # mimalloc 3 is on the package index, in a wheel that asks for a newer Python than ours and holds none: unpacked beside it.
+    python3 -m pip --disable-pip-version-check --no-cache-dir install --quiet --root-user-action ignore --target "$root/.venv/allocators" \
+        --python-version 3.11 --only-binary :all: --no-deps --require-hashes --no-compile -r "$root/requirements-mimalloc.lock"
     prune
     # Some packages ship templates and examples for other Pythons, which do not compile: not ours to judge.
     compile 1 "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" || true
@@ -105,7 +108,7 @@ project() {
     compile 1 "$root/bench"
     chmod -R u+rwX,go+rX,go-w "$root/bench" "$root/conf" "$root/entrypoint.sh" "$root/scripts"
     chmod 755 "$root/entrypoint.sh" "$root/scripts/install.sh"
-    manifest "$root/bench" "$root/conf" "$root/entrypoint.sh" "$root/scripts" "$root/requirements.lock" >"$root/project.txt"
+    manifest "$root/bench" "$root/conf" "$root/entrypoint.sh" "$root/scripts" "$root"/requirements*.lock >"$root/project.txt"
     "$python" -I - "$root" "$flavor" <<'PYTHON'
 import hashlib
 import json

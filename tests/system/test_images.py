@@ -199,7 +199,7 @@ def test_a_change_of_code_rebuilds_the_code_alone_and_two_builds_are_alike(docke
     def layers(image: str) -> list[str]:
         return json.loads(run(["docker", "image", "inspect", "-f", "{{json .RootFS.Layers}}", image]).stdout)
 
-    files = "Dockerfile .dockerignore bench conf entrypoint.sh requirements.lock scripts".split()
+    files = "Dockerfile .dockerignore bench conf entrypoint.sh requirements.lock requirements-mimalloc.lock scripts".split()
     assert run(["cp", "-a", *files, folder]).returncode == 0
 
     def build(tag: str, options: str = "") -> str:
