@@ -220,7 +220,7 @@ def test_advise_json_is_the_object_alone_without_the_tables_of_its_sweep(
 ) -> None:
     records = builders.study(tmp_path, FAST)
     jobs = [builders.job(arm, 0) for arm in FAST]
-    monkeypatch.setattr(advise, "candidates", lambda words: jobs)
+    monkeypatch.setattr(advise, "candidates", lambda *words: jobs)
     monkeypatch.setattr(
         advise, "search", lambda *a: (print("tables of the sweep") or records, advise.Final(("tcmalloc",), 0))
     )
