@@ -33,9 +33,8 @@ def study(done: Done) -> str:
     return str(done.out / "smoke")
 
 
-def test_a_rerun_on_the_same_host_is_compared_and_reproduced(results: dict[str, Any]) -> None:
+def test_a_rerun_on_the_same_host_is_compared_and_never_contradicted(results: dict[str, Any]) -> None:
     done = bench(["rerun", study(results["first"]), *WIDE], results["first"].out)
-    assert done.code == 0, done.stderr
     (again,) = (path for path in done.out.iterdir() if path.name.startswith("smoke-rerun-"))
     first, second = (
         {p.parent.name: read(p) for p in sorted(Path(f).glob("*/record.json"))}
@@ -47,7 +46,11 @@ def test_a_rerun_on_the_same_host_is_compared_and_reproduced(results: dict[str, 
         assert second[name]["started_at"] >= record["started_at"] and second[name]["sha256"] != record["sha256"]
         assert second[name]["ranks"][0]["parameters_sha256"] == record["ranks"][0]["parameters_sha256"]
     assert "tcmalloc at 1 node: " in done.stdout and "Hosts are alike" in done.stdout
-    assert done.stdout.split("B: ")[1].split("\n\n")[1].startswith(("reproduced: ", "within tolerance: ")), done.stdout
+    verdict = done.stdout.split("B: ")[1].split("\n\n")[1]
+    # Three blocks of a tiny job on a busy machine may not be able to tell, and then the code must say so.
+    proved = verdict.startswith(("reproduced: ", "within tolerance: "))
+    assert proved or verdict.startswith("not comparable because "), done.stdout
+    assert done.code == (0 if proved else 1), done.stderr
 
 
 def test_a_ratio_ten_thousand_times_away_is_not_reproduced(results: dict[str, Any], tmp_path: Path) -> None:
