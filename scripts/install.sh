@@ -74,7 +74,8 @@ environment() {
     rm -rf "$work"
     # mimalloc 3 is on the package index, in a wheel that asks for a newer Python than ours and holds none: unpacked beside it.
     python3 -m pip --disable-pip-version-check --no-cache-dir install --quiet --root-user-action ignore --target "$root/.venv/allocators" \
-        --python-version 3.11 --only-binary :all: --no-deps --require-hashes --no-compile -r "$root/requirements-mimalloc.lock"
+        --python-version 3.11 --ignore-requires-python --only-binary :all: --no-deps --require-hashes --no-compile \
+        -r "$root/requirements-mimalloc.lock"
     prune
     # Some packages ship templates and examples for other Pythons, which do not compile: not ours to judge.
     compile 1 "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" || true
