@@ -25,7 +25,7 @@ manifest() {
 }
 
 system() {
-    packages="libgoogle-perftools4 libtcmalloc-minimal4 libjemalloc2 libmimalloc2.0 libtbbmalloc2 busybox-static"
+    packages="libgoogle-perftools4 libtcmalloc-minimal4 libjemalloc2 libmimalloc2.0 libtbbmalloc2 libatomic1 busybox-static"
     # shellcheck disable=SC2086  # a list of package names
     if ! dpkg-query -W $packages >/dev/null 2>&1; then
         apt-get update -qq
