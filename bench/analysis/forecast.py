@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.analysis.flops import tflops
+from bench.analysis.stats import FEWEST_BLOCKS
 from bench.schema.job import Job, canonical, from_dict
 from bench.schema.records import Record
 from bench.schema.series import relative_half_width
@@ -161,17 +162,17 @@ def with_auto_blocks(
     forecasts: Sequence[Forecast], num_first: int, max_minutes: float, wanted: int | None, large: bool
 ) -> Duration:
     """With measure.blocks=auto, whose first block has ``num_first`` jobs, of which ``forecasts`` are of those that are to run: blocks until
-    the minutes are over, or until as many as an earlier spread asks for (``wanted``); two in any case."""
+    the minutes are over, or until as many as an earlier spread asks for (``wanted``); three in any case, as ``Sweep.next_block`` has it."""
     if not forecasts or any(math.isnan(one.seconds) for one in forecasts):
         return Duration(math.nan, math.nan, math.nan)
     block = statistics.fmean(one.seconds for one in forecasts) * num_first
-    fit = max(2, int(60 * max_minutes / (block + PUBLISH_SECONDS * num_first)))
-    blocks = max(2, min(fit, wanted)) if wanted else fit
+    fit = max(FEWEST_BLOCKS, int(60 * max_minutes / (block + PUBLISH_SECONDS * num_first)))
+    blocks = max(FEWEST_BLOCKS, min(fit, wanted)) if wanted else fit
     share = max(SOURCES[one.source] for one in forecasts)
     beside = SWEEP_SECONDS + PUBLISH_SECONDS * num_first * blocks + PRODUCTS_SECONDS * large
     seconds = beside + blocks * block
-    shortest = beside + 2 * block / (1 + share) if wanted is None else seconds / (1 + share)
-    longest = max(2 * block * (1 + share) + beside, min(seconds * (1 + share), 60 * max_minutes + beside))
+    shortest = beside + FEWEST_BLOCKS * block / (1 + share) if wanted is None else seconds / (1 + share)
+    longest = max(FEWEST_BLOCKS * block * (1 + share) + beside, min(seconds * (1 + share), 60 * max_minutes + beside))
     return Duration(seconds, min(shortest, seconds), max(longest, seconds), blocks)
 
 

@@ -26,6 +26,7 @@ from bench.schema.series import correlation_factor, standard_error
 
 FEW_BLOCKS = 5  # fewer than this are flagged, and their interval may not be narrower than the samples' own noise allows
 MAX_BLOCKS = 10_000
+FEWEST_BLOCKS = 3  # with two there is one degree of freedom, and t is 12.7 where it is 4.3 with three: an interval that tells nothing
 SAYS_NOTHING = 10.0  # an interval that reaches beyond ten times its value is said in words: it limits nothing
 LARGEST_EQUIVALENCE = 0.05  # "no difference larger than x" is a finding only up to this x
 NAN = float("nan")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.analysis import grouping
+from bench.analysis.stats import FEWEST_BLOCKS
 from bench.arms import library
 from bench.arms.retention import is_usable
 from bench.config import compose
@@ -26,7 +27,6 @@ from bench.schema.errors import ConfigError
 from bench.schema.job import OF_OUR_GPT, Allocator, Job, Program
 
 ARMS = ("glibc", "glibc_tuned_thp", "tcmalloc", "jemalloc_keep", "mimalloc")  # by default, those that this host has
-FEWEST_BLOCKS = 3
 SHOWN_LINES = 12
 LARGEST_HASHED = 64 << 20
 KEYS = {  # of `program`, as they are written on the command line

@@ -15,7 +15,7 @@ import psutil
 
 from bench.analysis import grouping
 from bench.analysis.forecast import Duration, Forecast, duration, forecast, with_auto_blocks
-from bench.analysis.stats import needed_blocks
+from bench.analysis.stats import FEWEST_BLOCKS, needed_blocks
 from bench.config.study import Study
 from bench.driver.resume import found_there
 from bench.host.interpreter import with_software
@@ -26,7 +26,6 @@ from bench.schema.job import Job, from_dict
 
 MOST_READ = 300  # earlier records, the newest: a folder of thousands would take longer to read than it is worth
 RECORD_BYTES, BYTES_OF_A_MICRO_BATCH, REPORT_BYTES = 24_000, 260, 3_000_000
-FEWEST_BLOCKS = 3
 Host = Mapping[str, Any]
 
 

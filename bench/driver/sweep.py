@@ -25,7 +25,7 @@ import psutil
 from bench import __version__
 from bench.analysis.derive import derive, derived_code
 from bench.analysis.grouping import pairs
-from bench.analysis.stats import needed_blocks
+from bench.analysis.stats import FEWEST_BLOCKS, needed_blocks
 from bench.arms.environment import wants_huge_pages
 from bench.config.study import Study
 from bench.driver.control import Leader, PeersLost, follow, machine_of
@@ -53,7 +53,6 @@ from bench.schema.errors import ConfigError
 from bench.schema.job import Job, canonical, to_dict
 
 INTERRUPTED = 130  # exit code: there is more to do, and the same command goes on
-FEWEST_BLOCKS = 3  # fewer have no spread that anybody would believe
 WORTH_A_LOOK = (
     50_000_000  # parameters: for smaller models a few seconds to time matrix products would be most of the run
 )
@@ -294,8 +293,8 @@ class Runner:
                 f"measure.blocks=auto ends after {blocks} blocks: every interval is as narrow as {wanted}."
             )
             return []
-        # One block gives no verdict, whatever it took: the second is always run.
-        if blocks > 1 and elapsed + job_seconds * len(first) > 60 * study.blocks_max_minutes:
+        # Fewer give no verdict that anybody could use: they are run, whatever they take.
+        if blocks >= FEWEST_BLOCKS and elapsed + job_seconds * len(first) > 60 * study.blocks_max_minutes:
             self.progress.say(
                 f"measure.blocks=auto ends after {blocks} blocks: another would end after "
                 f"measure.blocks_max_minutes={study.blocks_max_minutes:g}; {wanted} may take about {needed} blocks."

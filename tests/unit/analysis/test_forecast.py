@@ -131,9 +131,9 @@ def test_a_sweep_is_its_jobs_and_what_is_beside_them() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "minutes", "wanted", "blocks"),
-    [(10.0, 2.0, None, 5), (10.0, 2.0, 3, 3), (10.0, 2.0, 40, 5), (200.0, 2.0, None, 2)],
+    [(10.0, 2.0, None, 5), (10.0, 2.0, 3, 3), (10.0, 2.0, 40, 5), (200.0, 2.0, None, 3)],
 )
-def test_blocks_auto_ends_with_its_budget_but_runs_two(
+def test_blocks_auto_ends_with_its_budget_but_runs_three(
     seconds: float, minutes: float, wanted: int | None, blocks: int
 ) -> None:
     ones = [forecast.Forecast(builders.job(arm), seconds, "same job") for arm in ("glibc", "tcmalloc")]
