@@ -42,7 +42,7 @@ check:  ## lint, types and who imports whom: ruff, mypy, import-linter, and shel
 	@if command -v shellcheck >/dev/null; then git ls-files -z -co --exclude-standard '*.sh' .ci/run | xargs -0r shellcheck; \
 	 else echo "shellcheck is not installed: the shell scripts were not checked"; fi
 
-validate:  ## the goals that need no quiet machine: the FLOPs formula, the coverage of the intervals, ten thousand records
+validate:  ## the goals that need no quiet machine: the FLOPs formula and the coverage of the intervals
 	@scripts/setup.sh
 	@$(PYTHON) -m validation quick
 

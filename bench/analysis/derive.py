@@ -9,14 +9,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from bench.analysis.derive_program import derive_program
+from bench.analysis.derive_program import derive_program, finite
 from bench.analysis.flops import tflops
 from bench.analysis.stats import time_interval
 from bench.schema.job import Job, from_dict
-from bench.schema.records import (
-    COUNTERS,
-    Record,
-)
+from bench.schema.records import COUNTERS, Record
 
 
 @functools.cache
@@ -97,10 +94,6 @@ def too_few(job: Job, multiplied: int) -> list[str]:
         f"Sec/it rests on {multiplied} micro-batches, fewer than measure.min_samples={wanted}: the job ended by "
         f"measure.max_seconds={job.measure.max_seconds:g} first; raise it."
     ]
-
-
-def finite(value: float) -> float | None:
-    return value if value == value and abs(value) != float("inf") else None
 
 
 def derive_rank(job: Job, rank: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
 
 
 def positive_number(text: str) -> float:
@@ -31,6 +32,12 @@ def positive_whole(text: str) -> int:
     if not (text.isascii() and text.isdecimal()) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)
+
+
+def add_directories(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "directories", metavar="DIR", nargs="+", type=Path, help=f"results folders; {what} written into the first"
+    )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

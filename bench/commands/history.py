@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from bench.analysis.history import series
-from bench.commands.arguments import add_json, add_reference
+from bench.commands.arguments import add_directories, add_json, add_reference
 from bench.report import verdict_json
 from bench.schema import records
 from bench.schema.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "directories",
-        metavar="DIR",
-        nargs="+",
-        type=Path,
-        help="results folders; history.md and history.html are written into the first",
-    )
+    add_directories(parser, "history.md and history.html are")
     add_reference(parser)
     add_json(parser)
 

@@ -7,7 +7,7 @@ import gc
 from pathlib import Path
 
 from bench.analysis.rederive import of_other_code
-from bench.commands.arguments import add_json, add_reference
+from bench.commands.arguments import add_directories, add_json, add_reference
 from bench.report import verdict_json
 from bench.report.rederived import stale_sentence
 from bench.report.write import write_all
@@ -17,13 +17,7 @@ from bench.schema.packs import SUFFIXES, is_pack
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "directories",
-        metavar="DIR",
-        nargs="+",
-        type=Path,
-        help="a results folder; the report is written into the first",
-    )
+    add_directories(parser, "the report is")
     add_reference(parser)
     add_json(parser)
 

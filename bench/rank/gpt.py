@@ -5,8 +5,6 @@ the same mathematics and differ in the functions grouped under MegatronOps and L
 
 - ``megatron`` allocates what the published program allocates (nothing is fused on CPU, TorchScript or not);
 - ``lean`` uses the fused and in-place operations that stock PyTorch 1.10 offers.
-
-torch is imported here and in train.py, and nowhere else.
 """
 
 from __future__ import annotations
@@ -56,11 +54,8 @@ class GPT(nn.Module):
 
     def __init__(self, model: Model, train: Train):
         super().__init__()
-        self.dropout, self.ops, self.activation_checkpointing = (
-            train.dropout,
-            OPS[model.ops],
-            train.activation_checkpointing,
-        )
+        self.dropout, self.ops = train.dropout, OPS[model.ops]
+        self.activation_checkpointing = train.activation_checkpointing
         self.wte = nn.Embedding(model.padded_vocabulary, model.hidden)
         self.wpe = nn.Embedding(model.sequence, model.hidden)
         nn.init.normal_(self.wte.weight, std=train.init_method_std)

@@ -1,7 +1,7 @@
 """Training as Megatron does it, with a clock and the kernel's counters around each phase.
 
 An iteration is one optimizer step: micro-batches one after another, gradients added up, all-reduced by DDP during the
-last backward, clipped, applied by Adam, set to None. torch is imported here and in model.py only.
+last backward, clipped, applied by Adam, set to None.
 """
 
 from __future__ import annotations

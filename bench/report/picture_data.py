@@ -12,17 +12,8 @@ import numpy as np
 
 from bench.analysis.cause import PHASES
 from bench.analysis.published import read_published
+from bench.report import drawn
 from bench.report.data import written
-from bench.report.drawn import (
-    MOST_POINTS,
-    at_fewest_nodes,
-    drawn_points,
-    micro_batch_faults,
-    micro_batch_seconds,
-    outlying,
-    record_name,
-    some_blocks,
-)
 from bench.report.micro_batches import MOST_MICRO_BATCHES
 from bench.report.plots import MOST_LINES, fault_tax, predictions
 from bench.report.wandering import drawn_cells, typical_record
@@ -69,25 +60,25 @@ def gains(section: Section) -> Rows:
 
 def phases(section: Section) -> Rows:
     """Each record's phases; the picture has their means. The price of the faults is the mean of the arm."""
-    cells = at_fewest_nodes(section)
+    cells = drawn.at_fewest_nodes(section)
     for cell in cells:
         for record in cell.records:
             for phase in PHASES:
                 took = float(record["derived"]["phases"][phase]["seconds"])
-                yield {"record": record_name(record), "arm": cell.arm, "phase": phase, "seconds": took}
+                yield {"record": drawn.record_name(record), "arm": cell.arm, "phase": phase, "seconds": took}
     for arm, seconds in fault_tax(section, cells).items():
         yield {"record": "all of the arm", "arm": arm, "phase": "page faults (estimate)", "seconds": seconds}
 
 
 def samples(section: Section) -> Rows:
-    for cell in at_fewest_nodes(section):
-        blocks, _ = some_blocks(cell)
+    for cell in drawn.at_fewest_nodes(section):
+        blocks, _ = drawn.some_blocks(cell)
         for record in blocks:
-            seconds, steady = micro_batch_seconds(record)
-            far = outlying(seconds, steady)
-            for i in np.union1d(drawn_points(len(seconds), len(blocks)), np.flatnonzero(far)):
+            seconds, steady = drawn.micro_batch_seconds(record)
+            far = drawn.outlying(seconds, steady)
+            for i in np.union1d(drawn.drawn_points(len(seconds), len(blocks)), np.flatnonzero(far)):
                 yield {
-                    "record": record_name(record),
+                    "record": drawn.record_name(record),
                     "arm": cell.arm,
                     "micro_batch": int(i) + 1,
                     "seconds": float(seconds[i]),
@@ -99,11 +90,11 @@ def samples(section: Section) -> Rows:
 def wandering(section: Section) -> Rows:
     for cell in drawn_cells(section):
         record = typical_record(cell)
-        seconds, steady = micro_batch_seconds(record)
-        faults = micro_batch_faults(record)
+        seconds, steady = drawn.micro_batch_seconds(record)
+        faults = drawn.micro_batch_faults(record)
         for i in range(min(len(seconds), MOST_MICRO_BATCHES)):
             yield {
-                "record": record_name(record),
+                "record": drawn.record_name(record),
                 "arm": cell.arm,
                 "micro_batch": i + 1,
                 "seconds": float(seconds[i]),
@@ -132,12 +123,12 @@ def against_nodes(section: Section) -> Rows:
 
 
 def over_time(section: Section) -> Rows:
-    for cell in at_fewest_nodes(section):
-        for record in some_blocks(cell)[0][:MOST_LINES]:
-            faults, rss = micro_batch_faults(record), record["ranks"][0]["micro_batches"]["rss_bytes"]
-            for i in range(min(len(faults), MOST_POINTS)):
+    for cell in drawn.at_fewest_nodes(section):
+        for record in drawn.some_blocks(cell)[0][:MOST_LINES]:
+            faults, rss = drawn.micro_batch_faults(record), record["ranks"][0]["micro_batches"]["rss_bytes"]
+            for i in range(min(len(faults), drawn.MOST_POINTS)):
                 yield {
-                    "record": record_name(record),
+                    "record": drawn.record_name(record),
                     "arm": cell.arm,
                     "micro_batch": i + 1,
                     "minor_faults": int(faults[i]),
@@ -146,10 +137,10 @@ def over_time(section: Section) -> Rows:
 
 
 def pareto(section: Section) -> Rows:
-    for cell in at_fewest_nodes(section):
-        for record in some_blocks(cell)[0]:
+    for cell in drawn.at_fewest_nodes(section):
+        for record in drawn.some_blocks(cell)[0]:
             yield {
-                "record": record_name(record),
+                "record": drawn.record_name(record),
                 "arm": cell.arm,
                 "version": record["ranks"][0]["proof"]["version"],
                 "peak_rss_bytes": record["derived"]["peak_rss_bytes"],

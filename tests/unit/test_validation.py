@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import math
+import re
 import runpy
 
 import pytest
@@ -25,6 +26,11 @@ SCRIPTS = {path.stem for path in FOLDER.glob("*.py")} - {
 
 def test_every_script_is_a_part() -> None:
     assert set(MAIN["PARTS"]) == SCRIPTS
+
+
+def test_the_readmes_table_has_each_part() -> None:
+    rows = re.findall(r"^\| `(\w+)[^`]*` \|", (FOLDER / "README.md").read_text(), re.MULTILINE)
+    assert set(rows) == set(MAIN["PARTS"])
 
 
 @pytest.mark.parametrize("name", sorted(SCRIPTS))
