@@ -1,6 +1,6 @@
 """A campaign of faults: what a sweep loses, and whether it ends, when a host, a user or a stranger does something at a bad moment.
 
-    python -m validation faults [--faults 60] [--seed 1] [--slurm] [--kinds WORD,WORD] [--only N] [--jobs 2]
+    python -m validation faults [--faults 60] [--seed 1] [--slurm] [--kinds WORD,WORD] [--only N] [--jobs 2] [--out FILE]
 
 Each fault has a sweep of three small jobs of its own, of which two are there already. At a random moment of the third one of the
 kinds of fault_kinds.py happens; then the same command is started again. Counted, and each must be 0:
@@ -13,6 +13,7 @@ kinds of fault_kinds.py happens; then the same command is started again. Counted
 
 Everything follows from the seed and the number of the fault: `--only N` tries that one again, and keeps its folder. Two copies are
 tried on this host; on two hosts of network namespaces as root; with --slurm (alone) on a real Slurm of two nodes (tests/system/cluster.py).
+With --out the outcome of each fault is kept in a file, and the same command goes on where it was stopped.
 Exit code 1 where a count is not 0.
 """
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import json
 import os
 import random
 import shutil
@@ -32,7 +34,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,31 @@ class Result:
     moment: float
     seconds: float
     what: dict[str, str]  # counted thing: in words
+
+
+def kept(file: Path | None, seed: int, plan: Sequence[tuple[int, tuple[str, str]]]) -> list[Result]:
+    """Outcomes in ``file`` of faults of ``plan``; those of another plan end the campaign, as does a line that is half of one."""
+    if file is None or not file.exists():
+        return []
+    found = []
+    for number, line in enumerate(file.read_text().splitlines(), 1):
+        try:
+            words = json.loads(line)
+            seed_then, result = words.pop("seed"), Result(**words)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            sys.exit(f"faults: {file}, line {number}, is no outcome: {line[:60]!r}; remove that line, and start again")
+        if seed_then != seed or (result.number, (result.kind, result.where)) not in plan:
+            sys.exit(
+                f"faults: {file} is of another campaign (line {number}: seed {seed_then}, {result.kind}); give another --out"
+            )
+        found.append(result)
+    return found
+
+
+def keep(file: Path | None, seed: int, result: Result) -> None:
+    if file is not None:
+        with open(file, "a") as f:
+            f.write(json.dumps({"seed": seed, **asdict(result)}) + "\n")
 
 
 @dataclass
@@ -196,6 +223,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--kinds", default="", help="only kinds with one of these words in their names")
     parser.add_argument("--only", type=int, help="only the fault of this number")
     parser.add_argument("--jobs", type=int, default=2, help="faults at a time (default: %(default)s; 1 in a cluster)")
+    parser.add_argument(
+        "--out", type=Path, help="file of the outcomes, one line each; what is in it is not tried again"
+    )
     args = parser.parse_args(argv)
     network = not args.slurm and os.geteuid() == 0
     scenes = [SLURM] if args.slurm else [ALONE] if args.alone else [ALONE, COPIES, *([NETWORK] if network else [])]
@@ -205,6 +235,8 @@ def main(argv: list[str] | None = None) -> int:
     if not plan:
         print("no fault has such a name or number")
         return 2
+    done = kept(args.out, args.seed, plan)
+    plan = [one for one in plan if one[0] not in {result.number for result in done}]
     root = Path(tempfile.mkdtemp(prefix="bench-faults-"))
     with contextlib.ExitStack() as stack:
         used = {where for _, (_, where) in plan}
@@ -221,10 +253,11 @@ def main(argv: list[str] | None = None) -> int:
                 )
             line = f"{number:4} {result.kind} ({where}), at {result.moment:.2f} s: ended after {result.seconds:.1f} s"
             print(line + "".join(f"; {what.upper()}: {words}" for what, words in result.what.items()), flush=True)
+            keep(args.out, args.seed, result)
             return result
 
         with ThreadPoolExecutor(1 if args.slurm else args.jobs) as pool:
-            results = list(pool.map(run, plan))
+            results = done + list(pool.map(run, plan))
     return judged(results, args.seed, root)
 
 

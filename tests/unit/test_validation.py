@@ -7,6 +7,7 @@ import importlib
 import math
 import re
 import runpy
+from pathlib import Path
 
 import pytest
 
@@ -103,3 +104,36 @@ def test_the_cost_of_watching_is_decided_by_an_interval_on_one_side_of_the_goal(
     decided = importlib.import_module("program_overhead").decided
     assert decided(estimate(1.002, 0.003)) and decided(estimate(1.03, 0.005))
     assert not decided(estimate(1.002, 0.02))
+
+
+OUTCOME = '{"seed": 1, "number": 0, "kind": "driver killed", "where": "alone", "moment": 1.5, "seconds": 2.0, "what": {"lost": "r0"}}'
+
+
+def test_a_campaign_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    import faults
+
+    file, plan = tmp_path / "outcomes", [(0, ("driver killed", "alone")), (1, ("rank killed", "copies"))]
+    assert faults.kept(None, 1, plan) == faults.kept(file, 1, plan) == []
+    faults.keep(file, 1, faults.Result(0, "driver killed", "alone", 1.5, 2.0, {"lost": "r0"}))
+    faults.keep(None, 1, faults.Result(1, "rank killed", "copies", 1.5, 2.0, {}))
+    assert file.read_text() == f"{OUTCOME}\n"
+    assert faults.kept(file, 1, plan) == [faults.Result(0, "driver killed", "alone", 1.5, 2.0, {"lost": "r0"})]
+
+
+@pytest.mark.parametrize(
+    ("line", "seed", "words"),
+    [
+        (OUTCOME, 2, "is of another campaign .line 1: seed 1, driver killed"),
+        (OUTCOME.replace("alone", "copies"), 1, "is of another campaign"),
+        (OUTCOME[:50], 1, "line 1, is no outcome: .* remove that line"),
+        ("[]", 1, "is no outcome"),
+        ("{}", 1, "is no outcome"),
+    ],
+)
+def test_outcomes_of_another_campaign_are_not_counted(line: str, seed: int, words: str, tmp_path: Path) -> None:
+    import faults
+
+    file = tmp_path / "outcomes"
+    file.write_text(line + "\n")
+    with pytest.raises(SystemExit, match=words):
+        faults.kept(file, seed, [(0, ("driver killed", "alone"))])
