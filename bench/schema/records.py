@@ -55,7 +55,8 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Any file of the results, atomically. Raises RecordError in one sentence where the folder or the disk refuses."""
-    beside = path.with_name(f".{path.name}.part")
+    # A name of its own: `report` may write into a study while its sweep does, from another host too.
+    beside = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(beside, "wb") as f:

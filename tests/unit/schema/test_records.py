@@ -278,6 +278,20 @@ def test_a_write_that_fails_leaves_the_old_file_whole_and_nothing_beside(
     assert (folder / "record.json").read_bytes() == old
 
 
+def test_two_commands_that_write_one_file_at_once_do_not_meet(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`report` beside a running sweep: the one took the other's half-written file away, and ended the sweep."""
+    fsync = os.fsync
+
+    def meanwhile(fd: int) -> None:
+        monkeypatch.setattr(os, "fsync", fsync)
+        records.write_text(path, "the other's")
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    records.write_text(path, "the first one's")
+    assert path.read_text() == "the first one's" and list(path.parent.iterdir()) == [path]
+
+
 def test_the_data_is_on_the_disk_before_the_name_is(
     path: Path, record: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
