@@ -26,7 +26,7 @@ from run_job import COMMAND, results
 
 from bench.analysis import stats
 from bench.analysis.grouping import pairs
-from bench.analysis.reproduction import show
+from bench.report.verdicts import show
 from bench.schema import records
 
 NAMES = ("one", "other")

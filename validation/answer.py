@@ -23,7 +23,7 @@ from run_job import COMMAND, results
 
 from bench.analysis import stats
 from bench.analysis.grouping import pairs
-from bench.analysis.reproduction import show
+from bench.report.verdicts import show
 from bench.schema import records
 
 # As `make bench` has it. Shorter jobs (two iterations of 3) were tried: one middle micro-batch in each tells too little.

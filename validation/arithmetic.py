@@ -24,9 +24,9 @@ from typing import Any
 from run_job import results, run_job
 
 from bench.analysis import stats
-from bench.analysis.reproduction import show
 from bench.host.products import product
 from bench.host.topology import cores
+from bench.report.verdicts import show
 
 PATHS = ("full", "stock")
 SAME = 0.05

@@ -23,9 +23,9 @@ from pathlib import Path
 from run_job import COMMAND, results
 
 from bench.analysis.grouping import pairs
-from bench.analysis.reproduction import show
 from bench.analysis.stats import Ratio, difference, of_ratio
 from bench.config.compose import jobs_of
+from bench.report.verdicts import show
 from bench.schema import records
 
 ARMS = "allocator=glibc,tcmalloc"

@@ -34,10 +34,10 @@ from run_job import results, run_job
 
 from bench.analysis import stats
 from bench.analysis.flops import tflops
-from bench.analysis.reproduction import show
 from bench.arms import library
 from bench.arms.environment import environment
 from bench.host.vector import limit_gflops
+from bench.report.verdicts import show
 from bench.schema import records
 from bench.schema.job import Job, Model, from_dict, to_dict
 

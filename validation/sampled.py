@@ -23,8 +23,8 @@ from typing import Any
 from run_job import results, run_job
 
 from bench.analysis import stats
-from bench.analysis.reproduction import show
 from bench.rank.stopping import warm_up
+from bench.report.verdicts import show
 from bench.schema.job import Job, Measure, from_dict
 
 GOAL = 0.02

@@ -31,18 +31,17 @@ class Losses:
 
 @dataclass(frozen=True)
 class Pair:
-    """One arm against the reference at one number of nodes. ``invalid``: why there is no ratio, else empty."""
+    """One arm against the reference at one number of nodes. ``word``: one of stats.WORDS, or "invalid"; then ``invalid`` says why there is
+    no ratio."""
 
     arm: str
     reference: str
     nodes: int
     simulated: bool
-    sentence: str
     word: str
     invalid: str = ""
     ratio: stats.Ratio | None = None
     memory: stats.Ratio | None = None
-    memory_sentence: str = ""
     cause: Cause | None = None
     unpaired_blocks: int = 0
 
@@ -95,15 +94,7 @@ def pair(base: Cell, cell: Cell, losses: Losses) -> Pair:
     """``cell`` against the reference arm's cell ``base``, over the blocks that hold both."""
 
     def invalid(why: str) -> Pair:
-        return Pair(
-            cell.arm,
-            base.arm,
-            cell.nodes,
-            cell.simulated,
-            f"no comparison of {cell.arm} with {base.arm}: {why}",
-            "invalid",
-            why,
-        )
+        return Pair(cell.arm, base.arm, cell.nodes, cell.simulated, "invalid", why)
 
     wrong = [arm for arm in (base.arm, cell.arm) if arm in losses.disagreeing]
     if wrong:
@@ -122,21 +113,16 @@ def pair(base: Cell, cell: Cell, losses: Losses) -> Pair:
         ratio, memory = stats.ratio(samples[0], samples[1]), stats.ratio(peaks[0], peaks[1])
     except ValueError as error:
         return invalid(f"{error}.")
-    verdict = stats.verdict(ratio, arm=cell.arm, reference=base.arm)
-    of_memory = stats.verdict(
-        memory, arm=f"peak memory of {cell.arm}", reference=f"that of {base.arm}", better="smaller", worse="larger"
-    )
+    word = stats.verdict(ratio).word
     return Pair(
         cell.arm,
         base.arm,
         cell.nodes,
         cell.simulated,
-        verdict.sentence,
-        verdict.word,
+        word,
         "",
         ratio,
         memory,
-        of_memory.sentence,
-        explain(ours, theirs, verdict.word in ("faster", "slower")),
+        explain(ours, theirs, word in ("faster", "slower")),
         len(set(blocks[0]) ^ set(blocks[1])),
     )

@@ -52,10 +52,21 @@ class Side:
 
 @dataclass(frozen=True)
 class Agreement:
-    """``word``: one of WORDS; ``sentence`` says of what and why."""
+    """``word``: one of WORDS, said of ``point``. ``why`` it is not comparable, where no figure decided that; else ``seen`` are the two
+    ratios (or seconds an iteration) and ``away`` how far they lie apart (B over A less 1), known to ``half``, both relative. ``singles``:
+    which of A and B is a single run. ``conditions``: what differs and may move a ratio. ``blocks``: how many a side would decide; None
+    where 1000 would not."""
 
     word: str
-    sentence: str
+    point: Point = EVERYTHING
+    why: str = ""
+    seen: tuple[Ratio | float, Ratio | float] = (0.0, 0.0)
+    other_arm: bool = False  # not the same library, version and settings
+    away: float = 0.0
+    half: float = 0.0
+    singles: tuple[str, ...] = ()
+    conditions: tuple[str, ...] = ()
+    blocks: int | None = None
 
 
 def load_side(path: Path, reference: str) -> Side:
@@ -182,19 +193,18 @@ def agree(a: Side, b: Side, tolerance: float) -> dict[Point, Agreement]:
         for one in (a, b)
         for point, why in one.invalid.items()
     }
-    conditions = conditions_differ(a, b)
+    conditions = tuple(conditions_differ(a, b))
     common = [point for point in a.ratios if point in b.ratios]
     for point in common:
-        what = f"{show(a.ratios[point])} in A, {show(b.ratios[point])} in B"
-        one, two = of_ratio(a.ratios[point]), of_ratio(b.ratios[point])
-        said[point] = _agreement(point, a, b, one, two, what, tolerance, conditions)
+        seen = a.ratios[point], b.ratios[point]
+        said[point] = _agreement(point, a, b, of_ratio(seen[0]), of_ratio(seen[1]), seen, tolerance, conditions)
     if not said and not (a.ratios and b.ratios) and alike(a, b):
         # Arms that have nothing to be paired with have no ratio; on hosts that are alike their times themselves compare.
         for point in a.blocks:
             if point in b.blocks and point not in said:
-                what = f"{a.seconds[point]:.4g} s/it in A, {b.seconds[point]:.4g} s/it in B"
                 one, two = log_mean(a.blocks[point]), log_mean(b.blocks[point])
-                said[point] = _agreement(point, a, b, one, two, what, tolerance, conditions)
+                times = a.seconds[point], b.seconds[point]
+                said[point] = _agreement(point, a, b, one, two, times, tolerance, conditions)
     nothing = "no arm was measured in both against the reference, nor alone on like hosts"
     return said or {EVERYTHING: _not_comparable(f"{nothing}: {arms(a)} and {arms(b)}")}
 
@@ -205,7 +215,7 @@ def check_tolerance(tolerance: float) -> None:
 
 
 def _not_comparable(why: str) -> Agreement:
-    return Agreement("not comparable", f"not comparable because {why}")
+    return Agreement("not comparable", why=why)
 
 
 def _agreement(
@@ -214,50 +224,23 @@ def _agreement(
     b: Side,
     one: LogMean,
     two: LogMean,
-    figures: str,
+    seen: tuple[Ratio | float, Ratio | float],
     tolerance: float,
-    conditions: Sequence[str],
+    conditions: tuple[str, ...],
 ) -> Agreement:
-    nodes, arm, simulated = point
-    what = f"{arm} at {nodes_text(nodes, simulated)}: {figures}"
+    arm = point[1]
     if arm in a.arms and arm in b.arms and a.arms[arm] != b.arms[arm]:
-        return _not_comparable(f"{arm} is not the same arm in both (library, version or settings); {what}")
+        return Agreement("not comparable", point, seen=seen, other_arm=True)
     away, half = difference(one, two)
-    limit, off = math.log1p(tolerance), abs(away)
-    apart = f"{math.expm1(away):+.1%} apart"
-    singles = [name for name, side in (("A", one), ("B", two)) if side.single]
-    are = "is a single run" if len(singles) == 1 else "are single runs"
-    single = f"{' and '.join(singles)} {are}, whose spread is not known"
-    if off - half > limit:
-        sure = (
-            f"{apart}, more than {tolerance:.0%}, but {single}"
-            if singles
-            else f"which is surely more than {tolerance:.0%} apart"
-        )
-        return Agreement("not reproduced", f"not reproduced: {what}, {sure}{_though(conditions)}")
-    if off + half <= limit:
-        if conditions or singles:
-            because = f", and {single}" * bool(singles) + _though(conditions)
-            return Agreement("within tolerance", f"within tolerance: {what}, {apart}{because}")
-        return Agreement(
-            "reproduced",
-            f"reproduced: {what}, {apart} ±{math.expm1(half):.1%}, all of it within {tolerance:.0%}",
-        )
-    blocks = deciding_blocks(one, two, limit)
-    needed = (
-        f"about {blocks} blocks on each side would decide"
-        if blocks
-        else "more than 1000 blocks on each side would be needed"
-    )
-    return _not_comparable(
-        f"{apart} ±{math.expm1(min(half, 50.0)):.1%} is neither surely within {tolerance:.0%} nor surely outside: {what}; {needed}"
-        if half <= 1
-        else f"the intervals are too wide to tell: {what}; {needed}"
-    )
-
-
-def _though(conditions: Sequence[str]) -> str:
-    return f", though {'; '.join(conditions)} differ{'s' * (len(conditions) == 1)} (A, B)" if conditions else ""
+    limit = math.log1p(tolerance)
+    singles = tuple(name for name, side in (("A", one), ("B", two)) if side.single)
+    figures = (math.expm1(away), math.expm1(min(half, 50.0)), singles, conditions)
+    if abs(away) - half > limit:
+        return Agreement("not reproduced", point, "", seen, False, *figures)
+    if abs(away) + half <= limit:
+        word = "within tolerance" if conditions or singles else "reproduced"
+        return Agreement(word, point, "", seen, False, *figures)
+    return Agreement("not comparable", point, "", seen, False, *figures, deciding_blocks(one, two, limit))
 
 
 def arms(side: Side) -> str:
@@ -267,9 +250,3 @@ def arms(side: Side) -> str:
 def only_in(one: Side, other: Side) -> list[Point]:
     """What ``one`` measured and ``other`` lacks. A published table has sizes that no reader has: what only it has is no lack."""
     return sorted(one.seconds.keys() - other.seconds.keys()) if one.host else []
-
-
-def show(r: Ratio) -> str:
-    return (
-        f"{r.value:.2f}x (one run, no interval)" if math.isnan(r.low) else f"{r.value:.2f}x [{r.low:.2f}, {r.high:.2f}]"
-    )

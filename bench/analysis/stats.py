@@ -1,4 +1,4 @@
-"""From samples to a conclusion: intervals, ratios between arms paired by block, and a verdict in words.
+"""From samples to a conclusion: intervals, ratios between arms paired by block, and a verdict.
 
 The unit of repetition is the block (every arm once, in fresh processes), not the sample: samples of one process share
 its heap layout, clock and neighbours, so a thousand of them say nothing about the next process (Kalibera & Jones,
@@ -29,6 +29,7 @@ MAX_BLOCKS = 10_000
 FEWEST_BLOCKS = 3  # with two there is one degree of freedom, and t is 12.7 where it is 4.3 with three: an interval that tells nothing
 SAYS_NOTHING = 10.0  # an interval that reaches beyond ten times its value is said in words: it limits nothing
 LARGEST_EQUIVALENCE = 0.05  # "no difference larger than x" is a finding only up to this x
+WORDS = ("faster", "slower", "no difference", "cannot tell")
 NAN = float("nan")
 
 
@@ -54,7 +55,6 @@ class Ratio:
     high: float
     num_blocks: int
     smallest_detectable: float  # relative difference found with 80 % power, e.g. 0.03; NaN like the limits
-    note: str  # why to be careful, one sentence; "" when there is no reason
     standard_error: float  # of log(value); NaN like the limits
     confidence: float
 
@@ -70,10 +70,11 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A word: "faster", "slower", "no difference larger than x %" or "cannot tell"; and a sentence with the figures."""
+    """``word``: one of WORDS. ``reach``: the largest relative difference that the interval holds, which is what "no difference" is
+    not larger than; NaN where there is no interval."""
 
     word: str
-    sentence: str
+    reach: float
 
 
 def mean_interval(samples: Sequence[float], confidence: float = 0.95) -> Interval:
@@ -146,7 +147,6 @@ def ratio(reference: Sequence[Sequence[float]], arm: Sequence[Sequence[float]], 
         high=_exp(centre + half),
         num_blocks=num_blocks,
         smallest_detectable=_smallest_detectable(error, degrees),
-        note=_note(num_blocks, math.isnan(error)),
         standard_error=error,
         confidence=confidence,
     )
@@ -246,48 +246,24 @@ def needed_blocks(ratio: Ratio, half_width: float, min_blocks: int = FEW_BLOCKS)
     return low
 
 
-def verdict(
-    ratio: Ratio,
-    margin: float = 0.02,
-    *,
-    arm: str = "the arm",
-    reference: str = "the reference",
-    better: str = "faster",
-    worse: str = "slower",
-) -> Verdict:
-    """Say what the interval supports; `better` and `worse` name the directions (for memory: "smaller", "larger").
+def verdict(ratio: Ratio, margin: float = 0.02) -> Verdict:
+    """What the interval supports.
 
-    An interval that lies wholly within +-margin is "no difference larger than x %" even if it excludes 1: a
-    difference that small is not worth a switch, and asking for more than significance keeps A/A comparisons quiet
-    (equivalence by interval inclusion: Schuirmann, J. Pharmacokinet. Biopharm. 15:657, 1987). x is what the interval
-    reaches, and is claimed up to 5 %. A single block is never enough for a direction: it says nothing about how much
-    two runs of one arm differ.
+    An interval that lies wholly within +-margin is "no difference" even if it excludes 1: a difference that small is not worth a
+    switch, and asking for more than significance keeps A/A comparisons quiet (equivalence by interval inclusion: Schuirmann,
+    J. Pharmacokinet. Biopharm. 15:657, 1987). It is claimed for what reaches up to 5 %. A single block is never enough for a
+    direction: it says nothing about how much two runs of one arm differ. Raises ValueError for a margin that is none.
     """
     if not (math.isfinite(margin) and margin >= 0):
         raise ValueError(f"margin is {margin}: give a relative difference such as 0.02")
-    if ratio.num_blocks == 1 or math.isnan(ratio.low):
-        seen = _times(ratio, arm, reference, better, worse)
-        return Verdict("cannot tell", f"cannot tell: {seen} in one block; only more blocks show how much runs differ")
-    if ratio.says_nothing:
-        seen = f"ratio {_figures(ratio.value, NAN, NAN)}, with an interval unknown: the {ratio.num_blocks} blocks disagree too much"
-        return Verdict(
-            "cannot tell", f"cannot tell {arm} from {reference}: {seen}; look for what disturbed them, or add blocks"
-        )
-    figures = _figures(ratio.value, ratio.low, ratio.high)
+    if math.isnan(ratio.low):
+        return Verdict("cannot tell", NAN)
     reach = max(ratio.high, 1 / ratio.low) - 1
-    excludes_one = ratio.low > 1 or ratio.high < 1
-    if reach > margin and excludes_one:
-        return Verdict(better if ratio.low > 1 else worse, _times(ratio, arm, reference, better, worse))
-    if reach <= max(margin, LARGEST_EQUIVALENCE):
-        word = f"no difference larger than {_percent(reach)}"
-        return Verdict(word, f"{arm} against {reference}: {word} (ratio {figures})")
-    smallest = (
-        "only differences of more than twofold"
-        if ratio.smallest_detectable > 1
-        else f"only differences from {_percent(ratio.smallest_detectable)} on"
-    )
-    power = f"with this noise {ratio.num_blocks} blocks show {smallest}"
-    return Verdict("cannot tell", f"cannot tell {arm} from {reference}: ratio {figures}; {power}")
+    if ratio.num_blocks == 1 or ratio.says_nothing:
+        return Verdict("cannot tell", reach)
+    if reach > margin and (ratio.low > 1 or ratio.high < 1):
+        return Verdict("faster" if ratio.low > 1 else "slower", reach)
+    return Verdict("no difference" if reach <= max(margin, LARGEST_EQUIVALENCE) else "cannot tell", reach)
 
 
 def outliers(samples: Sequence[float]) -> list[bool]:
@@ -364,33 +340,3 @@ def _smallest_detectable(error: float, degrees: float) -> float:
 
 def _exp(x: float) -> float:
     return x if math.isnan(x) else math.exp(min(max(x, -700.0), 700.0))  # two wild blocks would overflow a float
-
-
-def _note(num_blocks: int, no_interval: bool) -> str:
-    if no_interval:
-        return "only 1 block of single values: nothing repeats, so there is no interval"
-    if num_blocks == 1:
-        return "only 1 block: the interval is too narrow, for it knows the noise within runs but not how runs differ"
-    if num_blocks < FEW_BLOCKS:
-        return f"only {num_blocks} blocks: how much blocks differ is hardly known, and the interval is wide for it"
-    return ""
-
-
-def _percent(difference: float) -> str:
-    """Rounded up, since it stands for a bound; never "0.0 %"."""
-    return f"{max(math.ceil(difference * 1000 - 1e-6), 1) / 10:.1f} %"
-
-
-def _figures(value: float, low: float, high: float) -> str:
-    digits = 3 if abs(value - 1) < 0.1 and abs(high - low) < 0.1 else 2
-    if math.isnan(low):
-        return f"{value:.{digits}f}"
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def _times(ratio: Ratio, arm: str, reference: str, better: str, worse: str) -> str:
-    value, low, high, direction = ratio.value, ratio.low, ratio.high, better
-    if value < 1:  # 0.8x faster reads as faster: turn it round
-        value, low, high, direction = 1 / value, 1 / high, 1 / low, worse
-    figures, _, limits = _figures(value, low, high).partition(" ")
-    return f"{arm} is {figures}x {limits + ' ' if limits else ''}{direction} than {reference}"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from bench.analysis import grouping, reproduction
+from bench.analysis import grouping
 from bench.analysis.stats import Ratio, verdict
 from bench.arms.catalogue import read_arms
 from bench.arms.retention import is_usable
@@ -28,6 +28,7 @@ from bench.driver import sweep
 from bench.driver.launcher import which_copy
 from bench.paths import results_directory
 from bench.report import verdict_json
+from bench.report.verdicts import show, verdict_sentence
 from bench.schema import records
 from bench.schema.checks import check
 from bench.schema.errors import ConfigError, RecordError
@@ -304,7 +305,7 @@ def advice(
     for name, r in sorted(ratios.items(), key=lambda item: -item[1].value):
         blocks = f"{r.num_blocks} block{'s' * (r.num_blocks > 1)}"
         peak = f"peak RSS {peak_bytes(found, name) / 2**30:.2f} GiB"
-        lines.append(f"  {name:18} {reproduction.show(r):24} {blocks}, {peak}")
+        lines.append(f"  {name:18} {show(r):24} {blocks}, {peak}")
     if not ratios and final.arms:
         more = "no time was left to confirm it in fresh blocks (give it more minutes)"
         return "\n".join([*lines, f"  none: {final.arms[0]} was the fastest at first sight, and {more}."])
@@ -313,9 +314,8 @@ def advice(
     if not order or (glibc_fits and ratios[order[0]].value <= 1):
         return "\n".join([*lines, "", f"Stock glibc is the best of them{within}: change nothing."])
     first = order[0]
-    against = verdict(ratios[first], arm=first, reference="glibc")
-    lines += ["", f"{against.sentence}.", *between]
-    if against.word != "faster" and glibc_fits:
+    lines += ["", f"{verdict_sentence(ratios[first], first, 'glibc')}.", *between]
+    if verdict(ratios[first]).word != "faster" and glibc_fits:
         sure = "Fastest by what was measured, but not surely (give it more minutes)"
     elif between and "cannot be told apart" in between[0]:
         sure = "Among the fastest"
@@ -356,12 +356,12 @@ def between_finalists(fresh: Records, final: Final, allowed: Mapping[str, float]
     ratio = next((c.ratio for c in grouping.pairs(fresh, second) if c.arm == first and c.ratio), None)
     if ratio is None:
         return order, [f"{first} and {second} cannot be told apart: no fresh block holds both."]
-    said = verdict(ratio, arm=first, reference=second)
-    if said.word == "faster":
-        return order, [f"{said.sentence}, the runner-up."]
-    if said.word == "slower":
-        turned = verdict(turn(ratio), arm=second, reference=first)
-        return [second, first, *order[2:]], [f"{turned.sentence}, which had been ahead before."]
+    word = verdict(ratio).word
+    if word == "faster":
+        return order, [f"{verdict_sentence(ratio, first, second)}, the runner-up."]
+    if word == "slower":
+        turned = verdict_sentence(turn(ratio), second, first)
+        return [second, first, *order[2:]], [f"{turned}, which had been ahead before."]
     limits = "" if math.isnan(ratio.low) or ratio.says_nothing else f", 95 % {ratio.low:.3f} to {ratio.high:.3f}"
     return order, [f"{first} and {second} cannot be told apart (ratio {ratio.value:.3f}{limits})."]
 

@@ -19,6 +19,7 @@ from bench.commands.arguments import add_json, add_reference, add_tolerance, sha
 from bench.host import likeness
 from bench.report import gate as gate_words
 from bench.report import verdict_json
+from bench.report.verdicts import agreement_sentence
 from bench.schema.errors import ConfigError
 
 
@@ -77,7 +78,7 @@ def print_agreement(a: Side, b: Side, tolerance: float, decides: bool = True) ->
     agreements = agree(a, b, tolerance)
     print(f"A: {a.name}\nB: {b.name}\n")
     for agreement in agreements.values():
-        print(agreement.sentence)
+        print(agreement_sentence(agreement, tolerance))
     lacking = False
     for one, other in ((a, b), (b, a)):
         alone = only_in(one, other)

@@ -179,10 +179,12 @@ def clock_words(seconds: float) -> str:
 
 def so_far_words(pair: Pair) -> str:
     """The ratio of one arm so far, with its interval: a line of its own."""
+    from bench.report.verdicts import pair_sentence, verdict_text
+
     nodes = f" at {pair.nodes} {'simulated ' * pair.simulated}nodes" if pair.nodes > 1 else ""
     ratio = pair.ratio
     if ratio is None:
-        return f"so far{nodes}: {pair.sentence}"
+        return f"so far{nodes}: {pair_sentence(pair)}"
     said = f"after {ratio.num_blocks} block{'s' * (ratio.num_blocks > 1)}{nodes}: {pair.arm} {ratio.value:.2f}x against {pair.reference}"
     if ratio.num_blocks == 1:
         within = "" if math.isnan(ratio.low) else f" ([{ratio.low:.2f}, {ratio.high:.2f}] by the samples in these runs)"
@@ -190,7 +192,7 @@ def so_far_words(pair: Pair) -> str:
     if ratio.says_nothing:
         return f"{said}; no interval yet: the blocks disagree too much"
     width = 100 * (math.sqrt(ratio.high / ratio.low) - 1)
-    return f"{said}, 95 % [{ratio.low:.2f}, {ratio.high:.2f}], +-{width:.1f} %: {pair.word}"
+    return f"{said}, 95 % [{ratio.low:.2f}, {ratio.high:.2f}], +-{width:.1f} %: {verdict_text(ratio)}"
 
 
 def program_words(derived: Mapping[str, Any]) -> str:

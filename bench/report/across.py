@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bench.analysis.across import Under, across_interpreters, keeping
+from bench.report.verdicts import verdict_text
 from bench.report.words import mebibytes, number
 from bench.schema.words import count, percent
 
@@ -36,6 +37,7 @@ ANSWER = {
     "faster": "it still matters",
     "slower": "it is a loss there",
     "cannot tell": "not known yet, more blocks would tell",
+    "no difference": "it no longer matters",
     "invalid": "no comparison is valid",
 }
 
@@ -67,7 +69,7 @@ def across_row(one: Under) -> list[str]:
         limits,
         count(one.faults),
         blocks,
-        one.pair.word,
+        verdict_text(one.pair.ratio),
     ]
 
 
@@ -81,8 +83,7 @@ def still_sentences(group: Sequence[Under]) -> list[str]:
         gains = ", ".join(
             f"{' ['.join(gain_words(one.pair))}] under PyTorch {one.torch}" for one in (rows[0], rows[-1])
         )
-        word = rows[-1].pair.word
-        answer = ANSWER.get(word, "it no longer matters" if word.startswith("no difference") else word)
+        answer = ANSWER[rows[-1].pair.word]
         said.append(f"{arm}{f' at {nodes} nodes' if nodes > 1 else ''}: {gains}: {answer}.")
     return said
 
@@ -104,7 +105,7 @@ def keeping_rows(section: Section) -> list[list[str]]:
                 memory,
                 gain,
                 limits,
-                one.pair.word if one.pair else "reference",
+                verdict_text(one.pair.ratio) if one.pair else "reference",
             ]
         )
     return rows

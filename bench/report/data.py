@@ -14,6 +14,7 @@ from bench.analysis.grouping import Section
 from bench.analysis.pairing import Pair
 from bench.analysis.stats import time_interval
 from bench.host.likeness import fingerprint
+from bench.report.verdicts import verdict_text
 from bench.report.words import frequency_text, significant, size_text, truncated
 from bench.schema.errors import RecordError
 from bench.schema.job import Job, from_dict
@@ -74,7 +75,7 @@ def _ratio_row(section: Section, c: Pair) -> dict[str, Any]:
         "ratio_low": time.low if time else None,
         "ratio_high": time.high if time else None,
         "smallest_detectable": time.smallest_detectable if time else None,
-        "verdict": c.word if time else c.invalid,
+        "verdict": verdict_text(time) if time else c.invalid,
         "memory_ratio": memory.value if memory else None,
         "memory_ratio_low": memory.low if memory else None,
         "memory_ratio_high": memory.high if memory else None,

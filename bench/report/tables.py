@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bench.analysis.pairing import Pair
 from bench.analysis.published import published_gain, published_seconds
 from bench.report.sentences import cause_sentence, losses_sentences
+from bench.report.verdicts import memory_sentence, note, pair_sentence, verdict_text
 from bench.report.words import (
     frequency_text,
     interval_text,
@@ -169,14 +170,14 @@ def pair_row(section: Section, pair: Pair) -> list[str]:
         limits,
         f"{1 / pair.memory.value:.2f}x",
         str(ratio.num_blocks),
-        pair.word,
+        verdict_text(pair.ratio),
         tail,
     ]
 
 
 def verdict_sentences(section: Section) -> list[str]:
     """A sentence for each comparison; where there is none, why."""
-    said = [_capital(f"{_at(section, c)}{c.sentence}").rstrip(".") + "." for c in section.pairs]
+    said = [_capital(f"{_at(section, c)}{pair_sentence(c)}").rstrip(".") + "." for c in section.pairs]
     if not said and len(section.arms) == 1:
         return [*(measured_sentence(section, cell) for cell in section.cells), next_step(section.arms[0])]
     if not said:
@@ -219,19 +220,21 @@ def _capital(text: str) -> str:
 
 def notes_of(section: Section) -> list[str]:
     """What goes with the numbers: notes of the statistics, losses, cautions."""
-    few = dict.fromkeys(c.ratio.note for c in section.pairs if c.ratio and c.ratio.note)
+    few = dict.fromkeys(filter(None, (note(c.ratio) for c in section.pairs if c.ratio)))
     unpaired = sum(c.unpaired_blocks for c in section.pairs)
-    said = [f"{note[0].upper()}{note[1:]}." for note in few]
+    said = [f"{words[0].upper()}{words[1:]}." for words in few]
     said += [f"{unpaired} blocks lack one arm of a comparison and are left out of it."] if unpaired else []
     return said + losses_sentences(section.losses) + list(section.cautions)
 
 
 def cause_sentences(section: Section) -> list[str]:
-    return [_capital(f"{_at(section, c)}{cause_sentence(c.cause, c.reference, c.arm)}") for c in section.pairs if c.cause]
+    return [
+        _capital(f"{_at(section, c)}{cause_sentence(c.cause, c.reference, c.arm)}") for c in section.pairs if c.cause
+    ]
 
 
 def memory_sentences(section: Section) -> list[str]:
-    return [_capital(f"{_at(section, c)}{c.memory_sentence}.") for c in section.pairs if c.memory_sentence]
+    return [_capital(f"{_at(section, c)}{memory_sentence(c)}.") for c in section.pairs if c.memory]
 
 
 def tax_table(section: Section) -> list[list[str]]:

@@ -16,6 +16,7 @@ from bench.analysis.reproduction import Agreement, Point, Side, only_in
 from bench.analysis.stats import Interval, Ratio
 from bench.host.findings import Finding
 from bench.report import costs
+from bench.report.verdicts import agreement_sentence, note, pair_sentence
 
 SCHEMA = "bench-verdict/1"
 # Every word that a verdict can be, by command. A word more or less, or another meaning, is another number in SCHEMA.
@@ -46,14 +47,9 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def verdict_word(word: str) -> str:
-    """The sentence's word without its figure: `no difference larger than 3 %` is `no difference`."""
-    return "no difference" if word.startswith("no difference") else word
-
-
 def of_ratio(ratio: Ratio | None) -> dict[str, Any] | None:
     """reference/arm with its confidence limits and the blocks that it rests on; null where there is none."""
-    return None if ratio is None else dataclasses.asdict(ratio)
+    return None if ratio is None else {**dataclasses.asdict(ratio), "note": note(ratio)}
 
 
 def of_pair(pair: Pair) -> dict[str, Any]:
@@ -62,8 +58,8 @@ def of_pair(pair: Pair) -> dict[str, Any]:
         "reference": pair.reference,
         "nodes": pair.nodes,
         "simulated": pair.simulated,
-        "verdict": verdict_word(pair.word),
-        "sentence": pair.sentence,
+        "verdict": pair.word,
+        "sentence": pair_sentence(pair),
         "ratio": of_ratio(pair.ratio),
         "memory_ratio": of_ratio(pair.memory),
     }
@@ -118,7 +114,7 @@ def of_comparison(
                 "nodes": nodes or None,
                 "simulated": simulated,
                 "verdict": agreement.word,
-                "sentence": agreement.sentence,
+                "sentence": agreement_sentence(agreement, tolerance),
                 "ratio_a": of_ratio(a.ratios.get((nodes, arm, simulated))),
                 "ratio_b": of_ratio(b.ratios.get((nodes, arm, simulated))),
             }

@@ -9,6 +9,7 @@ import pytest
 
 from bench.analysis.grouping import sections
 from bench.report.sentences import losses_sentences
+from bench.report.verdicts import memory_sentence
 
 OUT = Path("/results/main")
 FAST = {"glibc": {"seconds": 0.2}, "tcmalloc": {"seconds": 0.1}}
@@ -90,7 +91,7 @@ def test_blocks_are_paired_and_the_rest_is_counted():
 def test_without_a_common_block_there_is_no_ratio():
     records = [b.record(OUT, b.job("glibc", 0)), b.record(OUT, b.job("tcmalloc", 1))]
     found = only(records).pairs[0]
-    assert found.ratio is None and "no block holds both" in found.sentence
+    assert found.ratio is None and "no block holds both" in found.invalid
 
 
 def test_drift_between_blocks_cancels_in_the_ratio():
@@ -110,7 +111,7 @@ def test_losses_that_disagree_make_the_comparison_invalid_by_name():
     words = {c.arm: c.word for c in section.pairs}
     assert words == {"tcmalloc": "faster", "tcmalloc_release": "invalid"}
     (wrong,) = [c for c in section.pairs if c.invalid]
-    assert wrong.ratio is None and "tcmalloc_release disagree" in wrong.sentence
+    assert wrong.ratio is None and "tcmalloc_release disagree" in wrong.invalid
     assert section.losses[0].disagreeing == ("tcmalloc_release",) and "tcmalloc_release" in losses_sentences(section.losses)[0]
 
 
@@ -155,10 +156,8 @@ def test_failed_jobs_alone_give_no_cell_and_no_pair():
 def test_memory_says_which_is_larger():
     section = only(b.study(OUT, {"glibc": {"peak_bytes": 300 << 20}, "tcmalloc": {"peak_bytes": 360 << 20}}))
     assert section.pairs[0].memory.value == pytest.approx(300 / 360)
-    assert (
-        "peak memory of tcmalloc is 1.20x" in section.pairs[0].memory_sentence
-        and "larger" in section.pairs[0].memory_sentence
-    )
+    said = memory_sentence(section.pairs[0])
+    assert "peak memory of tcmalloc is 1.20x" in said and "larger" in said
 
 
 def test_noise_and_mixed_versions_are_said():
@@ -194,3 +193,11 @@ def test_where_the_reference_is_missing_it_is_said():
         in only(records).cautions
     )
     assert not any("compared with nothing" in caution for caution in only(b.study(OUT, FAST)).cautions)
+
+
+def test_what_a_job_rests_on_is_a_caution_and_no_noise():
+    records = b.study(OUT, FAST)
+    records[0]["derived"]["cautions"] = ["Sec/it rests on 4 micro-batches, fewer than measure.min_samples=8."]
+    section = only(records)
+    assert "In 1 of 10 jobs: Sec/it rests on 4 micro-batches, fewer than measure.min_samples=8." in section.cautions
+    assert not any("noisy" in cell.notes for cell in section.cells)

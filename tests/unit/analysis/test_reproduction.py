@@ -12,6 +12,7 @@ import builders
 import pytest
 
 from bench.analysis import grouping, reproduction
+from bench.report.verdicts import agreement_sentence
 from bench.schema.errors import ConfigError, RecordError
 from bench.schema.job import Model
 
@@ -121,7 +122,7 @@ def test_arms_whose_losses_disagree_are_not_compared(tmp_path: Path) -> None:
     b = reproduction.load_side(tmp_path / "b", "glibc")
     assert b.ratios == {}
     (agreement,) = reproduction.agree(reproduction.load_side(result(tmp_path / "a"), "glibc"), b, 0.05).values()
-    assert agreement.word == "not comparable" and "losses of tcmalloc disagree" in agreement.sentence
+    assert agreement.word == "not comparable" and "losses of tcmalloc disagree" in agreement_sentence(agreement, 0.05)
 
 
 def test_simulated_nodes_are_not_held_against_real_ones(tmp_path: Path) -> None:
@@ -244,7 +245,7 @@ def test_how_it_ran_is_part_of_the_experiment_and_is_named(
         builders.write([builders.record(tmp_path / "b", job, seconds=seconds, spread=0.005) for job in jobs])
     one, two = reproduction.load_side(a, "glibc"), reproduction.load_side(tmp_path / "b", "glibc")
     (agreement,) = reproduction.agree(one, two, 0.05).values()
-    assert agreement.word == "not comparable" and words_said in agreement.sentence
+    assert agreement.word == "not comparable" and words_said in agreement_sentence(agreement, 0.05)
     assert not reproduction.alike(one, two)
 
 
@@ -253,7 +254,7 @@ def test_another_path_of_the_arithmetic_is_another_experiment(tmp_path: Path) ->
     old = reproduction.load_side(result(tmp_path / "a"), "glibc")
     full = builders.dataclasses.replace(old, job={**old.job, "launch.blas": "another"})
     (agreement,) = reproduction.agree(old, full, 0.05).values()
-    assert agreement.word == "not comparable" and "launch.blas" in agreement.sentence
+    assert agreement.word == "not comparable" and "launch.blas" in agreement_sentence(agreement, 0.05)
 
 
 def test_fewer_cpus_are_named_and_times_do_not_compare(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -268,7 +269,7 @@ def test_software_that_differs_is_named_with_both_values(tmp_path: Path) -> None
     a, b = result(tmp_path / "a"), result(tmp_path / "b", host=other_host(system__glibc="2.41"))
     one, two = (reproduction.load_side(path, "glibc") for path in (a, b))
     (agreement,) = reproduction.agree(one, two, 0.05).values()
-    assert agreement.word == "within tolerance" and "system.glibc (2.36, 2.41) differs" in agreement.sentence
+    assert agreement.word == "within tolerance" and "system.glibc (2.36, 2.41) differs" in agreement_sentence(agreement, 0.05)
 
 
 def unpaired(out: Path, times: list[float], spread: float = 0.001) -> Path:
@@ -283,7 +284,7 @@ def test_arms_that_are_not_paired_are_compared_by_their_blocks(tmp_path: Path) -
     b = unpaired(tmp_path / "b", [0.106, 0.127, 0.106, 0.127])
     one, two = (reproduction.load_side(path, "glibc") for path in (a, b))
     (agreement,) = reproduction.agree(one, two, 0.05).values()
-    assert agreement.word == "not comparable" and "blocks on each side would" in agreement.sentence
+    assert agreement.word == "not comparable" and "blocks on each side would" in agreement_sentence(agreement, 0.05)
     quiet, near, far = (
         unpaired(tmp_path / name, [0.1 * f, 0.1005 * f, 0.1 * f, 0.0998 * f])
         for name, f in (("c", 1), ("d", 1.01), ("e", 1.2))
@@ -295,14 +296,14 @@ def test_the_number_of_blocks_that_would_decide_is_said(tmp_path: Path) -> None:
     a, b = result(tmp_path / "a", 1.5, 0.1), result(tmp_path / "b", 1.5, 0.1, blocks=3)
     one, two = (reproduction.load_side(path, "glibc") for path in (a, b))
     (agreement,) = reproduction.agree(one, two, 0.05).values()
-    assert agreement.word == "not comparable" and "blocks on each side would decide" in agreement.sentence
+    assert agreement.word == "not comparable" and "blocks on each side would decide" in agreement_sentence(agreement, 0.05)
 
 
 def test_a_published_run_is_a_single_run_and_nothing_is_sure_of_it(tmp_path: Path) -> None:
     ours = reproduction.load_side(of_the_published_workload(tmp_path / "a", 1.8), "glibc")
     (agreement,) = reproduction.agree(ours, reproduction.load_side(PUBLISHED, "glibc"), 0.05).values()
-    assert agreement.word == "not reproduced" and "B is a single run" in agreement.sentence
-    assert "surely" not in agreement.sentence
+    assert agreement.word == "not reproduced" and "B is a single run" in agreement_sentence(agreement, 0.05)
+    assert "surely" not in agreement_sentence(agreement, 0.05)
 
 
 @pytest.mark.parametrize("what", ["an arm", "losses"])

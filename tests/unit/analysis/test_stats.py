@@ -88,7 +88,6 @@ def test_few_blocks_are_wider_and_say_so():
         ratios = [stats.ratio(*draw(seed, num_blocks)) for seed in range(40)]
         widths[num_blocks] = float(np.median([half_width(r) for r in ratios]))
         assert ratios[0].few_blocks == (num_blocks < 5)
-        assert (f"only {num_blocks} blocks" in ratios[0].note) == (num_blocks < 5)
     assert widths[2] > 2 * widths[3] > 4 * widths[5] > 4 * widths[12]
 
 
@@ -103,28 +102,25 @@ def test_few_blocks_that_agree_by_luck_are_not_believed():
 
 def test_one_block_rests_on_its_samples_and_is_never_enough_for_a_direction():
     one = stats.ratio(*draw(1, 1, speed_up=2.0))
-    assert one.low < 2.0 < one.high and one.few_blocks and "only 1 block" in one.note
+    assert one.low < 2.0 < one.high and one.few_blocks
     assert stats.verdict(one).word == "cannot tell"
-    assert "2.00x" in stats.verdict(one).sentence
 
 
 def test_one_block_of_one_value_has_a_ratio_but_no_interval():
     one = stats.ratio([[3e9]], [[2e9]])
     assert one.value == pytest.approx(1.5)
     assert math.isnan(one.low) and math.isnan(one.high) and math.isnan(one.smallest_detectable)
-    assert "no interval" in one.note and stats.verdict(one).word == "cannot tell"
+    assert stats.verdict(one).word == "cannot tell"
 
 
 def test_memory_with_one_value_per_block():
     got = stats.ratio([[4.0e9], [4.1e9], [3.9e9], [4.0e9], [4.0e9]], [[5.0e9], [5.1e9], [4.9e9], [5.0e9], [5.0e9]])
-    said = stats.verdict(got, arm="tcmalloc", reference="glibc", better="smaller", worse="larger")
-    assert said.word == "larger"
-    assert said.sentence.startswith("tcmalloc is 1.25x [1.2") and said.sentence.endswith("] larger than glibc")
+    assert got.value == pytest.approx(0.8, rel=0.01) and stats.verdict(got).word == "slower"
 
 
 def test_equal_values_and_wild_values_stay_finite():
     assert stats.ratio([[2.0]] * 5, [[2.0]] * 5).high == 1.0
-    assert stats.verdict(stats.ratio([[2.0]] * 5, [[2.0]] * 5)).word == "no difference larger than 0.1 %"
+    assert stats.verdict(stats.ratio([[2.0]] * 5, [[2.0]] * 5)) == stats.Verdict("no difference", 0.0)
     wild = stats.ratio([[1e-300], [1e300]], [[1.0], [1.0]])
     assert 0 < wild.low < wild.high < math.inf
     assert stats.verdict(wild).word == "cannot tell"
@@ -193,32 +189,25 @@ def test_smallest_detectable_is_found_in_four_cases_of_five():
 
 
 def known_ratio(value: float, low: float, high: float, num_blocks: int = 5) -> stats.Ratio:
-    return stats.Ratio(value, low, high, num_blocks, 0.031, "", math.log(high / low) / 5.55, 0.95)
+    return stats.Ratio(value, low, high, num_blocks, 0.031, math.log(high / low) / 5.55, 0.95)
 
 
 @pytest.mark.parametrize(
-    ("ratio", "word", "sentence"),
+    ("ratio", "word", "reach"),
     [
-        (known_ratio(1.58, 1.55, 1.62), "faster", "tcmalloc is 1.58x [1.55, 1.62] faster than glibc"),
-        (known_ratio(0.8, 0.78, 0.82), "slower", "tcmalloc is 1.25x [1.22, 1.28] slower than glibc"),
-        (known_ratio(1.001, 0.99, 1.0121), "no difference larger than 1.3 %", None),
-        (known_ratio(1.01, 1.004, 1.016), "no difference larger than 1.6 %", None),  # excludes 1, and does not matter
-        (known_ratio(1.03, 1.015, 1.046), "faster", "tcmalloc is 1.030x [1.015, 1.046] faster than glibc"),
-        (known_ratio(1.0, 0.96, 1.042), "no difference larger than 4.2 %", None),
-        (known_ratio(1.0, 0.95, 1.06), "cannot tell", None),
-        (known_ratio(1.2, 0.9, 1.6, 2), "cannot tell", None),
+        (known_ratio(1.58, 1.55, 1.62), "faster", 0.62),
+        (known_ratio(0.8, 0.78, 0.82), "slower", 0.282),
+        (known_ratio(1.001, 0.99, 1.0121), "no difference", 0.0121),
+        (known_ratio(1.01, 1.004, 1.016), "no difference", 0.016),  # excludes 1, and does not matter
+        (known_ratio(1.03, 1.015, 1.046), "faster", 0.046),
+        (known_ratio(1.0, 0.96, 1.042), "no difference", 0.042),
+        (known_ratio(1.0, 0.95, 1.06), "cannot tell", 0.06),
+        (known_ratio(1.2, 0.9, 1.6, 2), "cannot tell", 0.6),
     ],
 )
-def test_the_interval_alone_decides_the_word_of_the_verdict(ratio, word, sentence):
-    said = stats.verdict(ratio, arm="tcmalloc", reference="glibc")
-    assert said.word == word
-    assert "tcmalloc" in said.sentence and "glibc" in said.sentence
-    if sentence:
-        assert said.sentence == sentence
-
-
-def test_cannot_tell_says_what_could_have_been_told():
-    assert "5 blocks show only differences from 3.1 %" in stats.verdict(known_ratio(1.0, 0.95, 1.06)).sentence
+def test_the_interval_alone_decides_the_word_of_the_verdict(ratio, word, reach):
+    said = stats.verdict(ratio)
+    assert said.word == word and word in stats.WORDS and said.reach == pytest.approx(reach, rel=0.01)
 
 
 def test_a_margin_of_nothing_leaves_significance_alone():
@@ -295,14 +284,6 @@ def test_limits_of_a_time_are_positive_however_noisy_it_is():
     with pytest.raises(ValueError, match="not positive"):
         stats.time_interval([1.0, 0.0])
 
-
-def test_two_wild_blocks_are_said_in_words_and_not_in_figures():
-    wild = stats.ratio([[1.0], [30.0]], [[1.0], [1.0]])
-    said = stats.verdict(wild, arm="b", reference="a")
-    assert said.word == "cannot tell" and "blocks disagree too much" in said.sentence
-    assert not [word for word in said.sentence.split() if len(word.strip("[],.%")) > 6 and word[0].isdigit()]
-    noisy = stats.ratio([[1.0], [2.0], [1.2]], [[1.0], [1.0], [1.0]])
-    assert "only differences of more than twofold" in stats.verdict(noisy).sentence
 
 
 def test_the_floor_is_the_mean_over_the_blocks_that_can_tell():

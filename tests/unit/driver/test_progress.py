@@ -15,6 +15,7 @@ from rich.text import Text
 from bench.analysis.grouping import pairs
 from bench.driver import progress
 from bench.driver.progress import Progress, clock_words, expected_seconds, fitting, label, so_far_words
+from bench.report.verdicts import pair_sentence
 from bench.schema.job import Allocator, Job, Measure, Train
 
 JOB = Job(nodes=4, repeat=2, allocator=Allocator("tcmalloc"))
@@ -209,4 +210,4 @@ def test_after_each_block_the_ratio_so_far_is_said_once(watch: Any, tmp_path: Pa
 def test_arms_that_did_other_work_have_no_ratio_but_the_reason(tmp_path: Path) -> None:
     arms = {"glibc": {"seconds": 0.2}, "tcmalloc": {"seconds": 0.1, "loss_shift": 1.0}}
     (pair,) = pairs(b.study(tmp_path, arms, blocks=2), "glibc")
-    assert so_far_words(pair) == f"so far: {pair.sentence}" and "disagree" in pair.sentence
+    assert so_far_words(pair) == f"so far: {pair_sentence(pair)}" and "disagree" in pair_sentence(pair)
