@@ -46,5 +46,12 @@ def derive_program(record: Record) -> dict[str, Any]:
     }
 
 
+def memory_of_others(record: Record) -> list[str]:
+    """A sentence for each program in the tree that keeps some of its memory from the arm. It is in every run alike, so it is no noise."""
+    processes = record["ranks"][0]["proof"]["processes"]
+    said = [f"{one['command'].split(' ')[0]} {one['why']}." for one in processes if one["reached"] and one["why"]]
+    return list(dict.fromkeys(said))
+
+
 def finite(value: float) -> float | None:
     return value if value == value and abs(value) != float("inf") else None

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from bench.analysis.cells import Cell, block_of, nodes_text
+from bench.analysis.derive_program import memory_of_others
 from bench.analysis.pairing import Losses, Pair, check_losses, pairs_of
 from bench.host.likeness import fingerprint, kind_of
 from bench.schema import records
@@ -174,6 +176,8 @@ def _cautions(good: Sequence[Record], chosen: str, reference: str, num_arms: int
             f"The jobs of {stretched} block{'s' * (stretched > 1)} do not follow one another (the sweep was resumed): what drifted between "
             "them does not cancel."
         )
+    of_jobs = Counter(caution for record in good for caution in _of_the_job(record))
+    said += [f"In {count} of {len(good)} jobs: {caution}" for caution, count in of_jobs.items()]
     noisy = [record for record in good if record["warnings"]]
     if noisy:
         said.append(f"{len(noisy)} of {len(good)} jobs were noisy; for instance: {noisy[0]['warnings'][0]}")
@@ -185,6 +189,13 @@ def _cautions(good: Sequence[Record], chosen: str, reference: str, num_arms: int
             said.append(
                 f"{len(values)} {what} made these records ({', '.join(sorted(str(value)[:12] for value in values))})."
             )
+    return said
+
+
+def _of_the_job(record: Record) -> list[str]:
+    """Too few samples; memory of a program that the arm does not serve."""
+    of_program = "processes" in record["ranks"][0]["proof"]
+    said: list[str] = memory_of_others(record) if of_program else record["derived"].get("cautions", [])
     return said
 
 

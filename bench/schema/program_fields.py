@@ -44,7 +44,7 @@ PROGRAM: dict[str, dict[str, Field]] = {
         "pid": ("integer", "its number"),
         "command": ("string", "its command line, cut short"),
         "reached": ("boolean?", "whether it carries the arm; null where too little of it was seen"),
-        "why": ("string?", "why the arm does not serve it"),
+        "why": ("string?", "why the arm does not serve it, or, where it reached it, what memory is not the arm's"),
         "cpu_seconds": ("number", "that it was seen to use"),
         "peak_rss_bytes": ("integer", "largest resident set that was seen"),
     },

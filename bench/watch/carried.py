@@ -168,27 +168,26 @@ def private(seen: Sighting, library: str | None) -> list[str]:
 def account(
     seen: Sequence[Sighting], library: str | None, env: Mapping[str, str], cpu_seconds: float
 ) -> dict[str, Any]:
-    """The proof of a whole tree: ``processes``, each with what it carries; ``error``, one sentence where the arm did not serve
-    it; ``warnings`` on what it did not reach and what was not seen. ``cpu_seconds``: of all of it, by the kernel."""
+    """The proof of a whole tree: ``processes``, each with what it carries (and ``why`` the arm does not serve it, or not all of its memory);
+    ``error``, one sentence where the arm did not serve it; ``warnings`` on processes that it did not reach or that were not seen.
+    ``cpu_seconds``: of all of it, by the kernel."""
     rows, unreached, notes = [], [], dict[str, None]()
     for one in seen:
         why = verdict(one, library, env)
+        holds = private(one, library) if not why else []
+        beside = f"holds {'; '.join(holds)}: memory asked of it is not the arm's, and how much cannot be seen" if holds else None
         rows.append(
             {
                 "pid": one.pid,
                 "command": one.words,
                 "reached": False if why else None if not one.paths or _just_begun(one) else True,
-                "why": why,
+                "why": why or beside,
                 "cpu_seconds": one.cpu_seconds,
                 "peak_rss_bytes": one.peak_rss_bytes,
             }
         )
         if why:
             unreached.append((one, why))
-        for words in private(one, library) if not why else []:
-            notes[
-                f"{one.words.split(' ')[0]} holds {words}: memory asked of it is not the arm's, and how much cannot be seen."
-            ] = None
     cpu = sum(one.cpu_seconds for one in seen) or 1e-9
     memory = sum(one.peak_rss_bytes for one in seen) or 1
     shares = (
