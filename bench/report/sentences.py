@@ -68,8 +68,8 @@ def _by_clock(cause: Cause, arm: str, what: str) -> str:
 def _what_else(cause: Cause) -> str:
     """Evidence for what the tax leaves over: the phase it is in, and the kind of time that it is."""
     most = max(cause.phases, key=lambda phase: phase.left_seconds * (1 if cause.seconds > 0 else -1))
-    where = f"Most of the rest is in the {most.name} phase" if len(cause.phases) > 1 else "The rest"
-    words = f"{where} ({seconds(abs(most.left_seconds))})"
+    left = seconds(abs(most.left_seconds))
+    words = f"Most of the rest is in the {most.name} phase ({left})" if len(cause.phases) > 1 else f"The rest is {left}"
     tax = abs(cause.tax_seconds or 0.0)
     in_kernel = abs(cause.system_seconds) / cause.threads - tax
     if cause.system_seconds * cause.seconds > 0 and in_kernel > 0:

@@ -79,8 +79,11 @@ class Watch:
     def __init__(self, orders: dict[str, Any], tell: Callable[[dict[str, Any]], None]):
         self.orders, self.tell = orders, tell
         self.program, self.measure = Program(**orders["program"]), Measure(**orders["measure"])
-        self.seen: dict[tuple[int, int, str], carried.Sighting] = {}
+        # By pid and birth: the programs that this process was, one exec after another.
+        self.seen: dict[tuple[int, int], list[carried.Sighting]] = {}
+        self.living_before: set[tuple[int, int]] = set()
         self.reaped = tree.Counters()
+        self.used_at_stop: tree.Counters | None = None
         self.status: int | None = None
         self.peak_rss_bytes = self.reading = 0
         self.stopped = False
@@ -139,17 +142,19 @@ class Watch:
                 now = time.monotonic()
                 self.reap()
                 if self.status is not None or self.tend(now):
+                    if self.status is not None:
+                        self.say_goodbye(set(), now)
                     return now - self.started
 
     def tend(self, now: float) -> bool:
         """What is due at ``now``: a look at the tree, a word to the driver. Whether the program is to be stopped."""
         age = now - self.started
         if now >= self.next_look:
-            self.look(now)
-            self.next_look = now + pause_seconds(time.monotonic() - now, age)
+            self.next_look = now + pause_seconds(self.look(now), age)
         if self.output.enough(now):
             self.stopped = True
             self.look(now)
+            self.used_at_stop = self.now_used()
             return True
         if age > self.program.timeout_seconds:
             raise CannotMeasure(f"did not end within program.timeout_seconds={self.program.timeout_seconds:g}.")
@@ -180,36 +185,59 @@ class Watch:
 
     def reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
-            while True:
-                pid, status, used = os.wait4(-1, os.WNOHANG)
-                if pid == 0:
-                    return
+            while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+                # Until it is waited for, the kernel still has what it used to its very end.
+                last = tree.stat(ended.si_pid)
+                if last is not None:
+                    self.charge(last)
+                pid, status, used = os.wait4(ended.si_pid, 0)
                 self.reaped = self.reaped.plus(
                     tree.Counters(used.ru_minflt, used.ru_majflt, used.ru_utime, used.ru_stime)
                 )
                 if pid == self.pid:
                     self.status = status
 
-    def look(self, now: float) -> None:
-        """All processes of the tree: what they use, and what those that are new, or due again, have mapped."""
+    def look(self, now: float) -> float:
+        """All processes of the tree: what they use, and what those that are new, or due again, have mapped. Returns what the
+        first of the two cost, in seconds of our own CPU time: the second is rare by its own rule, and time that this process
+        waited for a core was no cost to the program."""
+        began, mapping = time.thread_time(), 0.0
         found = tree.descendants(os.getpid())
         self.peak_rss_bytes = max(self.peak_rss_bytes, sum(one.rss_bytes for one in found))
         for one in found:
             with contextlib.suppress(OSError):
                 program = os.readlink(f"/proc/{one.pid}/exe")
-                key = (one.pid, one.born, program)
-                seen = self.seen.get(key) or self.seen.setdefault(key, carried.sight(one.pid, program, now))
+                programs = self.seen.setdefault((one.pid, one.born), [])
+                if not programs or programs[-1].program != program:
+                    programs.append(carried.sight(one.pid, program, now))
+                seen = programs[-1]
                 if seen.due(now):
+                    before = time.thread_time()
                     carried.look(seen)
                     seen.huge_bytes = max(seen.huge_bytes, huge_bytes(one.pid))
-                earlier = sum(
-                    other.cpu_seconds
-                    for (pid, born, path), other in self.seen.items()
-                    if (pid, born) == key[:2] and path != program
-                )
-                seen.cpu_seconds = max(0.0, one.own_cpu_seconds - earlier)
+                    mapping += time.thread_time() - before
+                seen.last_seen, seen.age_seconds = now, one.age_seconds()
                 seen.peak_rss_bytes = max(seen.peak_rss_bytes, one.rss_bytes)
+            self.charge(one)
+        self.say_goodbye({(one.pid, one.born) for one in found}, now)
         self.refuse_reading(found)
+        return time.thread_time() - began - mapping
+
+    def charge(self, one: tree.Stat) -> None:
+        """What a process has used is its last program's, less what its earlier ones used."""
+        programs = self.seen.get((one.pid, one.born), [])
+        if programs:
+            earlier = sum(other.cpu_seconds for other in programs[:-1])
+            programs[-1].cpu_seconds = max(0.0, one.own_cpu_seconds - earlier)
+            if one.state == "Z":
+                self.living_before.discard((one.pid, one.born))  # all of it is known
+
+    def say_goodbye(self, living: set[tuple[int, int]], now: float) -> None:
+        """Those that their own parents have waited for since the last look: what they used after it is not known, but what they
+        may have used is."""
+        for key in self.living_before - living:
+            carried.may_have_used(self.seen[key], now, len(os.sched_getaffinity(0)))
+        self.living_before = {key for key in living if self.seen.get(key)}
 
     def refuse_reading(self, found: list[tree.Stat]) -> None:
         """A program that waits for somebody to type would wait for ever: twice seen waiting on the empty input is enough."""
@@ -230,8 +258,13 @@ class Watch:
         return used
 
     def result(self, wall_seconds: float) -> dict[str, Any]:
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        cpu = used.ru_utime + used.ru_stime
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        # Of a program that we ended, what it did to end is no part of the measurement.
+        used = self.used_at_stop or tree.Counters(
+            children.ru_minflt, children.ru_majflt, children.ru_utime, children.ru_stime
+        )
+        cpu = used.user_seconds + used.system_seconds
+        seen = [one for programs in self.seen.values() for one in programs]
         busy = max(1, min(len(os.sched_getaffinity(0)), round(cpu / wall_seconds))) if wall_seconds > 0 else 1
         status = self.status
         code = (
@@ -245,17 +278,14 @@ class Watch:
             "wall_seconds": wall_seconds,
             "exit_code": code,
             "stopped": self.stopped,
-            "minor_faults": used.ru_minflt,
-            "major_faults": used.ru_majflt,
-            "user_seconds": used.ru_utime,
-            "system_seconds": used.ru_stime,
-            "peak_rss_bytes": max(self.peak_rss_bytes, used.ru_maxrss * 1024),
-            "huge_bytes": max((one.huge_bytes for one in self.seen.values()), default=0),
+            **used._asdict(),
+            "peak_rss_bytes": max(self.peak_rss_bytes, children.ru_maxrss * 1024),
+            "huge_bytes": max((one.huge_bytes for one in seen), default=0),
             "threads": busy,
             "fault_cost_seconds": fault_cost_seconds(busy),
             "pid": self.pid,
             "steps": self.output.columns(),
-            **carried.account(list(self.seen.values()), self.orders["library"], self.orders["arm_env"], cpu),
+            **carried.account(seen, self.orders["library"], self.orders["arm_env"], cpu),
         }
 
 

@@ -44,6 +44,9 @@ class Sighting:
     environment: tuple[str, ...] = ()
     settings: str = ""
     cpu_seconds: float = 0.0
+    last_seen: float = 0.0
+    age_seconds: float = 0.0  # when last seen
+    later_seconds: float = 0.0  # of CPU time, the most that it may have used after the last look at it
     peak_rss_bytes: int = 0
     huge_bytes: int = 0
 
@@ -76,6 +79,14 @@ def look(seen: Sighting) -> None:
         # glibc before 2.37 ends the words of GLIBC_TUNABLES in place, so that a colon reads as an end.
         seen.environment = tuple(environment.split("\0"))
         seen.settings = "\0" + environment.replace(":", "\0") + "\0"
+
+
+def may_have_used(programs: Sequence[Sighting], now: float, cores: int) -> None:
+    """Of a process that ended unseen between the last look and ``now``: as many cores as it kept busy, at least one, for as long
+    again as it had lived at most. Without that limit, the one of many short ones that a look met would answer for all."""
+    last = programs[-1]
+    busy = sum(one.cpu_seconds for one in programs) / max(last.age_seconds, 0.01)
+    last.later_seconds = min(cores, max(1.0, busy)) * min(now - last.last_seen, last.age_seconds)
 
 
 def verdict(seen: Sighting, library: str | None, env: Mapping[str, str]) -> str | None:
@@ -203,9 +214,10 @@ def account(
             error = sentence
         else:
             notes[sentence] = None
-    if cpu_seconds > 0.5 and 1 - cpu / cpu_seconds > UNSEEN_SHARE:
+    unseen = cpu_seconds - cpu - sum(one.later_seconds for one in seen)
+    if cpu_seconds > 0.5 and unseen / cpu_seconds > UNSEEN_SHARE:
         notes[
-            f"Processes too short to be seen used {100 * (1 - cpu / cpu_seconds):.0f} % of the CPU time: what they carry is not proved."
+            f"Processes too short to be seen used {100 * unseen / cpu_seconds:.0f} % of the CPU time: what they carry is not proved."
         ] = None
     if not error and not any(row["reached"] for row in rows):
         error = "no process lived long enough to be looked at, so that the arm is not proved: measure something longer."

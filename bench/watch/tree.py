@@ -38,6 +38,9 @@ class Stat(NamedTuple):
     own_cpu_seconds: float
     rss_bytes: int
 
+    def age_seconds(self) -> float:
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - self.born / TICKS_PER_SECOND)
+
 
 def stat(pid: int) -> Stat | None:
     """None when it has ended."""

@@ -88,6 +88,8 @@ def test_what_faults_leave_over_is_told_by_its_phase_and_its_kind() -> None:
     assert "50 % of it (50 % to 50 %" in said and "6.00 s are left unexplained" in said
     assert "Most of the rest is in the backward phase (4.00 s)" in said and "6.00 s is the program's own time" in said
     assert "huge pages served 2,048 MiB in place of 0" in said
+    of_a_program = replace(half, phases=(Phase("step", 12.0, 3e6, 6.0),))
+    assert "The rest is 6.00 s; 6.00 s is the program's own time" in cause_sentence(of_a_program, "glibc", "tcmalloc")
 
 
 SAME = Losses(1, False, 4, 40, True, 0.0, ())
