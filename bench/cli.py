@@ -24,6 +24,7 @@ from typing import NoReturn
 
 from bench import __version__
 from bench.config.words import own_folder
+from bench.host.interrupt import Interrupted, interruptible
 from bench.schema.errors import ConfigError, RecordError
 
 # Name: module, and what it does in a line of `--help`.
@@ -78,6 +79,14 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str]) -> int:
     """Run one command line; the exit code, as the head of this file lists them."""
+    try:
+        with interruptible():
+            return _main(argv)
+    except Interrupted as signal_name:
+        return _say(f"stopped by {signal_name}: what is written is whole; the same command may be started again.", 130)
+
+
+def _main(argv: Sequence[str]) -> int:
     _open_what_is_closed()
     if sys.stdout is None:
         return _say("standard output is closed: send it somewhere, as in >out.txt or >/dev/null.", 1)
@@ -100,8 +109,6 @@ def main(argv: Sequence[str]) -> int:
         return _say(f"{error.filename or 'the output'} cannot be used: {error.strerror or error}.", 1)
     except MemoryError:
         return _say("there is no memory left for this program: raise its limit (ulimit -v), or end other programs.", 1)
-    except KeyboardInterrupt:
-        return _say("stopped before anything was measured.", 130)
 
 
 def _until_its_end(argv: list[str]) -> int:

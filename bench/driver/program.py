@@ -21,6 +21,7 @@ from bench.arms import library, retention
 from bench.arms.environment import bytes_of, padded
 from bench.driver.ranks import Outcome
 from bench.host.foreign import OF_ALLOCATORS
+from bench.host.interrupt import raise_if_interrupted
 from bench.schema.errors import AllocatorError
 from bench.schema.job import Allocator, Job, canonical
 
@@ -116,6 +117,7 @@ def watched(orders: dict[str, Any], on_event: Callable[[int, dict[str, Any]], No
                 process.stdin.write(json.dumps(orders).encode() + b"\n")
                 process.stdin.close()
             for line in events:
+                raise_if_interrupted()
                 last = json.loads(line)
                 on_event(0, last)
             process.wait()

@@ -26,6 +26,7 @@ from bench.driver.launcher import Copy, chosen_interface
 from bench.driver.meeting import Message, Others, RankFailed
 from bench.driver.watchdog import TICK_SECONDS, Watchdog
 from bench.host.files import scratch_file
+from bench.host.interrupt import raise_if_interrupted
 from bench.host.topology import crowded, refuses_binding, shares_here
 from bench.paths import CHECKOUT
 from bench.schema.errors import AllocatorError
@@ -198,6 +199,7 @@ class Watch:
                     rank.process.wait(max(0.0, deadline - time.monotonic()))
 
     def wait_and_take(self) -> None:
+        raise_if_interrupted()
         waiting = any(rank.outbox for rank in self.ranks)
         for key, _ in self.selector.select(0.01 if waiting else TICK_SECONDS):
             if isinstance(key.data, Rank):

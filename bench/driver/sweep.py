@@ -11,10 +11,9 @@ import dataclasses
 import functools
 import hashlib
 import os
-import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -42,6 +41,7 @@ from bench.host.files import give_temporary_folder
 from bench.host.findings import findings, huge_pages_allowed
 from bench.host.foreign import dropped_environment
 from bench.host.interpreter import software, with_software
+from bench.host.interrupt import Interrupted, interruptible, raise_if_interrupted
 from bench.host.products import products
 from bench.host.topology import cores, needs_of_domains, shares_here
 from bench.paths import results_directory
@@ -56,33 +56,6 @@ INTERRUPTED = 130  # exit code: there is more to do, and the same command goes o
 WORTH_A_LOOK = (
     50_000_000  # parameters: for smaller models a few seconds to time matrix products would be most of the run
 )
-
-
-class Interrupted(BaseException):
-    """Ctrl-C, or a signal of a batch system: ends the job under way and the sweep; what is done stays."""
-
-
-# What terminals, Slurm (--signal), PBS, LSF and limits of CPU time send before they kill.
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    def raise_interrupted(number: int, frame: Any) -> None:
-        for again in old:  # batch systems send it more than once: what ends the ranks is not to be ended
-            signal.signal(again, signal.SIG_IGN)
-        raise Interrupted(signal.Signals(number).name)
-
-    old = {
-        number: signal.signal(number, raise_interrupted)
-        for number in ENDING
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN  # nohup means it
-    }
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 def run(study: Study, jobs: Sequence[Job]) -> int:
@@ -244,6 +217,7 @@ class Runner:
             block = list(jobs)
             while block:
                 for number, job in enumerate(block):
+                    raise_if_interrupted()
                     record = self.answered(job)
                     if record is None:
                         if done and self.time_is_over(started):

@@ -1,0 +1,69 @@
+"""Signals that end a command: Ctrl-C, and what batch systems send before they kill.
+
+The command line waits for them from its first word to its last, and a sweep within that, so that there is no moment at which one
+ends the program without a sentence. The first is raised, once; those after it are ignored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+
+class Interrupted(BaseException):
+    """Ctrl-C, or a signal of a batch system: ends the job under way and the sweep; what is done stays."""
+
+
+# What terminals, Slurm (--signal), PBS, LSF and limits of CPU time send before they kill.
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+
+
+@dataclass
+class State:
+    depth: int = 0  # of `interruptible` in itself
+    came: str | None = None  # the name of the signal
+
+
+STATE = State()
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Raises Interrupted within it, where a signal comes. Within another, and outside the main thread, it does nothing."""
+    if STATE.depth or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    old: dict[signal.Signals, Any] = {}
+
+    def note(number: int, frame: Any) -> None:
+        if STATE.depth == 0:  # it has ended already, and the handlers are being put back
+            return
+        for again in old:  # batch systems send it more than once: what ends the ranks is not to be ended
+            signal.signal(again, signal.SIG_IGN)
+        STATE.came = signal.Signals(number).name
+        raise Interrupted(STATE.came)
+
+    for number in ENDING:
+        before = signal.getsignal(number)
+        if number != signal.SIGHUP or before != signal.SIG_IGN:  # nohup means it
+            old[number] = before
+    STATE.depth, STATE.came = 1, None
+    try:
+        for number in old:
+            signal.signal(number, note)
+        yield
+    finally:
+        STATE.depth = 0
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def raise_if_interrupted() -> None:
+    """Python drops an exception that is raised while it calls back (a finalizer, a weak reference, a foreign function), and some
+    libraries drop any: then nothing would end the sweep any more. Called between jobs, and now and then while one runs."""
+    if STATE.depth and STATE.came:
+        raise Interrupted(STATE.came)

@@ -1,0 +1,132 @@
+"""Signals that end a command."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Any
+
+import pytest
+
+from bench import cli
+from bench.config import compose
+from bench.driver import sweep
+from bench.host import interrupt
+from bench.host.interrupt import ENDING, Interrupted, interruptible, raise_if_interrupted
+
+
+def test_nohup_is_respected() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", list(ENDING))
+def test_signals_interrupt_and_are_put_back(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match=number.name), interruptible():
+        os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
+
+
+def test_a_batch_system_that_says_it_twice_does_not_end_what_ends_the_ranks() -> None:
+    told = 0
+    with pytest.raises(Interrupted, match="SIGUSR1"), interruptible():
+        try:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        finally:
+            for number in ENDING:
+                os.kill(os.getpid(), number)
+            told = 1
+    assert told
+
+
+def test_one_within_another_leaves_the_handlers_to_it() -> None:
+    with pytest.raises(Interrupted, match="SIGTERM"), interruptible():
+        with interruptible():
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_in_another_thread_there_is_nothing_to_wait_for() -> None:
+    wrong: list[Exception] = []
+
+    def other() -> None:
+        try:
+            with interruptible():
+                pass
+        except Exception as error:
+            wrong.append(error)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert not wrong
+
+
+def test_one_that_comes_while_the_handlers_are_put_back_is_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was raised out of the block's end, past what was to catch it: a traceback."""
+    before, put = signal.getsignal(signal.SIGTERM), signal.signal
+    with interruptible():
+        ours = signal.getsignal(signal.SIGTERM)
+        assert callable(ours)
+
+        def slow(number: signal.Signals, handler: Any) -> Any:
+            if number == ENDING[0]:
+                ours(signal.SIGTERM, None)
+            return put(number, handler)
+
+        monkeypatch.setattr(interrupt.signal, "signal", slow)
+    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_one_that_was_dropped_is_raised_again() -> None:
+    class Late:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    with pytest.raises(Interrupted, match="SIGUSR1"), interruptible():
+        raise_if_interrupted()
+        late = Late()
+        del late
+        raise_if_interrupted()
+    raise_if_interrupted()  # it is over
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("words", [["repeat=1"], ["plan"]])
+def test_one_that_comes_while_the_words_are_read_is_said(
+    number: signal.Signals, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def composes(overrides: Any) -> Any:
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(compose, "jobs_of", composes)
+    assert cli.main(words) == 130
+    said = capsys.readouterr()
+    assert (
+        said.err
+        == f"bench: stopped by {number.name}: what is written is whole; the same command may be started again.\n"
+    )
+
+
+def test_one_that_comes_while_the_sweep_ends_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After the last record, while the others are told and the lock is given back: it was a traceback."""
+
+    def run(study: Any, jobs: Any) -> int:
+        with interruptible():
+            os.kill(os.getpid(), signal.SIGTERM)
+        return 0
+
+    monkeypatch.setattr(compose, "jobs_of", lambda overrides: (None, []))
+    monkeypatch.setattr(sweep, "run", run)
+    assert cli.main(["repeat=1"]) == 130
+    assert "stopped by SIGTERM" in capsys.readouterr().err
