@@ -137,12 +137,25 @@ def experiments_differ(a: Side, b: Side) -> tuple[list[str], list[str]]:
     other: list[str] = []
     amount: list[str] = []
     for key in sorted(a.job.keys() & b.job.keys()):
-        if key.split(".")[0] in NOT_THE_EXPERIMENT or key in NOT_THE_EXPERIMENT or "timeout" in key:
+        if _may_differ(key):
             continue
         if a.job[key] != b.job[key]:
-            is_amount = key.startswith("measure.") and key not in THE_EXPERIMENT_OF_MEASURE
-            (amount if is_amount else other).append(_differs(key, a.job[key], b.job[key]))
+            (amount if _is_amount(key) else other).append(_differs(key, a.job[key], b.job[key]))
     return other, amount
+
+
+def question_of(job: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a record's job the experiment that it is, by dotted names: two jobs with the same may be compared on any hosts."""
+    flat = {"launch.blas": BLAS_BEFORE, **likeness.flat(job)}
+    return {key: value for key, value in flat.items() if not (_may_differ(key) or _is_amount(key))}
+
+
+def _may_differ(key: str) -> bool:
+    return key.split(".")[0] in NOT_THE_EXPERIMENT or key in NOT_THE_EXPERIMENT or "timeout" in key
+
+
+def _is_amount(key: str) -> bool:
+    return key.startswith("measure.") and key not in THE_EXPERIMENT_OF_MEASURE
 
 
 def conditions_differ(a: Side, b: Side) -> list[str]:

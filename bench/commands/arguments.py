@@ -36,7 +36,11 @@ def positive_whole(text: str) -> int:
 
 def add_directories(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
-        "directories", metavar="DIR", nargs="+", type=Path, help=f"results folders; {what} written into the first"
+        "directories",
+        metavar="DIR",
+        nargs="+",
+        type=Path,
+        help=f"results folders, packs, or folders of packs; {what} written into the first",
     )
 
 

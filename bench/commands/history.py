@@ -9,6 +9,7 @@ from bench.commands.arguments import add_directories, add_json, add_reference
 from bench.report import verdict_json
 from bench.schema import records
 from bench.schema.errors import ConfigError
+from bench.schema.packs import is_pack, with_packs, written_into
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,9 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Exit code 0, whatever the history says: `compare --max-regression` is the gate. Raises ConfigError."""
     for directory in options.directories:
-        if not directory.is_dir():
-            raise ConfigError(f"history {directory}: that is not a folder; name results folders, such as results/main.")
-    read = records.collect(options.directories)
+        if not directory.is_dir() and not is_pack(directory):
+            raise ConfigError(
+                f"history {directory}: that is not a folder and no pack; name results folders, such as results/main."
+            )
+    read = records.collect(with_packs(options.directories))
     # What a later sweep set aside is of another state of the host or the code, which is what a history is about.
     found = series([*read.records, *read.set_aside], options.reference)
     if not found:
@@ -33,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     from bench.report import history  # the plotting library is slow to load
 
     text = history.markdown(found)
-    out = options.directories[0]
+    out = written_into(options.directories[0])
     records.write_text(out / "history.md", text)
     records.write_text(out / "history.html", history.page(found))
     print(text)

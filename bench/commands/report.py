@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-from pathlib import Path
 
 from bench.analysis.rederive import of_other_code
 from bench.commands.arguments import add_directories, add_json, add_reference
@@ -13,7 +12,7 @@ from bench.report.rederived import stale_sentence
 from bench.report.write import write_all
 from bench.schema import records
 from bench.schema.errors import ConfigError
-from bench.schema.packs import SUFFIXES, is_pack
+from bench.schema.packs import is_pack, with_packs, written_into
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,12 +26,12 @@ def run(options: argparse.Namespace) -> int:
     for directory in options.directories:
         if not directory.is_dir() and not is_pack(directory):
             raise ConfigError(
-                f"report {directory}: that is not a folder; name the folder of a study, such as results/main."
+                f"report {directory}: that is not a folder and no pack; name the folder of a study, such as results/main."
             )
     collecting = gc.isenabled()
     gc.disable()  # ten thousand records are millions of objects, none of them garbage: looking for some takes seconds
     try:
-        read = records.collect(options.directories)
+        read = records.collect(with_packs(options.directories))
         found, refused = read.records, read.refused
         if not found:
             why = f"; {len(refused)} files were refused, the first because {refused[0][1]}" if refused else ""
@@ -54,9 +53,3 @@ def run(options: argparse.Namespace) -> int:
     finally:
         if collecting:
             gc.enable()
-
-
-def written_into(first: Path) -> Path:
-    """The first folder; for a pack a folder of its name beside it."""
-    suffix = next((suffix for suffix in SUFFIXES if is_pack(first) and first.name.endswith(suffix)), None)
-    return first.with_name(first.name[: -len(suffix)]) if suffix else first

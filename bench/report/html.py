@@ -16,7 +16,7 @@ from bench.analysis.grouping import Section
 from bench.analysis.published import published_tables
 from bench.host import likeness
 from bench.paths import TEMPLATES
-from bench.report import across, costs, tables
+from bench.report import across, costs, hosts, tables
 from bench.schema.job import to_dict
 
 MOST_DRAWN = 4  # sections with pictures; the rest have their tables
@@ -53,6 +53,11 @@ def page(found: Sequence[Section], refused: tables.Refused) -> str:
     return (
         environment.get_template("report.html.j2").render(
             sections=[section_view(section, found[0], number) for number, section in enumerate(found)],
+            beside=hosts.host_tables(found),
+            beside_title=hosts.TITLE,
+            beside_headings=hosts.HOSTS,
+            beside_left=hosts.LEFT,
+            beside_legend=hosts.LEGEND,
             across=across.across_tables(found),
             across_title=across.STILL,
             across_headings=across.ACROSS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from bench.report import across, costs, tables
+from bench.report import across, costs, hosts, tables
 
 if TYPE_CHECKING:
     from bench.analysis.grouping import Section
@@ -31,7 +31,7 @@ from bench.report.wandering import wandering_sentences
 
 
 def markdown(found: Sequence[Section], refused: Refused) -> str:
-    lines = ["# Report", ""]
+    lines = ["# Report", "", *_beside(hosts.host_tables(found))]
     for section in found:
         lines += [
             f"## {section.title}",
@@ -82,6 +82,13 @@ def markdown(found: Sequence[Section], refused: Refused) -> str:
     for arm, rows in published_tables().items():
         lines += [f"### {arm}, published", "", *lines_of_table(HEADINGS, rows)]
     return "\n".join(lines)
+
+
+def _beside(tables: Sequence[tuple[str, list[list[str]]]]) -> list[str]:
+    lines = [f"## {hosts.TITLE}", "", hosts.LEGEND, ""] if tables else []
+    for title, rows in tables:
+        lines += [f"### {title}", "", *lines_of_table(hosts.HOSTS, rows)]
+    return lines
 
 
 def _bullets(sentences: Iterable[str]) -> list[str]:

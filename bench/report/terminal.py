@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from bench.analysis.grouping import Section
 from bench.report.across import ACROSS, KEEPING, KEEPS, STILL, across_tables, keeping_rows
 from bench.report.costs import head_sentences, summary_line
+from bench.report.hosts import HOSTS, TITLE, host_tables
 from bench.report.markdown import lines_of_table
 from bench.report.tables import (
     COMPARED,
@@ -56,6 +57,8 @@ def show(found: Sequence[Section], refused: Refused, files: Sequence[Path]) -> N
         for sentence in filter(None, [*cause_sentences(section), summary_line(section), *notes_of(section)]):
             console.print(sentence)
     _show_across(console, found)
+    for title, rows in host_tables(found):
+        _show_table(console, f"{TITLE}: {title}", HOSTS, rows)
     for name, why in unusable(found, refused):
         console.print(f"invalid: {name}: {why}")
     console.print("\nFiles: " + "  ".join(os.path.relpath(path) for path in files))

@@ -7,6 +7,7 @@ import re
 import tarfile
 import tempfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from bench.schema.errors import RecordError
@@ -18,6 +19,20 @@ MOST_MEMBERS, MOST_BYTES = 100_000, 4 << 30
 
 def is_pack(path: Path) -> bool:
     return path.name.endswith(SUFFIXES) and path.is_file()
+
+
+def with_packs(paths: Iterable[Path]) -> list[Path]:
+    """The same folders and packs, and after each folder the packs that lie directly in it."""
+    found: list[Path] = []
+    for path in paths:
+        found += [path, *(sorted(one for one in path.iterdir() if is_pack(one)) if path.is_dir() else ())]
+    return found
+
+
+def written_into(first: Path) -> Path:
+    """Where a report on ``first`` is written: the folder itself; for a pack a folder of its name beside it."""
+    suffix = next((suffix for suffix in SUFFIXES if is_pack(first) and first.name.endswith(suffix)), None)
+    return first.with_name(first.name[: -len(suffix)]) if suffix else first
 
 
 def unpacked(path: Path) -> Path:

@@ -147,6 +147,12 @@ def test_a_pack_that_was_sent_in_is_checked(named: Path, tmp_path: Path, capsys:
     assert "was not made by `pack`" in again(resealed(packed_from=None))
 
 
+@pytest.mark.parametrize("path", sorted((CHECKOUT / "gallery").glob("*.tar.gz")), ids=lambda path: path.name)
+def test_every_pack_of_the_gallery_is_fit_to_be_there(path: Path) -> None:
+    assert builders.run_command("pack", "--check", str(path)) == 0
+    assert f"`{path.name}`" in (CHECKOUT / "gallery" / "README.md").read_text()
+
+
 def test_a_crate_of_the_process_run_profile_is_in_it(named: Path, tmp_path: Path) -> None:
     with tarfile.open(pack(named)) as tar:
         tar.extractall(tmp_path / "crate")

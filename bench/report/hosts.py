@@ -1,0 +1,79 @@
+"""The table of several hosts, in words: the ratio first, then what each host is."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from bench.analysis.cells import nodes_text
+from bench.analysis.hosts import OnHost, Question, side_by_side
+from bench.report.across import gain_words
+from bench.schema.cpus import cpu_numbers
+
+if TYPE_CHECKING:
+    from bench.analysis.grouping import Section
+
+TITLE = "Hosts side by side"
+LEGEND = "Seconds of two hosts do not compare; ratios may. Each host has its own section with everything that was measured on it."
+HOSTS = (
+    "Gain",
+    "95 %",
+    "Verdict",
+    "CPU",
+    "Cores",
+    "Versions",
+    "Kernel",
+    "C library",
+    "Page size",
+    "Huge pages",
+    "PyTorch",
+    "Result",
+)
+LEFT = ("Verdict", "CPU", "Versions", "Result")
+
+
+def host_tables(found: Sequence[Section]) -> list[tuple[str, list[list[str]]]]:
+    """A title and rows of HOSTS for each question; none where all records are of one host."""
+    asked = side_by_side(found)
+    plain = [_title(question) for question in asked]
+    return [
+        (title + (_apart(question, asked) if plain.count(title) > 1 else ""), [_row(one) for one in question.rows])
+        for question, title in zip(asked, plain)
+    ]
+
+
+def _title(question: Question) -> str:
+    job, pair = question.rows[0].section.job, question.rows[0].pair
+    what = shlex.join(job.program.command)[:80] or job.model.name
+    return f"{what}: {question.arm} against {question.reference}, {nodes_text(pair.nodes, pair.simulated)}"
+
+
+def _apart(question: Question, asked: Sequence[Question]) -> str:
+    """What makes this question another one than those with the same title."""
+    same = [other.job for other in asked if _title(other) == _title(question)]
+    keys = sorted(key for key in question.job if any(other.get(key) != question.job[key] for other in same))
+    return f" ({', '.join(f'{key}={question.job[key]}' for key in keys)})"
+
+
+def _row(one: OnHost) -> list[str]:
+    host, pair = one.section.host, one.pair
+    cpu, memory, system = host["cpu"], host["memory"], host["system"]
+    versions = f"{pair.arm} {one.version or 'not told'}; {pair.reference} {one.reference_version or 'not told'}"
+    return [
+        *gain_words(pair),
+        pair.word,
+        _told(cpu["model"] or host["machine"]),
+        str(len(cpu_numbers(cpu["affinity"])) or cpu["logical"]),
+        versions,
+        _told(system["kernel"]),
+        _told(system["glibc"]),
+        f"{memory['page_bytes'] // 1024} KiB" if memory["page_bytes"] else _told(None),
+        _told(memory["thp"]),
+        _told(host["packages"].get("torch")),
+        ", ".join(one.results),
+    ]
+
+
+def _told(value: Any) -> str:
+    return "not known" if value is None else str(value)

@@ -1,0 +1,127 @@
+"""The table of several hosts, from packs as they are sent in."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import builders as b
+import pytest
+
+from bench.analysis.grouping import sections
+from bench.analysis.hosts import side_by_side
+from bench.report import hosts, html
+from bench.report.pack import write_pack
+from bench.schema import records
+from bench.schema.packs import with_packs
+
+EPYC = {"cpu": {"model": "AMD EPYC 7B13", "vendor": "AuthenticAMD"}}
+ARM = {
+    "machine": "aarch64",
+    "cpu": {"model": "Neoverse-N1", "vendor": "ARM", "affinity": "0-3", "logical": 4, "physical": 4},
+    "memory": {"page_bytes": 65536, "thp": "always"},
+    "system": {"kernel": "6.8.0-arm", "glibc": "2.39"},
+}
+
+
+def host(changes: dict[str, Any]) -> dict[str, Any]:
+    made = copy.deepcopy(b.HOST)
+    for part, values in changes.items():
+        made[part] = {**made[part], **values} if isinstance(values, dict) else values
+    return made
+
+
+def stored(folder: Path, name: str, changes: dict[str, Any], gain: float, arm: Any = None, **job: Any) -> Path:
+    """A pack of three blocks of two arms on one host."""
+    jobs = [b.job(name, repeat, **job) for repeat in range(3) for name in ("glibc", "tcmalloc")]
+    found = [
+        b.record(
+            folder / name,
+            one if one.allocator.name == "glibc" or arm is None else dataclasses.replace(one, allocator=arm),
+            seconds=0.2 if one.allocator.name == "glibc" else 0.2 / gain,
+            host=host(changes),
+            spread=0.001,
+        )
+        for one in jobs
+    ]
+    write_pack(folder / f"{name}.tar.gz", found)
+    return folder / f"{name}.tar.gz"
+
+
+@pytest.fixture
+def gallery(tmp_path: Path) -> Path:
+    stored(tmp_path, "epyc", EPYC, 1.25)
+    stored(tmp_path, "neoverse", ARM, 1.6)
+    (tmp_path / "README.md").write_text("Two hosts.\n")
+    return tmp_path
+
+
+def test_a_folder_of_packs_gives_a_page_that_begins_with_a_row_for_each_host(
+    gallery: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(html, "MOST_DRAWN", 0)  # pictures are other tests' matter, and take seconds
+    assert b.run_command("report", str(gallery)) == 0
+    page = (gallery / "report.html").read_text()
+    first = page[page.index("<table") : page.index("</table>")]
+    assert re.findall(r'<th[^>]*scope="col">([^<]*)</th>', first) == list(hosts.HOSTS)
+    rows = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in first.split("<tr>")[2:]]
+    assert [row[0] for row in rows] == ["1.60x", "1.25x"], "the ratio first, the largest first"
+    assert [row[2] for row in rows] == ["faster", "faster"]
+    assert rows[0][3:5] == ["Neoverse-N1", "4"] and rows[1][3:5] == ["AMD EPYC 7B13", "2"]
+    assert rows[0][6:10] == ["6.8.0-arm", "2.39", "64 KiB", "always"]
+    assert [row[-1] for row in rows] == ["neoverse", "epyc"]
+    assert page.count("<section>") == 3
+    said = (gallery / "report.md").read_text()
+    assert said.index(hosts.TITLE) < said.index("tiny on ") and "tcmalloc 1; glibc 1" in said
+    assert f"{hosts.TITLE}: tiny: tcmalloc against glibc, 1 node" in capsys.readouterr().out
+
+
+def test_another_experiment_or_setting_is_another_table_that_says_what_differs(gallery: Path) -> None:
+    stored(gallery, "other", EPYC, 1.1, seed=7)
+    stored(gallery, "eager", ARM, 1.1, arm=dataclasses.replace(b.ARMS["tcmalloc"], env={"TCMALLOC_RELEASE_RATE": "10"}))
+    found = sections(records.collect(with_packs([gallery])).records, "glibc")
+    tables = dict(hosts.host_tables(found))
+    assert sorted(len(rows) for rows in tables.values()) == [1, 1, 2], "three questions, told apart by their titles"
+    (seed,) = [title for title in tables if "seed=7" in title]
+    (env,) = [title for title in tables if "TCMALLOC_RELEASE_RATE" in title]
+    assert [row[-1] for row in tables[seed]] == ["other"] and "seed=1234" in env
+
+
+def test_records_of_one_host_make_no_such_table(tmp_path: Path) -> None:
+    stored(tmp_path, "one", EPYC, 1.25)
+    stored(tmp_path, "again", EPYC, 1.3, seed=7)
+    assert side_by_side(sections(records.collect(with_packs([tmp_path])).records, "glibc")) == []
+
+
+def test_a_folder_counts_with_the_packs_in_it_once(gallery: Path) -> None:
+    found = [
+        b.record(gallery / "own", b.job(arm, 0), seconds=0.1, host=host(EPYC), spread=0.001)
+        for arm in ("glibc", "tcmalloc")
+    ]
+    b.write(found)
+    write_pack(gallery / "own" / "own.tar.gz", found)
+    assert with_packs([gallery / "own"]) == [gallery / "own", gallery / "own" / "own.tar.gz"]
+    read = records.collect(with_packs([gallery / "own"]))
+    assert len(read.records) == 2 and not any(record.get("packed_from") for record in read.records)
+
+
+def test_a_history_is_followed_over_packs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, month, glibc, gain in (("may", 5, "2.36", 1.5), ("july", 7, "2.39", 1.1)):
+        found = b.study(
+            tmp_path / name,
+            {"glibc": {"seconds": 0.15}, "tcmalloc": {"seconds": 0.15 / gain}},
+            host=host({"system": {"glibc": glibc}}),
+            spread=0.002,
+        )
+        dated = [{**one, "started_at": f"2026-{month:02d}-01T10:{i:02d}:00+00:00"} for i, one in enumerate(found)]
+        write_pack(tmp_path / f"{name}.tar.gz", dated)
+    packs = [str(tmp_path / f"{name}.tar.gz") for name in ("may", "july")]
+    assert b.run_command("history", *packs) == 0
+    by_name = capsys.readouterr().out
+    assert "system.glibc: 2.36 -> 2.39" in by_name and "worse" in by_name
+    assert (tmp_path / "may" / "history.html").exists()
+    assert b.run_command("history", str(tmp_path)) == 0
+    assert capsys.readouterr().out.splitlines()[:7] == by_name.splitlines()[:7], "a folder of packs is as good"
