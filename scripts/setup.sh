@@ -22,7 +22,10 @@ may_install() { command -v apt-get >/dev/null && as_root true 2>/dev/null && { a
 missing() {
     local cache soname package
     cache=$(PATH=$PATH:/usr/sbin:/sbin ldconfig -p 2>/dev/null || true)
-    awk '$1 == "library:" {soname = $2} $1 == "package:" && $2 ~ /^lib/ {print soname, $2}' conf/allocator/*.yaml | sort -u |
+    {
+        awk '$1 == "library:" {soname = $2} $1 == "package:" && $2 ~ /^lib/ {print soname, $2}' conf/allocator/*.yaml
+        echo "libatomic.so.1 libatomic1"  # mimalloc 3, which comes as a wheel, is linked with it
+    } | sort -u |
         while read -r soname package; do  # of several sonames any will do
             for one in ${soname//,/ }; do [[ $cache != *"$one "* ]] || continue 2; done
             echo "$soname $package"
