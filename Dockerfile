@@ -20,6 +20,12 @@ ARG PIP_INDEX_URL
 COPY requirements.lock requirements-mimalloc.lock /opt/bench/
 RUN ["/bin/sh", "/opt/bench/scripts/install.sh", "environment"]
 
+# 1: a second Python and the newest PyTorch too. TORCH2_WHEEL names a wheel of its CPU-only build, a sixth of the size.
+ARG TORCH2
+ARG TORCH2_WHEEL
+COPY requirements-torch2.lock /opt/bench/
+RUN ["/bin/sh", "/opt/bench/scripts/install.sh", "torch2"]
+
 COPY entrypoint.sh /opt/bench/entrypoint.sh
 COPY conf /opt/bench/conf
 COPY bench /opt/bench/bench

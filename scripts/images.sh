@@ -8,7 +8,7 @@
 #   images.sh sbom               $SBOM (default sbom.json), CycloneDX: the locked Python packages and the image's Debian ones
 #   images.sh compare A B        two images (Docker names or SIF files): exit 1 if installed packages or files differ
 #
-# Also from the environment: BASE_IMAGE, TORCH_FLAVOR, TORCH_WHEEL, DOCKER_BUILD_OPTIONS, APPTAINER_TMPDIR.
+# Also from the environment: BASE_IMAGE, TORCH_FLAVOR, TORCH_WHEEL, TORCH2, TORCH2_WHEEL, DOCKER_BUILD_OPTIONS, APPTAINER_TMPDIR.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -19,13 +19,24 @@ public_base=$(sed -n 's/^ARG BASE_IMAGE=//p' Dockerfile)
 stand_in=bench-base:stand-in
 flavor=${TORCH_FLAVOR:-pypi}
 version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' bench/__init__.py)
-contents="bench conf entrypoint.sh requirements.lock requirements-mimalloc.lock scripts/install.sh"
+contents="bench conf entrypoint.sh requirements.lock requirements-mimalloc.lock requirements-torch2.lock scripts/install.sh"
 
 say() { echo "images: $*" >&2; }
 fail() { say "$*"; exit 2; }
 has_image() { docker image inspect "$1" >/dev/null 2>&1; }
 has_docker() { docker info >/dev/null 2>&1; }
 need_docker() { has_docker || fail "no Docker engine answers; on Debian, scripts/provision.sh installs and starts one"; }
+
+# TORCH2=1 is said with its size before anything is fetched.
+tell_torch2() {
+    [ "${TORCH2:-0}" = 1 ] || return 0
+    if [ -n "${TORCH2_WHEEL:-}" ]; then
+        say "with a second Python and PyTorch from $TORCH2_WHEEL: about 0.7 GB more where it is a CPU-only build"
+    else
+        say "with a second Python and the newest PyTorch: about 5.5 GB more, most of it CUDA libraries that the package index's insists on;" \
+            "TORCH2_WHEEL=URL#sha256=DIGEST takes PyTorch's CPU-only build"
+    fi
+}
 
 # What is built is the work tree, so say when that is not the commit.
 revision() {
@@ -102,10 +113,11 @@ HOOK
 
 image() {
     from=$(base)
+    tell_torch2
     # shellcheck disable=SC2086  # a list of options
     docker build ${DOCKER_BUILD_OPTIONS:-} --build-arg "BASE_IMAGE=$from" --build-arg "IMAGE_REVISION=$(revision)" \
         --build-arg "IMAGE_VERSION=$version" --build-arg "TORCH_FLAVOR=$flavor" --build-arg "TORCH_WHEEL=${TORCH_WHEEL:-}" \
-        --build-arg PIP_INDEX_URL -t "$image" . >&2
+        --build-arg "TORCH2=${TORCH2:-}" --build-arg "TORCH2_WHEEL=${TORCH2_WHEEL:-}" --build-arg PIP_INDEX_URL -t "$image" . >&2
     size
 }
 
@@ -117,7 +129,9 @@ size() {
         mb() { du -sc --block-size=1000000 "$@" | tail -n 1 | cut -f 1; }
         printf "%6d MB  %s\n" "$(mb torch)" "PyTorch ($1)" "$(mb pyarrow*)" pyarrow "$(mb scipy* numpy* pandas*)" "SciPy, NumPy, pandas" \
             "$(($(mb .) - $(mb torch pyarrow* scipy* numpy* pandas*)))" "other Python packages" "$(mb /usr/local)" "Python itself" \
-            "$(mb /opt/bench/bench /opt/bench/conf)" "this project"' sh "$(label bench.torch-flavor)"
+            "$(mb /opt/bench/bench /opt/bench/conf)" "this project"
+        [ ! -d /opt/bench/.venv-torch2 ] || printf "%6d MB  the second environment, with PyTorch %s\n" "$(mb /opt/bench/.venv-torch2)" \
+            "$(sed -n "s/^__version__ = //p" /opt/bench/.venv-torch2/lib/python3*/site-packages/torch/version.py)"' sh "$(label bench.torch-flavor)"
 }
 
 label() { docker image inspect -f "{{index .Config.Labels \"$1\"}}" "$image"; }
@@ -125,6 +139,7 @@ label() { docker image inspect -f "{{index .Config.Labels \"$1\"}}" "$image"; }
 sif() {
     apptainer=${APPTAINER:-apptainer}
     command -v "$apptainer" >/dev/null || fail "there is no apptainer here; scripts/provision.sh brings one to Debian"
+    tell_torch2
     work=$(mktemp -d "${APPTAINER_TMPDIR:-/tmp}/bench-sif.XXXXXX")
     trap 'rm -rf "$work"' EXIT
     # Root's Apptainer may be running as somebody else (scripts/provision.sh).
@@ -148,7 +163,7 @@ sif() {
     (cd "$work" && "$apptainer" --quiet build --fakeroot --mksquashfs-args '-comp zstd -Xcompression-level 3' \
         --build-arg "BOOTSTRAP=$bootstrap" --build-arg "FROM=$from" --build-arg "IMAGE_BASE=$base_name" --build-arg "IMAGE_BUILDER=$builder" \
         --build-arg "IMAGE_REVISION=$(cd "$OLDPWD" && revision)" --build-arg "IMAGE_VERSION=$version" --build-arg "TORCH_FLAVOR=$flavor" \
-        --build-arg "TORCH_WHEEL=${TORCH_WHEEL:-}" bench.sif apptainer.def) \
+        --build-arg "TORCH_WHEEL=${TORCH_WHEEL:-}" --build-arg "TORCH2=${TORCH2:-}" --build-arg "TORCH2_WHEEL=${TORCH2_WHEEL:-}" bench.sif apptainer.def) \
         || fail "the SIF was not built; if that is because no registry answers for $base_name: scripts/provision.sh starts a Docker engine, which makes a stand-in base"
     cp "$work/bench.sif" "$sif"
     echo "$sif: $(($(stat -c %s "$sif") / 1000000)) MB, sha256 $(sha256sum <"$sif" | cut -d ' ' -f 1)"

@@ -5,15 +5,18 @@
 #
 #   install.sh system                 Debian's allocators and a static shell
 #   install.sh environment            Python packages from requirements.lock into /opt/bench/.venv, mimalloc 3 beside them
+#   install.sh torch2                 with TORCH2=1: a second Python and the newest PyTorch into /opt/bench/.venv-torch2
 #   install.sh project                the code: bytecode, image.json, permissions
-#   install.sh all                    the three in this order
+#   install.sh all                    the four in this order
 #
-# From the environment: TORCH_FLAVOR (pypi, or cpu with TORCH_WHEEL=URL#sha256=…), IMAGE_BASE, IMAGE_REVISION, IMAGE_BUILDER.
+# From the environment: TORCH_FLAVOR (pypi, or cpu with TORCH_WHEEL=URL#sha256=…), TORCH2 (1: the lock's; with TORCH2_WHEEL=URL#sha256=…
+# that wheel of PyTorch's CPU-only build in its place, and no CUDA libraries), IMAGE_BASE, IMAGE_REVISION, IMAGE_BUILDER.
 set -eu
 umask 022
 
 root=/opt/bench
 python=$root/.venv/bin/python
+compiler=$python
 flavor=${TORCH_FLAVOR:-pypi}
 
 fail() { echo "install: $*" >&2; exit 2; }
@@ -25,24 +28,25 @@ manifest() {
 }
 
 system() {
-    packages="libgoogle-perftools4 libtcmalloc-minimal4 libjemalloc2 libmimalloc2.0 libtbbmalloc2 libatomic1 busybox-static"
-    # shellcheck disable=SC2086  # a list of package names
-    if ! dpkg-query -W $packages >/dev/null 2>&1; then
+    debian libgoogle-perftools4 libtcmalloc-minimal4 libjemalloc2 libmimalloc2.0 libtbbmalloc2 libatomic1 busybox-static
+}
+
+debian() {
+    if ! dpkg-query -W "$@" >/dev/null 2>&1; then
         apt-get update -qq
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
         # Caches and logs carry times, and would make two builds differ.
         rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/ldconfig/aux-cache /var/cache/debconf/*-old \
             /var/lib/dpkg/*-old /var/log/apt /var/log/dpkg.log /var/log/alternatives.log
     fi
-    # shellcheck disable=SC2086
-    dpkg-query -W $packages
+    dpkg-query -W "$@"
 }
 
-# requirements.lock with its entry for the package $1 only, or (with -v) all but that.
+# A lock's entries for packages whose names match $2 only ($1 = 1), or all but those ($1 = 0).
 lock_entry() {
-    awk -v name="$2" -v keep="$1" '
-        /^[A-Za-z0-9]/ { chosen = (index($0, name "==") == 1) }
-        chosen == keep { print }' "$root/requirements.lock"
+    awk -v names="^($2)==" -v keep="$1" '
+        /^[A-Za-z0-9]/ { chosen = ($0 ~ names) }
+        chosen == keep { print }' "${3:-$root/requirements.lock}"
 }
 
 environment() {
@@ -83,6 +87,41 @@ environment() {
     { echo "$wanted"; dpkg-query -W; manifest /usr/local "$root/.venv"; } >"$root/environment.txt"
 }
 
+# Debian's own Python, newer than the image's, and the lock of `make torch2`. Ranks go there by launch.python.
+torch2() {
+    case ${TORCH2:-0}:${TORCH2_WHEEL:-} in
+        0: | 1: | 1:*"#sha256="*) ;;
+        *) fail "TORCH2=${TORCH2:-} TORCH2_WHEEL=${TORCH2_WHEEL:-}: TORCH2 is 1 or left out, and TORCH2_WHEEL=URL#sha256=DIGEST goes with 1" ;;
+    esac
+    [ "${TORCH2:-0}" = 1 ] || return 0
+    lock=$root/requirements-torch2.lock
+    wanted="${TORCH2_WHEEL:-pypi} $(sha256sum <"$lock")"
+    if [ "$(head -n 1 "$root/torch2.txt" 2>/dev/null)" = "$wanted" ]; then
+        return
+    fi
+    debian python3
+    /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || fail "the base image's Debian has no Python 3.10 or newer"
+    rm -rf "$root/.venv-torch2"
+    /usr/bin/python3 -m venv --without-pip "$root/.venv-torch2"
+    work=$(mktemp -d)
+    if [ -n "${TORCH2_WHEEL:-}" ]; then
+        lock_entry 0 'torch|triton|cuda-.*|nvidia-.*' "$lock" >"$work/all.txt"
+        echo "torch @ ${TORCH2_WHEEL%%#*} --hash=sha256:${TORCH2_WHEEL##*#sha256=}" >>"$work/all.txt"
+    else
+        cp "$lock" "$work/all.txt"
+    fi
+    python3 -m pip --python "$root/.venv-torch2/bin/python" --disable-pip-version-check --no-cache-dir install --quiet \
+        --root-user-action ignore --require-hashes --no-deps --no-compile --only-binary :all: -r "$work/all.txt"
+    rm -rf "$work"
+    site=$("$root/.venv-torch2/bin/python" -I -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    rm -rf "$site/torch/include" "$site/torch/test"
+    compiler=$root/.venv-torch2/bin/python
+    compile "$(nproc)" "$(/usr/bin/python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" "$root/.venv-torch2/lib" || true
+    compiler=$python
+    "$root/.venv-torch2/bin/python" -I -c 'import platform, torch; print("torch2: PyTorch", torch.__version__, "Python", platform.python_version())'
+    { echo "$wanted"; dpkg-query -W; manifest "$root/.venv-torch2"; } >"$root/torch2.txt"
+}
+
 # What no run can reach: the packages' own tests, C++ headers, PyTorch's test programs, and Caffe2.
 prune() {
     site=$("$python" -I -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
@@ -99,7 +138,7 @@ compile() {
     shift
     find "$@" -name __pycache__ -prune -exec rm -rf {} +
     find "$@" -name '*.py' -print0 | sort -z | PYTHONHASHSEED=0 xargs -0 -n 300 -P "$jobs" \
-        "$python" -s -S -m compileall -q --invalidation-mode unchecked-hash >/dev/null
+        "$compiler" -s -S -m compileall -q --invalidation-mode unchecked-hash >/dev/null
 }
 
 project() {
@@ -121,7 +160,7 @@ root, flavor = pathlib.Path(sys.argv[1]), sys.argv[2]
 sys.path.insert(0, str(root))
 import bench  # noqa: E402
 
-content = (root / "environment.txt").read_bytes() + (root / "project.txt").read_bytes()
+content = b"".join((root / name).read_bytes() for name in ("environment.txt", "torch2.txt", "project.txt") if (root / name).exists())
 identity = {
     "base": os.environ.get("IMAGE_BASE") or "unknown",
     "built_by": os.environ.get("IMAGE_BUILDER") or "unknown",
@@ -136,7 +175,7 @@ PYTHON
 }
 
 case ${1:-} in
-    system | environment | project) "$1" ;;
-    all) system; environment; project ;;
-    *) fail "say system, environment, project or all" ;;
+    system | environment | torch2 | project) "$1" ;;
+    all) system; environment; torch2; project ;;
+    *) fail "say system, environment, torch2, project or all" ;;
 esac
