@@ -218,6 +218,9 @@ def check_data(job: Job) -> None:
             )
 
 
+UNITS = ("seconds", "milliseconds", "per_second")  # names of groups of `rate`
+
+
 def check_program(program: Program) -> None:
     for key in ("rate", "check"):
         pattern = getattr(program, key)
@@ -229,10 +232,11 @@ def check_program(program: Program) -> None:
         raise ConfigError(
             f"check={program.check} must have one group in parentheses: the value that all arms print alike."
         )
-    if program.rate is not None and re.compile(program.rate).groups > 1:
+    found = re.compile(program.rate or "")
+    if found.groups > 1 and not (len(found.groupindex) == found.groups and found.groupindex.keys() <= set(UNITS)):
         raise ConfigError(
             f"rate={program.rate} has several groups: put one pair of parentheses, around the number; (?P<seconds>…) or (?P<per_second>…) "
-            "says its unit, and no parentheses mean the time between lines."
+            "says its unit (both, with | between, where lines have one or the other), and no parentheses mean the time between lines."
         )
     if program.stop_after_steps is not None and (program.rate is None or program.stop_after_steps < 2):
         raise ConfigError(

@@ -150,7 +150,7 @@ class Watch:
         """What is due at ``now``: a look at the tree, a word to the driver. Whether the program is to be stopped."""
         age = now - self.started
         if now >= self.next_look:
-            self.next_look = now + pause_seconds(self.look(now), age)
+            self.next_look = now + pause_seconds(*self.look(now), age)
         if self.output.enough(now):
             self.stopped = True
             self.look(now)
@@ -197,10 +197,9 @@ class Watch:
                 if pid == self.pid:
                     self.status = status
 
-    def look(self, now: float) -> float:
-        """All processes of the tree: what they use, and what those that are new, or due again, have mapped. Returns what the
-        first of the two cost, in seconds of our own CPU time: the second is rare by its own rule, and time that this process
-        waited for a core was no cost to the program."""
+    def look(self, now: float) -> tuple[float, float]:
+        """All processes of the tree: what they use, and what those that are new, or due again, have mapped. Returns what the two
+        cost, in seconds of our own CPU time: time that this process waited for a core was no cost to the program."""
         began, mapping = time.thread_time(), 0.0
         found = tree.descendants(os.getpid())
         self.peak_rss_bytes = max(self.peak_rss_bytes, sum(one.rss_bytes for one in found))
@@ -208,8 +207,8 @@ class Watch:
             with contextlib.suppress(OSError):
                 program = os.readlink(f"/proc/{one.pid}/exe")
                 programs = self.seen.setdefault((one.pid, one.born), [])
-                if not programs or programs[-1].program != program:
-                    programs.append(carried.sight(one.pid, program, now))
+                if not programs or (programs[-1].program, programs[-1].stack) != (program, one.stack):
+                    programs.append(carried.sight(one.pid, program, now, one.stack))
                 seen = programs[-1]
                 if seen.due(now):
                     before = time.thread_time()
@@ -221,7 +220,7 @@ class Watch:
             self.charge(one)
         self.say_goodbye({(one.pid, one.born) for one in found}, now)
         self.refuse_reading(found)
-        return time.thread_time() - began - mapping
+        return time.thread_time() - began - mapping, mapping
 
     def charge(self, one: tree.Stat) -> None:
         """What a process has used is its last program's, less what its earlier ones used."""
@@ -289,9 +288,13 @@ class Watch:
         }
 
 
-def pause_seconds(cost: float, age: float) -> float:
-    """Until the next look: at once while everything is loaded, then a fiftieth of the age and a hundred times what a look costs."""
-    return max(0.002, 0.1 * age) if age < 0.1 else max(100 * cost, min(0.5, max(0.02, 0.02 * age)))
+def pause_seconds(counting: float, mapping: float, age: float) -> float:
+    """Until the next look: at once while everything is loaded, then a fiftieth of the age and a hundred times what a look costs.
+    What the maps cost, which are read ever more rarely, puts it off by half a second at most: a process that ends meanwhile,
+    and that its parent waits for, is last seen then."""
+    if age < 0.1:
+        return max(0.002, 0.1 * age)
+    return max(100 * counting, min(0.5, max(0.02, 0.02 * age, 100 * mapping)))
 
 
 def huge_bytes(pid: int) -> int:

@@ -49,19 +49,20 @@ class Sighting:
     later_seconds: float = 0.0  # of CPU time, the most that it may have used after the last look at it
     peak_rss_bytes: int = 0
     huge_bytes: int = 0
+    stack: int = 0  # where it begins: another place is another exec
 
     def due(self, now: float) -> bool:
         """Looked at when loaded, and again at four times the age: what is loaded late is found, and a long run is left alone."""
-        return now - self.first_seen > (0.03 * 4**self.looks if self.looks else 0.0)
+        return not self.looks or now - self.first_seen > 0.03 * 4**self.looks
 
 
-def sight(pid: int, program: str, now: float) -> Sighting:
+def sight(pid: int, program: str, now: float, stack: int = 0) -> Sighting:
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as f:
             words = f.read(400).replace(b"\0", b" ").decode(errors="replace").strip()
     except OSError:
         words = program
-    return Sighting(pid, words[:100] or program, program, now)
+    return Sighting(pid, words[:100] or program, program, now, stack=stack)
 
 
 def look(seen: Sighting) -> None:
@@ -186,7 +187,11 @@ def account(
     for one in seen:
         why = verdict(one, library, env)
         holds = private(one, library) if not why else []
-        beside = f"holds {'; '.join(holds)}: memory asked of it is not the arm's, and how much cannot be seen" if holds else None
+        beside = (
+            f"holds {'; '.join(holds)}: memory asked of it is not the arm's, and how much cannot be seen"
+            if holds
+            else None
+        )
         rows.append(
             {
                 "pid": one.pid,

@@ -18,13 +18,13 @@ MOST_JUDGED = 200  # samples that the rules look at; more are put together in gr
 class Rate:
     """Seconds per step, from the lines that a regular expression finds.
 
-    One group: its number is seconds, or what the group's name says: ``seconds``, ``milliseconds``, ``per_second``. No group: the time
-    from one such line to the next, by the clock of who reads them.
+    One group: its number is seconds, or what the group's name says: ``seconds``, ``milliseconds``, ``per_second``. Several, named so:
+    the one that the line has, as tqdm changes from ``it/s`` to ``s/it``. No group: the time from one such line to the next, by
+    the clock of who reads them.
     """
 
     def __init__(self, pattern: str):
         self.pattern = re.compile(pattern)
-        self.unit = next(iter(self.pattern.groupindex), "seconds")
         self.last: float | None = None
         self.seconds: list[float] = []
 
@@ -34,12 +34,15 @@ class Rate:
         if match is None:
             return False
         if self.pattern.groups:
-            number = float(match.group(1).replace(",", ""))
+            if match.lastindex is None:
+                return False
+            unit, words = match.lastgroup or "seconds", match.group(match.lastindex)
+            number = float(words.replace(",", ""))
             if not number > 0:
                 raise ValueError(
-                    f"rate={self.pattern.pattern} found {match.group(1)}, which is no time above 0, in: {text.strip()[:80]}"
+                    f"rate={self.pattern.pattern} found {words}, which is no time above 0, in: {text.strip()[:80]}"
                 )
-            self.seconds.append({"per_second": 1 / number, "milliseconds": number / 1000}.get(self.unit, number))
+            self.seconds.append({"per_second": 1 / number, "milliseconds": number / 1000}.get(unit, number))
             return True
         began, self.last = self.last, now
         if began is not None:

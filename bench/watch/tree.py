@@ -28,7 +28,8 @@ class Counters(NamedTuple):
 
 
 class Stat(NamedTuple):
-    """One line of /proc/PID/stat. ``born``: in ticks since boot, which with the pid names a process for good."""
+    """One line of /proc/PID/stat. ``born``: in ticks since boot, which with the pid names a process for good. ``stack``: where its
+    stack begins, which is another place after an exec, even of the same file."""
 
     pid: int
     state: str
@@ -37,6 +38,7 @@ class Stat(NamedTuple):
     counters: Counters
     own_cpu_seconds: float
     rss_bytes: int
+    stack: int = 0
 
     def age_seconds(self) -> float:
         return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - self.born / TICKS_PER_SECOND)
@@ -49,10 +51,10 @@ def stat(pid: int) -> Stat | None:
             words = f.read().rpartition(")")[2].split()
     except OSError:
         return None
-    n = [int(word) for word in words[1:22]]
+    n = [int(word) for word in words[1:26]]
     user, system = (n[10] + n[12]) / TICKS_PER_SECOND, (n[11] + n[13]) / TICKS_PER_SECOND
     counters = Counters(n[6] + n[7], n[8] + n[9], user, system)
-    return Stat(pid, words[0], n[0], n[18], counters, (n[10] + n[11]) / TICKS_PER_SECOND, n[20] * PAGE_BYTES)
+    return Stat(pid, words[0], n[0], n[18], counters, (n[10] + n[11]) / TICKS_PER_SECOND, n[20] * PAGE_BYTES, n[24])
 
 
 def descendants(root: int) -> list[Stat]:

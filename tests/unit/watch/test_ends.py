@@ -22,20 +22,22 @@ SLOW_LOOKS = """
 import sys, time
 from bench.watch import __main__ as watch
 pause = {pause}
-watch.pause_seconds = lambda cost, age: 0.002 if age < 0.3 else pause
+watch.pause_seconds = lambda counting, mapping, age: 0.002 if age < 0.3 else pause
+watch.fault_cost_seconds = lambda threads: 1e-7
 sys.exit(watch.main())
 """
 
 
-def watched(folder: Path, pause: float, *command: str, **options: Any) -> dict[str, Any]:
+def watched(folder: Path, pause: float, *command: str, **orders_too: Any) -> dict[str, Any]:
     """The watcher's last word on ``command``, looked at every ``pause`` seconds once it is loaded."""
     orders = {
-        "program": asdict(Program(command=list(command), **options)),
+        "program": asdict(Program(command=list(command))),
         "measure": asdict(Measure()),
         "env": {"PATH": "/usr/bin:/bin"},
         "library": None,
         "arm_env": {},
         "output": str(folder / "output.txt"),
+        **orders_too,
     }
     done = subprocess.run(
         [sys.executable, "-c", SLOW_LOOKS.format(pause=pause), "1"],
@@ -75,6 +77,16 @@ def test_one_of_many_short_ones_that_a_look_met_does_not_answer_for_all() -> Non
     assert grown.later_seconds == pytest.approx(1.0)  # two cores, for half a second
 
 
+def test_the_same_file_started_anew_is_looked_at_anew(tmp_path: Path) -> None:
+    """As launchers do that set variables for their own interpreter."""
+    again = f"import os, sys, time; time.sleep(0.1); os.execve(sys.executable, ['python', '-c', '{BUSY.format(0.2)}'], {{}})"
+    said = watched(
+        tmp_path, 0.05, sys.executable, "-c", again.replace("\n", "\\n"), env={"MINE": "1"}, arm_env={"MINE": "1"}
+    )
+    assert [one["reached"] for one in said["processes"]] == [True, False]
+    assert "was started with another MINE" in said["error"]
+
+
 def test_a_look_at_maps_does_not_put_the_next_look_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """A look that cost 50 ms for the maps, or waited as long for a core, was followed by five seconds without any."""
     monkeypatch.setattr(carried, "look", lambda seen: burn(0.1))
@@ -82,7 +94,9 @@ def test_a_look_at_maps_does_not_put_the_next_look_off(monkeypatch: pytest.Monke
     try:
         one = watch.Watch.__new__(watch.Watch)
         one.seen, one.living_before, one.peak_rss_bytes, one.stdin_end = {}, set(), 0, -1
-        assert one.look(time.monotonic()) < 0.05
+        counting, mapping = one.look(time.monotonic())
+        assert counting < 0.05 < mapping and watch.pause_seconds(counting, mapping, 20.0) < 5
+        assert watch.pause_seconds(0.001, 0.1, 20.0) == 0.5
         assert [programs[-1].pid for programs in one.seen.values()] == [child.pid]
     finally:
         child.kill()

@@ -31,6 +31,15 @@ def test_without_a_number_the_time_between_lines() -> None:
     assert rate.seconds == [2.5]
 
 
+def test_the_unit_that_the_line_has() -> None:
+    """As tqdm prints: by the second where a step is short, seconds where it is long."""
+    rate = Rate(r"[ ,](?:(?P<per_second>[0-9.]+)it/s|(?P<seconds>[0-9.]+)s/it)")
+    lines = ("0/12 [00:00<?, ?it/s]", "1/12 [00:01<00:02, 2.0it/s]", "2/12 [00:01<00:02, 1.5s/it]")
+    assert [rate.line(line, 0.0) for line in lines] == [False, True, True]
+    assert rate.seconds == [0.5, 1.5]
+    assert not Rate(r"step (?P<seconds>[0-9.]+)?").line("step", 0.0)
+
+
 @pytest.mark.parametrize("text", ["0", "-1"])
 def test_a_time_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="no time above 0"):
