@@ -31,7 +31,7 @@ need_docker() { has_docker || fail "no Docker engine answers; on Debian, scripts
 tell_torch2() {
     [ "${TORCH2:-0}" = 1 ] || return 0
     if [ -n "${TORCH2_WHEEL:-}" ]; then
-        say "with a second Python and PyTorch from $TORCH2_WHEEL: about 0.7 GB more where it is a CPU-only build"
+        say "with a second Python and PyTorch from $TORCH2_WHEEL: about 0.9 GB more where it is a CPU-only build"
     else
         say "with a second Python and the newest PyTorch: about 5.5 GB more, most of it CUDA libraries that the package index's insists on;" \
             "TORCH2_WHEEL=URL#sha256=DIGEST takes PyTorch's CPU-only build"
@@ -131,7 +131,7 @@ size() {
             "$(($(mb .) - $(mb torch pyarrow* scipy* numpy* pandas*)))" "other Python packages" "$(mb /usr/local)" "Python itself" \
             "$(mb /opt/bench/bench /opt/bench/conf)" "this project"
         [ ! -d /opt/bench/.venv-torch2 ] || printf "%6d MB  the second environment, with PyTorch %s\n" "$(mb /opt/bench/.venv-torch2)" \
-            "$(sed -n "s/^__version__ = //p" /opt/bench/.venv-torch2/lib/python3*/site-packages/torch/version.py)"' sh "$(label bench.torch-flavor)"
+            "$(sed -n "s/^__version__ = //p" /opt/bench/.venv-torch2/lib/python3*/site-packages/torch/version.py | tr -d "\\047")"' sh "$(label bench.torch-flavor)"
 }
 
 label() { docker image inspect -f "{{index .Config.Labels \"$1\"}}" "$image"; }

@@ -5,6 +5,7 @@ Standard library only: the rank proves its allocator before it imports anything 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import ctypes.util
 import hashlib
@@ -107,16 +108,60 @@ class _DlInfo(ctypes.Structure):
     ]
 
 
+class _Symbol(ctypes.Structure):
+    _fields_ = [
+        ("name", ctypes.c_uint32),
+        ("info", ctypes.c_uint8),
+        ("other", ctypes.c_uint8),
+        ("section", ctypes.c_uint16),
+    ]
+
+
+class _LinkMap(ctypes.Structure):
+    """What has been loaded, in the order in which the loader looks for a symbol: the program, what is preloaded, the others."""
+
+
+_LinkMap._fields_ = [
+    ("base", ctypes.c_void_p),
+    ("name", ctypes.c_char_p),
+    ("dynamic", ctypes.c_void_p),
+    ("next", ctypes.POINTER(_LinkMap)),
+]
+
+
 def _library_of(symbol: str) -> str:
     """Real path of the file that the global ``symbol`` resolves to, as any library of the process would see it."""
     process = ctypes.CDLL(None)
-    info = _DlInfo()
-    address = ctypes.cast(getattr(process, symbol), ctypes.c_void_p)
-    dladdr = process.dladdr
-    dladdr.argtypes = [ctypes.c_void_p, ctypes.POINTER(_DlInfo)]
-    if not dladdr(address, ctypes.byref(info)) or not info.fname:
+    file, is_jump = _file_at(process, ctypes.cast(getattr(process, symbol), ctypes.c_void_p))
+    if file is None:
         raise AllocatorError(f"the loader cannot say where {symbol} comes from.")
-    return os.path.realpath(os.fsdecode(info.fname))
+    return (_behind_jump(process, symbol) if is_jump else None) or file
+
+
+def _file_at(process: Any, address: ctypes.c_void_p) -> tuple[str | None, bool]:
+    """Real path of the file that holds ``address``, and whether it is a jump to another file there: a program at a fixed address (as
+    Debian's and Ubuntu's own Python) that takes the address of malloc gets that of its jump, and so does all the process."""
+    info, symbol = _DlInfo(), ctypes.POINTER(_Symbol)()
+    dladdr1 = process.dladdr1
+    dladdr1.argtypes = [ctypes.c_void_p, ctypes.POINTER(_DlInfo), ctypes.POINTER(ctypes.POINTER(_Symbol)), ctypes.c_int]
+    if not dladdr1(address, ctypes.byref(info), ctypes.byref(symbol), 1) or not info.fname:  # RTLD_DL_SYMENT
+        return None, False
+    return os.path.realpath(os.fsdecode(info.fname)), bool(symbol) and symbol.contents.section == 0
+
+
+def _behind_jump(process: Any, symbol: str) -> str | None:
+    """The first file behind the program, in the loader's order, that has ``symbol`` itself."""
+    entry = ctypes.cast(ctypes.c_void_p(process._handle), ctypes.POINTER(_LinkMap)).contents.next
+    while entry:
+        with contextlib.suppress(
+            OSError, AttributeError
+        ):  # the kernel's own page is no file; a library without the symbol
+            library = ctypes.CDLL(os.fsdecode(entry.contents.name), mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+            file, _ = _file_at(process, ctypes.cast(getattr(library, symbol), ctypes.c_void_p))
+            if file == os.path.realpath(os.fsdecode(entry.contents.name)):
+                return file
+        entry = entry.contents.next
+    return None
 
 
 def asked_of_jemalloc(allocator: Allocator) -> list[str]:
