@@ -18,7 +18,7 @@ import time
 from datetime import timedelta
 from typing import Any, Callable
 
-from bench.rank import blas, openmp
+from bench.rank import blas, openmp, perf
 from bench.rank.alike import alike
 from bench.rank.counters import memory, unreadable
 from bench.rank.fault_cost import fault_cost_seconds
@@ -71,6 +71,8 @@ def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
     cpus = sorted(os.sched_getaffinity(0))
     tell({"event": "proved"})
 
+    misses = perf.dtlb_misses()  # before torch: threads that are there already would not be counted
+
     # torch.utils.data loads pandas and pyarrow where they are installed: 66 MiB of heap that is not the workload.
     sys.modules["pandas"] = None  # type: ignore[assignment]
     import torch
@@ -117,8 +119,10 @@ def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
     tell({"event": "connected"})
     trainer = Trainer(job)
     me["startup_seconds"] = time.perf_counter() - started
+    misses_before = misses.read() if misses else None
     trainer.run(tell)
 
+    me["dtlb_misses_per_micro_batch"] = perf.per_sample(misses, misses_before, len(trainer.micro_batches["loss"]))
     me.update(micro_batches=trainer.micro_batches, iterations=trainer.iterations)
     peak = {
         "peak_rss_bytes": max(trainer.micro_batches["rss_bytes"]),
