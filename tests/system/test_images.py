@@ -199,7 +199,8 @@ def test_a_change_of_code_rebuilds_the_code_alone_and_two_builds_are_alike(docke
     def layers(image: str) -> list[str]:
         return json.loads(run(["docker", "image", "inspect", "-f", "{{json .RootFS.Layers}}", image]).stdout)
 
-    files = "Dockerfile .dockerignore bench conf entrypoint.sh requirements.lock requirements-mimalloc.lock scripts".split()
+    files = "Dockerfile .dockerignore bench conf entrypoint.sh requirements.lock scripts".split()
+    files += ["requirements-mimalloc.lock", "requirements-torch2.lock"]
     assert run(["cp", "-a", *files, folder]).returncode == 0
 
     def build(tag: str, options: str = "") -> str:
@@ -214,8 +215,8 @@ def test_a_change_of_code_rebuilds_the_code_alone_and_two_builds_are_alike(docke
         with open(folder / "entrypoint.sh", "a") as f:
             f.write("# changed\n")
         changed = build(f"{docker_image}-changed")
-        # The base's, the installer, Debian's packages, the lock, Python's packages.
-        assert layers(changed)[:5] == layers(docker_image)[:5] and layers(changed)[5:] != layers(docker_image)[5:]
+        # The base's, the installer, Debian's packages, the locks, Python's packages, the second lock.
+        assert layers(changed)[:6] == layers(docker_image)[:6] and layers(changed)[6:] != layers(docker_image)[6:]
         shutil.copy(ROOT / "entrypoint.sh", folder)
         (folder / "bench" / "__init__.py").touch()
         again = build(f"{docker_image}-again", "--no-cache")  # every package downloaded and compiled once more
