@@ -63,16 +63,13 @@ class Cell:
         """As the published Notes column: what was sampled, what is simulated, what was noisy."""
         if self.job.program.command:
             return self.records[0]["derived"]["notes"] + self.noisy
-        done = [record["derived"]["sampled_micro_batches"] for record in self.records]
-        span = f"{min(done)}" if min(done) == max(done) else f"{min(done)}-{max(done)}"
-        full = self.job.measure.mode == "full"
-        words = [
-            self.records[0]["derived"]["notes"].split(",")[0]
-            if full
-            else f"sampled {span}/{self.records[0]['derived']['micro_batches_per_it']}"
-        ]
-        words += ["simulated nodes"] if self.simulated else []
-        return ", ".join(words) + self.noisy
+        if self.job.measure.mode == "full":
+            words = f"full {sum(self.records[0]['ranks'][0]['iterations']['steady'])} it"
+        else:
+            done = [record["derived"]["sampled_micro_batches"] for record in self.records]
+            span = f"{min(done)}" if min(done) == max(done) else f"{min(done)}-{max(done)}"
+            words = f"sampled {span}/{self.records[0]['derived']['micro_batches_per_it']}"
+        return words + ", simulated nodes" * self.simulated + self.noisy
 
     @property
     def noisy(self) -> str:

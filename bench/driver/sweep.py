@@ -205,13 +205,11 @@ class Runner:
 
     def run(self, jobs: Sequence[Job]) -> int:
         done: list[records.Record] = []
-        needed = (
-            None if jobs[0].program.command else max(job.rank_bytes for job in jobs)
-        )  # what a program needs, nobody knows
-        for finding in findings(self.leader.facts[0], load.now(), needed_bytes=needed):
+        ahead = plan(self.study, jobs, self.out, self.leader.facts, len(self.leader.facts))
+        for finding in findings(self.leader.facts[0], load.now(), needed_bytes=ahead.memory_needed_bytes):
             if finding.level == "bad":
                 self.progress.say(f"{finding.what} {finding.advice}")
-        self.progress.say(plan_words.head(plan(self.study, jobs, self.out, self.leader.facts, len(self.leader.facts))))
+        self.progress.say(plan_words.head(ahead))
         started = time.monotonic()
         with self.progress:
             block = list(jobs)

@@ -297,15 +297,8 @@ def warning_rows(section: Section) -> list[tuple[str, str]]:
 
 def differs(section: Section, first: Section) -> list[tuple[str, str, str]]:
     """Why this section is not the first one: configuration and facts that differ (name, there, here)."""
-
-    def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-        out: dict[str, Any] = {}
-        for key, value in values.items():
-            out.update(flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-        return out
-
     there, here = (
-        flat({k: v for k, v in to_dict(s.job).items() if k not in ("allocator", "repeat", "nodes")})
+        likeness.flat({k: v for k, v in to_dict(s.job).items() if k not in ("allocator", "repeat", "nodes")})
         for s in (first, section)
     )
     rows = [

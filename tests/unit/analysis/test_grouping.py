@@ -10,6 +10,7 @@ import pytest
 from bench.analysis.grouping import sections
 from bench.report.sentences import losses_sentences
 from bench.report.verdicts import memory_sentence
+from bench.schema.job import Measure
 
 OUT = Path("/results/main")
 FAST = {"glibc": {"seconds": 0.2}, "tcmalloc": {"seconds": 0.1}}
@@ -64,6 +65,16 @@ def test_fewer_allowed_cpus_are_another_section():
     assert len(sections([b.record(OUT, b.job()), b.record(OUT, b.job(repeat=1), host=one_core)], "glibc")) == 2
 
 
+def test_the_note_of_full_mode_counts_its_iterations(tmp_path: Path) -> None:
+    full = Measure(mode="full", iterations=2)
+    made = [
+        b.record(tmp_path, b.job(measure=full), num_iterations=3, warm_up=64, simulated=simulated)
+        for simulated in (False, True)
+    ]
+    notes = [cell.notes for section in sections(made, "glibc") for cell in section.cells]
+    assert notes == ["full 2 it", "full 2 it, simulated nodes"]
+
+
 def test_simulated_nodes_are_not_merged_with_real_ones_and_are_named():
     records = b.study(OUT, FAST, nodes=(1, 2)) + b.study(OUT / "simulated", FAST, nodes=(2,), simulated=True)
     section = only(records)
@@ -112,7 +123,10 @@ def test_losses_that_disagree_make_the_comparison_invalid_by_name():
     assert words == {"tcmalloc": "faster", "tcmalloc_release": "invalid"}
     (wrong,) = [c for c in section.pairs if c.invalid]
     assert wrong.ratio is None and "tcmalloc_release disagree" in wrong.invalid
-    assert section.losses[0].disagreeing == ("tcmalloc_release",) and "tcmalloc_release" in losses_sentences(section.losses)[0]
+    assert (
+        section.losses[0].disagreeing == ("tcmalloc_release",)
+        and "tcmalloc_release" in losses_sentences(section.losses)[0]
+    )
 
 
 def test_a_reference_that_disagrees_with_itself_spoils_every_comparison():

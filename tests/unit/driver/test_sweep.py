@@ -118,6 +118,16 @@ def test_two_names_of_one_machine_are_simulated_nodes_and_two_machines_of_one_na
     assert run_sweep([replace(job, repeat=1)], here=[host, other])[2][0]["launch"]["simulated"] is False
 
 
+def test_memory_is_looked_at_for_all_ranks_on_the_host(
+    run_sweep: Sweep, small_job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed: list[float] = []
+    monkeypatch.setattr(sweep, "findings", lambda *found, needed_bytes, **more: needed.append(needed_bytes) or [])
+    one = replace(small_job, nodes=2, ranks_per_node=2)
+    run_sweep([one])
+    assert needed == [4 * one.rank_bytes], "all on this host, which simulates the nodes"
+
+
 def test_blocks_are_added_until_the_interval_is_narrow(run_sweep: Sweep, small_job: Job) -> None:
     jobs = [replace(small_job, allocator=Allocator(arm)) for arm in ("glibc", "b")]
     for study, repeats in ((Study("main"), {0}), (Study("main", blocks="auto", blocks_max_minutes=0.0), {1, 2})):
