@@ -55,10 +55,17 @@ def locked(directory: Path, say: Say) -> Iterator[None]:
 # An answer: a valid record of this very job, of the same measured code and library, on hosts of the same kinds.
 
 
-def measured_code() -> str:
-    """12 hex digits over the files that decide the measured work: the rank's folder, and the schema of a job."""
-    digest = hashlib.sha256()
-    for path in [*sorted((CHECKOUT / "bench" / "rank").glob("*.py")), CHECKOUT / "bench" / "schema" / "job.py"]:
+# What of the schema decides the work of a rank: the job, when its samples are enough, and which memory is near.
+SCHEMA_OF_A_RANK = ("job.py", "series.py", "cpus.py")
+
+
+def measured_code(of_program: bool = False) -> str:
+    """12 hex digits over the files that decide the measured work: the rank's folder and what it has of the schema; for a user's
+    program the watcher's folder too."""
+    bench, digest = CHECKOUT / "bench", hashlib.sha256()
+    folders = ("rank", "watch") if of_program else ("rank",)
+    files = [path for folder in folders for path in sorted((bench / folder).glob("*.py"))]
+    for path in [*files, *(bench / "schema" / name for name in SCHEMA_OF_A_RANK)]:
         digest.update(f"{path.name} ".encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:12]
 
@@ -77,6 +84,14 @@ def key_of(hosts: Sequence[Mapping[str, Any]], code: str | None, library_sha256:
     return hashlib.sha256(canonical([kind_of(hosts), code, library_sha256]).encode()).hexdigest()[:8]
 
 
+def key_of_job(job: Job, hosts: Sequence[Mapping[str, Any]]) -> str:
+    return key_of(hosts, measured_code(bool(job.program.command)), library_here(job.allocator))
+
+
+def is_of_program(job: Mapping[str, Any]) -> bool:
+    return bool((job.get("program") or {}).get("command"))
+
+
 def key_of_record(record: records.Record) -> str:
     ranks = record.get("ranks") or [{}]
     proof = ranks[0].get("proof") or {}
@@ -90,8 +105,7 @@ def answer(path: Path, job: Job, hosts: Sequence[Mapping[str, Any]], say: Say) -
     code, is kept, out of the way, and comes back when the sweep does."""
     if path.is_dir():  # no record could be put in its place
         raise RecordError(f"{path} is a folder: move it away.")
-    code = measured_code()
-    here = key_of(hosts, code, library_here(job.allocator))
+    here = key_of_job(job, hosts)
     record = valid_record(path, job, say)
     if record is not None and key_of_record(record) != here:
         aside = path.with_name(f"record-{key_of_record(record)}.json")
@@ -112,7 +126,7 @@ def why_other(record: records.Record, hosts: Sequence[Mapping[str, Any]]) -> str
     """Of what a valid record of this job is that does not answer it here and now."""
     if kind_of(record["hosts"]) != kind_of(hosts):
         return "of another kind of host, or of another number of CPUs"
-    before, code = record.get("measured_code"), measured_code()
+    before, code = record.get("measured_code"), measured_code(is_of_program(record["job"]))
     if before != code:
         return f"of another revision of the measured code ({before or 'none recorded'}, now {code})"
     return "of another file of the allocator's library"
@@ -121,7 +135,7 @@ def why_other(record: records.Record, hosts: Sequence[Mapping[str, Any]]) -> str
 def found_there(path: Path, job: Job, hosts: Sequence[Mapping[str, Any]]) -> tuple[records.Record | None, str]:
     """As `answer`, but nothing is moved: the record that would answer, and why; or None, and why a record that is there does not."""
     said: list[str] = []
-    here = key_of(hosts, measured_code(), library_here(job.allocator))
+    here = key_of_job(job, hosts)
     record = valid_record(path, job, said.append)
     if record is not None and key_of_record(record) == here:
         return (

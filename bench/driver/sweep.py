@@ -77,7 +77,7 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
             "image": (host["image"] or {}).get("content_sha256"),
             "revision": f"{revision.get('revision')}{' with changes' * bool(revision.get('dirty'))}",
             "number of copies": copy.num_copies,
-            "measured code": measured_code(),
+            "measured code": measured_code(bool(jobs[0].program.command)),
         },
     }
     progress = Progress(jobs, 60 * study.blocks_max_minutes if study.blocks == "auto" else None)
@@ -299,7 +299,7 @@ class Runner:
                 self.progress.say(sentence)
 
     def measure(self, job: Job) -> records.Record:
-        code = measured_code()
+        code = measured_code(bool(job.program.command))
         started, clock, cpu = datetime.now(timezone.utc), time.monotonic(), children_seconds()
         before = load.now()
         used_mib: list[float] = []

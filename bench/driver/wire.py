@@ -112,10 +112,8 @@ class Connection:
         line, _, self.pending = self.pending.partition(b"\n")
         claimed, _, text = line.partition(b" ")
         if not hmac.compare_digest(claimed, self.mac(not self.leads, self.received, text)):
-            self.alive, self.pending = (
-                False,
-                b"",
-            )  # somebody is between the two: nothing after it can be believed either
+            # Somebody is between the two: nothing after it can be believed either.
+            self.alive, self.pending = False, b""
             return None
         self.received += 1
         message: dict[str, Any] = json.loads(text)

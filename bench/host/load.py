@@ -79,7 +79,7 @@ MAJOR_FAULTS_PER_SECOND = 100  # each waits for a disk, 0.1 ms or more; reading 
 
 
 def noise(before: Mapping[str, Any], after: Mapping[str, Any], own_cpu_seconds: float, cpus: int) -> list[str]:
-    """Sentences on what disturbed a run between two `facts.load`; none for a quiet one.
+    """Sentences on what disturbed a run between two `now`; none for a quiet one.
 
     ``own_cpu_seconds``: user and system time of the job's processes on this host between the two. ``cpus``: how many
     CPUs they may use, which is what the share of others is taken of.

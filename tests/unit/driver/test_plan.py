@@ -56,7 +56,7 @@ def test_a_record_that_does_not_answer_says_why_and_is_not_moved(
     said = dict(of(jobs, tmp_path, host).again)
     assert "another kind of host" in said[jobs[0].directory] and "cut short" in said[jobs[1].directory]
     assert jobs[2].directory not in said
-    monkeypatch.setattr("bench.driver.resume.measured_code", lambda: "f" * 12)
+    monkeypatch.setattr("bench.driver.resume.measured_code", lambda *of: "f" * 12)
     assert "another revision" in dict(of(jobs, tmp_path, host).again)[jobs[2].directory]
     assert files(tmp_path) == before
 

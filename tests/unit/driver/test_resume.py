@@ -100,8 +100,8 @@ def test_a_record_of_other_code_is_measured_again_and_said_so(
     assert records.read(record_path(tmp_path, jobs[0]))["measured_code"] == measured_code()
     assert run_sweep(jobs[:1])[1] == []
     with monkeypatch.context() as patch:
-        patch.setattr(resume, "measured_code", lambda: "another")
-        patch.setattr(sweep, "measured_code", lambda: "another")
+        patch.setattr(resume, "measured_code", lambda *of: "another")
+        patch.setattr(sweep, "measured_code", lambda *of: "another")
         code, ran, _ = run_sweep(jobs[:1])
         said = [line for line in capsys.readouterr().err.splitlines() if "revision of the measured code" in line]
         assert code == 0 and ran == jobs[:1] and len(said) == 1
@@ -116,11 +116,15 @@ def test_the_measured_code_is_the_bytes_of_what_a_rank_runs(tmp_path: Path, monk
     now = measured_code()
     monkeypatch.setattr(resume, "CHECKOUT", tmp_path)
     assert measured_code() == now, "a copy elsewhere, as in an image, is the same code"
-    for name in ("rank/trainer.py", "schema/job.py", "rank/new.py"):
+    for name in ("rank/trainer.py", "schema/job.py", "schema/series.py", "schema/cpus.py", "rank/new.py"):
         with open(tmp_path / "bench" / name, "a") as f:
             f.write("\n# changed\n")
         now, before = measured_code(), now
         assert now != before, name
+    of_program = measured_code(of_program=True)
+    with open(tmp_path / "bench" / "watch" / "steps.py", "a") as f:
+        f.write("\n# changed\n")
+    assert measured_code(of_program=True) != of_program, "which steps of a program count is decided there"
     with open(tmp_path / "bench" / "report" / "words.py", "a") as f:
         f.write("\n# changed\n")
     assert measured_code() == now, "what a report says is not measured"
