@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import builders
 import pytest
 
 from bench.analysis.derive import derive
@@ -128,15 +129,34 @@ def test_memory_is_looked_at_for_all_ranks_on_the_host(
     assert needed == [4 * one.rank_bytes], "all on this host, which simulates the nodes"
 
 
-def test_blocks_are_added_until_the_interval_is_narrow(run_sweep: Sweep, small_job: Job) -> None:
+def test_blocks_auto_runs_three_blocks_in_any_case(run_sweep: Sweep, small_job: Job) -> None:
     jobs = [replace(small_job, allocator=Allocator(arm)) for arm in ("glibc", "b")]
     for study, repeats in ((Study("main"), {0}), (Study("main", blocks="auto", blocks_max_minutes=0.0), {1, 2})):
         assert {job.repeat for job in run_sweep(jobs, study=study)[1]} == repeats, (
             "three in any case, and no more without time"
         )
-    ran = run_sweep(jobs, study=Study("main", blocks="auto"))[1]
-    assert {job.repeat for job in ran} == set(range(3, 3 + len(ran) // 2)) and len(ran) < 40
-    assert {names(ran[i : i + 2])[0] for i in range(0, len(ran), 2)} <= {"glibc", "b"} and len(ran) % 2 == 0
+
+
+@pytest.mark.parametrize(
+    "spread, elapsed, goes_on, said",
+    [
+        (0.2, 0.0, True, ""),
+        (0.2, 890.0, False, "measure.blocks=auto ends after 3 blocks: another would end after measure.blocks_max_minutes=15; "
+         "measure.blocks_half_width=0.04 may take about"),
+        (0.001, 0.0, False, "measure.blocks=auto ends after 3 blocks: every interval is as narrow as measure.blocks_half_width=0.04."),
+    ],
+)  # fmt: skip
+def test_a_wide_interval_goes_on_and_the_end_says_why(
+    spread: float, elapsed: float, goes_on: bool, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three blocks of two arms are there; the next would take 20 s."""
+    jobs = [builders.job(arm) for arm in ("glibc", "tcmalloc")]
+    arms = {"glibc": {"seconds": 0.2}, "tcmalloc": {"seconds": 0.1}}
+    done = builders.study(tmp_path, arms, blocks=3, spread=spread)
+    runner = sweep.Runner(Study("main", blocks="auto"), tmp_path, None, sweep.Progress(jobs))  # type: ignore[arg-type]
+    block = runner.next_block(jobs, done, elapsed, 10.0)
+    assert [job.repeat for job in block] == [3, 3] * goes_on and sorted(names(block)) == ["glibc", "tcmalloc"] * goes_on
+    assert said in capsys.readouterr().err.replace("\n", " ")
 
 
 # Around it

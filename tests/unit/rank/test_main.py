@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -78,6 +79,23 @@ def orders_of(job: Job, library: str | None = None) -> dict[str, Any]:
         "threads": 1,
         "library": library,
     }
+
+
+def test_a_memory_limit_is_named_where_there_was_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch_says = RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:92] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 50331648 bytes."
+    )
+    monkeypatch.setattr(
+        "resource.getrlimit",
+        lambda kind: (4 << 30, 4 << 30) if kind == resource.RLIMIT_AS else (resource.RLIM_INFINITY,) * 2,
+    )
+    for error in (torch_says, MemoryError()):
+        assert sentence(error).endswith(
+            "; this process has a memory limit (ulimit -v 4194304): raise it, or `ulimit -v unlimited`."
+        )
+    assert "limit" not in sentence(RuntimeError("training diverged."))
+    monkeypatch.setattr("resource.getrlimit", lambda kind: (resource.RLIM_INFINITY,) * 2)
+    assert "limit" not in sentence(MemoryError())
 
 
 @pytest.mark.parametrize(
