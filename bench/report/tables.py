@@ -125,7 +125,7 @@ def program_row(cell: Cell) -> list[str]:
     interval, kernel = cell.sec_per_it, cell.mean("system_seconds_per_it") or 0.0
     return [
         cell.arm,
-        cell.records[0]["ranks"][0]["proof"]["version"][:24],
+        version_of([cell], cell.arm),
         str(len(cell.records)),
         number(interval.value),
         interval_text(interval.low, interval.high),
@@ -136,6 +136,12 @@ def program_row(cell: Cell) -> list[str]:
     ]
 
 
+def version_of(cells: Sequence[Cell], arm: str) -> str:
+    """What served the arm, in its own words."""
+    found = (record["ranks"][0]["proof"].get("version") for cell in cells if cell.arm == arm for record in cell.records)
+    return (next(found, None) or "not told")[:24]
+
+
 def cell_tables(section: Section) -> list[tuple[str, tuple[str, ...], list[list[str]]]]:
     """Title, headings and rows: for our own workload a table of each arm's numbers of nodes, as published; for a program one of all
     arms."""
@@ -144,21 +150,26 @@ def cell_tables(section: Section) -> list[tuple[str, tuple[str, ...], list[list[
         rows = [program_row(cell) for cell in section.cells]
         return [(f"each arm, figures of one {what}", PROGRAM, rows)] if rows else []
     return [
-        (arm, (*HEADINGS, *OURS), [cell_row(cell) for cell in section.cells if cell.arm == arm]) for arm in section.arms
+        (
+            f"{arm} ({version_of(section.cells, arm)})",
+            (*HEADINGS, *OURS),
+            [cell_row(cell) for cell in section.cells if cell.arm == arm],
+        )
+        for arm in section.arms
     ]
 
 
 LEFT = ("Version", "Notes", "Arm", "Verdict", "Phase")  # columns of words
-COMPARED = ("Nodes", "Arm", "Gain", "95 %", "Peak memory", "Blocks", "Verdict", "Published")
+COMPARED = ("Nodes", "Arm", "Version", "Gain", "95 %", "Peak memory", "Blocks", "Verdict", "Published")
 
 
 def pair_row(section: Section, pair: Pair) -> list[str]:
     """A row of COMPARED. Gain: the reference's time over the arm's; peak memory: the arm's over the reference's."""
     nodes = f"{pair.nodes}{' (simulated)' if pair.simulated else ''}"
-    published = published_gain(section, pair)
+    published, version = published_gain(section, pair), version_of(section.cells, pair.arm)
     tail = f"{published:.2f}x" if published else "-"
     if pair.ratio is None or pair.memory is None:
-        return [nodes, pair.arm, "-", "-", "-", "-", "invalid", tail]
+        return [nodes, pair.arm, version, "-", "-", "-", "-", "invalid", tail]
     ratio = pair.ratio
     limits = (
         "-" if math.isnan(ratio.low) else "unknown" if ratio.says_nothing else f"{ratio.low:.2f} to {ratio.high:.2f}"
@@ -166,6 +177,7 @@ def pair_row(section: Section, pair: Pair) -> list[str]:
     return [
         nodes,
         pair.arm,
+        version,
         f"{ratio.value:.2f}x",
         limits,
         f"{1 / pair.memory.value:.2f}x",

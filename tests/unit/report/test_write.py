@@ -132,8 +132,8 @@ def test_the_end_of_a_sweep_prints_tables_then_the_answer_then_the_cause(tmp_pat
     text = capsys.readouterr().out
     order = [
         "| Nodes |   Freq | Size |",
-        "glibc\n",
-        "tcmalloc\n",
+        "glibc (1)\n",
+        "tcmalloc (1)\n",
         "tcmalloc is",
         "faster than glibc.",
         "against glibc",
