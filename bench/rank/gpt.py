@@ -3,7 +3,7 @@
 Inside, activations are [S, B, H] as in Megatron. The temporaries are the point of this program, so two variants compute
 the same mathematics and differ in the functions grouped under MegatronOps and LeanOps only:
 
-- ``megatron`` allocates what the published program allocates (nothing is fused on CPU, TorchScript or not);
+- ``megatron`` allocates what the published program allocates (on CPU it fuses nothing);
 - ``lean`` uses the fused and in-place operations that stock PyTorch 1.10 offers.
 """
 

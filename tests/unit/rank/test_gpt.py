@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bench.rank.gpt import GPT, OPS
 from bench.rank.ops_lean import LeanCrossEntropy, LeanGelu, LeanOps
-from bench.rank.ops_megatron import MegatronGelu, MegatronOps
+from bench.rank.ops_megatron import MegatronGelu, MegatronMask, MegatronOps
 from bench.schema.job import Model, Train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -158,6 +158,19 @@ def test_attention_is_scaled_masked_and_normalised(ops: str, layer_number: int) 
     torch.testing.assert_close(probs, scores.masked_fill(hides, -math.inf).softmax(-1))
     assert (probs[:, hides] == 0).all()
     torch.testing.assert_close(probs.sum(-1), torch.ones(heads, S))
+
+
+def test_the_mask_has_the_bits_of_masked_fill() -> None:
+    torch.manual_seed(3)
+    scores, weights = torch.randn(2, 3, 64, 64) * 50, torch.randn(2, 3, 64, 64)
+    ours, theirs = scores.clone().requires_grad_(), scores.clone().requires_grad_()
+    mask = MegatronOps.mask(2, 64)
+    one = MegatronMask.apply(ours * 2, mask[0], mask[1])
+    two = (theirs * 2).masked_fill_(torch.ones(64, 64).triu(1).bool(), -10000.0)
+    for masked in (one, two):
+        (torch.softmax(masked, -1) * weights).sum().backward()
+    assert torch.equal(one, two) and torch.equal(ours.grad, theirs.grad)
+    assert (one[0, 0].triu(1) == torch.full((64, 64), -10000.0).triu(1)).all()
 
 
 @pytest.mark.parametrize("ops", OPS)
