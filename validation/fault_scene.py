@@ -28,6 +28,8 @@ WORDS = (
 )
 WORDS += ["launch.timeout_seconds=30", "launch.silence_seconds=8", "launch.oversubscribe=true"]
 LEAVE_SECONDS = 15.0
+SLOWEST = 4  # times as slow as the limits of the kinds allow for, may a host be that other programs keep busy
+FREE_SECONDS = 120.0  # for Slurm to hear from a node that is back
 # The driver with a clock that a file moves.
 CLOCK = """import runpy, sys, time
 real, file = time.time, sys.argv.pop(1)
@@ -124,9 +126,35 @@ class Scene:
         deadline, codes = time.monotonic() + seconds, []
         for process, _ in self.running:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                codes.append(process.wait(max(0.1, deadline - time.monotonic())))
+                codes.append(self.wait(process, deadline))
             self.wake()  # what the fault stopped for good is let go when the first copy has ended
         return codes if len(codes) == len(self.running) else None
+
+    def wait(self, process: subprocess.Popen, deadline: float) -> int:
+        """Raises TimeoutExpired at ``deadline``; on a busy host later, as long as our processes get on.
+
+        srun waits for a node that is cut off until Slurm gives that node up, in five minutes or more: when all processes of ours
+        have ended, the job is ended as Slurm would end it."""
+        last = deadline + (SLOWEST - 1) * (deadline - time.monotonic())
+        begun, here, used, used_at = False, time.monotonic(), 0.0, time.monotonic()
+        while True:
+            try:
+                return process.wait(1.0)
+            except subprocess.TimeoutExpired:
+                now = time.monotonic()
+                if now > last or (now > deadline and now - used_at > LEAVE_SECONDS):
+                    raise
+            ours = self.found("driver") + self.found("rank")
+            if (seconds := cpu_seconds(ours)) - used > 0.5 or seconds < used:
+                used, used_at = seconds, now
+            if ours:
+                begun, here = True, now
+            elif begun and now - here > LEAVE_SECONDS:
+                self.cancel_jobs()
+
+    def cancel_jobs(self) -> None:
+        if self.where == SLURM:
+            self.tool("scancel", "--user=root")
 
     def wake(self) -> None:
         for process in self.found("driver") + self.found("rank"):
@@ -143,6 +171,7 @@ class Scene:
             process.wait()
             reader.wait()
         self.running = []
+        self.cancel_jobs()
         said = self.log.read_text(errors="replace")
         self.log.write_text("")
         return said
@@ -154,12 +183,17 @@ class Scene:
     def cut(self, how: str) -> None:
         self.cluster.disconnect(self.cluster.nodes[1], how)
 
-    def tool(self, *words: str) -> None:
-        self.cluster.run(self.cluster.head, list(words))
+    def tool(self, *words: str) -> str:
+        return str(self.cluster.run(self.cluster.head, list(words)).stdout)
 
     def repair(self) -> None:
         if self.cluster is not None:
             self.cluster.reconnect(self.cluster.nodes[1])
+        if self.where == SLURM:  # which hears only now that the job of a node that was cut off has ended
+            deadline = time.monotonic() + FREE_SECONDS
+            while self.tool("squeue", "--noheader").strip() and time.monotonic() < deadline:
+                self.cancel_jobs()
+                time.sleep(1.0)
         (self.out / "filler").unlink(missing_ok=True)
         for path in (self.out / "smoke" / "results.csv", self.out / "smoke" / "report.html"):
             if path.is_dir():
@@ -221,6 +255,15 @@ class Scene:
 
     def losses(self) -> dict[str, list[Any]]:
         return {name: losses_of(self.record(name)) for name in self.contents()}
+
+
+def cpu_seconds(processes: Sequence[psutil.Process]) -> float:
+    found = 0.0
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            found += times.user + times.system
+    return found
 
 
 def losses_of(path: Path) -> list[Any]:
