@@ -142,7 +142,8 @@ def end(process: subprocess.Popen) -> None:
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # as a rank (ranks.end_rank)
+                process.wait(END_SECONDS)
 
 
 def judge(job: Job, event: Mapping[str, Any], output: Path) -> tuple[str | None, list[float]]:

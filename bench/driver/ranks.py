@@ -363,7 +363,9 @@ def end_rank(rank: Rank) -> None:
             os.killpg(rank.process.pid, signal.SIGKILL)
         except ProcessLookupError:  # it has just ended by itself
             pass
-        rank.process.wait()
+        # One that waits for a file server which is gone does not even die: it must not keep the sweep, and the allocation, as well.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            rank.process.wait(EXIT_SECONDS)
     if rank.process.stdin:
         with contextlib.suppress(OSError):
             rank.process.stdin.close()
