@@ -20,6 +20,7 @@ from typing import Any, Callable
 from bench.driver import wire
 from bench.driver.launcher import Copy, is_own_address
 from bench.driver.meeting import Alone, Following, Leading, gone
+from bench.driver.messages import MAX_NODES
 from bench.driver.ranks import EXIT_SECONDS, STACKS_SECONDS, Outcome, children_seconds, run_ranks
 from bench.driver.watchdog import Watchdog
 from bench.driver.wire import Connection, Refused, Secret
@@ -119,6 +120,11 @@ class Leader:
         if outcome.error:
             return replace(outcome, ranks=None, logs=logs)
         ranks = sorted((rank for node in part.parts.values() for rank in node), key=lambda rank: rank["rank"])
+        numbers = [rank["rank"] for rank in ranks]
+        if numbers != list(range(job.num_ranks)):
+            return replace(
+                outcome, error=f"the nodes told of ranks {numbers}, and there are {job.num_ranks}.", ranks=None
+            )
         return replace(outcome, ranks=ranks)
 
     def end(self) -> None:
@@ -236,6 +242,8 @@ def disagreement(leader: Hello, follower: Hello, known: Mapping[int, Mapping[str
                 f"mixed configuration: {what} is {value} on {host} but {other} on {other_host}: start the same command from "
                 "the same image on every node."
             )
+    if follower["node_rank"] >= leader["same"].get("number of copies", MAX_NODES):
+        return f"{other_host} says that it is node {follower['node_rank']} of {leader['same']['number of copies']}."
     cores = [
         (machine_of(facts), facts.get("cpu", {}).get("affinity")) for facts in (follower["facts"], *known.values())
     ]

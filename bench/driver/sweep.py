@@ -51,6 +51,7 @@ from bench.schema import records
 from bench.schema.checks import check_fits
 from bench.schema.errors import ConfigError
 from bench.schema.job import Job, canonical, to_dict
+from bench.schema.shape import check_host, check_rank
 
 INTERRUPTED = 130  # exit code: there is more to do, and the same command goes on
 WORTH_A_LOOK = (
@@ -104,6 +105,7 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
                 progress.say(WEAK)
             leader = Leader(copy, hello, timeout_seconds, secret)
             stack.callback(leader.end)
+            check_facts(leader.facts)
             return Runner(study, out, leader, progress).run(jobs)
         except Interrupted as signal_name:
             progress.say(
@@ -315,6 +317,8 @@ class Runner:
         folder = self.out / job.directory
         outcome = run_program(job, folder, on_event) if job.program.command else self.leader.run(job, on_event)
         after = load.now()
+        if not outcome.error and not job.program.command:
+            outcome = dataclasses.replace(outcome, error=wrong_in(outcome.ranks or []))
         self.say_without(outcome.ranks or [])
         simulated = len({machine_of(host) for host in self.leader.facts[: job.nodes]}) < job.nodes
         secret = self.leader.secret
@@ -354,6 +358,22 @@ class Runner:
         records.write(path, record)
         keep_logs(path.parent, outcome.logs)
         return {**record, "path": str(path)}
+
+
+def check_facts(hosts: Sequence[Mapping[str, Any]]) -> None:
+    """What the nodes said that they are. Raises ConfigError."""
+    for node, host in enumerate(hosts):
+        check_host(host, f"facts of node {node}")
+
+
+def wrong_in(ranks: Sequence[Mapping[str, Any]]) -> str | None:
+    """What another node told of its ranks is data from outside: nothing is calculated from it before it is looked at."""
+    try:
+        for rank in ranks:
+            check_rank(rank, f"rank {rank['rank']}")
+    except ConfigError as error:
+        return f"what a rank told is no part of a record: {error}"
+    return None
 
 
 def keep_logs(directory: Path, logs: Mapping[int, str]) -> None:

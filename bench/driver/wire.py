@@ -20,10 +20,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bench.driver.messages import is_message
+from bench.schema.records import refuse_constant
+
 MAX_KEEPALIVE = 32767  # seconds, which is what the kernel takes
 HANDSHAKE_SECONDS = 5.0  # from connecting to the last word of the proof
 MAX_HANDSHAKE_BYTES = 1024
 CHALLENGE_BYTES = 32
+MAX_BYTES = 1 << 30  # of a message, which the parts of a record of many ranks are far from
 
 
 @dataclass(frozen=True)
@@ -116,8 +120,16 @@ class Connection:
             self.alive, self.pending = False, b""
             return None
         self.received += 1
-        message: dict[str, Any] = json.loads(text)
-        return message
+        try:
+            message = json.loads(text, parse_constant=refuse_constant)
+            sound = is_message(message, by_leader=not self.leads)
+        except (ValueError, RecursionError):  # the last of JSON that is nested deeply
+            sound = False
+        if not sound:
+            self.alive, self.pending = False, b""
+            return None
+        said: dict[str, Any] = message
+        return said
 
     def read(self) -> None:
         """Take what has arrived; at the end of the stream the connection is no longer alive."""
@@ -126,7 +138,7 @@ class Connection:
         except OSError:
             chunk = b""
         self.pending += chunk
-        self.alive = bool(chunk)
+        self.alive = bool(chunk) and len(self.pending) <= MAX_BYTES
 
     def close(self) -> None:
         self.alive = False

@@ -170,17 +170,21 @@ def check_shape(record: Mapping[str, Any]) -> None:
     if program:
         expect(record["ranks"], [{"proof": dict, "threads": POSITIVE}], "ranks")
     for i, rank in enumerate([] if program else record["ranks"]):
-        expect(rank, RANK, f"ranks[{i}]")
-        check_columns(rank["micro_batches"], MICRO_BATCHES, f"ranks[{i}].micro_batches")
-        check_columns(rank["iterations"], ITERATIONS, f"ranks[{i}].iterations")
-        kinds = rank["micro_batches"].get("kind")
-        if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds) or not set(kinds) <= KINDS:
-            refuse(f"ranks[{i}].micro_batches.kind", kinds, "first, middle or last")
-        if len(kinds) != len(rank["micro_batches"]["loss"]):
-            refuse(f"ranks[{i}].micro_batches.kind", kinds, "as long as the other columns")
+        check_rank(rank, f"ranks[{i}]")
     expect(record["derived"], DERIVED_OF_PROGRAM if program else DERIVED, "derived")
     if not record["derived"]["samples"]:
         refuse("derived.samples", [], "a list of one or more")
+
+
+def check_rank(rank: Mapping[str, Any], where: str) -> None:
+    expect(rank, RANK, where)
+    check_columns(rank["micro_batches"], MICRO_BATCHES, f"{where}.micro_batches")
+    check_columns(rank["iterations"], ITERATIONS, f"{where}.iterations")
+    kinds = rank["micro_batches"].get("kind")
+    if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds) or not set(kinds) <= KINDS:
+        refuse(f"{where}.micro_batches.kind", kinds, "first, middle or last")
+    if len(kinds) != len(rank["micro_batches"]["loss"]):
+        refuse(f"{where}.micro_batches.kind", kinds, "as long as the other columns")
 
 
 def is_program(record: Mapping[str, Any]) -> bool:
@@ -190,7 +194,8 @@ def is_program(record: Mapping[str, Any]) -> bool:
     return isinstance(program, dict) and bool(program.get("command"))
 
 
-def check_host(host: Mapping[str, Any], where: str) -> None:
+def check_host(host: Any, where: str) -> None:
+    expect(host, HOST, where)
     refuse_depth(host, DEEPEST, where)
     for part in ("cpu", "numa", "memory", "system", "container", "git", "python", "packages"):
         refuse_lists(host.get(part), f"{where}.{part}")

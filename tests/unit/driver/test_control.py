@@ -209,18 +209,38 @@ def test_a_leader_that_is_gone_ends_its_followers(cluster: Callable[..., Cluster
 def test_what_disturbed_another_node_is_in_the_outcome(
     cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control.load, "noise", lambda before, after, own, cpus: ["Other programs used 9 s."])
     two = cluster(2)
+    monkeypatch.setattr(control.load, "noise", lambda before, after, own, cpus: ["Other programs used 9 s."])
     leader = two.leader()
     assert leader.run(on(2), silent).warnings == ["h1: Other programs used 9 s."]
     assert leader.run(on(1), silent).warnings == []
     leader.end()
 
 
+@pytest.mark.parametrize("numbers", [[], [0], [2], [1, 1], [1, 2]])
+def test_a_node_tells_of_its_own_ranks(numbers: list[int], cluster: Callable[..., Cluster]) -> None:
+    def ranks(job: Job, copy: Copy, others: Others) -> Outcome:
+        rank = {"rank": copy.node_rank, "hostname": "h", "alike": {}}
+        wait_for("go", others, others.ready([rank]))
+        told = [{"rank": number} for number in (numbers if copy.node_rank else [0])]
+        wait_for("end", others, others.told(told))
+        return Outcome()
+
+    two = cluster(2, ranks)
+    leader = two.leader()
+    outcome = leader.run(on(2), silent)
+    assert (
+        outcome.error == f"the nodes told of ranks {sorted([0, *numbers])}, and there are 2." and outcome.ranks is None
+    )
+    leader.end()
+
+
 @pytest.mark.parametrize(
     "theirs, what", [({"version": "2"}, "version is 1 on h0 but 2 on h1"), ({}, None), ({"more": 1}, None)]
 )
-def test_what_two_copies_must_have_in_common_is_named_where_it_differs(theirs: dict[str, Any], what: str | None) -> None:
+def test_what_two_copies_must_have_in_common_is_named_where_it_differs(
+    theirs: dict[str, Any], what: str | None
+) -> None:
     said = disagreement(hello(0), hello(1, **theirs), {})
     assert said is None if what is None else what in str(said)
     missing = hello(1)

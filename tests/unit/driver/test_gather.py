@@ -187,6 +187,78 @@ def test_a_stranger_who_knows_the_port_and_not_the_secret_cannot_end_the_sweep(c
     assert "BENCH_TOKEN the same" in str(two.errors[1])
 
 
+# Who knows the secret, which a launcher's own is no secret to everybody, and is no copy of this version
+
+
+ODD_HELLOS: dict[str, dict[str, Any]] = {
+    "nothing": {"do": "hello"},
+    "another order": {"do": "told", "parts": []},
+    "no facts": {**hello(1), "do": "hello", "facts": None},
+    "no name": {**hello(1), "do": "hello", "facts": {}},
+    "a processor that is none": {**hello(1), "do": "hello", "facts": {"hostname": "h1", "cpu": []}},
+    "a number that is none": {**hello(1), "do": "hello", "node_rank": "1"},
+    "less than a number": {**hello(1), "do": "hello", "node_rank": -1},
+    "a reason that is none": {**hello(1), "do": "hello", "refused": ["no"]},
+    "nothing in common": {**hello(1), "do": "hello", "same": 1},
+}
+
+
+@pytest.mark.parametrize("words", ODD_HELLOS.values(), ids=ODD_HELLOS)
+def test_who_knows_the_secret_and_says_no_hello_is_not_let_in(
+    words: dict[str, Any], cluster: Callable[..., Cluster]
+) -> None:
+    """It was a traceback, and the end of the sweep."""
+    two = cluster(1)
+    two.num_copies = 2
+
+    def knock() -> None:
+        connection = wire.enter(connected(two.port), SECRET, TIMEOUT)
+        connection.send(words)
+        two.follower(1)
+        connection.receive(TIMEOUT)
+
+    knocking = threading.Thread(target=knock, daemon=True)
+    knocking.start()
+    two.leader().end()
+    knocking.join(TIMEOUT)
+    two.join()
+    assert not two.errors
+
+
+def test_a_number_beyond_those_of_the_copies_is_refused(cluster: Callable[..., Cluster]) -> None:
+    two = cluster(1)
+    two.num_copies = 2
+    words = [hello(node, **{"number of copies": 2}) for node in (0, 7)]
+    two.follower(7, words[1])
+    with pytest.raises(ConfigError, match="h7 says that it is node 7 of 2"):
+        two.leader(words=words[0])
+    two.join()
+
+
+@pytest.mark.parametrize("answer", [{"do": "welcome"}, {"do": "refuse"}, {"do": "run", "job": 1}, {"do": "x"}, {}, []])
+def test_a_first_node_that_says_what_no_first_node_says_is_given_up(answer: Any) -> None:
+    port, wrong = free_port(), list[Exception]()
+
+    def run() -> None:
+        try:
+            follow(Copy("bench", 1, 2, "127.0.0.1", port), hello(1), TIMEOUT, JOBS, SECRET)
+        except Exception as error:
+            wrong.append(error)
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        connection = wire.welcome_in(listener.accept()[0], SECRET, TIMEOUT)
+        assert connection.receive(TIMEOUT)
+        connection.send(answer)
+        connection.send({"do": "run", "job": []})
+        thread.join(2 * TIMEOUT)
+        connection.close()
+    assert not thread.is_alive() and [type(error) for error in wrong] == [PeersLost]
+
+
 @pytest.mark.parametrize("words", [b"", b"SSH-2.0-x\r\n", b'{"bench": 1, "challenge": "00"}\n' * 2, b'{"do": "run"}\n'])
 def test_a_follower_takes_no_order_from_a_stranger_who_answers_first(words: bytes) -> None:
     """Somebody listens at the port before the leader does; when he has gone, the leader is found."""

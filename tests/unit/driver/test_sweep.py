@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import builders
@@ -288,6 +289,28 @@ def test_an_interrupted_sweep_keeps_what_is_done(
     assert whole_run(act) == 130
     assert [r["job"]["repeat"] for r in records.read_all([tmp_path])[0]] == [0]
     assert "stopped by SIGTERM" in capsys.readouterr().err
+
+
+def test_a_part_that_is_none_fails_the_job(whole_run: Callable[..., int], tmp_path: Path, make_rank: Callable) -> None:
+    """It came over the network from a node of another version, say: it was a traceback."""
+    assert (
+        whole_run(
+            lambda job: Outcome(ranks=[{**make_rank(), "micro_batches": {"loss": 1}} if job.repeat else make_rank()])
+        )
+        == 1
+    )
+    found = {r["job"]["repeat"]: r["error"] for r in records.read_all([tmp_path])[0]}
+    assert found[0] is None and "what a rank told is no part of a record: rank 0.micro_batches" in found[1]
+
+
+def test_facts_that_are_none_are_refused(
+    whole_run: Callable[..., int], monkeypatch: pytest.MonkeyPatch, host: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(
+        sweep, "Leader", lambda *words: SimpleNamespace(facts=[host, {"hostname": "x"}], end=int, run=None)
+    )
+    with pytest.raises(ConfigError, match="facts of node 1.cpu is missing"):
+        whole_run(lambda job: Outcome())
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from copies import SECRET, TIMEOUT
@@ -65,9 +66,10 @@ def test_who_knows_the_secret_is_let_in_and_others_are_not() -> None:
         assert isinstance(one, Refused)
     leader, follower = shake(SECRET, SECRET)
     assert isinstance(leader, Connection) and isinstance(follower, Connection)
-    leader.send({"a": 1})
-    follower.send({"b": "é" * 5_000})
-    assert follower.receive(TIMEOUT) == {"a": 1} and leader.receive(TIMEOUT) == {"b": "é" * 5_000}
+    order, answer = {"do": "refuse", "why": "1"}, {"do": "done", "error": "é" * 5_000, "warnings": []}
+    leader.send(order)
+    follower.send(answer)
+    assert follower.receive(TIMEOUT) == order and leader.receive(TIMEOUT) == answer
 
 
 # Messages
@@ -90,17 +92,21 @@ def lines(connection: Connection, *messages: dict) -> bytes:
     return text
 
 
+def said(number: int) -> dict[str, Any]:
+    return {"do": "store", "key": "k", "add": number}
+
+
 def test_messages_are_whole_however_they_are_cut(ends: tuple[Connection, Connection]) -> None:
     connection, other = ends
-    text = lines(other, {"a": 1}, {"a": 2}, {"a": 3})
+    text = lines(other, said(1), said(2), said(3))
     other.socket.sendall(text[:-7])
-    assert connection.receive(TIMEOUT) == {"a": 1} and connection.receive(TIMEOUT) == {"a": 2}
+    assert connection.receive(TIMEOUT) == said(1) and connection.receive(TIMEOUT) == said(2)
     assert connection.receive(0.05) is None and connection.alive, "slow is not gone"
     other.socket.sendall(text[-7:])
-    assert connection.receive(TIMEOUT) == {"a": 3}
-    other.socket.sendall(lines(other, {"a": 4}, {"a": 5}))
+    assert connection.receive(TIMEOUT) == said(3)
+    other.socket.sendall(lines(other, said(4), said(5)))
     connection.read()
-    assert connection.messages() == [{"a": 4}, {"a": 5}] and connection.messages() == []
+    assert connection.messages() == [said(4), said(5)] and connection.messages() == []
     other.socket.close()
     assert [connection.receive(TIMEOUT), connection.receive(), connection.alive] == [None, None, False]
 
@@ -110,18 +116,18 @@ def test_a_message_that_is_not_the_next_of_the_other_side_ends_the_connection(
     how: str, ends: tuple[Connection, Connection]
 ) -> None:
     connection, other = ends
-    first, second = (lines(other, {"do": "run", "n": n}) for n in (1, 2))
+    first, second = (lines(other, {"do": "told", "parts": [], "n": n}) for n in (1, 2))
     bad = {
         "changed": first + second.replace(b'"n": 2', b'"n": 3'),
         "again": first + first,
         "left out": second,
-        "sent back": lines(connection, {"do": "run"}),
+        "sent back": lines(connection, {"do": "store", "key": "k", "add": 1}),
         "no mac": b'{"do": "run"}\n',
     }[how]
     other.socket.sendall(bad)
     got = [connection.receive(TIMEOUT) for _ in range(bad.count(b"\n"))]
     assert got[-1] is None and not connection.alive
-    assert got[:-1] == [{"do": "run", "n": 1}] * (len(got) - 1)
+    assert got[:-1] == [{"do": "told", "parts": [], "n": 1}] * (len(got) - 1)
 
 
 def test_sending_to_nobody_is_noticed_and_no_error(ends: tuple[Connection, Connection]) -> None:
