@@ -3,6 +3,9 @@
 import sys
 
 from bench.cli import main
+from bench.host.interrupt import ignore_what_comes
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    ignore_what_comes()
+    sys.exit(code)

@@ -40,10 +40,10 @@ def interruptible() -> Iterator[None]:
     old: dict[signal.Signals, Any] = {}
 
     def note(number: int, frame: Any) -> None:
-        if STATE.depth == 0:  # it has ended already, and the handlers are being put back
+        # Batch systems send it more than once: what ends the ranks is not to be ended. Not SIG_IGN, for one that has come at the same
+        # moment would find that Python's handler is gone, which Python says with a traceback. Depth 0: it is over already.
+        if STATE.depth == 0 or STATE.came:
             return
-        for again in old:  # batch systems send it more than once: what ends the ranks is not to be ended
-            signal.signal(again, signal.SIG_IGN)
         STATE.came = signal.Signals(number).name
         raise Interrupted(STATE.came)
 
@@ -60,6 +60,12 @@ def interruptible() -> Iterator[None]:
         STATE.depth = 0
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+def ignore_what_comes() -> None:
+    """For the end of a process that has said how it ended: one more signal would change its exit code."""
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def raise_if_interrupted() -> None:

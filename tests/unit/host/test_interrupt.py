@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -14,6 +16,7 @@ from bench.config import compose
 from bench.driver import sweep
 from bench.host import interrupt
 from bench.host.interrupt import ENDING, Interrupted, interruptible, raise_if_interrupted
+from bench.paths import CHECKOUT
 
 
 def test_nohup_is_respected() -> None:
@@ -43,6 +46,28 @@ def test_a_batch_system_that_says_it_twice_does_not_end_what_ends_the_ranks() ->
                 os.kill(os.getpid(), number)
             told = 1
     assert told
+
+
+def test_two_at_the_same_moment_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Slurm and the terminal may send them. Python said "Signal 12 ignored due to race condition", with a traceback."""
+    said: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    with pytest.raises(Interrupted), interruptible():
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        for number in ENDING:
+            os.kill(os.getpid(), number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+    assert not said
+
+
+def test_one_that_comes_when_all_is_said_changes_no_exit_code() -> None:
+    code = """
+import atexit, os, runpy, signal, sys
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGUSR1))
+sys.argv = ["bench", "--version"]
+runpy.run_module("bench", run_name="__main__")
+"""
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, cwd=CHECKOUT).returncode == 0
 
 
 def test_one_within_another_leaves_the_handlers_to_it() -> None:
