@@ -317,8 +317,9 @@ class Runner:
         folder = self.out / job.directory
         outcome = run_program(job, folder, on_event) if job.program.command else self.leader.run(job, on_event)
         after = load.now()
-        if not outcome.error and not job.program.command:
-            outcome = dataclasses.replace(outcome, error=wrong_in(outcome.ranks or []))
+        wrong = None if outcome.error or job.program.command else wrong_in(outcome.ranks or [])
+        if wrong:
+            outcome = dataclasses.replace(outcome, error=wrong, ranks=None)
         self.say_without(outcome.ranks or [])
         simulated = len({machine_of(host) for host in self.leader.facts[: job.nodes]}) < job.nodes
         secret = self.leader.secret

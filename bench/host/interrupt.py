@@ -40,11 +40,16 @@ def interruptible() -> Iterator[None]:
     old: dict[signal.Signals, Any] = {}
 
     def note(number: int, frame: Any) -> None:
-        # Batch systems send it more than once: what ends the ranks is not to be ended. Not SIG_IGN, for one that has come at the same
-        # moment would find that Python's handler is gone, which Python says with a traceback. Depth 0: it is over already.
-        if STATE.depth == 0 or STATE.came:
+        if STATE.depth == 0 or STATE.came:  # it is over already, or one that came at the same moment
             return
         STATE.came = signal.Signals(number).name
+        # Batch systems send it more than once: what ends the ranks is not to be ended. Those that have come already are taken here, where
+        # nothing is raised yet: Python, which is made to look by one more, would say them with a traceback (SystemError, OSError) later.
+        signal.raise_signal(number)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, old)
+        for again in old:
+            signal.signal(again, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         raise Interrupted(STATE.came)
 
     for number in ENDING:

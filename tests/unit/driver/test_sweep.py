@@ -5,7 +5,6 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import builders
@@ -306,9 +305,8 @@ def test_a_part_that_is_none_fails_the_job(whole_run: Callable[..., int], tmp_pa
 def test_facts_that_are_none_are_refused(
     whole_run: Callable[..., int], monkeypatch: pytest.MonkeyPatch, host: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(
-        sweep, "Leader", lambda *words: SimpleNamespace(facts=[host, {"hostname": "x"}], end=int, run=None)
-    )
+    gathered = {"facts": [host, {"hostname": "x"}], "followers": {}}
+    monkeypatch.setattr(sweep.Leader, "__init__", lambda self, *words: self.__dict__.update(gathered))
     with pytest.raises(ConfigError, match="facts of node 1.cpu is missing"):
         whole_run(lambda job: Outcome())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -58,6 +59,27 @@ def test_two_at_the_same_moment_are_one(monkeypatch: pytest.MonkeyPatch) -> None
             os.kill(os.getpid(), number)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     assert not said
+
+
+def test_two_that_come_while_python_imports_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the second found the exception of the first under way, Python said SystemError: one time in four, with imports."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: pytest.fail(str(what.exc_value)))
+    send = """
+import os, signal, sys, time
+time.sleep(float(sys.argv[2]))
+for number in (signal.SIGUSR1, signal.SIGUSR2):
+    os.kill(int(sys.argv[1]), number)
+"""
+    before = [signal.signal(number, lambda *arguments: None) for number in (signal.SIGUSR1, signal.SIGUSR2)]
+    try:
+        for attempt in range(20):
+            words = [sys.executable, "-S", "-c", send, str(os.getpid()), str(0.001 * attempt)]
+            with subprocess.Popen(words), pytest.raises(Interrupted), interruptible():
+                while True:
+                    importlib.util.find_spec("no_module_of_this_name")
+    finally:
+        for number, handler in zip((signal.SIGUSR1, signal.SIGUSR2), before):
+            signal.signal(number, handler)
 
 
 def test_one_that_comes_when_all_is_said_changes_no_exit_code() -> None:
