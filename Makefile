@@ -5,10 +5,11 @@ SHELL := bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 PYTHON := .venv/bin/python
-# `make test` is the quick tier, side by side; CI adds the images and the real Slurm, one after another: those look at the whole machine.
-# A file stays with one worker, for its tests share what its commands left.
+# `make test` is the quick tier, side by side; CI adds the images and the real Slurm. A file stays with one worker, for its tests share
+# what its commands left.
 WORKERS ?= $(shell nproc)
 QUICK := $(PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+SYSTEM := $(PYTHON) -m pytest --dist loadfile --no-loadscope-reorder
 ARGS ?=
 
 .PHONY: help setup torch2 bench test check validate lock base image sif sbom clean
@@ -32,7 +33,9 @@ test:  ## the tests: unit and integration, side by side on all cores (WORKERS=N)
 	@# Integration tests have limits on time, which builds of images beside them would break (.ci/run).
 	@if [[ -n $${BENCH_TEST_BUILDS:-} ]]; then timeout 1200 bash -c 'until [[ -e $$0/code ]]; do sleep 1; done' "$$BENCH_TEST_BUILDS"; fi
 	@$(QUICK) tests/integration $(ARGS)
-	@if [[ $${CI:-} == true ]]; then $(PYTHON) -m pytest tests/system $(ARGS); fi
+	@# Two workers, each with hosts of its own (namespaces): a command here is one process at a time, and much of it is waiting. Where
+	@# the images are not there yet, one worker, or both would build them.
+	@if [[ $${CI:-} == true ]]; then $(SYSTEM) $${BENCH_TEST_BUILDS:+-n 2} tests/system $(ARGS); fi
 
 check:  ## lint, types and who imports whom: ruff, mypy, import-linter, and shellcheck where it is installed
 	@scripts/setup.sh dev

@@ -87,4 +87,4 @@ def look(job: Job) -> int:
     )
     short = dataclasses.replace(job, nodes=1, repeat=0, measure=measure)
     with contextlib.redirect_stdout(io.StringIO()):  # its report is of no interest
-        return sweep.run(Study(LOOK, reference=job.allocator.name), [short])
+        return sweep.run(Study(LOOK, reference=job.allocator.name, html=False), [short])

@@ -54,6 +54,11 @@ def study_of(config: DictConfig) -> Study:
         raise ConfigError(
             "sweep is a group of keys: sweep.shuffle_arms is true or false, sweep.reference the name of an arm."
         )
+    html = config.sweep.get("html", True)
+    if not isinstance(html, bool):
+        raise ConfigError(
+            f"sweep.html={html} is true or false: whether report.html is written at the end (`report` writes it later)."
+        )
     measure: Any = OmegaConf.to_container(config.measure, resolve=True)
     values = {key: value for key, value in measure.items() if key in OUTSIDE_MEASURE}
     if values.get("blocks") not in (None, "auto"):
@@ -63,7 +68,7 @@ def study_of(config: DictConfig) -> Study:
     minutes = config.sweep.get("max_minutes")
     if minutes is not None and not (type(minutes) in (int, float) and 0 < minutes < math.inf):
         raise ConfigError(f"sweep.max_minutes={minutes} must be a number greater than 0, or null for no limit.")
-    arranged = {"reference": str(config.sweep.reference), "max_minutes": minutes}
+    arranged: Any = {"reference": str(config.sweep.reference), "max_minutes": minutes, "html": html}
     return Study(name, bool(config.sweep.shuffle_arms), **arranged, **values)
 
 
@@ -71,7 +76,7 @@ def job_of(config: DictConfig, numa_domains: int = 1) -> Job:
     """The Job that ``config`` describes. ``numa_domains``: what ``ranks_per_node=auto`` means on this host."""
     values: Any = OmegaConf.to_container(_without_hydra(config), resolve=True)
     outside = {key: values.pop(key, {}) for key in OUTSIDE_JOB}
-    refuse_unknown(outside["sweep"], ("shuffle_arms", "reference", "max_minutes"), "sweep.")
+    refuse_unknown(outside["sweep"], ("shuffle_arms", "reference", "max_minutes", "html"), "sweep.")
     if isinstance(values.get("measure"), dict):
         values["measure"] = {key: value for key, value in values["measure"].items() if key not in OUTSIDE_MEASURE}
     auto = values.get("ranks_per_node") == "auto"

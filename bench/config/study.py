@@ -16,3 +16,4 @@ class Study:
     blocks_half_width: float = 0.04
     blocks_max_minutes: float = 15.0
     max_minutes: float | None = None  # no job is begun after so many minutes of this sweep
+    html: bool = True  # report.html, whose pictures take seconds to draw, is written at the end

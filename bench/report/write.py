@@ -27,8 +27,9 @@ def write_sweep(out: Path, study: Study, done: Sequence[Record], final: bool) ->
     records.write_text(out / "results.csv", results_csv([row(record, out) for record in done]))
     if final:
         found = sections(done, study.reference)
-        write_texts(out, found, [])
-        show(found, [], [out / name for name in ("report.html", "report.md", "results.csv")])
+        names = ("report.html", "report.md", "results.csv")[not study.html :]
+        write_texts(out, found, [], study.html)
+        show(found, [], [out / name for name in names])
 
 
 def write_all(
@@ -53,9 +54,10 @@ def write_all(
     return parts
 
 
-def write_texts(out: Path, found: Sequence[Section], refused: Refused) -> None:
-    from bench.report.html import page
-
+def write_texts(out: Path, found: Sequence[Section], refused: Refused, html: bool = True) -> None:
     records.write_text(out / "ratios.csv", ratios_csv(found))
     records.write_text(out / "report.md", markdown(found, refused))
-    records.write_text(out / "report.html", page(found, refused))
+    if html:
+        from bench.report.html import page
+
+        records.write_text(out / "report.html", page(found, refused))

@@ -23,6 +23,8 @@ import pytest
 from bench.host.foreign import foreign_variables
 from bench.schema import records
 
+# The page's pictures are half of what a tiny job's command computes, so it is written where a test looks at it or at a failure in it.
+PAGE, NO_PAGE = "sweep.html=true", "sweep.html=false"
 # The shortest real job: two whole iterations of four micro-batches on one thread.
 FAST = [
     "+experiment=smoke",
@@ -31,6 +33,7 @@ FAST = [
     "train.global_batch_size=4",
     "launch.threads_per_rank=1",
     "launch.timeout_seconds=60",
+    NO_PAGE,
 ]
 MARK = "BENCH_TEST_MARK"  # in the environment of a command and so of its ranks, which are found by it
 AT_ONCE = 3  # commands; each waits for its one rank most of the time

@@ -17,7 +17,7 @@ import pytest
 
 from bench import __version__
 from bench.schema import records
-from tests.integration.commands import FAST, Done, bench, end, free_port, ranks_of, start, together, wait_for
+from tests.integration.commands import FAST, PAGE, Done, bench, end, free_port, ranks_of, start, together, wait_for
 
 ENDLESS = "measure.iterations=100000"
 FIRST_THEN_ENDLESS = "measure.iterations=1,100000"
@@ -63,7 +63,7 @@ def hold(process: subprocess.Popen, out: Path, num_ranks: int = 1, num_records: 
 
 def rank_killed(root: Path) -> Done:
     out = root / "rank"
-    process = start([*FAST, "nodes=2", "launch.oversubscribe=true", "measure.iterations=100000,1"], out)
+    process = start([*FAST, PAGE, "nodes=2", "launch.oversubscribe=true", "measure.iterations=100000,1"], out)
     hold(process, out, num_ranks=2)[1].kill()
     return end(process, out)
 
@@ -118,13 +118,13 @@ def disk_full(root: Path) -> tuple[Done, dict[str, bytes], Done]:
         == 0
     )
     try:
-        first = bench(FAST, out)
+        first = bench([*FAST, PAGE], out)
         if mounted:
             fill(out / "filler")
         before = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
         # Who may not mount has a limit on the size of a file instead: the same calls fail.
         limit = None if mounted else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-        second = bench([*FAST, "repeat=1"], out, preexec_fn=limit)
+        second = bench([*FAST, PAGE, "repeat=1"], out, preexec_fn=limit)
         assert {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
         done = Done(first.code, first.stdout, first.stderr, root / "disk-kept")
         shutil.copytree(out, done.out, ignore=shutil.ignore_patterns("filler"))

@@ -137,6 +137,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "launch.threads_per_rank=1",
         "measure.max_seconds=1",
         "launch.oversubscribe=true",
+        "sweep.html=false",
     ]
     for arguments in (measure, ["report", str(out)]):
         done = subprocess.run(

@@ -17,7 +17,7 @@ from bench.arms import library
 from bench.schema.errors import AllocatorError
 from bench.schema.job import Allocator
 from bench.schema.record_schema import record_schema
-from tests.integration.commands import MARK, Done, bench, end, start, wait_for
+from tests.integration.commands import MARK, NO_PAGE, PAGE, Done, bench, end, start, wait_for
 
 WORK = """
 #include <stdio.h>
@@ -93,7 +93,7 @@ def undeclared(record: dict[str, Any]) -> list[str]:
 
 
 def program(folder: Path, command: list[str], *overrides: str, **options: Any) -> Done:
-    words = ["program", *([] if any(o.startswith("repeat=") for o in overrides) else ["repeat=0"]), *overrides]
+    words = ["program", NO_PAGE, *([] if any(o.startswith("repeat=") for o in overrides) else ["repeat=0"]), *overrides]
     if not any(o.startswith("allocator=") for o in overrides):
         words.append(TWO)
     done = bench([*words, "--", *command], folder / "out", **options)
@@ -118,7 +118,7 @@ def errors(done: Done) -> dict[str, str]:
 
 
 def test_a_c_program_is_measured_under_both_arms_with_proof_cause_and_lines_to_paste(tmp_path: Path, work: str) -> None:
-    done = program(tmp_path, [work, "a b"], r"check=sum (.*)", "repeat=0,1")
+    done = program(tmp_path, [work, "a b"], r"check=sum (.*)", "repeat=0,1", PAGE)
     assert done.code == 0, done.stderr
     for record in done.records().values():
         (part,) = record["ranks"]
@@ -213,7 +213,7 @@ def test_failing_in_one_arm_shows_its_last_lines(tmp_path: Path, work: str) -> N
     path = script(
         tmp_path, "fails.sh", f"'{work}'\nif [ -n \"${{LD_PRELOAD:-}}\" ]; then echo broken here; exit 3; fi\n"
     )
-    done = program(tmp_path, [path])
+    done = program(tmp_path, [path], PAGE)
     assert done.code == 1 and errors(done)["glibc"] is None
     assert "ended with exit code 3; its last line: broken here" in errors(done)["tcmalloc"]
     assert "    broken here" in done.stdout

@@ -15,7 +15,7 @@ from bench.arms.environment import environment as rank_environment
 from bench.rank import blas
 from bench.schema.errors import AllocatorError
 from bench.schema.job import Allocator, Job, to_dict
-from tests.integration.commands import FAST, Done, bench, clean_environment
+from tests.integration.commands import FAST, PAGE, Done, bench, clean_environment
 
 # A host that preloads and tunes allocators for everybody.
 HOSTILE = {
@@ -71,7 +71,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, tcmalloc: Path) -> Done:
         (root / "conf" / "allocator" / f"{name}.yaml").write_text(arm)
     arms = f"allocator={','.join([*BROKEN, *GOOD])}"
     own = {**HOSTILE, "BENCH_CONF": str(root / "conf")}
-    return bench([*FAST, arms], root / "sweep", env=own)
+    return bench([*FAST, PAGE, arms], root / "sweep", env=own)
 
 
 @pytest.mark.parametrize("arm", BROKEN)

@@ -17,7 +17,7 @@ from bench.analysis.derive import derive
 from bench.arms import library
 from bench.schema.errors import AllocatorError
 from bench.schema.job import Allocator, from_dict
-from tests.integration.commands import FAST, Done, bench, together
+from tests.integration.commands import FAST, NO_PAGE, PAGE, Done, bench, together
 
 ARMS = {
     "glibc": None,
@@ -25,7 +25,7 @@ ARMS = {
     "tcmalloc": "libtcmalloc.so.4",
     "tcmalloc_release": "libtcmalloc.so.4",
 }
-SWEEP = [*FAST, f"+allocator={','.join(ARMS)}", "-m", "repeat=0,1"]  # written arm by arm, to be run block by block
+SWEEP = [*FAST, PAGE, f"+allocator={','.join(ARMS)}", "-m", "repeat=0,1"]  # written arm by arm, to be run block by block
 PUBLISHED_COLUMNS = (
     "allocator,nodes,freq,size,dp,tp,pp,mbs,gbs,mem_mib,sec_per_it,tflops,est_aggr_petaflops,notes,"
     "repeat,sec_per_it_low,sec_per_it_high,minor_faults_per_it,system_seconds_per_it,simulated,valid,record"
@@ -34,6 +34,7 @@ PUBLISHED_COLUMNS = (
 MODES = {
     "sampled": [
         "+experiment=smoke",
+        NO_PAGE,
         "measure.min_samples=4",
         "measure.max_samples=20",
         "measure.max_seconds=60",

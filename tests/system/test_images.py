@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from cluster import finish, need, slurm
-from ways import NOBODY, ROOT, SMOKE, Done, Way, library, losses, records, run
+from ways import NO_PAGE, NOBODY, ROOT, SMOKE, Done, Way, library, losses, records, run
 
 import bench
 from bench.arms.library import resolve
@@ -145,7 +145,7 @@ def test_an_arm_and_a_model_come_from_a_folder_outside(way: Way, folder: Path, s
     (folder / "model" / "mine.yaml").write_text(
         (ROOT / "conf/model/tiny.yaml").read_text().replace("name: tiny", "name: mine")
     )
-    done = way(["-cd", str(folder), *SMOKE, "+allocator=mine", "model=mine"], out=scratch, folder=folder)
+    done = way(["-cd", str(folder), *SMOKE, NO_PAGE, "+allocator=mine", "model=mine"], out=scratch, folder=folder)
     assert done.returncode == 0, done.stderr
     record = records(scratch)["mine"]
     assert library(record) == "libmine.so" and record["job"]["model"]["name"] == "mine"
@@ -160,7 +160,7 @@ def test_python_files_of_the_user_are_not_imported(way: Way, scratch: Path, fold
         for place in (folder, local):
             (place / f"{name}.py").write_text("raise SystemExit('imported from where it should not be')\n")
     env = {"HOME": str(folder), "PYTHONPATH": str(folder), "PYTHONUSERBASE": str(folder / ".local")}
-    done = way([*SMOKE, "+allocator=tcmalloc"], out=scratch, env=env, folder=folder)
+    done = way([*SMOKE, NO_PAGE, "+allocator=tcmalloc"], out=scratch, env=env, folder=folder)
     assert done.returncode == 0, done.stderr
     assert library(records(scratch)["tcmalloc"]).startswith("libtcmalloc")
 
@@ -276,7 +276,7 @@ def test_the_bill_of_materials_is_valid_and_names_what_is_installed(docker_image
 
 
 def test_a_printed_job_script_runs_the_sweep_from_the_sif_on_two_slurm_nodes(sif: Path, scratch: Path) -> None:
-    overrides = [*SMOKE, "nodes=1,2", "+allocator=glibc,tcmalloc", "launch.threads_per_rank=1"]
+    overrides = [*SMOKE, NO_PAGE, "nodes=1,2", "+allocator=glibc,tcmalloc", "launch.threads_per_rank=1"]
     with slurm(2) as cluster:
         cluster.directory.chmod(0o755)  # the Apptainer of scripts/provision.sh runs as another user
         printed = run(

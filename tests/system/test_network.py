@@ -28,7 +28,7 @@ pytestmark = pytest.mark.system
 
 TIMEOUT_SECONDS = 12
 JOB = f"+experiment=smoke measure=full measure.iterations=1 launch.threads_per_rank=1 nodes=2 \
-launch.timeout_seconds={TIMEOUT_SECONDS}".split()
+launch.timeout_seconds={TIMEOUT_SECONDS} sweep.html=false".split()
 
 
 @pytest.fixture(scope="module")

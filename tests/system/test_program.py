@@ -24,6 +24,7 @@ def test_a_program_from_a_mounted_folder_is_measured_and_its_allocator_proved(wa
     out.chmod(0o777)
     words = [
         "program",
+        "sweep.html=false",
         "rate=took ([0-9.]+) s",
         "allocator=glibc,mimalloc3",
         "repeat=0",

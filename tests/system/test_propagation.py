@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cluster import need
-from ways import IMAGE, ROOT, SMOKE, Way, library, records, run
+from ways import IMAGE, NO_PAGE, ROOT, SMOKE, Way, library, records, run
 
 # The first test of a session builds the images.
 pytestmark = [pytest.mark.system, pytest.mark.timeout(1500)]
@@ -98,7 +98,7 @@ def test_each_arm_has_its_own_allocator_and_nothing_else_runs_preloaded(
         "PYTHONSTARTUP": "/nonexistent",
     }
     env = hostile if preload == "hostile" else {}
-    done = way(["-m", *SMOKE, "+allocator=glibc,tcmalloc"], out=scratch, env=env, folder=spy.folder)
+    done = way(["-m", *SMOKE, NO_PAGE, "+allocator=glibc,tcmalloc"], out=scratch, env=env, folder=spy.folder)
     assert done.returncode == 0, done.stderr
     found = records(scratch)
     assert library(found["glibc"]).startswith("libc.so")
@@ -119,7 +119,7 @@ def test_an_arm_is_loaded_into_its_ranks_and_into_no_shell_or_helper(way: Way, s
     (spy.folder / "allocator" / "spy.yaml").write_text(
         f"name: spy\nlibrary: {spy.path}\npackage: null\nenv: {{}}\nshows: a library of the user's own\n"
     )
-    words = [*SMOKE, "nodes=2", "launch.oversubscribe=true", "+allocator=spy"]
+    words = [*SMOKE, NO_PAGE, "nodes=2", "launch.oversubscribe=true", "+allocator=spy"]
     done = way(words, out=scratch, env={"BENCH_CONF": str(spy.folder)}, folder=spy.folder)
     assert done.returncode == 0, done.stderr
     assert library(records(scratch)["spy"]) == "libspy.so"

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.system
 
 # Whole iterations, so that the same samples are seen at any number of nodes.
 SMOKE = "+experiment=smoke measure=full measure.iterations=1".split()
-SMOKE += "launch.threads_per_rank=1 launch.timeout_seconds=30".split()
+SMOKE += "launch.threads_per_rank=1 launch.timeout_seconds=30 sweep.html=false".split()
 
 
 @pytest.fixture(scope="module")

@@ -241,6 +241,7 @@ def test_a_batch_that_auto_does_not_divide_is_refused_with_what_auto_is() -> Non
         (["sweep.max_minutes=0"], "sweep.max_minutes=0 must be a number greater than 0"),
         (["sweep.max_minutes=soon"], "sweep.max_minutes=soon must be a number"),
         (["sweep.max_minutes=nan"], "sweep.max_minutes=nan must be a number"),
+        (["sweep.html=maybe"], "sweep.html=maybe is true or false"),
         (["sweep.max_minutes=true"], "sweep.max_minutes=True must be a number"),
         (["~model"], "~model takes a key away, and a job needs every key: give it another value, model=VALUE."),
         (["~model=gpt124m"], "~model=gpt124m takes a key away"),

@@ -122,6 +122,16 @@ def test_after_each_job_only_the_csv_is_written_and_nothing_heavy_loaded(tmp_pat
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["results.csv"]
 
 
+def test_a_sweep_can_do_without_the_page_and_says_so(tmp_path, capsys, compose):
+    study, _ = compose("+experiment=smoke", "sweep.html=false")
+    assert not study.html and STUDY.html
+    write.write_sweep(tmp_path, study, b.study(tmp_path, FAST, blocks=1), True)
+    files = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert files == {"results.csv", "ratios.csv", "report.md"}
+    said = capsys.readouterr().out
+    assert "report.md" in said and "report.html" not in said
+
+
 def test_the_end_of_a_sweep_prints_tables_then_the_answer_then_the_cause(tmp_path, capsys):
     write.write_sweep(
         tmp_path,
