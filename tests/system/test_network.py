@@ -133,11 +133,12 @@ def test_a_copy_without_its_peer_says_so_in_time(cluster):
 
 def test_strangers_at_the_port_do_no_harm(cluster):
     """Something on the network tries all ports, with words of its own or none, before the second copy is there."""
-    copies = [start(cluster, 0, JOB, "strangers", {"BENCH_MASTER_PORT": "23456"})]
+    job = [*JOB, "launch.timeout_seconds=60"]  # the strangers come first, which takes its time
+    copies = [start(cluster, 0, job, "strangers", {"BENCH_MASTER_PORT": "23456"})]
     connect = "import socket, sys, time; s = socket.create_connection(('10.77.0.1', 23456)); s.sendall(b'GET /\\n\\n')"
     visit = [sys.executable, "-c", f"{connect}; t = socket.create_connection(('10.77.0.1', 23456)); time.sleep(1)"]
     wait_for(lambda: cluster.run(cluster.nodes[1], visit).returncode == 0, 30, "leader that listens")
-    copies.append(start(cluster, 1, JOB, "strangers", {"BENCH_MASTER_PORT": "23456"}))
+    copies.append(start(cluster, 1, job, "strangers", {"BENCH_MASTER_PORT": "23456"}))
     done = [finish(copy, 60) for copy in copies]
     assert [copy.returncode for copy in done] == [0, 0], done[0].stdout + done[1].stdout
 
