@@ -12,7 +12,7 @@ QUICK := $(PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorde
 SYSTEM := $(PYTHON) -m pytest --dist loadfile --no-loadscope-reorder
 ARGS ?=
 
-.PHONY: help setup torch2 bench test check validate lock base image sif sbom clean
+.PHONY: help setup torch2 bench test unit check validate lock base image sif sbom clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ test:  ## the tests: unit and integration, side by side on all cores (WORKERS=N)
 	@# Two workers, each with hosts of its own (namespaces): a command here is one process at a time, and much of it is waiting. Where
 	@# the images are not there yet, one worker, or both would build them.
 	@if [[ $${CI:-} == true ]]; then $(SYSTEM) $${BENCH_TEST_BUILDS:+-n 2} tests/system $(ARGS); fi
+
+unit:  ## the unit tests alone, side by side, with a fifth of the made-up examples: what to run while one writes
+	@scripts/setup.sh dev
+	@BENCH_EXAMPLES=$${BENCH_EXAMPLES:-40} $(QUICK) tests/unit $(ARGS)
 
 check:  ## lint, types and who imports whom: ruff, mypy, import-linter, and shellcheck where it is installed
 	@scripts/setup.sh dev

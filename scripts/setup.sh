@@ -181,4 +181,6 @@ if [[ ${1:-} == dev ]] && ! is_current dev.stamp requirements.lock requirements-
     [[ $ended == 0 ]] || die "could not install requirements-dev.lock (the reason is above); the next call tries again"
     stamp requirements.lock requirements-dev.lock >.venv/dev.stamp
 fi
+# Tests start hundreds of processes, which write no bytecode and would each compile our modules anew.
+[[ ${1:-} != dev ]] || .venv/bin/python -m compileall -q bench || true
 tell_missing

@@ -78,6 +78,14 @@ def refused(command: Callable[..., tuple[int, list[Any]]], capsys: pytest.Captur
 
 
 @pytest.fixture
+def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages whose pictures are made and not rendered, which takes a second for a page: for tests of what else stands there."""
+    monkeypatch.setattr(
+        "bench.report.plots.svg_text", lambda figure, name, title: f'<svg class="plot" aria-label="{name}"/>'
+    )
+
+
+@pytest.fixture
 def make_rank() -> Callable[..., dict[str, Any]]:
     """One rank's part of a record, with a time for each kind of micro-batch and for the optimizer."""
 

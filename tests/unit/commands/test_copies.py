@@ -12,6 +12,8 @@ from bench.analysis import reproduction
 from bench.commands import advise
 from bench.driver import sweep
 
+pytestmark = pytest.mark.usefixtures("unrendered")  # words and tables are looked at here; pictures in report/test_plots.py
+
 ARMS = {"glibc": {"seconds": 0.2}, "tcmalloc": {"seconds": 0.1}}
 
 

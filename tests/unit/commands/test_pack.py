@@ -19,6 +19,8 @@ from bench.schema import records
 from bench.schema.errors import ConfigError, RecordError
 from bench.schema.packs import unpacked
 
+pytestmark = pytest.mark.usefixtures("unrendered")  # words and tables are looked at here; pictures in report/test_plots.py
+
 SMOKE = CHECKOUT / "tests" / "data" / "smoke"
 SECRETS = (
     "cn042",

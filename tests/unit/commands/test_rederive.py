@@ -15,6 +15,8 @@ from bench.paths import CHECKOUT
 from bench.schema import records
 from bench.schema.errors import ConfigError
 
+pytestmark = pytest.mark.usefixtures("unrendered")  # words and tables are looked at here; pictures in report/test_plots.py
+
 SMOKE = CHECKOUT / "tests" / "data" / "smoke"
 
 

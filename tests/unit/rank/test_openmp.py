@@ -18,13 +18,15 @@ from bench.schema.cpus import cpu_list
 from bench.schema.job import Allocator
 
 ROOT = Path(__file__).resolve().parents[3]
-# As a rank does it: pinned first, torch after that, another thread (as gloo's) started meanwhile, a product, then the question.
+# As a rank does it, without pandas, which torch would load: pinned first, torch after that, another thread (as gloo's) started meanwhile,
+# a product, then the question.
 CODE = f"""
 import json, os, sys, threading; sys.path.insert(0, {str(ROOT)!r})
 from bench.rank import blas, openmp
 from bench.rank.process import attempt, on_all, pin
 count, cpus, without = int(sys.argv[1]), json.loads(sys.argv[2]), []
 attempt("not pinned", lambda: pin(cpus), without)
+sys.modules["pandas"] = None
 import torch
 torch.set_num_threads(count)
 seen = []

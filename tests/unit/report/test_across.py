@@ -14,6 +14,8 @@ from bench.analysis.grouping import sections
 from bench.report import across, html, markdown, terminal
 from bench.schema.job import Job, Launch
 
+pytestmark = pytest.mark.usefixtures("unrendered")  # words and tables are looked at here; pictures in report/test_plots.py
+
 
 def under(folder: Path, torch: str, python: str | None, gain: float, blocks: int = 4, **changes: Any) -> list[Any]:
     """Blocks of glibc and tcmalloc under one interpreter."""

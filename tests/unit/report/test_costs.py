@@ -12,6 +12,8 @@ from bench.analysis.grouping import Section, sections
 from bench.report import costs, html, markdown, terminal
 from bench.report.words import limit_sentence
 
+pytestmark = pytest.mark.usefixtures("unrendered")  # words and tables are looked at here; pictures in report/test_plots.py
+
 LINE = "export MKL_DEBUG_CPU_TYPE=5"
 ARMS = {"glibc": {"seconds": 0.2, "faults": 50_000}, "tcmalloc": {"seconds": 0.1, "faults": 10}}
 

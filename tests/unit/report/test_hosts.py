@@ -18,6 +18,8 @@ from bench.report.pack import write_pack
 from bench.schema import records
 from bench.schema.packs import with_packs
 
+pytestmark = pytest.mark.usefixtures("unrendered")  # words and tables are looked at here; pictures in report/test_plots.py
+
 EPYC = {"cpu": {"model": "AMD EPYC 7B13", "vendor": "AuthenticAMD"}}
 ARM = {
     "machine": "aarch64",

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import builders as b
+import matplotlib
 import pytest
 
 from bench.analysis import scaling
 from bench.analysis.grouping import Section, sections
+from bench.report import plots as module
 from bench.report.plots import frontier, plots, predictions
-from bench.report.style import looks, round_ticks, svg_text
+from bench.report.style import STYLE, looks, round_ticks, svg_text
 from bench.schema.job import Job
 
 OUT = Path("/results/main")
@@ -34,6 +36,13 @@ def texts(svg: str) -> str:
     return " | ".join(
         "".join(node.itertext()) for node in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")
     )
+
+
+def picture(one: Section, name: str) -> tuple[str, str]:
+    """Caption and SVG of one picture, without the rest."""
+    with matplotlib.rc_context(STYLE):
+        title, caption, figure = getattr(module, name)(one)
+        return caption, svg_text(figure, name, title)
 
 
 def drawn(one: Section, prefix: str = "s0-") -> dict[str, str]:
@@ -90,7 +99,7 @@ def test_arms_differ_by_marker_and_libraries_by_colour():
 
 def test_published_curves_stand_only_beside_the_published_workload():
     made = [b.record(OUT, b.job(arm, r, **REAL)) for r in range(2) for arm in ("glibc", "tcmalloc")]
-    assert "published glibc (A64FX)" in texts(drawn(sections(made, "glibc")[0])["against_nodes"])
+    assert "published glibc (A64FX)" in texts(picture(sections(made, "glibc")[0], "against_nodes")[1])
     assert "published" not in texts(pictures(nodes=(1, 2))["against_nodes"])
 
 
@@ -100,9 +109,8 @@ def test_one_number_of_nodes_of_another_workload_is_no_curve():
 
 def test_predictions_need_three_real_numbers_of_nodes_and_are_marked():
     three = section(nodes=(1, 2, 4))
-    (plot,) = [plot for plot in plots(three) if plot.name == "against_nodes"]
-    caption = plot.caption
-    assert "prediction, no result" in texts(plot.svg)
+    caption, svg = picture(three, "against_nodes")
+    assert "prediction, no result" in texts(svg)
     assert scaling.track_record() in caption and "beyond twice the largest measured number of nodes" in caption
     curves = {arm: [c for c in three.cells if c.arm == arm] for arm in three.arms}
     assert {arm: [p.nodes for p in ahead] for arm, ahead in predictions(curves).items()} == dict.fromkeys(FOUR, [4, 8])
@@ -121,13 +129,13 @@ def test_no_valid_record_no_picture():
 
 def test_a_job_without_a_price_of_a_fault_has_no_tax_bar():
     assert "page faults (estimate)" in texts(pictures()["phases"])
-    assert "page faults (estimate)" not in texts(drawn(section(fault_seconds=None))["phases"])
+    assert "page faults (estimate)" not in texts(picture(section(fault_seconds=None), "phases")[1])
 
 
 def test_long_series_are_thinned_and_it_is_said():
     many = sections(b.study(OUT, {"glibc": {}, "tcmalloc": {}}, blocks=40, num_iterations=30), "glibc")[0]
-    (plot,) = [p for p in plots(many) if p.name == "samples"]
-    assert "an even choice is drawn" in plot.caption and len(plot.svg) < 400_000
+    caption, svg = picture(many, "samples")
+    assert "an even choice is drawn" in caption and len(svg) < 400_000
 
 
 def test_nothing_on_the_frontier_is_beaten_in_both():

@@ -18,6 +18,8 @@ from bench.host.findings import Finding
 from bench.paths import CHECKOUT, PUBLISHED
 from bench.report import verdict_json
 
+pytestmark = pytest.mark.usefixtures("unrendered")  # words and tables are looked at here; pictures in report/test_plots.py
+
 FAST = {"glibc": {"seconds": 0.2}, "tcmalloc": {"seconds": 0.1}}
 NUMBER, TEXT = (int, float), (str,)
 RATIO = {

@@ -192,6 +192,7 @@ def test_the_published_gain_stands_only_beside_the_published_workload(tmp_path):
     assert [row[-1] for row in rows] == ["1.30x", "-"]
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_simulated_nodes_are_labelled_everywhere(tmp_path, capsys):
     write.write_sweep(tmp_path, STUDY, b.study(tmp_path, FAST, nodes=(2,), simulated=True), True)
     printed = capsys.readouterr().out
@@ -227,6 +228,7 @@ def test_report_of_folders_writes_everything_into_the_first(tmp_path, capsys):
     capsys.readouterr()
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_comparisons_are_data_too(tmp_path, capsys):
     arms = {**FAST, "glibc_tuned_thp": {"seconds": 0.1, "loss_shift": 1.0}}
     write.write_sweep(tmp_path, STUDY, b.study(tmp_path, arms), True)
@@ -245,6 +247,7 @@ def test_comparisons_are_data_too(tmp_path, capsys):
     assert len(rows) == 2
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_one_folder_inside_another_counts_once(tmp_path, capsys):
     b.write(b.study(tmp_path / "main", FAST, blocks=3))
     b.run_command("report", str(tmp_path), str(tmp_path / "main"))
@@ -252,6 +255,7 @@ def test_one_folder_inside_another_counts_once(tmp_path, capsys):
     capsys.readouterr()
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_refused_files_are_named_with_the_reason(tmp_path, capsys):
     made = b.study(tmp_path, FAST, blocks=3)
     b.write(made)
@@ -286,6 +290,7 @@ def test_an_unknown_reference_names_the_arms(tmp_path):
         b.run_command("report", str(tmp_path), "--reference", "tcmaloc")
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_parquet_holds_the_rows_and_more_typed(tmp_path, capsys):
     import pandas as pd
 
