@@ -175,7 +175,7 @@ def test_a_wrong_command_is_noticed(words: str, check: Callable[[list[str]], Non
 @pytest.mark.parametrize("name", NAMES)
 def test_a_configuration_key_named_in_a_document_exists(name: str) -> None:
     known = {key for key, _ in job_keys(Job())} | {f"measure.{key}" for key in OUTSIDE_MEASURE}
-    known |= {"sweep.shuffle_arms", "sweep.reference", "sweep.max_minutes"}
+    known |= {"sweep.shuffle_arms", "sweep.reference", "sweep.max_minutes", "sweep.html"}
     group = "|".join([*PARTS, "sweep"])
     named = set(re.findall(rf"(?<![\w./-])((?:{group})\.[a-z_]+)(?![\w(.])", " ".join(inline_code(name))))
     named = {key for key in named if not key.endswith((".py", ".md", ".yaml", ".json", ".csv"))}
