@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.host.files import read_text
+from bench.host.files import read_text, whole
 
 
 def _cgroup_texts(root: Path, controller: str, name: str) -> Iterator[list[str]]:
@@ -33,14 +33,17 @@ def limits(root: Path) -> dict[str, Any]:
     periods = _cgroup_texts(root, "cpu", "cpu.cfs_period_us")
     quotas += [quota + period for quota, period in zip(_cgroup_texts(root, "cpu", "cpu.cfs_quota_us"), periods)]
     sizes = [
-        int(words[0])
+        size
         for name in ("memory.max", "memory.high", "memory.limit_in_bytes")
         for words in _cgroup_texts(root, "memory", name)
-        if words[0].isdigit()
+        if (size := whole(words[0])) is not None and size > 0
     ]
+    shares = [
+        tuple(whole(word) or 0 for word in words) for words in quotas if len(words) == 2
+    ]  # "max", and -1: no quota
     return {
         "cgroup_version": version,
-        "cpu_limit": min((int(quota) / int(period) for quota, period in quotas if quota.isdigit()), default=None),
+        "cpu_limit": min((quota / period for quota, period in shares if quota > 0 and period > 0), default=None),
         "memory_limit_bytes": min((size for size in sizes if size < 1 << 60), default=None),  # version 1: 2^63 is none
     }
 
@@ -49,4 +52,5 @@ def throttled_seconds(root: Path) -> float | None:
     """Seconds that a cgroup's CPU limit held this process's group back, since the group was made."""
     scale = {"throttled_usec": 1e-6, "throttled_time": 1e-9}
     pairs = [pair for words in _cgroup_texts(root, "cpu", "cpu.stat") for pair in zip(words[::2], words[1::2])]
-    return max((int(value) * scale[name] for name, value in pairs if name in scale), default=None)
+    known = ((whole(value), scale[name]) for name, value in pairs if name in scale)
+    return max((value * unit for value, unit in known if value is not None), default=None)

@@ -15,10 +15,15 @@ CPUS = "sys/devices/system/cpu"
 def read_meminfo(root: Path) -> dict[str, int]:
     """/proc/meminfo with its kB as bytes; the counts of huge pages have no unit and stay counts."""
     return {
-        words[0].rstrip(":"): int(words[1]) * (1024 if words[2:] == ["kB"] else 1)
+        words[0].rstrip(":"): number * (1024 if words[2:] == ["kB"] else 1)
         for words in read_lines(root / "proc/meminfo")
-        if len(words) > 1
+        if len(words) > 1 and (number := whole(words[1])) is not None
     }
+
+
+def whole(word: str) -> int | None:
+    """A whole number as the kernel writes one (`-1` too); None for other words, which what stands in for /proc may have."""
+    return int(word) if re.fullmatch(r"-?[0-9]{1,19}", word) else None
 
 
 def read_text(path: Path) -> str | None:
@@ -29,8 +34,7 @@ def read_text(path: Path) -> str | None:
 
 
 def read_int(path: Path) -> int | None:
-    text = read_text(path)
-    return int(text) if text and text.lstrip("-").isdigit() else None
+    return whole(read_text(path) or "")
 
 
 def read_lines(path: Path) -> list[list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from bench.host.cgroup import throttled_seconds
 from bench.host.facts import clock_now
-from bench.host.files import CPUS, ROOT, read_int, read_lines, read_meminfo, read_text
+from bench.host.files import CPUS, ROOT, read_int, read_lines, read_meminfo, read_text, whole
 
 
 def now(root: Path = ROOT, cpus: Iterable[int] | None = None) -> dict[str, Any]:
@@ -26,17 +27,19 @@ def now(root: Path = ROOT, cpus: Iterable[int] | None = None) -> dict[str, Any]:
     if len(lines) < len(names_of_own):
         lines = [stat.get("cpu", [])]
     # user nice system idle iowait irq softirq steal; the guest columns after these are part of user and nice already.
-    seconds = [sum(map(int, ticks)) / ticks_per_second for ticks in zip(*(line[:8] for line in lines))]
+    numbers = [[whole(ticks) for ticks in line[:8]] for line in lines]
+    numbers = numbers if all(None not in line for line in numbers) else []
+    seconds = [sum(filter(None, ticks)) / ticks_per_second for ticks in zip(*numbers)]
     names = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
-    vmstat = {words[0]: int(words[1]) for words in read_lines(root / "proc/vmstat") if len(words) == 2}
-    average = read_text(root / "proc/loadavg")
+    vmstat = {words[0]: whole(words[1]) for words in read_lines(root / "proc/vmstat") if len(words) == 2}
+    average = re.match(r"[0-9.]*[0-9]", read_text(root / "proc/loadavg") or "")
     return {
         "time": time.time(),
         "monotonic": time.monotonic(),
-        "load_1min": float(average.split()[0]) if average else None,
+        "load_1min": float(average.group()) if average and average.group().count(".") < 2 else None,
         "cpu_total_seconds": sum(seconds) if seconds else None,
         **{f"cpu_{name}_seconds": value for name, value in zip(names, seconds + [None] * (8 - len(seconds)))},
-        "running_processes": int(stat["procs_running"][0]) if stat.get("procs_running") else None,
+        "running_processes": whole("".join(stat.get("procs_running", []))),
         "clock_ghz": clock_now(root),
         "thermal_throttles": _thermal_throttles(root),
         "cgroup_throttled_seconds": throttled_seconds(root),

@@ -33,7 +33,8 @@ def has_memory(node: int, system: str = SYSTEM) -> bool:
 
 def numa_nodes(system: str = SYSTEM) -> list[int]:
     """Numbers of the NUMA nodes, which need not follow one another; none where the machine does not tell."""
-    return sorted(int(path.rpartition("node")[2]) for path in glob.glob(f"{system}/node/node[0-9]*"))
+    names = [path.rpartition("node")[2] for path in glob.glob(f"{system}/node/node[0-9]*")]
+    return sorted(int(name) for name in names if re.fullmatch("[0-9]{1,6}", name))
 
 
 def memory_nodes(system: str = SYSTEM, status: str = "/proc/self/status") -> set[int]:
@@ -80,6 +81,6 @@ def cpu_list(cpus: Sequence[int]) -> str:
 
 
 def cpu_numbers(text: str | None) -> list[int]:
-    """The kernel's list notation as numbers: ``0-2,8`` -> [0, 1, 2, 8]."""
-    ranges = [part.split("-") for part in (text or "").split(",") if part]
-    return [cpu for first_last in ranges for cpu in range(int(first_last[0]), int(first_last[-1]) + 1)]
+    """The kernel's list notation as numbers: ``0-2,8`` -> [0, 1, 2, 8]; what is not of it is passed over."""
+    ranges = re.findall(r"(?:^|,)\s*([0-9]{1,6})(?:-([0-9]{1,6}))?(?=\s*(?:,|$))", text or "")
+    return [cpu for first, last in ranges for cpu in range(int(first), int(last or first) + 1)]
