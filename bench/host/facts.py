@@ -20,7 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from bench.host.cgroup import limits
-from bench.host.files import CPUS, ROOT, read_assignments, read_chosen, read_int, read_lines, read_meminfo, read_text
+from bench.host.files import (
+    CPUS,
+    ROOT,
+    read_assignments,
+    read_chosen,
+    read_int,
+    read_lines,
+    read_meminfo,
+    read_text,
+    whole,
+)
 from bench.host.vector import vector as vector_unit
 from bench.paths import CHECKOUT
 from bench.schema.cpus import cpu_list, cpu_numbers
@@ -84,7 +94,9 @@ def host(root: Path = ROOT, project: Path = CHECKOUT, environ: Mapping[str, str]
 def _cpu(root: Path) -> dict[str, Any]:
     info, system = read_assignments(root / "proc/cpuinfo", ":"), root / CPUS
     processors = [
-        int(line[2]) for line in read_lines(root / "proc/cpuinfo") if line[:2] == ["processor", ":"] and line[2:]
+        number
+        for line in read_lines(root / "proc/cpuinfo")
+        if line[:2] == ["processor", ":"] and (number := whole("".join(line[2:]))) is not None
     ]
     online = read_text(system / "online") or cpu_list(processors)
     siblings = {read_text(system / f"cpu{cpu}/topology/thread_siblings_list") for cpu in cpu_numbers(online)} - {None}
@@ -127,25 +139,30 @@ def _clock(root: Path, info: Mapping[str, str], model: str) -> tuple[float | Non
     now = clock_now(root)
     if now is not None:
         return now, "present clock"
-    in_name = re.search(r"@ ([0-9.]+)GHz", model)
+    in_name = re.search(r"@ ([0-9]+(?:\.[0-9]+)?)GHz", model)
     if in_name:
         return float(in_name.group(1)), "model name"
     # On x86 BogoMIPS is twice the rate of the time-stamp counter, which runs at the nominal clock; on Arm it is a timer's.
     counter = info.get("bogomips") if "constant_tsc" in info.get("flags", "").split() else None
-    return (round(float(counter) / 2000, 3), "time-stamp counter") if counter else (None, "unknown")
+    if counter and re.fullmatch(r"[0-9]+(\.[0-9]+)?", counter):
+        return round(float(counter) / 2000, 3), "time-stamp counter"
+    return None, "unknown"
 
 
 def clock_now(root: Path) -> float | None:
     """Mean clock in GHz. cpuinfo first: on x86, reading scaling_cur_freq can take 20 ms for each CPU."""
     cpuinfo = read_text(root / "proc/cpuinfo") or ""
-    mhz = [float(number) for number in re.findall(r"^(?:cpu MHz|clock)\s*: ([0-9.]+)", cpuinfo, re.MULTILINE)]
+    mhz = [
+        float(number) for number in re.findall(r"^(?:cpu MHz|clock)\s*: ([0-9]+(?:\.[0-9]+)?)", cpuinfo, re.MULTILINE)
+    ]
     mhz = mhz or [(read_int(path) or 0) / 1e3 for path in root.glob(f"{CPUS}/cpufreq/policy*/scaling_cur_freq")]
     return round(sum(mhz) / len(mhz) / 1e3, 3) or None if mhz else None
 
 
 def _numa(root: Path) -> dict[str, Any]:
     per_node = {}
-    for folder in sorted(root.glob("sys/devices/system/node/node[0-9]*"), key=lambda path: int(path.name[4:])):
+    folders = [path for path in root.glob("sys/devices/system/node/node[0-9]*") if whole(path.name[4:]) is not None]
+    for folder in sorted(folders, key=lambda path: int(path.name[4:])):
         total = re.search(r"MemTotal:\s*(\d+) kB", read_text(folder / "meminfo") or "")
         memory_bytes = int(total.group(1)) * 1024 if total else None
         per_node[folder.name[4:]] = {"cpus": read_text(folder / "cpulist"), "memory_bytes": memory_bytes}
@@ -201,9 +218,9 @@ def _root_mount(root: Path) -> dict[str, Any]:
     facts: dict[str, Any] = dict.fromkeys(("fstype", "source", "subfolder", "options", "read_only"))
     kinds = set()
     for words in read_lines(root / "proc/self/mountinfo"):
-        if "-" not in words:
+        if "-" not in words[6:-2]:
             continue
-        fstype, source, *of_filesystem = words[words.index("-") + 1 :]
+        fstype, source, *of_filesystem = words[words.index("-", 6) + 1 :]
         if re.search("squash|fuse.*overlay|fuse2fs", fstype):
             kinds.add(fstype)
         if words[4] == "/":  # of several, the last lies on top
@@ -266,9 +283,13 @@ def _git(project: Path) -> dict[str, Any] | None:
     if not (project / ".git").exists():  # git would look in the folders above: not our repository
         return None
     git = ["git", "--no-optional-locks", "-c", "safe.directory=*", "-C", str(project)]
+    # Those of a hook, or of a shell that works on another repository, name that one's folder and index.
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         revision, status = (
-            subprocess.run([*git, *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+            subprocess.run(
+                [*git, *words], env=environ, capture_output=True, text=True, check=True, timeout=10
+            ).stdout.strip()
             for words in (["rev-parse", "HEAD"], ["status", "--porcelain"])
         )
     except (OSError, subprocess.SubprocessError):

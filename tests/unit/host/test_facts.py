@@ -93,7 +93,9 @@ def test_nothing_to_read_is_no_error(tmp_path: Path) -> None:
         ({}, {"container": "lxc"}, "lxc"),
     ],
 )
-def test_the_container_runtime_is_told_from_what_it_leaves(tmp_path: Path, files: dict[str, str], environ: dict[str, str], runtime: str) -> None:
+def test_the_container_runtime_is_told_from_what_it_leaves(
+    tmp_path: Path, files: dict[str, str], environ: dict[str, str], runtime: str
+) -> None:
     assert host_of(tmp_path, {".keep": "", **files}, **environ)["container"]["runtime"] == runtime
 
 
@@ -129,7 +131,9 @@ def test_torch_flavour_comes_from_its_text(tmp_path: Path) -> None:
     assert facts._packages([str(site)])["torch"] == "1.10.2"
 
 
-def test_git_gives_revision_and_dirt_of_the_project_itself_alone(tmp_path: Path) -> None:
+def test_git_gives_revision_and_dirt_of_the_project_itself_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def git(*words: str) -> str:
         who = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
         return subprocess.check_output(["git", "-C", str(tmp_path), *who, *words], text=True, stderr=subprocess.DEVNULL)
@@ -142,6 +146,8 @@ def test_git_gives_revision_and_dirt_of_the_project_itself_alone(tmp_path: Path)
     assert facts._git(tmp_path) == {"revision": git("rev-parse", "HEAD").strip(), "dirty": True}
     (tmp_path / "inside").mkdir()
     assert facts._git(tmp_path / "inside") is None  # not the revision of whatever lies around it
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "another"))  # as in a hook of another repository
+    assert facts._git(tmp_path) is not None
 
 
 def test_without_git_there_is_no_revision_and_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
