@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -48,7 +49,18 @@ NOT_UNDERSTOOD = (
     ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE"),
     ("FLUX_TASK_RANK", "FLUX_JOB_SIZE"),
     ("PALS_RANKID", "PALS_SIZE"),
+    ("MPIRUN_RANK", "MPIRUN_NPROCS"),
 )
+# What a batch system says of a job's nodes in a variable, where its shell runs on one of them.
+NODE_COUNTS = ("SLURM_NNODES", "PBS_NUM_NODES", "FLUX_JOB_NNODES", "NHOSTS", "COBALT_PARTSIZE")
+NODE_LISTS = ("LSB_HOSTS", "LSB_MCPU_HOSTS", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
+OURS_ELSEWHERE = {
+    "BENCH_RANK": "BENCH_NODE_RANK",
+    "BENCH_WORLD_SIZE": "BENCH_NUM_NODES",
+    "BENCH_SIZE": "BENCH_NUM_NODES",
+    "BENCH_NODES": "BENCH_NUM_NODES",
+    "BENCH_NUM_COPIES": "BENCH_NUM_NODES",
+}
 # Files in which a batch system lists a job's nodes, a line for each slot, the name first.
 NODE_FILES = ("PBS_NODEFILE", "LSB_DJOB_HOSTFILE", "PE_HOSTFILE", "OAR_NODEFILE", "COBALT_NODEFILE")
 WAY_OUT = "set BENCH_NODE_RANK, BENCH_NUM_NODES and BENCH_MASTER_ADDR in each copy, or BENCH_NODE_RANK=0 BENCH_NUM_NODES=1 for one alone."
@@ -57,7 +69,8 @@ WAY_OUT = "set BENCH_NODE_RANK, BENCH_NUM_NODES and BENCH_MASTER_ADDR in each co
 def which_copy(environ: Mapping[str, str]) -> Copy:
     """Read from the launcher's variables. Raises ConfigError where they say too little: a guess would be a wrong result."""
     refuse_misspelt(environ)
-    for launcher, (rank, size, addresses) in LAUNCHERS.items():
+    for launcher in chosen(environ):
+        rank, size, addresses = LAUNCHERS[launcher]
         if launcher == "bench" and (rank in environ) != (size in environ):
             there, missing = (rank, size) if rank in environ else (size, rank)
             raise ConfigError(
@@ -90,10 +103,21 @@ def which_copy(environ: Mapping[str, str]) -> Copy:
     return Copy()
 
 
+def chosen(environ: Mapping[str, str]) -> list[str]:
+    """The launchers in the order in which they are believed: what the user says himself, then the one that started most copies,
+    for a launcher may run inside another's step of one (mpiexec in the shell of `srun --pty`), whose variables are still there."""
+
+    def copies(launcher: str) -> int:
+        rank, size, _ = LAUNCHERS[launcher]
+        return int(environ[size]) if rank in environ and environ.get(size, "").isdecimal() else 0
+
+    return sorted(LAUNCHERS, key=lambda launcher: (launcher != "bench", -copies(launcher)))
+
+
 def refuse_misspelt(environ: Mapping[str, str]) -> None:
     """A copy whose number is misspelt would run alone. Other names that begin with BENCH_ are no business of ours."""
     for name in environ:
-        close = difflib.get_close_matches(name, OURS, n=1, cutoff=0.85)
+        close = [OURS_ELSEWHERE[name]] if name in OURS_ELSEWHERE else difflib.get_close_matches(name, OURS, 1, 0.85)
         if name.startswith("BENCH") and name not in OURS and close:
             raise ConfigError(f"{name}={environ[name]} means nothing: did you mean {close[0]}? Unset it if not.")
 
@@ -112,6 +136,17 @@ def refuse_half_said(environ: Mapping[str, str]) -> None:
             "(apptainer --cleanenv does), and every copy would believe that it is alone; keep SLURM_* or set BENCH_NODE_RANK "
             "and BENCH_NUM_NODES."
         )
+    refuse_half_a_launcher(environ)
+    refuse_a_batch_job_of_several(environ)
+
+
+def refuse_half_a_launcher(environ: Mapping[str, str]) -> None:
+    """A launcher's number without how many, or how many without the number, or one that is not understood."""
+    for rank, size, _ in LAUNCHERS.values():
+        if rank not in environ and environ.get(size, "1") not in ("", "0", "1"):
+            raise ConfigError(
+                f"{size}={environ[size]}, but {rank} is not set, which says which copy this is: {WAY_OUT}"
+            )
     for rank, size in [(r, s) for r, s, _ in LAUNCHERS.values()] + [*NOT_UNDERSTOOD]:
         if rank in environ and size not in environ and rank not in ("SLURM_PROCID", "RANK"):
             raise ConfigError(
@@ -121,6 +156,16 @@ def refuse_half_said(environ: Mapping[str, str]) -> None:
             raise ConfigError(
                 f"{size}={environ[size]}: the launcher started several copies, but not in a way that is understood here: {WAY_OUT}"
             )
+
+
+def refuse_a_batch_job_of_several(environ: Mapping[str, str]) -> None:
+    counts = {name: environ[name] for name in NODE_COUNTS if environ.get(name, "1") not in ("", "0", "1")}
+    counts.update({name: environ[name] for name in NODE_LISTS if several_in(environ.get(name, ""))})
+    for name, value in counts.items():
+        raise ConfigError(
+            f"{name}={value}, but nothing says which copy this is, and it would use one node alone: start one copy on each node (srun, "
+            f"mpirun -N 1), or {WAY_OUT}"
+        )
     for name in NODE_FILES:
         nodes = nodes_in(environ[name]) if environ.get(name) else set()
         if len(nodes) > 1:
@@ -134,6 +179,14 @@ def nodes_in(path: str) -> set[str]:
     with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as lines:
         return {words[0] for line in lines if (words := line.split())}
     return set()
+
+
+def several_in(names: str) -> bool:
+    """Whether a batch system's list has more than one node: Slurm's (``n[1-2]``), or LSF's names, numbers of slots between them."""
+    return (
+        bool(re.search(r"\[[^]]*[-,]", names))
+        or len({w for w in re.split(r"[\s,]+", names) if w and not w.isdecimal()}) > 1
+    )
 
 
 def first_host(names: str, variable: str = "BENCH_MASTER_ADDR") -> str:

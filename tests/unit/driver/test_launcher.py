@@ -106,6 +106,19 @@ def test_slurm_without_its_variables_is_refused(monkeypatch: pytest.MonkeyPatch)
         ({"PMIX_RANK": "1"}, "PMIX_RANK=1, but PMIX_SIZE is not set"),
         ({"RANK": "1", "WORLD_SIZE": "2"}, "WORLD_SIZE=2: the launcher started several copies"),
         ({"FLUX_TASK_RANK": "0", "FLUX_JOB_SIZE": "4"}, "FLUX_JOB_SIZE=4: the launcher started several copies"),
+        ({"MPIRUN_RANK": "1", "MPIRUN_NPROCS": "2"}, "MPIRUN_NPROCS=2: the launcher started several copies"),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_SIZE=2, but OMPI_COMM_WORLD_RANK is not set"),
+        ({"PMI_SIZE": "2"}, "PMI_SIZE=2, but PMI_RANK is not set"),
+        ({"GROUP_WORLD_SIZE": "2"}, "GROUP_WORLD_SIZE=2, but GROUP_RANK is not set"),
+        ({"SLURM_STEP_NUM_TASKS": "2"}, "SLURM_STEP_NUM_TASKS=2, but SLURM_PROCID is not set"),
+        ({"SLURM_NNODES": "2"}, "SLURM_NNODES=2, but nothing says which copy this is"),
+        ({"PBS_NUM_NODES": "2"}, "PBS_NUM_NODES=2, but nothing says which copy this is"),
+        ({"NHOSTS": "3"}, "NHOSTS=3, but nothing says which copy this is"),
+        ({"LSB_HOSTS": "n1 n1 n2"}, "LSB_HOSTS=n1 n1 n2, but nothing says which copy this is"),
+        ({"LSB_MCPU_HOSTS": "n1 4 n2 4"}, "LSB_MCPU_HOSTS=n1 4 n2 4, but nothing says which copy this is"),
+        ({"SLURM_JOB_NODELIST": "n[1-2]"}, r"SLURM_JOB_NODELIST=n\[1-2\], but nothing says which copy this is"),
+        ({"BENCH_RANK": "1", "BENCH_WORLD_SIZE": "2"}, "did you mean BENCH_NODE_RANK"),
+        ({"BENCH_NODES": "2"}, "did you mean BENCH_NUM_NODES"),
     ],
 )
 def test_a_launcher_that_says_too_little_is_refused_by_the_variable_and_with_the_way_out(
@@ -126,6 +139,25 @@ def test_a_batch_job_of_several_nodes_that_started_one_copy_is_refused(name: str
         which_copy({name: str(path)})
     assert which_copy({name: str(path), "BENCH_NODE_RANK": "0", "BENCH_NUM_NODES": "1"}) == Copy("bench")
     assert which_copy({name: str(tmp_path / "gone")}) == Copy()
+
+
+@pytest.mark.parametrize("name", launcher.NODE_COUNTS)
+@pytest.mark.parametrize("count", ["1", "0", ""])
+def test_a_batch_job_of_one_node_is_one_copy(name: str, count: str) -> None:
+    one = {name: count, "LSB_HOSTS": "n1 n1", "LSB_MCPU_HOSTS": "n1 4", "SLURM_JOB_NODELIST": "n-1.cluster"}
+    assert which_copy(one) == Copy()
+
+
+def test_of_two_launchers_the_one_that_started_most_copies_is_believed() -> None:
+    """mpiexec in the shell of `srun --pty`, whose variables are still there: each copy would believe that it is alone."""
+    slurm = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "BENCH_MASTER_ADDR": "127.0.0.1"}
+    copy = which_copy({**slurm, "PMI_RANK": "1", "PMI_SIZE": "2"})
+    assert (copy.launcher, copy.node_rank, copy.num_copies) == ("pmi", 1, 2)
+    both = {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "PMI_RANK": "1", "PMI_SIZE": "2"}
+    assert which_copy({**slurm, **both}).launcher == "slurm", "srun --mpi=pmi2 sets both"
+    stale = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1"}
+    assert which_copy({**slurm, **both, **stale}).num_copies == 2
+    assert which_copy({**both, "BENCH_NODE_RANK": "0", "BENCH_NUM_NODES": "1"}).num_copies == 1, "what the user says"
 
 
 def test_other_variables_are_no_business_of_ours() -> None:
