@@ -18,6 +18,9 @@ from bench.schema import records
 from bench.schema.errors import AllocatorError, ConfigError, RecordError
 from bench.schema.job import Allocator, Job, canonical
 
+LOCK_FLAGS = (
+    os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+)  # a pipe of that name would be waited for, for ever
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EINVAL, errno.ENOLCK)
 Say = Callable[[str], None]
 
@@ -30,7 +33,7 @@ def locked(directory: Path, say: Say) -> Iterator[None]:
     lock: TextIO | None = None
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        lock = open(directory / ".lock", "w")
+        lock = os.fdopen(os.open(directory / ".lock", LOCK_FLAGS, 0o666), "w")
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise ConfigError(
@@ -44,8 +47,9 @@ def locked(directory: Path, say: Say) -> Iterator[None]:
             with lock:
                 yield
             return
+        why = f"{error.filename} is no folder" if isinstance(error, FileExistsError) else error.strerror
         raise ConfigError(
-            f"BENCH_OUT={directory.parent}: results cannot be written there ({error.strerror}); set BENCH_OUT to a folder that you can "
+            f"BENCH_OUT={directory.parent}: results cannot be written there ({why}); set BENCH_OUT to a folder that you can "
             "write to, or in a container mount one at /results and run as its owner."
         ) from error
     with lock:

@@ -192,3 +192,11 @@ def test_a_folder_in_the_place_of_a_record_is_said_before_the_job_is_measured(tm
     (tmp_path / "record.json").mkdir()
     with pytest.raises(RecordError, match="record.json is a folder: move it away"):
         answer(tmp_path / "record.json", small_job, [], print)
+
+
+@pytest.mark.parametrize("name, words", [("main/.lock", "No such device or address"), ("main", "main is no folder")])
+def test_a_pipe_in_the_place_of_the_lock_or_the_study_is_not_waited_for(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ConfigError, match=words), locked(tmp_path / "main", print):
+        pass
