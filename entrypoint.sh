@@ -25,18 +25,18 @@ while IFS= read -r line; do
     name=${name%%=*}
     case $name in
         *[!A-Za-z0-9_]* | "") continue ;;
-        LD_PRELOAD* | LD_AUDIT* | LD_PROFILE*) ;;
+        LD_PRELOAD* | LD_AUDIT* | LD_PROFILE* | LD_DEBUG* | LD_BIND_NO* | LD_HWCAP_MASK*) ;;
         GLIBC_TUNABLES* | MALLOC_* | TCMALLOC_* | MIMALLOC_* | TBB_* | JEMALLOC_* | _RJEM_MALLOC_CONF* | SCUDO_OPTIONS*) ;;
         HEAPPROFILE* | HEAP_PROFILE* | HEAPCHECK* | HEAP_CHECK* | CPUPROFILE* | XOS_* | THP_MEM_ALLOC_ENABLE*) ;;
         OMP_* | GOMP_* | KMP_* | LIBOMP_*) ;;
-        MKL_* | OPENBLAS_* | GOTO_* | BLIS_* | DNNL_* | ONEDNN_* | ATEN_CPU_CAPABILITY*) ;;
+        MKL_* | OPENBLAS_* | GOTO_* | BLIS_* | DNNL_* | MKLDNN_* | ONEDNN_* | ATEN_CPU_CAPABILITY*) ;;
         TORCH_* | PYTORCH_* | PYTHON*) ;;
         *) continue ;;
     esac
     # A program of the user's runs with what steers its threads, arithmetic and Python; our own Python is started with -I.
     case $for_whom:$name in
         program:OMP_* | program:GOMP_* | program:KMP_* | program:LIBOMP_* | program:MKL_* | program:OPENBLAS_*) continue ;;
-        program:GOTO_* | program:BLIS_* | program:DNNL_* | program:ONEDNN_* | program:ATEN_CPU_CAPABILITY*) continue ;;
+        program:GOTO_* | program:BLIS_* | program:DNNL_* | program:MKLDNN_* | program:ONEDNN_* | program:ATEN_CPU_CAPABILITY*) continue ;;
         program:TORCH_* | program:PYTORCH_* | program:PYTHON*) continue ;;
     esac
     eval "[ -n \"\${$name+set}\" ]" || continue

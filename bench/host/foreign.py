@@ -13,6 +13,9 @@ OF_ALLOCATORS = (
     "LD_PRELOAD",
     "LD_AUDIT",
     "LD_PROFILE",
+    "LD_DEBUG",
+    "LD_BIND_NO",  # _NOW and _NOT: when symbols are looked up, in the middle of what is timed
+    "LD_HWCAP_MASK",
     # Allocators'.
     "GLIBC_TUNABLES",
     "MALLOC_",
@@ -43,6 +46,7 @@ FOREIGN = (
     "GOTO_",
     "BLIS_",
     "DNNL_",
+    "MKLDNN_",
     "ONEDNN_",
     "ATEN_CPU_CAPABILITY",
     # torch's own switches, those that debug and slow it down above all.
