@@ -72,6 +72,17 @@ def study_of(config: DictConfig) -> Study:
     return Study(name, bool(config.sweep.shuffle_arms), **arranged, **values)
 
 
+def text_of(name: str, value: Any) -> str:
+    """The value of an arm's variable. YAML and Hydra make other things of some words, which the allocator must not get as Python
+    writes them: None, True. Raises ConfigError."""
+    if isinstance(value, str) or type(value) in (int, float):
+        return str(value)
+    raise ConfigError(
+        f"allocator.env.{name}={value} is no text: put quotation marks around it, as in {name}: 'true' in a file, or "
+        f"+allocator.env.{name}='\"true\"' in a shell; to leave a variable out, leave its line out."
+    )
+
+
 def job_of(config: DictConfig, numa_domains: int = 1) -> Job:
     """The Job that ``config`` describes. ``numa_domains``: what ``ranks_per_node=auto`` means on this host."""
     values: Any = OmegaConf.to_container(_without_hydra(config), resolve=True)
@@ -84,7 +95,7 @@ def job_of(config: DictConfig, numa_domains: int = 1) -> Job:
         values["ranks_per_node"] = numa_domains
     refuse_unknown(values, [f.name for f in fields(Job)] + list(OUTSIDE_JOB), "")
     if isinstance(values.get("allocator"), dict) and isinstance(values["allocator"].get("env") or {}, dict):
-        values["allocator"]["env"] = {k: str(v) for k, v in (values["allocator"].get("env") or {}).items()}
+        values["allocator"]["env"] = {k: text_of(k, v) for k, v in (values["allocator"].get("env") or {}).items()}
     for part, schema in PARTS.items():
         values[part] = typed(schema, values.get(part, {}), part)
     scalars = typed(Job, {key: value for key, value in values.items() if key not in PARTS}, "")

@@ -210,7 +210,9 @@ def test_auto_ranks_are_one_per_numa_domain(numa: int) -> None:
 
 
 def test_a_batch_that_auto_does_not_divide_is_refused_with_what_auto_is() -> None:
-    with pytest.raises(ConfigError, match="ranks_per_node=auto is 3 on this host.*global_batch_size=1024 .* 1 .* 3 = 3"):
+    with pytest.raises(
+        ConfigError, match="ranks_per_node=auto is 3 on this host.*global_batch_size=1024 .* 1 .* 3 = 3"
+    ):
         job_of(config_of(ranks_per_node="auto"), 3)
     with pytest.raises(ConfigError) as error:  # of another key: auto has no part in it
         job_of(config_of(ranks_per_node="auto", train={"dropout": 2.0}), 4)
@@ -382,3 +384,16 @@ def test_the_configuration_is_shown_and_says_when_it_is_one_of_many(capsys: pyte
         assert shown.startswith("# the first of 2 jobs\n")
         values = OmegaConf.create(shown)
         assert key in values and (what != "job" or (values.nodes == 3 and "hydra" not in values))
+
+
+@pytest.mark.parametrize("value", ["null", "true", "[1]", "{a:1}"])
+def test_a_variable_of_an_arm_that_is_no_text_is_refused(value: str) -> None:
+    """The allocator would get it as Python writes it: None, True."""
+    with pytest.raises(ConfigError, match=r"allocator.env.X=\S.* is no text: put quotation marks around it"):
+        compose.jobs_of(["model=tiny", "+allocator=glibc", f"+allocator.env.X={value}"])
+
+
+def test_numbers_and_quoted_words_are_an_arm_s_variables() -> None:
+    words = ["+allocator.env.A=1", "+allocator.env.B=0.5", "+allocator.env.C='true'", "+allocator.env.D=-1"]
+    _, (job,) = compose.jobs_of(["model=tiny", "+allocator=glibc", *words])
+    assert dict(job.allocator.env) == {"A": "1", "B": "0.5", "C": "true", "D": "-1"}
