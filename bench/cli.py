@@ -19,8 +19,8 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn, TextIO, cast
 
 from bench import __version__
 from bench.config.words import own_folder
@@ -88,6 +88,11 @@ def main(argv: Sequence[str]) -> int:
 
 def _main(argv: Sequence[str]) -> int:
     _open_what_is_closed()
+    with _heard_or_not():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str]) -> int:
     if sys.stdout is None:
         return _say("standard output is closed: send it somewhere, as in >out.txt or >/dev/null.", 1)
     if hasattr(sys.stdout, "reconfigure"):
@@ -113,6 +118,10 @@ def _main(argv: Sequence[str]) -> int:
 
 def _until_its_end(argv: list[str]) -> int:
     """The exit code, also where the command ends by SystemExit: argparse after --help, and an interrupted search."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise ConfigError("the folder that this was started in is not there any more: cd to one that is.") from error
     try:
         return _run(argv)
     except SystemExit as end:
@@ -250,6 +259,40 @@ def _open_what_is_closed() -> None:
                 os.dup2(opened, number)
     if sys.stderr is None:
         sys.stderr = open(2, "w", closefd=False)
+
+
+class _Said:
+    """Standard error. Where nobody can hear it (a full disk, a reader that has gone), what is said is lost, and the sweep is not."""
+
+    def __init__(self, file: Any):
+        self.file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self.file.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self.file.flush)
+
+    def _try(self, speak: Callable[[], Any]) -> None:
+        try:
+            speak()
+        except OSError:  # what is still in its buffer goes there too
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
+@contextlib.contextmanager
+def _heard_or_not() -> Iterator[None]:
+    said = sys.stderr
+    sys.stderr = cast(TextIO, _Said(said))
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        sys.stderr = said
 
 
 def _drop_standard_output() -> None:

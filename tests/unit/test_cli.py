@@ -220,3 +220,40 @@ def test_a_file_that_one_node_lacks_is_heard_by_the_other_copy_at_once(missing_o
     assert said[missing_on] == f"bench: {sentence}"
     assert said[1 - missing_on] == f"bench: {os.uname().nodename}: {sentence}"
     assert [path.name for path in tmp_path.iterdir() if path.name != "data"] in ([], ["out0"])
+
+
+@pytest.mark.parametrize("words, code", [(["xyz"], 2), (["--version"], 0)])
+def test_what_nobody_hears_changes_no_exit_code(words: list[str], code: int) -> None:
+    """A full disk under a log, or `2>&1 >/dev/null | head -1`: Python's own end would be code 120, and a sweep would stop."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-B", "-m", "bench", *words], cwd=ROOT, stderr=full, stdout=subprocess.PIPE
+        )
+    assert done.returncode == code
+
+
+def test_sentences_that_cannot_be_written_end_no_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.driver.progress import Progress
+
+    def speak(argv: list[str]) -> int:
+        progress = Progress([])
+        for _ in range(3):
+            progress.say("words")
+        return 0
+
+    with open("/dev/full", "w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        monkeypatch.setattr(cli, "_run", speak)
+        assert cli.main([]) == 0
+
+
+def test_a_folder_that_is_gone_is_named_as_the_cause(tmp_path: Path) -> None:
+    code = "import os, sys; os.rmdir(os.getcwd()); from bench.cli import main; sys.exit(main(['plan']))"
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "bench: the folder that this was started in is not there any more: cd to one that is.\n"
