@@ -5,6 +5,7 @@ every figure again. docs/record.md lists its fields.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -62,7 +63,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         with open(beside, "wb") as f:
             f.write(content)
             f.flush()
-            os.fsync(f.fileno())
+            _on_disk(f.fileno())
         os.replace(beside, path)
     except OSError as error:
         raise RecordError(
@@ -72,6 +73,15 @@ def write_bytes(path: Path, content: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):  # renamed away if all went well; else a part, whatever stopped us
             beside.unlink()
+
+
+def _on_disk(descriptor: int) -> None:
+    """fsync, where the file system knows it: some of FUSE and 9p answer that they do not, and the file is whole all the same."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise
 
 
 def read(path: Path) -> Record:

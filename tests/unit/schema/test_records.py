@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
 import os
@@ -335,3 +336,21 @@ def test_what_was_set_aside_is_read_and_kept_apart(tmp_path: Path, record: dict[
     found = records.collect([tmp_path])
     assert len(found.records) == len(found.set_aside) == 1 and "set aside by a later sweep" in found.left_out[0]
     assert len(records.read_all([tmp_path])[0]) == 2
+
+
+@pytest.mark.parametrize(
+    "number, whole", [(errno.EINVAL, True), (errno.ENOSYS, True), (errno.ENOSPC, False), (errno.EIO, False)]
+)
+def test_a_file_system_without_fsync_keeps_records_and_a_full_one_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, whole: bool
+) -> None:
+    def refused(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(records.os, "fsync", refused)
+    if whole:
+        records.write_text(tmp_path / "a", "words")
+        assert (tmp_path / "a").read_text() == "words"
+        return
+    with pytest.raises(RecordError, match="could not be written"):
+        records.write_text(tmp_path / "a", "words")
