@@ -130,7 +130,7 @@ def refuse_half_said(environ: Mapping[str, str]) -> None:
             f"SLURM_JOB_NUM_NODES={job_nodes}, but srun did not start this command, and it would use one node alone: put "
             "`srun --ntasks-per-node=1` before it, or set BENCH_NODE_RANK=0 and BENCH_NUM_NODES=1 if one is what you want."
         )
-    if "SLURM_PROCID" not in environ and any(p.name() == "slurmstepd" for p in psutil.Process().parents()):
+    if "SLURM_PROCID" not in environ and under_slurm():
         raise ConfigError(
             "SLURM_PROCID is not set, though Slurm started this process: something removed the variables "
             "(apptainer --cleanenv does), and every copy would believe that it is alone; keep SLURM_* or set BENCH_NODE_RANK "
@@ -138,6 +138,13 @@ def refuse_half_said(environ: Mapping[str, str]) -> None:
         )
     refuse_half_a_launcher(environ)
     refuse_a_batch_job_of_several(environ)
+
+
+def under_slurm() -> bool:
+    """Whether one of the processes above this is Slurm's; False where /proc hides them, or itself (subset=pid)."""
+    with contextlib.suppress(psutil.Error, OSError):
+        return any(process.name() == "slurmstepd" for process in psutil.Process().parents())
+    return False
 
 
 def refuse_half_a_launcher(environ: Mapping[str, str]) -> None:

@@ -177,7 +177,13 @@ def check_hosts(jobs: Sequence[Job], copy: Copy, host: Mapping[str, Any]) -> Non
 
 def check_network(jobs: Sequence[Job], copy: Copy) -> None:
     """Refuse, before anything runs, an interface that is not there. Raises ConfigError."""
-    addresses = psutil.net_if_addrs()
+    try:
+        addresses = psutil.net_if_addrs()
+    except OSError as error:
+        raise ConfigError(
+            f"{os.uname().nodename} does not list its network interfaces ({error.strerror}), which PyTorch's gloo needs for one process "
+            "too: allow sockets of AF_NETLINK in what restricts this program (a filter of seccomp, RestrictAddressFamilies of systemd)."
+        ) from error
     for asked in {job.launch.interface for job in jobs}:
         interface = chosen_interface(asked, copy.master_addr, os.environ)
         source = "launch.interface" if asked else "GLOO_SOCKET_IFNAME"

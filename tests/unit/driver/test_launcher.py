@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -257,3 +258,13 @@ def test_the_interface_is_as_asked_else_as_gloo_is_told_else_the_way_to_the_firs
     assert launcher.chosen_interface("eth1", "127.0.0.1", told) == "eth1"
     assert launcher.chosen_interface(None, "127.0.0.1", told) == "ib0"
     assert launcher.chosen_interface(None, "127.0.0.1", {}) == "lo"
+
+
+def test_a_proc_that_hides_processes_or_itself_is_no_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (launcher.psutil.AccessDenied(), FileNotFoundError(2, "No such file", "/proc/stat")):
+
+        def refused(self: Any, error: Exception = error) -> list[Any]:
+            raise error
+
+        monkeypatch.setattr(launcher.psutil.Process, "parents", refused)
+        assert which_copy({}) == Copy()

@@ -346,3 +346,12 @@ def test_results_go_to_bench_out_else_below_the_current_folder(monkeypatch: pyte
     assert results_directory() == tmp_path / "results"
     monkeypatch.setenv("BENCH_OUT", "/x/y")
     assert results_directory() == Path("/x/y")
+
+
+def test_a_host_that_lists_no_interfaces_is_told_what_to_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> dict[str, list]:
+        raise OSError(97, "Address family not supported by protocol")
+
+    monkeypatch.setattr(sweep.psutil, "net_if_addrs", refused)
+    with pytest.raises(ConfigError, match=r"network interfaces \(Address family .* allow sockets of AF_NETLINK"):
+        check_network([], Copy())
