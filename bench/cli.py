@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import importlib
 import json
 import os
@@ -54,6 +55,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "slurm": ("bench.commands.jobscript", "the same, for Slurm, under its first name"),
     "doctor": ("bench.commands.doctor", "what this host has and lacks for a fair measurement"),
 }
+OF_A_REFUSAL = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EAFNOSUPPORT, errno.EAGAIN, errno.ENOMEM, errno.EMFILE)
 TAKES_A_PROGRAM = ("program", "advise")  # after --, untouched
 USAGE = """\
 python -m bench [overrides]           measure one job, e.g.  +allocator=tcmalloc nodes=2
@@ -79,17 +81,15 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str]) -> int:
     """Run one command line; the exit code, as the head of this file lists them."""
-    try:
-        with interruptible():
-            return _main(argv)
-    except Interrupted as signal_name:
-        return _say(f"stopped by {signal_name}: what is written is whole; the same command may be started again.", 130)
-
-
-def _main(argv: Sequence[str]) -> int:
     _open_what_is_closed()
     with _heard_or_not():
-        return _main(argv)
+        try:
+            with interruptible():
+                return _main(argv)
+        except Interrupted as signal_name:
+            return _say(
+                f"stopped by {signal_name}: what is written is whole; the same command may be started again.", 130
+            )
 
 
 def _main(argv: Sequence[str]) -> int:
@@ -109,11 +109,19 @@ def _main(argv: Sequence[str]) -> int:
         _drop_standard_output()
         return 1
     except OSError as error:
-        if error.filename is None:  # of a file that was open already: nearly always the output
-            _drop_standard_output()
-        return _say(f"{error.filename or 'the output'} cannot be used: {error.strerror or error}.", 1)
+        return _say(_of_the_system(error), 1)
     except MemoryError:
         return _say("there is no memory left for this program: raise its limit (ulimit -v), or end other programs.", 1)
+
+
+def _of_the_system(error: OSError) -> str:
+    """Without a file's name it is of one that was open already, nearly always the output, or of a call that the host refuses."""
+    reason = error.strerror or str(error)
+    if error.filename is None and error.errno in OF_A_REFUSAL:
+        return f"this host refuses a call that the program needs ({reason}): a filter of seccomp or a container may be the cause."
+    if error.filename is None:
+        _drop_standard_output()
+    return f"{error.filename or 'the output'} cannot be used: {reason}."
 
 
 def _until_its_end(argv: list[str]) -> int:

@@ -257,3 +257,15 @@ def test_a_folder_that_is_gone_is_named_as_the_cause(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stderr == "bench: the folder that this was started in is not there any more: cd to one that is.\n"
+
+
+def test_a_call_that_the_host_refuses_is_not_said_to_be_the_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(argv: list[str]) -> int:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(cli, "_run", refused)
+    assert cli.main([]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("bench: this host refuses a call that the program needs (Operation not permitted)")
