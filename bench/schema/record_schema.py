@@ -37,7 +37,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "schema": ("integer", "number of this layout"),
         "sha256": ("string", "over the canonical JSON (sorted keys, no spaces) of everything else in the record"),
         "content_hash": ("string", "over what decides the measurement: `job` without interface, time limit and the words about the arm"),
-        "measured_code": ("string?", "over the bytes of the files that a rank runs (bench/rank, bench/schema/job.py), 12 digits", 2),
+        "measured_code": ("string?", "over the files of bench/rank and three of bench/schema (a program: bench/watch too), 12 digits", 2),
         "derived_code": ("string?", "over the bytes of the files that made `derived` (bench/analysis/derive.py says which), 12 digits", 2),
         "rederived_from": ("string?", "where `rederive --write` made the figures: `sha256` of the record as it was first written", SOMETIMES),
         "packed_from": ("string?", "in a pack: `sha256` of the record as it was first written", SOMETIMES),
