@@ -89,7 +89,7 @@ def check_choice(group: str, name: str) -> None:
     Hydra takes the first of two files in silence; it measures a file without a name under the name of the default, glibc or
     gpt124m; and of an experiment without its first line it says that `experiment` is not a key.
     """
-    paths = [path for folder in conf_folders() if (path := folder / group / f"{name}.yaml").exists()]
+    paths = [path for folder in conf_folders() if os.path.exists(path := folder / group / f"{name}.yaml")]
     values = [load(path) for path in paths]
     if len(paths) > 1 and paths[0].read_bytes() != paths[1].read_bytes():
         raise ConfigError(f"{paths[1]} has the name of a file of ours, which would be taken: give it another name.")

@@ -35,6 +35,11 @@ def _made(schema: type, values: Mapping[Any, Any], part: str) -> Any:
     try:
         # Frozen dataclasses make read-only configurations, which nothing could be merged into.
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema, flags={"readonly": False}), values))
+    except OverflowError as error:  # a whole number where one with a fraction is meant, which has an end
+        large = max(values, key=lambda key: abs(values[key]) if isinstance(values[key], int) else 0)
+        raise ConfigError(
+            f"{part}.{large}={str(values[large])[:20]}... does not fit: it is too large for a number."
+        ) from error
     except OmegaConfBaseException as error:
         if error.key is None:
             raise ConfigError(f"{part}={values} does not fit: {str(error).splitlines()[0]}.") from error

@@ -261,7 +261,10 @@ def expect_group(value: Any, kind: Mapping[str, Any], where: str) -> None:
 
 
 def refuse(where: str, value: Any, wanted: str) -> NoReturn:
-    raise ConfigError(f"{where}={brief(value)} is not {wanted}.")
+    place = "".join(
+        letter if letter.isprintable() else repr(letter)[1:-1] for letter in where
+    )  # a key may hold anything
+    raise ConfigError(f"{place}={brief(value)} is not {wanted}.")
 
 
 def refuse_depth(value: Any, left: int, where: str) -> None:

@@ -214,6 +214,21 @@ def test_any_word_composes_to_jobs_or_a_sentence(word: str) -> None:
     assert found is None or all(isinstance(job, Job) for job in found[1])
 
 
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [
+        (f"train.lr={'9' * 400}", r"train.lr=9{20}\.\.\. does not fit: it is too large"),
+        (f"model={'9' * 400}", "a group takes the name of one of its files"),
+        (f"model={'x' * 400}", "model=x"),
+        (f"+allocator={'x' * 400}", "allocator=x"),
+    ],
+)
+def test_four_hundred_letters_are_a_sentence(word: str, words: str) -> None:
+    """The one was more than a number with a fraction can be, the others the name of a file that no file system takes: tracebacks."""
+    with pytest.raises(ConfigError, match=words):
+        compose.jobs_of(["model=tiny", word])
+
+
 # Node lists, and variables of launchers
 
 NODES = (
@@ -237,7 +252,7 @@ NAMES += [
 @given(names=NODES)
 @EXAMPLES
 def test_any_list_of_nodes_has_a_first_one_or_a_sentence(names: str) -> None:
-    assert isinstance(in_one_sentence(lambda: first_host(names)) or "", str)
+    assert isinstance(in_one_sentence(lambda: first_host(names), names) or "", str)
 
 
 @given(
@@ -252,7 +267,7 @@ def test_any_variables_of_a_launcher_are_a_copy_or_a_sentence(environ: dict[str,
     with pytest.MonkeyPatch.context() as patch:
         numeric = lambda name: name if name.count(".") == 3 or ":" in name else None  # noqa: E731  no name server is asked
         patch.setattr(launcher, "address_of", numeric)
-        copy = in_one_sentence(lambda: which_copy(environ)) or Copy()
+        copy = in_one_sentence(lambda: which_copy(environ), "".join(environ.values())) or Copy()
     assert 0 <= copy.node_rank < copy.num_copies <= 1 << 20
     wire.secret_of(copy.launcher, environ)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import builders
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from bench.analysis.derive import derive
@@ -141,6 +141,7 @@ def read_by_all(path: Path) -> None:
 
 
 @given(place=st.sampled_from(PLACES), value=JSON | HOSTILE, remove=st.booleans())
+@example(place=("hosts", 0, "system", "virtualisation"), value={"\x1f": []}, remove=False)
 @EXAMPLES
 def test_a_record_that_was_changed_anywhere_is_sound_or_a_sentence(
     tmp_path: Path, place: tuple, value: Any, remove: bool
