@@ -35,9 +35,15 @@ ARG IMAGE_REVISION=unknown
 ARG IMAGE_VERSION=unknown
 RUN ["/usr/bin/env", "IMAGE_BUILDER=docker", "/bin/sh", "/opt/bench/scripts/install.sh", "project"]
 
+# What is installed, as CycloneDX; images.sh adds its SHA-256 to the labels.
+COPY scripts/sbom.py /opt/bench/scripts/sbom.py
+RUN ["/opt/bench/.venv/bin/python", "-I", "-B", "/opt/bench/scripts/sbom.py", "/opt/bench/sbom.json"]
+
+ARG IMAGE_SOURCE=unknown
 LABEL org.opencontainers.image.title="mallocost" \
       org.opencontainers.image.description="What a memory allocator costs CPU training" \
       org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.source="${IMAGE_SOURCE}" \
       org.opencontainers.image.base.name="${IMAGE_BASE}" \
       org.opencontainers.image.revision="${IMAGE_REVISION}" \
       org.opencontainers.image.version="${IMAGE_VERSION}" \

@@ -12,7 +12,7 @@ QUICK := $(PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorde
 SYSTEM := $(PYTHON) -m pytest --dist loadfile --no-loadscope-reorder
 ARGS ?=
 
-.PHONY: help setup torch2 bench test unit check validate lock base image sif sbom clean
+.PHONY: help setup torch2 bench test unit check validate lock base image sif sign sbom clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,8 +72,11 @@ image:  ## the Docker image
 sif:  ## the Apptainer image, bench.sif
 	@scripts/images.sh sif
 
-sbom:  ## the environment's bill of materials (CycloneDX)
-	@scripts/setup.sh dev
+sign:  ## sign bench.sif with the key of .tools/keys, made at the first call, and verify it
+	@scripts/images.sh sign
+
+sbom:  ## the bill of materials that lies in the Docker image (CycloneDX)
+	@scripts/setup.sh
 	@scripts/images.sh sbom
 
 clean:  ## remove the environment, the tools and all caches; results stay

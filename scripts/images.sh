@@ -5,7 +5,11 @@
 #   images.sh image              the Docker image $IMAGE (default bench), and what its size is made of
 #   images.sh sif                the Apptainer image $SIF (default bench.sif), from the same base; with SIF_FROM=image from the
 #                                Docker image, which takes longer: every layer is compressed on the way
-#   images.sh sbom               $SBOM (default sbom.json), CycloneDX: the locked Python packages and the image's Debian ones
+#   images.sh sign               signs $SIF with the key of .tools/keys, which is made at the first call, and verifies it; the public half is put
+#                                beside it, $SIF.pem. A key file and no PGP key: it asks no key server and no passphrase, and one line verifies
+#   images.sh sbom               $SBOM (default sbom.json), CycloneDX: the list of what is installed that lies in the image, /opt/bench/sbom.json.
+#                                A file in the image and no object of the SIF: Docker's image has the same one, what is made of it keeps it,
+#                                the signature covers it, and its SHA-256 is a label (bench.sbom.sha256)
 #   images.sh compare A B        two images (Docker names or SIF files): exit 1 if installed packages or files differ
 #
 # Also from the environment: BASE_IMAGE, TORCH_FLAVOR, TORCH_WHEEL, TORCH2, TORCH2_WHEEL, DOCKER_BUILD_OPTIONS, APPTAINER_TMPDIR.
@@ -19,7 +23,8 @@ public_base=$(sed -n 's/^ARG BASE_IMAGE=//p' Dockerfile)
 stand_in=bench-base:stand-in
 flavor=${TORCH_FLAVOR:-pypi}
 version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' bench/__init__.py)
-contents="bench conf entrypoint.sh requirements.lock requirements-mimalloc.lock requirements-torch2.lock scripts/install.sh"
+contents="bench conf entrypoint.sh requirements.lock requirements-mimalloc.lock requirements-torch2.lock scripts/install.sh scripts/sbom.py"
+keys=${KEYS:-.tools/keys}
 
 say() { echo "images: $*" >&2; }
 fail() { say "$*"; exit 2; }
@@ -44,6 +49,16 @@ revision() {
     # shellcheck disable=SC2086  # a list of paths
     [ -z "$(git status --porcelain -- $contents)" ] || commit=$commit-dirty
     echo "$commit"
+}
+
+# Where the code is from, for a reader of the image: the origin of this clone, without a name or a password in it.
+source_url() {
+    url=$(git config --get remote.origin.url 2>/dev/null) || url=""
+    case $url in
+        https://*) echo "$url" | sed 's|^https://[^/@]*@|https://|' ;;
+        git@*:*) echo "$url" | sed 's|^git@\([^:]*\):|https://\1/|' ;;
+        *) echo unknown ;;
+    esac
 }
 
 # Prints the name of a base image that is there: BASE_IMAGE, the public one, or the stand-in.
@@ -117,7 +132,11 @@ image() {
     # shellcheck disable=SC2086  # a list of options
     docker build ${DOCKER_BUILD_OPTIONS:-} --build-arg "BASE_IMAGE=$from" --build-arg "IMAGE_REVISION=$(revision)" \
         --build-arg "IMAGE_VERSION=$version" --build-arg "TORCH_FLAVOR=$flavor" --build-arg "TORCH_WHEEL=${TORCH_WHEEL:-}" \
-        --build-arg "TORCH2=${TORCH2:-}" --build-arg "TORCH2_WHEEL=${TORCH2_WHEEL:-}" --build-arg PIP_INDEX_URL -t "$image" . >&2
+        --build-arg "IMAGE_SOURCE=$(source_url)" --build-arg "TORCH2=${TORCH2:-}" --build-arg "TORCH2_WHEEL=${TORCH2_WHEEL:-}" \
+        --build-arg PIP_INDEX_URL -t "$image" . >&2
+    # A label cannot be computed while an image is built: this adds one to its configuration, and no layer.
+    digest=$(inside "$image" 'sha256sum /opt/bench/sbom.json' | cut -d ' ' -f 1)
+    echo "FROM $image" | docker build --quiet --label "bench.sbom.sha256=$digest" -t "$image" - >/dev/null
     size
 }
 
@@ -162,8 +181,9 @@ sif() {
     # zstd is read twice as fast as gzip, Apptainer's default, and written in a third of the time; the kernel knows it since 4.14.
     (cd "$work" && "$apptainer" --quiet build --fakeroot --mksquashfs-args '-comp zstd -Xcompression-level 3' \
         --build-arg "BOOTSTRAP=$bootstrap" --build-arg "FROM=$from" --build-arg "IMAGE_BASE=$base_name" --build-arg "IMAGE_BUILDER=$builder" \
-        --build-arg "IMAGE_REVISION=$(cd "$OLDPWD" && revision)" --build-arg "IMAGE_VERSION=$version" --build-arg "TORCH_FLAVOR=$flavor" \
-        --build-arg "TORCH_WHEEL=${TORCH_WHEEL:-}" --build-arg "TORCH2=${TORCH2:-}" --build-arg "TORCH2_WHEEL=${TORCH2_WHEEL:-}" bench.sif apptainer.def) \
+        --build-arg "IMAGE_REVISION=$(cd "$OLDPWD" && revision)" --build-arg "IMAGE_SOURCE=$(cd "$OLDPWD" && source_url)" \
+        --build-arg "IMAGE_VERSION=$version" --build-arg "TORCH_FLAVOR=$flavor" --build-arg "TORCH_WHEEL=${TORCH_WHEEL:-}" \
+        --build-arg "TORCH2=${TORCH2:-}" --build-arg "TORCH2_WHEEL=${TORCH2_WHEEL:-}" bench.sif apptainer.def) \
         || fail "the SIF was not built; if that is because no registry answers for $base_name: scripts/provision.sh starts a Docker engine, which makes a stand-in base"
     cp "$work/bench.sif" "$sif"
     echo "$sif: $(($(stat -c %s "$sif") / 1000000)) MB, sha256 $(sha256sum <"$sif" | cut -d ' ' -f 1)"
@@ -201,31 +221,50 @@ compare() {
 }
 
 sbom() {
-    python=.venv/bin/python
-    [ -x .venv/bin/cyclonedx-py ] || fail "cyclonedx-py is not in .venv; 'scripts/setup.sh dev' installs it"
-    "$python" -m cyclonedx_py requirements --output-reproducible --of JSON -o "$sbom" requirements.lock 2>/dev/null
     if has_docker && has_image "$image"; then
-        # The allocators, and all else of the image, are Debian's.
-        # shellcheck disable=SC2016  # the dollar signs are for the shell inside
-        inside "$image" 'dpkg-query -W -f "\${Package} \${Version} \${Architecture}\n"' | "$python" -c '
-import json, sys
-path, version = sys.argv[1:]
-bom = json.load(open(path))
-bom["metadata"]["component"] = {"type": "application", "name": "bench", "version": version}
-for line in sys.stdin:
-    name, release, arch = line.split()
-    purl = f"pkg:deb/debian/{name}@{release}?arch={arch}"
-    bom["components"].append({"type": "library", "name": name, "version": release, "purl": purl, "bom-ref": purl})
-json.dump(bom, open(path, "w"), indent=2)' "$sbom" "$version"
+        inside "$image" 'cat /opt/bench/sbom.json' >"$sbom"
     else
-        say "without the Docker image $image the list has no Debian packages"
+        say "there is no Docker image $image: the list is of this host and its .venv"
+        [ -x .venv/bin/python ] || fail "there is no .venv either; 'make setup' makes it"
+        .venv/bin/python -I -B scripts/sbom.py "$sbom" >/dev/null
     fi
     say "wrote $sbom"
+}
+
+# A key pair of this checkout, made once. Whoever has the public half can tell that a SIF is the one that was signed here.
+signing_key() {
+    command -v openssl >/dev/null || fail "a key is made with openssl, which is not here: apt-get install openssl"
+    [ -f "$keys/sign.pem" ] && [ -f "$keys/verify.pem" ] && return
+    mkdir -p "$keys"
+    (umask 077 && openssl genpkey -algorithm ed25519 -out "$keys/sign.pem")
+    openssl pkey -in "$keys/sign.pem" -pubout -out "$keys/verify.pem"
+    say "made the key pair $keys/sign.pem (secret: keep it) and $keys/verify.pem (give it away)"
+}
+
+# Signs $SIF in place, all of it, and verifies what was signed.
+sign() {
+    apptainer=${APPTAINER:-apptainer}
+    [ -f "$sif" ] || fail "there is no $sif; 'make sif' builds it"
+    signing_key
+    work=$(mktemp -d)
+    owner=$(stat -c %u:%g "$sif")
+    trap 'rm -rf "$work"; chown "$owner" "$sif" 2>/dev/null || :' EXIT
+    chmod 711 "$work"
+    cp "$keys/sign.pem" "$keys/verify.pem" "$work"
+    if [ "$(id -u)" = 0 ]; then
+        # Root's Apptainer may be running as somebody else (scripts/provision.sh), who then needs the file and the key for this moment.
+        user=$(inside "$(realpath "$sif")" 'id -u') || fail "$sif could not be read"
+        chown "$user" "$sif" "$work/sign.pem"
+    fi
+    "$apptainer" --quiet sign --key "$work/sign.pem" "$sif" || fail "$sif was not signed"
+    "$apptainer" --quiet verify --key "$work/verify.pem" "$sif" >/dev/null || fail "$sif was signed, and does not verify"
+    cp "$keys/verify.pem" "$sif.pem"
+    echo "$sif: signed and verified, sha256 $(sha256sum <"$sif" | cut -d ' ' -f 1); to verify it elsewhere: apptainer verify --key $sif.pem $sif"
 }
 
 command=${1:-}
 [ $# = 0 ] || shift
 case $command in
-    base | image | sif | sbom | compare) "$command" "$@" ;;
-    *) fail "say base, image, sif, sbom or compare" ;;
+    base | image | sif | sign | sbom | compare) "$command" "$@" ;;
+    *) fail "say base, image, sif, sign, sbom or compare" ;;
 esac

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
@@ -193,6 +194,9 @@ def test_the_docker_image_runs_as_an_ordinary_user_and_sets_no_variable_that_an_
     labels = {name.removeprefix("org.opencontainers.image."): value for name, value in config["Labels"].items()}
     assert labels["version"] == bench.__version__ and labels["base.name"] and labels["bench.torch-flavor"] == "pypi"
     assert labels["revision"] == "unknown" or len(labels["revision"].removesuffix("-dirty")) == 40
+    assert labels["title"] == "mallocost" and labels["licenses"] == "MIT"
+    assert labels["source"] == "unknown" or labels["source"].startswith("https://")
+    assert "@" not in labels["source"], "no password of whoever cloned it"
 
 
 def test_a_change_of_code_rebuilds_the_code_alone_and_what_is_rebuilt_is_alike(docker_image: str, folder: Path) -> None:
@@ -270,6 +274,35 @@ def test_the_bill_of_materials_is_valid_and_names_what_is_installed(docker_image
     listed = {component["purl"].split("?")[0] for component in json.loads(text)["components"]}
     assert {"pkg:pypi/torch@1.10.2", "pkg:pypi/numpy@1.26.4"} <= listed
     assert any(purl.startswith("pkg:deb/debian/libjemalloc2@") for purl in listed)
+    assert any(purl.startswith("pkg:pypi/cmeel-mimalloc@3") for purl in listed), "what is unpacked beside Python too"
+    labels = json.loads(run(["docker", "image", "inspect", "-f", "{{json .Config.Labels}}", docker_image]).stdout)
+    assert labels["bench.sbom.sha256"] == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_a_signed_sif_is_verified_by_the_key_beside_it_and_a_changed_one_is_not(sif: Path, folder: Path) -> None:
+    """The copy shares its blocks with the other tests' file where the file system can do that."""
+    mine, keys = folder / "mine.sif", folder / "keys"
+    assert run(["cp", "--reflink=auto", sif, mine]).returncode == 0
+    owner = mine.stat().st_uid
+    done = run(["scripts/images.sh", "sign"], {"SIF": str(mine), "KEYS": str(keys)})
+    assert done.returncode == 0 and "signed and verified" in done.stdout, done.stderr
+    assert (keys / "sign.pem").stat().st_mode & 0o077 == 0 and mine.stat().st_uid == owner
+    assert (folder / "mine.sif.pem").read_text() == (keys / "verify.pem").read_text()
+
+    def verified() -> bool:
+        return run(["apptainer", "--silent", "verify", "--key", f"{mine}.pem", mine]).returncode == 0
+
+    assert verified()
+    labels = run(["apptainer", "--silent", "inspect", "--labels", mine]).stdout
+    (digest,) = [line.split()[-1] for line in labels.splitlines() if line.startswith("bench.sbom.sha256")]
+    inside = run(["apptainer", "--silent", "exec", mine, "sha256sum", "/opt/bench/sbom.json"])
+    assert inside.stdout.split()[0] == digest
+    with open(mine, "r+b") as f:
+        f.seek(mine.stat().st_size // 2)
+        byte = f.read(1)
+        f.seek(-1, os.SEEK_CUR)
+        f.write(bytes([byte[0] ^ 1]))
+    assert not verified()
 
 
 def test_a_printed_job_script_runs_the_sweep_from_the_sif_on_two_slurm_nodes(sif: Path, scratch: Path) -> None:
