@@ -110,6 +110,40 @@ def test_printed_script_runs_by_sbatch(cluster):
     assert all(record["valid"] and record["launch"]["num_copies"] == 2 for record in found.values())
 
 
+def test_a_job_that_goes_back_into_the_queue_ends_what_is_missing_and_nothing_else(cluster):
+    """The signal that Slurm sends before a time limit, sent by hand while the second job runs: the script ends it, requeues itself by
+    `scontrol requeue`, and the same Slurm job goes on to its end."""
+    out = cluster.directory / "requeued"
+    words = [*SMOKE, "nodes=2", "repeat=0,1"]
+    printed = cluster.run(cluster.head, [ENTRYPOINT, "jobscript", "--requeue", f"--results={out}", "--", *words])
+    assert printed.returncode == 0, printed.stdout
+    (cluster.directory / "requeue.sh").write_text(printed.stdout)
+    log = cluster.directory / "requeue.out"
+    number = cluster.run(cluster.head, ["sbatch", "--parsable", f"--output={log}", "requeue.sh"]).stdout.strip()
+
+    def said(what: str) -> bool:
+        return log.exists() and what in log.read_text()
+
+    def is_now(*wanted: str) -> bool:
+        words = cluster.run(cluster.head, ["scontrol", "show", "job", "--oneliner", number]).stdout.split()
+        return set(wanted) <= set(words)
+
+    wait_for(lambda: said("bench: job 2/2"), 120, "second job under way")
+    assert cluster.run(cluster.head, ["scancel", "--batch", "--signal=USR1", number]).returncode == 0
+    wait_for(lambda: is_now("JobState=PENDING", "Restarts=1"), 30, f"requeued job {number}")
+    first = next(out.glob("*/*_r00-*/record.json"))
+    written = first.stat().st_mtime_ns
+    assert not list(out.glob("*/*_r01-*/record.json")), "half a run leaves no record"
+    assert said("stopped by SIGUSR1"), log.read_text()
+    # A requeued job waits until the credentials of its first life have expired, two minutes; nothing here needs that.
+    cluster.run(cluster.head, ["scontrol", "update", f"jobid={number}", "starttime=now"])
+    wait_for(lambda: is_now("JobState=COMPLETED", "ExitCode=0:0"), 120, f"end of job {number}")
+    assert said("1/2 glibc n=2 repeat=0") and said("[already there]"), log.read_text()
+    assert first.stat().st_mtime_ns == written
+    found = records(out)
+    assert sorted(found) == [(2, "glibc", 0), (2, "glibc", 1)] and all(record["valid"] for record in found.values())
+
+
 def test_a_batch_script_that_forgot_srun_is_told_so(cluster):
     """Its shell has the job's SLURM_NTASKS, but no other copy was started: one node runs alone, several are refused."""
     out = cluster.directory / "forgot"
