@@ -30,7 +30,7 @@ HOSTS = (
     "PyTorch",
     "Result",
 )
-LEFT = ("Verdict", "CPU", "Versions", "Result")
+LEFT = ("Verdict", "CPU", "Versions", "Kernel", "Result")
 
 
 def host_tables(found: Sequence[Section]) -> list[tuple[str, list[list[str]]]]:

@@ -21,6 +21,9 @@ from bench.schema.job import to_dict
 
 MOST_DRAWN = 4  # sections with pictures; the rest have their tables
 MOST_WARNINGS = 40
+MOST_VERDICTS = (
+    12  # sentences that stand open; the rest are folded, or they would push the pictures off the first screens
+)
 MOST_CAUSES = 3  # said at the top, of the largest gains at the fewest nodes; the rest stand with the fault tax
 
 VERDICT_WORD = r"\b(faster|slower|(less|more) time)\b|[Cc]annot tell|[Nn]o difference"
@@ -49,10 +52,12 @@ def page(found: Sequence[Section], refused: tables.Refused) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["coded"] = coded
     started = sorted(record["started_at"] for section in found for record in all_records(section))
     return (
         environment.get_template("report.html.j2").render(
             sections=[section_view(section, found[0], number) for number, section in enumerate(found)],
+            most_verdicts=MOST_VERDICTS,
             beside=hosts.host_tables(found),
             beside_title=hosts.TITLE,
             beside_headings=hosts.HOSTS,
@@ -154,6 +159,12 @@ def linked(sentence: str, shown_by: Sequence[tuple[str, str]], parts: Collection
         ]
         ends = end
     return Markup("").join([*pieces, escape(sentence[ends:])])
+
+
+def coded(sentence: str) -> Markup:
+    """What stands between backticks, as in report.md, as code."""
+    pieces = re.split(r"`([^`]+)`", sentence)
+    return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(pieces))
 
 
 def configuration(section: Section) -> str:

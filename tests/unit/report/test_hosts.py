@@ -98,6 +98,16 @@ def test_records_of_one_host_make_no_such_table(tmp_path: Path) -> None:
     assert side_by_side(sections(records.collect(with_packs([tmp_path])).records, "glibc")) == []
 
 
+def test_many_verdicts_are_folded_and_what_is_to_be_typed_is_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(html, "MOST_DRAWN", 0)
+    arms = {f"arm{number}": {"seconds": 0.1 + 0.01 * number} for number in range(html.MOST_VERDICTS + 4)}
+    found = sections(b.study(Path("/results"), {"glibc": {"seconds": 0.1}, **arms}, blocks=2), "glibc")
+    verdict = html.page(found, []).split('<div class="verdict', 1)[1].split("</div>")[0]
+    open_, folded = verdict.split("<details>")
+    assert open_.count("<p>") == html.MOST_VERDICTS and "4 more comparisons" in folded and folded.count("<p>") == 4
+    assert html.coded("say `a<b` now") == "say <code>a&lt;b</code> now"
+
+
 def test_a_folder_counts_with_the_packs_in_it_once(gallery: Path) -> None:
     found = [
         b.record(gallery / "own", b.job(arm, 0), seconds=0.1, host=host(EPYC), spread=0.001)

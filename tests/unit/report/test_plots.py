@@ -55,6 +55,13 @@ def pictures(**how: Any) -> dict[str, str]:
     return drawn(section(**how))
 
 
+def test_gains_stand_as_the_sentences_do_and_each_says_its_nodes():
+    said = texts(pictures(nodes=(1, 2))["gains"]).split(" | ")
+    rows = [word for word in said if word.startswith(tuple(FOUR)) and "node" in word]
+    assert set(rows) == {f"{arm}, {nodes}" for arm in FOUR if arm != "glibc" for nodes in ("1 node", "2 nodes")}
+    assert "tcmalloc" in texts(pictures()["gains"]).split(" | "), "one number of nodes is said once, in the section"
+
+
 def test_every_picture_is_whole_and_labelled_with_units():
     found = pictures(nodes=(1, 2))
     words = {
