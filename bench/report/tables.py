@@ -191,7 +191,7 @@ def verdict_sentences(section: Section) -> list[str]:
     """A sentence for each comparison; where there is none, why."""
     said = [_capital(f"{_at(section, c)}{pair_sentence(c)}").rstrip(".") + "." for c in section.pairs]
     if not said and len(section.arms) == 1:
-        return [*(measured_sentence(section, cell) for cell in section.cells), next_step(section.arms[0])]
+        return [*(measured_sentence(section, cell) for cell in section.cells), next_step(section)]
     if not said:
         what = "no two arms ran at the same number of nodes" if section.arms else "no job ended well"
         said.append(f"Nothing to compare: {what}.")
@@ -207,11 +207,15 @@ def measured_sentence(section: Section, cell: Cell) -> str:
     return said + (f"; the published table has {number(theirs)} s, one run on another machine." if theirs else ".")
 
 
-def next_step(arm: str) -> str:
+def next_step(section: Section) -> str:
     """The words that add the arm to compare with. They name a sweep that this job is a part of, so that it is not run again."""
+    arm, image = section.arms[0], section.host.get("image") or {}
     arms = ("glibc", arm) if arm != "glibc" else ("glibc", "tcmalloc")
+    # The words before the overrides are those that the reader typed: another command would be another image, or none.
+    how = f"apptainer run {Path(image['sif']).name}" if image.get("sif") else "./entrypoint.sh"
+    how = "the same `docker run` with" if image.get("built_by") == "docker" and not image.get("sif") else how
     return (
-        f"One arm alone is not compared with anything: ./entrypoint.sh -m +allocator={','.join(arms)} (and the other words of this "
+        f"One arm alone is not compared with anything: {how} -m +allocator={','.join(arms)} (and the other words of this "
         f"command, if there were any) adds {arms[0] if arm != 'glibc' else arms[1]} to this block, and runs only what is missing."
     )
 

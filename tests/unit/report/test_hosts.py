@@ -13,9 +13,10 @@ import pytest
 
 from bench.analysis.grouping import sections
 from bench.analysis.hosts import side_by_side
-from bench.report import hosts, html
+from bench.report import hosts, html, tables
 from bench.report.pack import write_pack
 from bench.schema import records
+from bench.schema.job import Job
 from bench.schema.packs import with_packs
 
 pytestmark = pytest.mark.usefixtures("unrendered")  # words and tables are looked at here; pictures in report/test_plots.py
@@ -137,3 +138,22 @@ def test_a_history_is_followed_over_packs(tmp_path: Path, capsys: pytest.Capture
     assert (tmp_path / "may" / "history.html").exists()
     assert b.run_command("history", str(tmp_path)) == 0
     assert capsys.readouterr().out.splitlines()[:7] == by_name.splitlines()[:7], "a folder of packs is as good"
+
+
+@pytest.mark.parametrize(
+    ("image", "begins"),
+    [
+        (None, "./entrypoint.sh -m "),
+        ({"built_by": "apptainer", "sif": "/scratch/me/bench.sif"}, "apptainer run bench.sif -m "),
+        ({"built_by": "docker"}, "the same `docker run` with -m "),
+    ],
+)
+def test_one_arm_alone_says_what_it_took_and_the_line_of_this_image_that_adds_the_other(
+    image: Any, begins: str
+) -> None:
+    one = b.job("tcmalloc", model=Job().model, train=Job().train)
+    (section,) = sections([b.record(Path("/results"), one, host={**b.HOST, "image": image})], "glibc")
+    measured, line = tables.verdict_sentences(section)
+    assert measured.startswith("tcmalloc at 1 node: ") and "the published table has 1,0" in measured
+    assert f": {begins}+allocator=glibc,tcmalloc (" in line
+    assert "adds glibc to this block, and runs only what is missing" in line and "stands in" not in line
