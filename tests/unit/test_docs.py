@@ -52,6 +52,11 @@ def commands_in(name: str) -> Iterator[list[str]]:
             yield words[: next((i for i, word in enumerate(words) if word in (">", "|")), len(words))]
 
 
+ENGINES_OWN = (
+    ["verify", "--key", "bench.sif.pem", "bench.sif"],
+    ["inspect", "bench.sif"],
+    ["image", "inspect", "bench"],
+)
 COMMANDS = {" ".join(words): words for name in NAMES for words in commands_in(name)}
 
 
@@ -67,6 +72,8 @@ def meaning(words: list[str]) -> tuple[str, list[str]]:
         return "bench", rest
     if program == "docker" and rest[0] == "run":
         return "bench", rest[rest.index("bench") + 1 :]
+    if program in ("docker", "apptainer") and rest[0] in ("verify", "inspect", "image"):
+        return "engine", rest
     if program == "apptainer" and rest[0] == "run":
         app = [rest[rest.index("--app") + 1]] if "--app" in rest else []
         return "bench", app + rest[rest.index("bench.sif") + 1 :]
@@ -137,7 +144,17 @@ def check(
     def pytest_words(words: list[str]) -> None:
         assert all((CHECKOUT / word).exists() for word in words if not word.startswith("-"))
 
-    programs = {"bench": bench, "make": make, "validation": validation, "file": file, "pytest": pytest_words}
+    def engine(words: list[str]) -> None:
+        assert words in ENGINES_OWN, "the system tests run these words of the engines themselves, and no others"
+
+    programs = {
+        "bench": bench,
+        "make": make,
+        "validation": validation,
+        "file": file,
+        "pytest": pytest_words,
+        "engine": engine,
+    }
 
     def check_line(line: list[str]) -> None:
         program, words = meaning(line)
