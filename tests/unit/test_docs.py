@@ -113,6 +113,10 @@ def parse_only(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]],
     return check
 
 
+def engine(words: list[str]) -> None:
+    assert words in ENGINES_OWN, "the system tests run these words of the engines themselves, and no others"
+
+
 @pytest.fixture
 def check(
     command: Callable[..., tuple[int, list[Any]]], parse_only: Callable[[Callable[[], Any]], None]
@@ -143,9 +147,6 @@ def check(
 
     def pytest_words(words: list[str]) -> None:
         assert all((CHECKOUT / word).exists() for word in words if not word.startswith("-"))
-
-    def engine(words: list[str]) -> None:
-        assert words in ENGINES_OWN, "the system tests run these words of the engines themselves, and no others"
 
     programs = {
         "bench": bench,
