@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +19,14 @@ from bench.driver import sweep
 from bench.host import interrupt
 from bench.host.interrupt import ENDING, Interrupted, interruptible, raise_if_interrupted
 from bench.paths import CHECKOUT
+
+
+@pytest.fixture(autouse=True)
+def not_under_nohup() -> Iterator[None]:
+    """These tests may themselves be run under nohup, which ignores SIGHUP for all that it starts."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def test_nohup_is_respected() -> None:
