@@ -73,8 +73,10 @@ def test_two_at_the_same_moment_are_one(monkeypatch: pytest.MonkeyPatch) -> None
 def test_two_that_come_while_python_imports_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the second found the exception of the first under way, Python said SystemError: one time in four, with imports."""
     monkeypatch.setattr(sys, "unraisablehook", lambda what: pytest.fail(str(what.exc_value)))
+    # It is told when to begin: one that is sent before anybody waits for it would be lost, and this would go round for ever.
     send = """
 import os, signal, sys, time
+sys.stdin.read(1)
 time.sleep(float(sys.argv[2]))
 for number in (signal.SIGUSR1, signal.SIGUSR2):
     os.kill(int(sys.argv[1]), number)
@@ -83,7 +85,10 @@ for number in (signal.SIGUSR1, signal.SIGUSR2):
     try:
         for attempt in range(20):
             words = [sys.executable, "-S", "-c", send, str(os.getpid()), str(0.001 * attempt)]
-            with subprocess.Popen(words), pytest.raises(Interrupted), interruptible():
+            sender = subprocess.Popen(words, stdin=subprocess.PIPE)
+            with sender, pytest.raises(Interrupted), interruptible():
+                assert sender.stdin is not None
+                os.write(sender.stdin.fileno(), b".")
                 while True:
                     importlib.util.find_spec("no_module_of_this_name")
     finally:
