@@ -206,10 +206,14 @@ class Watch:
         for one in found:
             with contextlib.suppress(OSError):
                 program = os.readlink(f"/proc/{one.pid}/exe")
+                # Read anew: `one` may be from before an exec, of which the program is from after. 0: in the middle of one, or hidden.
+                stack = (tree.stat(one.pid) or one).stack
                 programs = self.seen.setdefault((one.pid, one.born), [])
-                if not programs or (programs[-1].program, programs[-1].stack) != (program, one.stack):
-                    programs.append(carried.sight(one.pid, program, now, one.stack))
+                last = programs[-1] if programs else None
+                if last is None or last.program != program or (stack and last.stack and last.stack != stack):
+                    programs.append(carried.sight(one.pid, program, now))
                 seen = programs[-1]
+                seen.stack = stack or seen.stack
                 if seen.due(now):
                     before = time.thread_time()
                     carried.look(seen)

@@ -49,20 +49,20 @@ class Sighting:
     later_seconds: float = 0.0  # of CPU time, the most that it may have used after the last look at it
     peak_rss_bytes: int = 0
     huge_bytes: int = 0
-    stack: int = 0  # where it begins: another place is another exec
+    stack: int = 0  # where it begins: another place is another exec; 0 where that is not known yet
 
     def due(self, now: float) -> bool:
         """Looked at when loaded, and again at four times the age: what is loaded late is found, and a long run is left alone."""
         return not self.looks or now - self.first_seen > 0.03 * 4**self.looks
 
 
-def sight(pid: int, program: str, now: float, stack: int = 0) -> Sighting:
+def sight(pid: int, program: str, now: float) -> Sighting:
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as f:
             words = f.read(400).replace(b"\0", b" ").decode(errors="replace").strip()
     except OSError:
         words = program
-    return Sighting(pid, words[:100] or program, program, now, stack=stack)
+    return Sighting(pid, words[:100] or program, program, now)
 
 
 def look(seen: Sighting) -> None:

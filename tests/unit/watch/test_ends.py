@@ -15,7 +15,7 @@ import pytest
 from bench.paths import CHECKOUT
 from bench.schema.job import Measure, Program
 from bench.watch import __main__ as watch
-from bench.watch import carried
+from bench.watch import carried, tree
 
 BUSY = "import time; end = time.process_time() + {}\nwhile time.process_time() < end: pass"
 SLOW_LOOKS = """
@@ -86,6 +86,27 @@ def test_the_same_file_started_anew_is_looked_at_anew(tmp_path: Path) -> None:
     # A look in the middle of the exec finds the program alone: None.
     assert [one["reached"] for one in said["processes"] if one["reached"] is not None] == [True, False]
     assert "was started with another MINE" in said["error"]
+
+
+def test_a_look_at_the_moment_of_an_exec_sees_one_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list of processes was read before the exec and the program's file after it; or the kernel had set up no stack yet."""
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        one = watch.Watch.__new__(watch.Watch)
+        one.seen, one.living_before, one.peak_rss_bytes, one.stdin_end = {}, set(), 0, -1
+        listed = [tree.stat(child.pid)._replace(stack=1)]
+        monkeypatch.setattr(tree, "descendants", lambda root: listed)
+        real = tree.stat
+        for in_the_middle in (True, False, False):
+            monkeypatch.setattr(
+                tree, "stat", lambda pid, cut=in_the_middle: real(pid)._replace(stack=0) if cut else real(pid)
+            )
+            one.look(time.monotonic())
+            listed = [real(child.pid)]
+        assert [len(programs) for programs in one.seen.values()] == [1]
+    finally:
+        child.kill()
+        child.wait()
 
 
 def test_a_look_at_maps_does_not_put_the_next_look_off(monkeypatch: pytest.MonkeyPatch) -> None:
