@@ -26,6 +26,7 @@ ARG TORCH2_WHEEL
 COPY requirements-torch2.lock /opt/bench/
 RUN ["/bin/sh", "/opt/bench/scripts/install.sh", "torch2"]
 
+COPY scripts/sbom.py /opt/bench/scripts/sbom.py
 COPY entrypoint.sh /opt/bench/entrypoint.sh
 COPY conf /opt/bench/conf
 COPY bench /opt/bench/bench
@@ -36,7 +37,6 @@ ARG IMAGE_VERSION=unknown
 RUN ["/usr/bin/env", "IMAGE_BUILDER=docker", "/bin/sh", "/opt/bench/scripts/install.sh", "project"]
 
 # What is installed, as CycloneDX; images.sh adds its SHA-256 to the labels.
-COPY scripts/sbom.py /opt/bench/scripts/sbom.py
 RUN ["/opt/bench/.venv/bin/python", "-I", "-B", "/opt/bench/scripts/sbom.py", "/opt/bench/sbom.json"]
 
 ARG IMAGE_SOURCE=unknown
