@@ -37,7 +37,7 @@ def interruptible() -> Iterator[None]:
     if STATE.depth or threading.current_thread() is not threading.main_thread():
         yield
         return
-    old: dict[signal.Signals, Any] = {}
+    old = _handlers()
 
     def note(number: int, frame: Any) -> None:
         if STATE.depth == 0 or STATE.came:  # it is over already, or one that came at the same moment
@@ -52,19 +52,28 @@ def interruptible() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         raise Interrupted(STATE.came)
 
-    for number in ENDING:
-        before = signal.getsignal(number)
-        if number != signal.SIGHUP or before != signal.SIG_IGN:  # nohup means it
-            old[number] = before
     STATE.depth, STATE.came = 1, None
     try:
         for number in old:
             signal.signal(number, note)
         yield
+    except Exception as error:
+        # A library that cleans up half of what it made may fail over it, and its exception then stands in the place of ours.
+        if STATE.came:
+            raise Interrupted(STATE.came) from error
+        raise
     finally:
         STATE.depth = 0
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+def _handlers() -> dict[signal.Signals, Any]:
+    """What each signal does that is to be heard from now on."""
+    now = {number: signal.getsignal(number) for number in ENDING}
+    if now[signal.SIGHUP] == signal.SIG_IGN:  # nohup means it
+        del now[signal.SIGHUP]
+    return now
 
 
 def ignore_what_comes() -> None:

@@ -96,6 +96,17 @@ for number in (signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, handler)
 
 
+def test_a_library_that_fails_over_one_hides_it_from_nobody() -> None:
+    """OmegaConf, while Hydra was imported: its finally found a list half made, and the traceback was of an AttributeError."""
+    with pytest.raises(Interrupted, match="SIGTERM"), interruptible():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            raise AttributeError("half made")
+    with pytest.raises(AttributeError), interruptible():
+        raise AttributeError("of its own")
+
+
 def test_one_that_comes_when_all_is_said_changes_no_exit_code() -> None:
     code = """
 import atexit, os, runpy, signal, sys
