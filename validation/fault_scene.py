@@ -267,4 +267,14 @@ def cpu_seconds(processes: Sequence[psutil.Process]) -> float:
 
 
 def losses_of(path: Path) -> list[Any]:
+    """Of each rank, and the digest of its parameters at the end; one that was killed behind its training has none."""
     return [(rank["micro_batches"]["loss"], rank["parameters_sha256"]) for rank in records.read(path)["ranks"]]
+
+
+def are_alike(one: dict[str, list[Any]], other: dict[str, list[Any]]) -> bool:
+    """The same records with the same losses and, where both have them, digests."""
+    return one.keys() == other.keys() and all(
+        len(one[name]) == len(other[name])
+        and all(a[0] == b[0] and (None in (a[1], b[1]) or a[1] == b[1]) for a, b in zip(one[name], other[name]))
+        for name in one
+    )

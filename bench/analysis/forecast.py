@@ -162,7 +162,7 @@ def with_auto_blocks(
     forecasts: Sequence[Forecast], num_first: int, max_minutes: float, wanted: int | None, large: bool
 ) -> Duration:
     """With measure.blocks=auto, whose first block has ``num_first`` jobs, of which ``forecasts`` are of those that are to run: blocks until
-    the minutes are over, or until as many as an earlier spread asks for (``wanted``); three in any case, as ``Sweep.next_block`` has it."""
+    the minutes are over, or until as many as an earlier spread asks for (``wanted``); three in any case, as ``Runner.next_block`` has it."""
     if not forecasts or any(math.isnan(one.seconds) for one in forecasts):
         return Duration(math.nan, math.nan, math.nan)
     block = statistics.fmean(one.seconds for one in forecasts) * num_first

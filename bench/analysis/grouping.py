@@ -193,9 +193,12 @@ def _cautions(good: Sequence[Record], chosen: str, reference: str, num_arms: int
 
 
 def _of_the_job(record: Record) -> list[str]:
-    """Too few samples; memory of a program that the arm does not serve."""
-    of_program = "processes" in record["ranks"][0]["proof"]
-    said: list[str] = memory_of_others(record) if of_program else record["derived"].get("cautions", [])
+    """Too few samples; memory of a program that the arm does not serve; an end of which there is no proof."""
+    if "processes" in record["ranks"][0]["proof"]:
+        return memory_of_others(record)
+    said: list[str] = list(record["derived"].get("cautions", []))
+    if any(rank.get("proof_end") is None for rank in record["ranks"]):
+        said.append("a rank was not there any more, or could not be asked, to prove its allocator at the end.")
     return said
 
 

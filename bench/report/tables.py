@@ -212,8 +212,10 @@ def next_step(section: Section) -> str:
     arm, image = section.arms[0], section.host.get("image") or {}
     arms = ("glibc", arm) if arm != "glibc" else ("glibc", "tcmalloc")
     # The words before the overrides are those that the reader typed: another command would be another image, or none.
-    how = f"apptainer run {Path(image['sif']).name}" if image.get("sif") else "./entrypoint.sh"
-    how = "the same `docker run` with" if image.get("built_by") == "docker" and not image.get("sif") else how
+    if image.get("sif"):
+        how = f"apptainer run {Path(image['sif']).name}"
+    else:
+        how = "the same `docker run` with" if image.get("built_by") == "docker" else "./entrypoint.sh"
     return (
         f"One arm alone is not compared with anything: {how} -m +allocator={','.join(arms)} (and the other words of this "
         f"command, if there were any) adds {arms[0] if arm != 'glibc' else arms[1]} to this block, and runs only what is missing."

@@ -137,3 +137,13 @@ def test_outcomes_of_another_campaign_are_not_counted(line: str, seed: int, word
     file.write_text(line + "\n")
     with pytest.raises(SystemExit, match=words):
         faults.kept(file, seed, [(0, ("driver killed", "alone"))])
+
+
+def test_a_digest_that_nobody_took_is_no_other_training() -> None:
+    """A rank that was killed behind its training has told its losses, and no digest of its parameters."""
+    from fault_scene import are_alike  # __main__ put the folder on the path
+
+    told, killed = {"r0": [([5.9, 5.8], "ab")]}, {"r0": [([5.9, 5.8], None)]}
+    assert are_alike(told, told) and are_alike(told, killed)
+    assert not are_alike(told, {"r0": [([5.9, 5.7], None)]}) and not are_alike(told, {"r0": [([5.9, 5.8], "cd")]})
+    assert not are_alike(told, {}) and not are_alike(told, {"r0": []})

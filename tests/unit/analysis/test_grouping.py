@@ -215,3 +215,10 @@ def test_what_a_job_rests_on_is_a_caution_and_no_noise():
     section = only(records)
     assert "In 1 of 10 jobs: Sec/it rests on 4 micro-batches, fewer than measure.min_samples=8." in section.cautions
     assert not any("noisy" in cell.notes for cell in section.cells)
+
+
+def test_an_end_without_proof_is_said_where_the_figures_are():
+    records = b.study(OUT, FAST)
+    records[0]["ranks"][0]["proof_end"] = None
+    assert any("In 1 of 10 jobs: a rank was not there" in caution for caution in only(records).cautions)
+    assert not any("prove its allocator" in caution for caution in only(b.study(OUT, FAST)).cautions)
