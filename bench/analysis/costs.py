@@ -13,6 +13,7 @@ from typing import Any
 
 from bench.analysis.cause import fault_prices, total
 from bench.analysis.cells import Cell
+from bench.host.products import disturbed
 from bench.host.vector import limit_gflops
 
 SLOW = 1.2  # times as fast on the best path as the library comes: from here on it is worth a word
@@ -77,9 +78,10 @@ def cores_of(cell: Cell) -> int:
 
 
 def product_of_a_thread(cell: Cell, host: Mapping[str, Any], path: str) -> float | None:
-    """GFLOP/s of the fixed product on one thread of those that it was measured on; None where it was not, or under another PyTorch."""
+    """GFLOP/s of the fixed product on one thread of those that it was measured on; None where it was not, or was disturbed, or under
+    another PyTorch."""
     found = host.get("products")
-    if not found or cell.job.launch.python is not None or not found[path]["product_gflops"]:
+    if not found or cell.job.launch.python is not None or not found[path]["product_gflops"] or disturbed(found[path]):
         return None
     return float(found[path]["product_gflops"] / found[path]["threads"])
 

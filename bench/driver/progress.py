@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from bench.analysis.stats import FEWEST_BLOCKS
 from bench.schema.job import Job
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ Said = dict[tuple[Any, ...], Any]
 class Progress:
     """Redrawn only when a rank says something: a thread that animates would take time from the measurement.
 
-    ``budget_seconds``: with measure.blocks=auto no block begins that would end later, so that the time left is at most what is
-    left of it; None: the jobs are counted.
+    ``budget_seconds``: with measure.blocks=auto no block beyond the fewest begins that would end later, so that the time left is at
+    most what is left of it; None: the jobs are counted.
     """
 
     def __init__(
@@ -116,21 +117,30 @@ class Progress:
                 self.say(so_far_words(pair))
 
     def left_words(self, expected: float | None, elapsed: float = 0.0) -> str:
-        """The time left of the whole sweep: ``9:00 left``; ``up to 9:00 left`` where the budget ends it; empty while nothing is known.
+        """The time left of the whole sweep: ``9:00 left``; ``up to 9:00 left`` with a budget; empty while nothing is known.
 
         ``expected``: seconds of the job under way, of which ``elapsed`` are over; None: as the jobs before it.
         """
         left = self.seconds_left(expected, elapsed)
         if self.budget_seconds is None:
             return f"{clock_words(left)} left" if left else ""
+        if left is None:
+            return ""
         # The blocks that are decided run to their end, and as many more as the budget has room for.
         rest = self.budget_seconds - (self.clock() - self.started)
-        return f"up to {clock_words(max(left or 0.0, rest, 0.0))} left"
+        return f"up to {clock_words(max(left, rest))} left"
+
+    def owed(self) -> list[Job]:
+        """The jobs that measure.blocks=auto runs whatever they take, beyond those that are there already."""
+        if self.budget_seconds is None:
+            return []
+        first = [job for job in self.jobs if job.repeat == self.jobs[0].repeat]
+        return first * (FEWEST_BLOCKS - len({job.repeat for job in self.jobs}))
 
     def seconds_left(self, expected: float | None, elapsed: float) -> float | None:
         """Of the jobs that are decided, by what the jobs of the same arm took, else all others; None while nothing is known."""
         known = {arm: fmean(seconds) for arm, seconds in self.took.items()}
-        jobs = self.jobs[self.ended :]
+        jobs = [*self.jobs, *self.owed()][self.ended :]
         if not jobs:
             return 0.0
         if expected is not None:

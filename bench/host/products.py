@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 LIMIT_SECONDS = 120.0
@@ -34,6 +35,11 @@ def product(path: str, threads: int, python: str = sys.executable) -> dict[str, 
     except (OSError, subprocess.TimeoutExpired, ValueError):
         return None
     return found
+
+
+def disturbed(one: Mapping[str, Any]) -> bool:
+    """Whether other programs had so much of the cores while the product ran that its speed is not the host's. Older records do not tell."""
+    return bool(one.get("product_cpus", one["threads"]) < 0.75 * one["threads"])
 
 
 def gain(found: Products | None) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.analysis.stats import SAYS_NOTHING
+from bench.host.products import disturbed
 from bench.host.vector import cores_allowed, limit_gflops
 from bench.schema.job import Model
 
@@ -76,7 +77,9 @@ def products_sentences(host: Mapping[str, Any]) -> list[str]:
     fast, slow = full["product_gflops"], stock["product_gflops"]
     said = f"Matrix products: {full['library']} {full['version']}, {full['path']} path, {fast:.0f} GFLOP/s on {full['threads']} threads"
     limit = limit_gflops(host, full["threads"])
-    if limit:
+    if disturbed(full):
+        said += f" (other programs had {full['threads'] - full['product_cpus']:.1f} of {full['threads']} cores meanwhile: it is more)"
+    elif limit:
         said += f", {100 * fast / limit:.0f} % of cores x clock x vector width"
         said += " (the cores run faster than the clock that this host tells)" if fast > limit else ""
     if fast < 1.2 * slow:

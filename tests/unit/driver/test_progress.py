@@ -173,17 +173,21 @@ def test_the_first_job_tells_the_time_by_its_own_pace(watch: Any) -> None:
     assert expected_seconds(full, 1, 10.0) == 10.0 * 3 * full.num_micro_batches
 
 
-def test_with_blocks_auto_the_budget_ends_it(watch: Any) -> None:
+def test_with_blocks_auto_three_blocks_are_run_and_then_the_budget_ends_it(watch: Any) -> None:
     bar, _ = watch(terminal=False, jobs=[GLIBC, JOB], budget=720.0)
-    assert bar.left_words(None) == "up to 12:00 left"
+    assert bar.left_words(None) == "", "three blocks are run whatever they take, and nothing tells that yet"
     NOW[0] = 300.0
     bar.end(GLIBC, {**GOOD, "wall_seconds": 300.0})
-    assert bar.left_words(None) == "up to 7:00 left"
+    assert bar.left_words(None) == "up to 25:00 left", "five more jobs like it, though the budget has seven minutes"
     NOW[0] = 700.0
-    assert bar.left_words(None) == "up to 5:00 left", "a block that has begun is run to its end"
     bar.end(JOB, {**GOOD, "wall_seconds": 400.0})
-    bar.more([GLIBC, JOB])
-    assert len(bar.jobs) == 4 and bar.left_words(None) == "up to 11:40 left"
+    assert bar.left_words(None) == "up to 23:20 left", "two more blocks of 700 s"
+    for block in (3, 4):
+        bar.more([replace(GLIBC, repeat=block), replace(JOB, repeat=block)])
+        assert bar.left_words(None) == f"up to {'23:20' if block == 3 else '11:40'} left", "a block that begins was owed before"
+        bar.end(GLIBC, {**GOOD, "wall_seconds": 300.0})
+        bar.end(JOB, {**GOOD, "wall_seconds": 400.0})
+    assert bar.left_words(None) == "up to 0:20 left", "what the budget has left"
 
 
 # ---- the ratio so far

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench.host.products import gain, products
+from bench.host.products import disturbed, gain, products
 from bench.report.words import products_sentences
 
 ANSWER = (
@@ -89,3 +89,13 @@ def test_a_slow_path_is_said_with_the_line_for_a_job_script() -> None:
 def test_a_host_whose_library_is_fast_as_it_comes_needs_no_advice() -> None:
     (said,) = products_sentences(host(120, 118))
     assert said.endswith("; as it comes 118.") and "job script" not in said
+
+
+def test_a_disturbed_product_is_said_to_be_one_and_is_no_share_of_anything() -> None:
+    found = host(87, 37)
+    found["products"]["full"]["product_cpus"] = 1.1
+    (said,) = products_sentences(found)
+    assert "87 GFLOP/s on 2 threads (other programs had 0.9 of 2 cores meanwhile: it is more)" in said
+    assert "vector width" not in said
+    assert disturbed({"threads": 2, "product_cpus": 1.4})
+    assert not disturbed({"threads": 2, "product_cpus": 1.97}) and not disturbed({"threads": 2})

@@ -367,3 +367,25 @@ def test_the_line_for_a_job_script_is_given_where_the_version_takes_it() -> None
     for other in ({"version": "2020.0.1"}, {"version": "2024.2"}, {"vendor": "GenuineIntel"}, {"could": None}):
         line, sentence = blas.shell_line({**facts, **other})
         assert line is None and sentence.endswith(".")
+
+
+def test_calls_that_shared_a_core_do_not_count_while_others_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls of 1 s; the CPU time of each is told here, on two threads."""
+    now, used = [0.0], [0.0]
+    monkeypatch.setattr(blas.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(blas.time, "process_time", lambda: used[0])
+
+    def best(patience: float, *calls: tuple[float, float]) -> tuple[float, float]:
+        monkeypatch.setattr(blas, "PATIENCE_SECONDS", patience)
+        now[0], used[0], left = 0.0, 0.0, iter(calls)
+
+        def work() -> None:
+            wall, cpu = next(left)
+            now[0] += wall
+            used[0] += cpu
+
+        return blas._best(work, 2, 0.1)
+
+    assert best(100, (1, 1.1), (3, 6), (2, 4), (2.5, 5)) == (2, 2.0), "the fastest had one core of two, and does not count"
+    assert best(4, (2, 2.2), (3, 3.3), (1, 2)) == (2, 1.1), "nobody leaves it alone: the best there is, with its cores"
+    assert best(0, (2, 2.2)) == (2, 1.1), "one call in any case"
