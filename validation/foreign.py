@@ -1,10 +1,11 @@
 """Our GPT twice: in the sweep, and started as a foreign program by `program`. Do both find the same ratio?
 
-    python validation/foreign.py [--model gpt124m] [--blocks 5] [--out FOLDER]
+    python validation/foreign.py [--blocks 5] [--blas full] [--out FOLDER] [OVERRIDES]
 
-Each block holds glibc and tcmalloc in the sweep and in `program`, in an order drawn by lot, so that drift is shared. Both take the math
-library as it comes (launch.blas=stock), for nobody chooses a path for a foreign program, and as many threads. Goal: the 95 % interval of
-the ratio of the two ratios holds 1, and reaches no further than 10 % to either side. Exit code 1 when it does not, or when either has no ratio.
+Each block holds glibc and tcmalloc in the sweep and in `program`, in an order drawn by lot, so that drift is shared. Both have as many
+threads, and the math library as it comes; with `--blas full` the sweep lifts its path, and the foreign program has MKL_DEBUG_CPU_TYPE=5, as
+its user would after our advice. OVERRIDES are of the model and its training. Goal: the 95 % interval of the ratio of the two ratios holds 1,
+and reaches no further than 10 % to either side. Exit code 1 when it does not, or when either has no ratio.
 """
 
 from __future__ import annotations
@@ -35,19 +36,19 @@ SCRIPT = str(Path(__file__).with_name("foreign_gpt.py"))
 RATE, CHECK = "^counted middle ([0-9.]+) s", "loss ([0-9.]+)$"
 
 
-def commands(model: str, block: int) -> dict[str, list[str]]:
+def commands(overrides: Sequence[str], blas: str, block: int) -> dict[str, list[str]]:
     """The words of one block, by the name of the study."""
-    job = jobs_of([f"model={model}"])[1][0]
+    job = jobs_of(list(overrides))[1][0]
     measure = [f"measure.warmup_micro_batches={WARM_UP}", f"measure.iteration_micro_batches={COUNTED}"]
     words = [json.dumps(asdict(part)) for part in (job.model, job.train)]
     return {
         "ours": [
             "-m",
-            f"model={model}",
+            *overrides,
             *measure,
             "measure.min_samples=2",
             "measure.max_seconds=1",
-            "launch.blas=stock",
+            f"launch.blas={blas}",
         ]
         + [f"+{ARMS}", f"repeat={block}", "study=ours"],
         "foreign": ["program", ARMS, f"repeat={block}", "study=foreign", f"rate={RATE}", f"check={CHECK}"]
@@ -77,16 +78,19 @@ def agreement(ours: Ratio | None, foreign: Ratio | None) -> tuple[bool, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="gpt124m")
     parser.add_argument("--blocks", type=int, default=5)
+    parser.add_argument("--blas", choices=("stock", "full"), default="stock")
     parser.add_argument("--out", type=Path, help="keep the records here, and go on from those that are there")
+    parser.add_argument("overrides", nargs="*", default=[])
     args = parser.parse_args(argv)
     draw = random.Random(1)
     with results(args.out) as out:
         threads = str(len(os.sched_getaffinity(0)))
         env = {**os.environ, "BENCH_OUT": str(out), "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        if args.blas == "full":
+            env["MKL_DEBUG_CPU_TYPE"] = "5"
         for block in range(args.blocks):
-            todo = commands(args.model, block)
+            todo = commands(args.overrides, args.blas, block)
             for name in draw.sample(sorted(todo), len(todo)):
                 done = subprocess.run([*COMMAND, *todo[name]], env=env, capture_output=True, text=True)
                 if done.returncode:
