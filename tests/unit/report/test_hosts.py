@@ -96,7 +96,9 @@ def test_another_experiment_or_setting_is_another_table_that_says_what_differs(g
 def test_records_of_one_host_make_no_such_table(tmp_path: Path) -> None:
     stored(tmp_path, "one", EPYC, 1.25)
     stored(tmp_path, "again", EPYC, 1.3, seed=7)
-    assert side_by_side(sections(records.collect(with_packs([tmp_path])).records, "glibc")) == []
+    newer = {**EPYC, "python": {"version": "3.11.2"}, "packages": {"torch": "2.13.0+cpu"}}
+    stored(tmp_path, "other_torch", newer, 1.4)
+    assert side_by_side(sections(records.collect(with_packs([tmp_path])).records, "glibc")) == [], "nor does another PyTorch on it"
 
 
 def test_many_verdicts_are_folded_and_what_is_to_be_typed_is_code(monkeypatch: pytest.MonkeyPatch) -> None:
