@@ -37,9 +37,10 @@ def _a_unit(cause: Cause) -> str:
 def _by_the_model(cause: Cause, what: str, than: str) -> str:
     """What the faults make up, where they make up something."""
     tax, whole = abs(cause.tax_seconds or 0.0), abs(cause.seconds)
+    of = "against" if cause.state == "more than all" else "of"
     figures = (
         f"{count(abs(cause.minor_faults))} {than} minor faults at {(cause.fault_seconds or 0.0) * 1e6:.2f} µs each are "
-        f"{seconds(tax)} of the {seconds(whole)} {'gained' if cause.seconds > 0 else 'lost'} {_a_unit(cause)}"
+        f"{seconds(tax)} {of} the {seconds(whole)} {'gained' if cause.seconds > 0 else 'lost'} {_a_unit(cause)}"
     )
     of_it = cause.share or 0.0
     low, high = cause.share_range or (of_it, of_it)

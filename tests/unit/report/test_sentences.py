@@ -45,7 +45,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "more than all": (
         {"minor_faults": 12e6, "share_range": (0.9, 2.1)},
         [
-            "more than all of the gain: 12 million fewer minor faults at 2.00 µs each are 24.0 s of the 12.0 s gained",
+            "more than all of the gain: 12 million fewer minor faults at 2.00 µs each are 24.0 s against the 12.0 s gained",
             "200 % of it",
         ],
     ),
