@@ -211,7 +211,8 @@ def program_words(derived: Mapping[str, Any]) -> str:
 
 
 def label(job: Job) -> str:
-    return f"{job.allocator.name} n={job.nodes} repeat={job.repeat}"
+    under = f" python={job.launch.python}" if job.launch.python else ""
+    return f"{job.allocator.name} n={job.nodes} repeat={job.repeat}{under}"
 
 
 def short(job: Job) -> str:

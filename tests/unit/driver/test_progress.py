@@ -136,6 +136,11 @@ def test_a_duration_is_written_as_a_clock_shows_it(seconds: float, words: str) -
     assert clock_words(seconds) == words
 
 
+def test_jobs_under_two_interpreters_are_told_apart() -> None:
+    other = replace(JOB, launch=replace(JOB.launch, python="/opt/torch2/bin/python"))
+    assert label(JOB) == "tcmalloc n=4 repeat=2" and label(other) == "tcmalloc n=4 repeat=2 python=/opt/torch2/bin/python"
+
+
 # ---- the time left
 
 GLIBC = replace(JOB, allocator=Allocator("glibc"))
