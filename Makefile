@@ -15,7 +15,7 @@ ARGS ?=
 .PHONY: help setup torch2 bench test unit check validate lock base image sif sign sbom clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:  ## Python 3.9, the locked environment in .venv, the allocator packages; at once when they are there
 	@scripts/setup.sh
