@@ -34,6 +34,15 @@ class Or:
 
 
 NUMBER, POSITIVE, TEXT = Number(), Number(positive=True), Or(str)
+PRODUCT = {
+    "library": TEXT,
+    "version": TEXT,
+    "path": TEXT,
+    "product_gflops": POSITIVE,
+    "threads": POSITIVE,
+    "shell_line": TEXT,
+    "shell_says": str,
+}
 ALLOWANCE = {"cpu_limit": Or(POSITIVE), "memory_limit_bytes": Or(POSITIVE)}
 HOST = {
     "hostname": str,
@@ -126,6 +135,11 @@ DERIVED = {
     "ghz": Or(POSITIVE),
     "notes": str,
 }
+# Keys that not every record has: what is there is looked at.
+SOMETIMES_OF_HOST = {"products": Or({"full": PRODUCT, "stock": PRODUCT})}
+SOMETIMES_OF_CPU = {"flops_per_clock": Or(POSITIVE), "vector": TEXT, "ghz_source": TEXT}
+SOMETIMES_OF_PRODUCT = {"product_cpus": NUMBER}
+SOMETIMES_OF_DERIVED = {"cautions": [str]}
 # A user's program has its command in place of the model, and phases of its own.
 JOB_OF_PROGRAM = {k: v for k, v in JOB.items() if k not in ("model", "train", "parallel", "data")}
 DERIVED_OF_PROGRAM = {
@@ -172,6 +186,7 @@ def check_shape(record: Mapping[str, Any]) -> None:
     for i, rank in enumerate([] if program else record["ranks"]):
         check_rank(rank, f"ranks[{i}]")
     expect(record["derived"], DERIVED_OF_PROGRAM if program else DERIVED, "derived")
+    expect_where_there(record["derived"], SOMETIMES_OF_DERIVED, "derived")
     if not record["derived"]["samples"]:
         refuse("derived.samples", [], "a list of one or more")
 
@@ -196,6 +211,10 @@ def is_program(record: Mapping[str, Any]) -> bool:
 
 def check_host(host: Any, where: str) -> None:
     expect(host, HOST, where)
+    expect_where_there(host, SOMETIMES_OF_HOST, where)
+    expect_where_there(host["cpu"], SOMETIMES_OF_CPU, f"{where}.cpu")
+    for path in ("full", "stock") if host.get("products") else ():
+        expect_where_there(host["products"][path], SOMETIMES_OF_PRODUCT, f"{where}.products.{path}")
     refuse_depth(host, DEEPEST, where)
     for part in ("cpu", "numa", "memory", "system", "container", "git", "python", "packages"):
         refuse_lists(host.get(part), f"{where}.{part}")
@@ -258,6 +277,11 @@ def expect_group(value: Any, kind: Mapping[str, Any], where: str) -> None:
         if key not in value:
             raise ConfigError(f"{where}{'.' * bool(where)}{key} is missing.")
         expect(value[key], inner, f"{where}{'.' * bool(where)}{key}")
+
+
+def expect_where_there(value: Any, kinds: Mapping[str, Any], where: str) -> None:
+    """`expect` of those keys that ``value`` has."""
+    expect(value, {key: kind for key, kind in kinds.items() if key in value}, where)
 
 
 def refuse(where: str, value: Any, wanted: str) -> NoReturn:

@@ -17,7 +17,10 @@ from bench.analysis.derive import derive
 from bench.analysis.grouping import sections
 from bench.commands.rerun import refuse_strange_arms
 from bench.host.likeness import fingerprint
+from bench.report.costs import head_sentences, summary_line
 from bench.report.data import row
+from bench.report.tables import cell_tables, notes_of
+from bench.report.words import products_sentences
 from bench.schema import records
 from bench.schema.checks import checked
 from bench.schema.errors import ConfigError, RecordError
@@ -127,6 +130,11 @@ def places(value: Any, path: tuple = ()) -> list[tuple]:
 
 
 SOUND = {key: value for key, value in builders.record(Path("/r"), builders.job()).items() if key != "path"}
+PRODUCT = {"library": "Intel MKL", "version": "2020.0.0", "path": "AVX2", "threads": 2, "shell_line": "export A=1", "shell_says": "It does."}
+SOUND["hosts"][0]["products"] = {
+    "full": {**PRODUCT, "product_gflops": 160.0, "product_cpus": 1.9},
+    "stock": {**PRODUCT, "product_gflops": 40.0},
+}
 PLACES = places(SOUND)[1:]
 
 
@@ -134,14 +142,17 @@ def read_by_all(path: Path) -> None:
     """What report, compare, rerun and resume do with a record that was read."""
     record = {**records.read(path), "path": str(path)}
     row(record, path.parent)
-    [fingerprint(host) for host in record["hosts"]]
+    [(fingerprint(host), products_sentences(host)) for host in record["hosts"]]
     if record["valid"]:
         derive(record)
-        sections([record], "glibc")
+        for section in sections([record], "glibc"):
+            head_sentences(section), summary_line(section), notes_of(section), cell_tables(section)
 
 
 @given(place=st.sampled_from(PLACES), value=JSON | HOSTILE, remove=st.booleans())
 @example(place=("hosts", 0, "system", "virtualisation"), value={"\x1f": []}, remove=False)
+@example(place=("derived", "cautions"), value=[[]], remove=False)
+@example(place=("hosts", 0, "products", "full", "product_cpus"), value="two", remove=False)
 @EXAMPLES
 def test_a_record_that_was_changed_anywhere_is_sound_or_a_sentence(
     tmp_path: Path, place: tuple, value: Any, remove: bool
