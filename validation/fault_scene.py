@@ -219,6 +219,8 @@ class Scene:
         for process in self.everything():
             with contextlib.suppress(psutil.Error, OSError):
                 words, env = process.cmdline(), process.environ()
+                if not words:  # it ends, or is in the middle of an exec
+                    continue
                 is_rank = "bench.rank" in words
                 is_srun = Path(words[0]).name == "srun"
                 # Not nsenter or srun, whose words hold those of the driver.
