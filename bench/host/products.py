@@ -38,7 +38,8 @@ def product(path: str, threads: int, python: str = sys.executable) -> dict[str, 
 
 
 def disturbed(one: Mapping[str, Any]) -> bool:
-    """Whether other programs had so much of the cores while the product ran that its speed is not the host's. Older records do not tell."""
+    """Whether the threads had so little of their cores while the product ran that its speed is not the host's: other programs had them, or
+    the library starts fewer threads than it is told. Older records do not tell."""
     return bool(one.get("product_cpus", one["threads"]) < 0.75 * one["threads"])
 
 

@@ -78,7 +78,7 @@ def products_sentences(host: Mapping[str, Any]) -> list[str]:
     said = f"Matrix products: {full['library']} {full['version']}, {full['path']} path, {fast:.0f} GFLOP/s on {full['threads']} threads"
     limit = limit_gflops(host, full["threads"])
     if disturbed(full):
-        said += f" (other programs had {full['threads'] - full['product_cpus']:.1f} of {full['threads']} cores meanwhile: it is more)"
+        said += f" (they had {full['product_cpus']:.1f} cores meanwhile: other programs had the rest, or the library takes no more)"
     elif limit:
         said += f", {100 * fast / limit:.0f} % of cores x clock x vector width"
         said += " (the cores run faster than the clock that this host tells)" if fast > limit else ""

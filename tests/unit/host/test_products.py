@@ -95,7 +95,7 @@ def test_a_disturbed_product_is_said_to_be_one_and_is_no_share_of_anything() -> 
     found = host(87, 37)
     found["products"]["full"]["product_cpus"] = 1.1
     (said,) = products_sentences(found)
-    assert "87 GFLOP/s on 2 threads (other programs had 0.9 of 2 cores meanwhile: it is more)" in said
+    assert "87 GFLOP/s on 2 threads (they had 1.1 cores meanwhile: other programs had the rest, or the library takes no more)" in said
     assert "vector width" not in said
     assert disturbed({"threads": 2, "product_cpus": 1.4})
     assert not disturbed({"threads": 2, "product_cpus": 1.97}) and not disturbed({"threads": 2})
