@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import random
 from dataclasses import replace
@@ -173,7 +174,7 @@ def record(
             "cpus": [0, 1],
             "threads": threads,
             "proof": proof,
-            "proof_end": proof,
+            "proof_end": {**proof},
             "peak_rss_bytes": peak_bytes,
             "rss_bytes": peak_bytes,
             "huge_bytes": 0,
@@ -203,7 +204,7 @@ def record(
             "master_addr": "127.0.0.1",
             "dropped_environment": [],
         },
-        "hosts": [host or HOST],
+        "hosts": [copy.deepcopy(host or HOST)],  # a test may change its record: no other test's host changes with it
         "load": {"before": {}, "after": {}},
         "host_used_mib": 1000.0,
         "ranks": None if error else ranks,
