@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +16,7 @@ from bench.host.products import gain, products
 from bench.host.topology import cores
 from bench.report import verdict_json
 from bench.report.words import limit_sentence, products_sentences
+from bench.schema.cpus import allowed_cpus
 from bench.schema.errors import AllocatorError
 
 
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
         "0 faults: freed memory is kept. All pages (31,232 of 4 KiB): all of it goes back to the kernel each time.\n"
     )
     found = findings(here, load.now(), missing_allocators=missing)
-    here["products"] = products(len(cores(os.sched_getaffinity(0))))
+    here["products"] = products(len(cores(allowed_cpus())))
     found.append(Finding("ok", limit_sentence(here)))
     found += [Finding("warn" if gain(here["products"]) > 1.2 else "ok", words) for words in products_sentences(here)]
     found += [Finding("warn", sentence, "Until then there is no such arm.") for sentence in refused]

@@ -26,6 +26,7 @@ from bench.driver.watchdog import Watchdog
 from bench.driver.wire import Connection, Refused, Secret
 from bench.host import load
 from bench.schema.checks import check
+from bench.schema.cpus import allowed_cpus
 from bench.schema.errors import ConfigError
 from bench.schema.job import Job, canonical, from_dict, to_dict
 
@@ -322,7 +323,7 @@ def run_here(copy: Copy, connection: Connection, message: dict[str, Any], known:
         outcome = Outcome(error=f"{os.uname().nodename}: {error}")
     if part.ended:
         raise PeersLost("the first node ended the sweep.")
-    disturbed = load.noise(before, load.now(), children_seconds() - cpu, len(os.sched_getaffinity(0)))
+    disturbed = load.noise(before, load.now(), children_seconds() - cpu, len(allowed_cpus()))
     connection.send({"do": "done", "error": outcome.error, "warnings": disturbed, "logs": outcome.logs})
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import shutil
 from collections.abc import Collection, Mapping, Sequence
@@ -11,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from bench.analysis import grouping
 from bench.analysis.forecast import Duration, Forecast, duration, forecast, with_auto_blocks
 from bench.analysis.stats import FEWEST_BLOCKS, needed_blocks
 from bench.config.study import Study
 from bench.driver.resume import found_there
+from bench.host.facts import usable_memory
 from bench.host.interpreter import with_software
 from bench.host.likeness import kind_of
 from bench.schema import records
@@ -74,7 +72,6 @@ def plan(study: Study, jobs: Sequence[Job], out: Path, hosts: Sequence[Host], nu
     )
     ranks = [(job.num_ranks if alone else job.ranks_per_node) for job in jobs]
     of_program = bool(jobs[0].program.command)
-    limit = hosts[0]["container"]["memory_limit_bytes"] or math.inf
     return Plan(
         study.name,
         len(jobs),
@@ -86,7 +83,7 @@ def plan(study: Study, jobs: Sequence[Job], out: Path, hosts: Sequence[Host], nu
         max(job.nodes for job in jobs),
         alone and any(job.nodes > 1 for job in jobs),
         None if of_program else max(n * job.rank_bytes for n, job in zip(ranks, jobs)),
-        int(min(psutil.virtual_memory().available, limit)),
+        usable_memory(hosts[0]),
         disk_bytes(todo) * (took.num_blocks or 1),
         free_bytes(out),
     )

@@ -22,6 +22,7 @@ from bench.arms.environment import bytes_of, padded
 from bench.driver.ranks import Outcome
 from bench.host.foreign import OF_ALLOCATORS
 from bench.host.interrupt import raise_if_interrupted
+from bench.schema.cpus import allowed_cpus
 from bench.schema.errors import AllocatorError
 from bench.schema.job import Allocator, Job, canonical
 
@@ -203,7 +204,7 @@ def part_of(event: Mapping[str, Any], proof: dict[str, Any], values: list[float]
         "rank": 0,
         "node": 0,
         "hostname": os.uname().nodename,
-        "cpus": sorted(os.sched_getaffinity(0)),
+        "cpus": allowed_cpus(),
         "proof": proof,
         **{key: event[key] for key in same},
         "run": {key: event[key] for key in run},

@@ -301,7 +301,7 @@ def state_of(rank: Rank) -> str | None:
     """What the kernel says of a rank that says nothing, where that explains it."""
     try:
         status = psutil.Process(rank.process.pid).status()
-    except psutil.Error:
+    except (psutil.Error, OSError):  # psutil reads /proc/stat too, which a /proc of processes only does not have
         return None
     return {"stopped": "stopped by a signal", "disk-sleep": "waiting for a disk or a file server"}.get(status)
 
@@ -344,8 +344,8 @@ def output_of(rank: Rank) -> str:
 
 
 def last_words(text: str, count: int = 1) -> str:
-    """The last ``count`` lines before Python's own account of where it was, as one."""
-    lines = text.partition("Fatal Python error:")[0].strip().splitlines()
+    """The last ``count`` lines before Python's own account of where it was, and PyTorch's (frame #0: ...), as one."""
+    lines = text.partition("Fatal Python error:")[0].partition("\nframe #0:")[0].strip().splitlines()
     return "; ".join(line.strip() for line in lines[-count:])[:500]
 
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import os
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,16 +17,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from bench import __version__
 from bench.analysis.derive import derive, derived_code
 from bench.analysis.grouping import pairs
 from bench.analysis.stats import FEWEST_BLOCKS, needed_blocks
-from bench.arms.environment import wants_huge_pages
 from bench.config.study import Study
 from bench.driver.control import Leader, PeersLost, follow, machine_of
-from bench.driver.launcher import Copy, chosen_interface, which_copy
+from bench.driver.fits import check_hosts, check_network
+from bench.driver.launcher import chosen_interface, which_copy
 from bench.driver.order import in_blocks
 from bench.driver.plan import plan
 from bench.driver.program import run_program
@@ -38,17 +34,17 @@ from bench.driver.resume import answer, locked, measured_code
 from bench.driver.wire import secret_of
 from bench.host import facts, load
 from bench.host.files import give_temporary_folder
-from bench.host.findings import findings, huge_pages_allowed
+from bench.host.findings import findings
 from bench.host.foreign import dropped_environment
-from bench.host.interpreter import software, with_software
+from bench.host.interpreter import with_software
 from bench.host.interrupt import Interrupted, interruptible, raise_if_interrupted
 from bench.host.products import products
-from bench.host.topology import cores, needs_of_domains, shares_here
+from bench.host.topology import cores
 from bench.paths import results_directory
 from bench.report import plan_words
 from bench.report.words import products_sentences
 from bench.schema import records
-from bench.schema.checks import check_fits
+from bench.schema.cpus import allowed_cpus
 from bench.schema.errors import ConfigError
 from bench.schema.job import Job, canonical, to_dict
 from bench.schema.shape import check_host, check_rank
@@ -88,7 +84,7 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
             try:
                 check_hosts(jobs, copy, host)
                 if max(job.model.num_parameters for job in jobs) >= WORTH_A_LOOK and not jobs[0].program.command:
-                    host["products"] = products(len(cores(os.sched_getaffinity(0))))
+                    host["products"] = products(len(cores(allowed_cpus())))
                     for sentence in products_sentences(host):
                         progress.say(sentence)
                 check_network(jobs, copy)
@@ -145,60 +141,6 @@ def sweep_name(jobs: Sequence[Job]) -> str:
     """Short enough for a sentence, and different for different jobs or another order of them."""
     content = canonical([job.content_hash for job in jobs])
     return f"{len(jobs)} jobs ({hashlib.sha256(content.encode()).hexdigest()[:12]})"
-
-
-def check_hosts(jobs: Sequence[Job], copy: Copy, host: Mapping[str, Any]) -> None:
-    """Refuse, before anything runs, jobs that these hosts cannot hold. Raises ConfigError."""
-    limit = host["container"]["memory_limit_bytes"] or float("inf")
-    cpus, available = len(os.sched_getaffinity(0)), int(min(psutil.virtual_memory().available, limit))
-    bound = functools.lru_cache(lambda ranks, threads: needs_of_domains(shares_here(ranks, threads)))  # a sweep has few
-    for python in {job.launch.python for job in jobs} - {None}:
-        software(str(python))
-    for job in jobs:
-        if job.program.command:
-            if copy.num_copies > 1:
-                raise ConfigError(
-                    f"program measures on one host, and {copy.launcher} started {copy.num_copies} copies: start one."
-                )
-        elif copy.num_copies == 1:
-            check_fits(job, job.num_ranks, cpus, available, bound(job.num_ranks, job.launch.threads_per_rank))
-        else:
-            if job.nodes > copy.num_copies:
-                raise ConfigError(
-                    f"nodes={job.nodes}, but {copy.launcher} started {copy.num_copies} copies: start one on each of {job.nodes} nodes."
-                )
-            check_fits(job, job.ranks_per_node, cpus, available, bound(job.ranks_per_node, job.launch.threads_per_rank))
-        if wants_huge_pages(job.allocator) and not huge_pages_allowed():
-            raise ConfigError(
-                f"allocator={job.allocator.name} asks for transparent huge pages, which this host never gives: leave the arm out, or "
-                "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled."
-            )
-
-
-def check_network(jobs: Sequence[Job], copy: Copy) -> None:
-    """Refuse, before anything runs, an interface that is not there. Raises ConfigError."""
-    try:
-        addresses = psutil.net_if_addrs()
-    except OSError as error:
-        raise ConfigError(
-            f"{os.uname().nodename} does not list its network interfaces ({error.strerror}), which PyTorch's gloo needs for one process "
-            "too: allow sockets of AF_NETLINK in what restricts this program (a filter of seccomp, RestrictAddressFamilies of systemd)."
-        ) from error
-    for asked in {job.launch.interface for job in jobs}:
-        interface = chosen_interface(asked, copy.master_addr, os.environ)
-        source = "launch.interface" if asked else "GLOO_SOCKET_IFNAME"
-        if interface is None:
-            raise ConfigError(
-                f"there is no way from {os.uname().nodename} to {copy.master_addr}, which PyTorch's gloo needs for one process too: bring "
-                "the interface up (ip link set lo up), or set launch.interface to one that has an address."
-            )
-        usable = any(one.family in (socket.AF_INET, socket.AF_INET6) for one in addresses.get(interface, []))
-        if not usable and (asked is None or interface in addresses):
-            known = ", ".join(sorted(addresses))
-            raise ConfigError(
-                f"{source}={interface} is not an interface with an address of {os.uname().nodename}, which has {known}: set "
-                "launch.interface to one of them, or unset it."
-            )
 
 
 @dataclass
@@ -310,14 +252,14 @@ class Runner:
         code = measured_code(bool(job.program.command))
         started, clock, cpu = datetime.now(timezone.utc), time.monotonic(), children_seconds()
         before = load.now()
-        used_mib: list[float] = []
+        used_mib: list[float | None] = []
 
         def on_event(rank: int, event: dict[str, Any]) -> None:
             if event["event"] == "step":
                 self.progress.program_step(job, event)
             elif event["event"] == "micro_batch" and rank == 0:
                 if event["iteration"] == 1 and not used_mib:
-                    used_mib.append(load.used_memory_mib() or 0.0)  # the published column: after the first iteration
+                    used_mib.append(load.used_memory_mib())  # the published column: after the first iteration
                 self.progress.step(job, event, time.monotonic() - clock)
 
         folder = self.out / job.directory
@@ -326,6 +268,8 @@ class Runner:
         wrong = None if outcome.error or job.program.command else wrong_in(outcome.ranks or [])
         if wrong:
             outcome = dataclasses.replace(outcome, error=wrong, ranks=None)
+        for rank in (outcome.ranks or [])[:1]:
+            rank["without"] = [*rank.get("without", ()), *load.unseen(before)]
         self.say_without(outcome.ranks or [])
         simulated = len({machine_of(host) for host in self.leader.facts[: job.nodes]}) < job.nodes
         secret = self.leader.secret
@@ -339,7 +283,7 @@ class Runner:
             "status": "failed" if outcome.error else "ok",
             "valid": not outcome.error,
             "error": outcome.error,
-            "warnings": load.noise(before, after, children_seconds() - cpu, len(os.sched_getaffinity(0)))
+            "warnings": load.noise(before, after, children_seconds() - cpu, len(allowed_cpus()))
             + load.standstill([] if job.program.command else outcome.ranks or [])
             + outcome.warnings,
             "started_at": started.isoformat(timespec="seconds"),

@@ -33,7 +33,7 @@ from bench.host.files import (
 )
 from bench.host.vector import vector as vector_unit
 from bench.paths import CHECKOUT
-from bench.schema.cpus import cpu_list, cpu_numbers
+from bench.schema.cpus import allowed_cpus, cpu_list, cpu_numbers
 
 PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "pandas", "scipy", "matplotlib", "pyarrow", "psutil")
 
@@ -112,7 +112,7 @@ def _cpu(root: Path) -> dict[str, Any]:
         "logical": logical,
         "physical": physical,
         "online": online,
-        "affinity": cpu_list(list(os.sched_getaffinity(0))),
+        "affinity": cpu_list(allowed_cpus()),
         "smt": bool(smt) if smt is not None else logical > physical if logical and physical else None,
         "ghz": ghz,
         "ghz_source": source,
@@ -191,6 +191,18 @@ def _memory(root: Path) -> dict[str, Any]:
         "overcommit_memory": read_int(vm / "overcommit_memory"),
         "overcommit_ratio": read_int(vm / "overcommit_ratio"),
     }
+
+
+def usable_memory(host: Mapping[str, Any], root: Path = ROOT) -> int:
+    """Bytes that jobs may take now: what the kernel has to give, and no more than the cgroup's limit.
+
+    Where /proc/meminfo is hidden (a /proc of processes only, subset=pid), the free pages that sysinfo(2) tells: fewer, for
+    the page cache is not among them.
+    """
+    available = read_meminfo(root).get("MemAvailable")
+    if available is None:
+        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(available, host["container"]["memory_limit_bytes"] or available)
 
 
 def _virtualisation(root: Path) -> str | None:

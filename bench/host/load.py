@@ -12,6 +12,7 @@ from typing import Any
 from bench.host.cgroup import throttled_seconds
 from bench.host.facts import clock_now
 from bench.host.files import CPUS, ROOT, read_int, read_lines, read_meminfo, read_text, whole
+from bench.schema.cpus import allowed_cpus
 
 
 def now(root: Path = ROOT, cpus: Iterable[int] | None = None) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def now(root: Path = ROOT, cpus: Iterable[int] | None = None) -> dict[str, Any]:
     """
     stat = {words[0]: words[1:] for words in read_lines(root / "proc/stat") if words}
     ticks_per_second = os.sysconf("SC_CLK_TCK")
-    names_of_own = [f"cpu{cpu}" for cpu in (os.sched_getaffinity(0) if cpus is None else cpus)]
+    names_of_own = [f"cpu{cpu}" for cpu in (allowed_cpus() if cpus is None else cpus)]
     lines = [stat[name] for name in names_of_own if name in stat]
     if len(lines) < len(names_of_own):
         lines = [stat.get("cpu", [])]
@@ -79,6 +80,13 @@ THROTTLED_SHARE = 0.01  # of the wall time
 CLOCK_SECONDS = 1.0  # between the clock of the day and the monotonic one: more than any time service corrects in a job
 STILL_SECONDS = 0.5  # in one micro-batch: no scheduler keeps a thread waiting so long
 MAJOR_FAULTS_PER_SECOND = 100  # each waits for a disk, 0.1 ms or more; reading torch in at the start stays below it
+
+
+def unseen(reading: Mapping[str, Any]) -> list[str]:
+    """A sentence, or none, on what `noise` cannot see on this host."""
+    if reading["cpu_total_seconds"] is not None:
+        return []
+    return ["Whether other programs disturbed the job is not known: /proc/stat cannot be read."]
 
 
 def noise(before: Mapping[str, Any], after: Mapping[str, Any], own_cpu_seconds: float, cpus: int) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from bench.host.cgroup import limits
 from bench.host.files import ROOT
-from bench.schema.cpus import SYSTEM, has_memory, memory_nodes, near, node_of_all, place
+from bench.schema.cpus import SYSTEM, allowed_cpus, has_memory, memory_nodes, near, node_of_all, place
 
 RECLAIMABLE = ("MemFree", "Active(file)", "Inactive(file)", "SReclaimable")  # what a node gives before it is short
 
@@ -74,7 +74,7 @@ def beside(share: Sequence[int], cpus: Iterable[int], system: str = SYSTEM) -> l
 
 def shares_here(ranks: int, threads: int | None = None) -> list[list[int]]:
     """`share_cpus` of what the kernel and the cgroup allow this process."""
-    return share_cpus(os.sched_getaffinity(0), ranks, threads, limits(ROOT)["cpu_limit"])
+    return share_cpus(allowed_cpus(), ranks, threads, limits(ROOT)["cpu_limit"])
 
 
 def refuses_binding() -> list[str]:
@@ -84,7 +84,7 @@ def refuses_binding() -> list[str]:
     ("Thread creation failed"), so that there it must be told nothing.
     """
     try:
-        os.sched_setaffinity(0, os.sched_getaffinity(0))
+        os.sched_setaffinity(0, allowed_cpus())
         return []
     except OSError as error:
         return [f"OpenMP's threads are not bound to one core each ({error.strerror})."]
@@ -105,7 +105,7 @@ def crowded(shares: Sequence[Sequence[int]], threads: int, system: str = SYSTEM)
 
 def numa_domains(system: str = SYSTEM, status: str = "/proc/self/status") -> int:
     """What ranks_per_node=auto means: NUMA domains that have both cores and memory for this process; 1 where none is known."""
-    mine = {place(cpu, system)[0] for cpu in os.sched_getaffinity(0)}
+    mine = {place(cpu, system)[0] for cpu in allowed_cpus()}
     return len(mine & memory_nodes(system, status)) or 1
 
 

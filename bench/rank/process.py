@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from typing import Any, Callable
 
-from bench.schema.cpus import SYSTEM, has_memory, node_of_all
+from bench.schema.cpus import SYSTEM, allowed_cpus, has_memory, node_of_all
 from bench.schema.job import PADDING
 
 MPOL_BIND = 2  # of set_mempolicy(2)
@@ -40,14 +40,14 @@ def pin(cpus: list) -> None:
 def on_all(cpus: list) -> Iterator[None]:
     """Threads that start meanwhile may use all ``cpus``. OpenMP has bound the main thread to one of them by now, which others
     would inherit: gloo's would take turns with the one that computes. Nothing happens where the kernel refuses."""
-    mine = os.sched_getaffinity(0)
+    mine = allowed_cpus()
     with contextlib.suppress(OSError):
         pin(cpus)
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
-            pin(sorted(mine))
+            pin(mine)
 
 
 def bind_memory(cpus: list, system: str = SYSTEM) -> int | None:

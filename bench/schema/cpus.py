@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Iterable, Sequence
 
 SYSTEM = "/sys/devices/system"
+
+
+def allowed_cpus(status: str = "/proc/thread-self/status") -> list[int]:
+    """The logical CPUs that this thread may use: by sched_getaffinity(2), by /proc where a filter refuses that call, and all where
+    both are refused."""
+    try:
+        return sorted(os.sched_getaffinity(0))
+    except OSError:
+        pass
+    try:
+        with open(status) as f:
+            listed = re.search(r"^Cpus_allowed_list:\s*(\S+)$", f.read(), re.MULTILINE)
+    except OSError:
+        listed = None
+    return cpu_numbers(listed.group(1) if listed else None) or list(range(os.cpu_count() or 1))
 
 
 def place(cpu: int, system: str = SYSTEM) -> tuple[int, int]:

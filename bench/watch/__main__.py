@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from bench.rank.fault_cost import fault_cost_seconds
+from bench.schema.cpus import allowed_cpus
 from bench.schema.job import Measure, Program
 from bench.watch import carried, tree
 from bench.watch.output import Output
@@ -239,7 +240,7 @@ class Watch:
         """Those that their own parents have waited for since the last look: what they used after it is not known, but what they
         may have used is."""
         for key in self.living_before - living:
-            carried.may_have_used(self.seen[key], now, len(os.sched_getaffinity(0)))
+            carried.may_have_used(self.seen[key], now, len(allowed_cpus()))
         self.living_before = {key for key in living if self.seen.get(key)}
 
     def refuse_reading(self, found: list[tree.Stat]) -> None:
@@ -268,7 +269,7 @@ class Watch:
         )
         cpu = used.user_seconds + used.system_seconds
         seen = [one for programs in self.seen.values() for one in programs]
-        busy = max(1, min(len(os.sched_getaffinity(0)), round(cpu / wall_seconds))) if wall_seconds > 0 else 1
+        busy = max(1, min(len(allowed_cpus()), round(cpu / wall_seconds))) if wall_seconds > 0 else 1
         status = self.status
         code = (
             None

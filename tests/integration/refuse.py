@@ -21,6 +21,7 @@ CALLS = {
     "getrusage": 98,
     "prctl": 157,
     "sched_setaffinity": 203,
+    "sched_getaffinity": 204,
     "set_mempolicy": 238,
     "memfd_create": 319,
 }

@@ -60,6 +60,7 @@ class Host:
 
 
 NOT_PINNED, OUTLIVES = "The rank is not pinned to its cores", "A rank may outlive a driver that is killed"
+UNSEEN = "Whether other programs disturbed the job is not known"
 UNBOUND = "OpenMP's threads are not bound to one core each"
 NOT_BOUND = "The rank's memory is not bound to its cores' NUMA node"
 # A checkout that lies below /tmp itself is still there: bound aside before anything is mounted over it.
@@ -72,7 +73,7 @@ HOSTS = {
         without=(NOT_PINNED, OUTLIVES, UNBOUND),
     ),
     "ENOSYS": Host(
-        f"{HUGE}=ENOSYS;set_mempolicy=ENOSYS;sched_setaffinity=ENOSYS;prctl(0=1)=ENOSYS;memfd_create=ENOSYS",
+        f"{HUGE}=ENOSYS;set_mempolicy=ENOSYS;sched_setaffinity=ENOSYS;sched_getaffinity=ENOSYS;prctl(0=1)=ENOSYS;memfd_create=ENOSYS",
         without=(NOT_PINNED, OUTLIVES, UNBOUND),
     ),
     "no memory on the CPUs' node": Host(prepare=MEMORYLESS, without=(NOT_BOUND,)),
@@ -82,6 +83,7 @@ HOSTS = {
     "no /sys": Host(prepare="mount -t tmpfs none /sys"),
     "no files of huge pages": Host(prepare="mount -t tmpfs none /sys/kernel/mm"),
     "/proc hides others": Host(prepare="mount -t proc -o hidepid=2 none /proc"),
+    "/proc shows processes only": Host(prepare="mount -t proc -o subset=pid none /proc", without=(UNSEEN,)),
     "no temporary folder": Host(environment=(("TMPDIR", "/nowhere/at/all"),)),
     "no folder for temporary files at all": Host(
         prepare=f"cd /proc; mount -t tmpfs none /tmp; {BACK}; mount -o remount,ro /tmp; "

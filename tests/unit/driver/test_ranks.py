@@ -229,7 +229,7 @@ def test_another_allocator_at_the_end_fails_the_job(ranks_run: Callable[..., Any
         ),
         (
             "import faulthandler; faulthandler.enable()\n"
-            "if n == 1: print('what(): gloo', file=sys.stderr, flush=True); os.abort()\ntime.sleep(60)",
+            "if n == 1: print('what(): gloo\\nframe #0: f() + 1\\nframe #1: g() + 2', file=sys.stderr, flush=True); os.abort()\ntime.sleep(60)",
             "rank 1 on {host} was killed by SIGABRT: what(): gloo",
         ),
         ("if n == 1: os.kill(os.getpid(), signal.SIGSEGV)\ntime.sleep(60)", "rank 1 on {host} was killed by SIGSEGV."),

@@ -52,6 +52,16 @@ def test_a64fx_has_no_model_name(tmp_path: Path) -> None:
     assert host["numa"]["nodes"] == 4 and host["numa"]["per_node"]["3"]["cpus"] == "36-47"
 
 
+def test_where_meminfo_is_hidden_the_free_pages_are_what_jobs_may_take(tmp_path: Path) -> None:
+    host = host_of(tmp_path, X86_VM)
+    assert facts.usable_memory(host, tmp_path / "host") == 6 << 30
+    (tmp_path / "host/proc/meminfo").unlink()
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < facts.usable_memory(host, tmp_path / "host") <= total
+    limited = {**host, "container": {**host["container"], "memory_limit_bytes": 4096}}
+    assert facts.usable_memory(limited, tmp_path / "host") == 4096
+
+
 def test_unknown_arm_core_keeps_its_numbers(tmp_path: Path) -> None:
     host = host_of(tmp_path, {"proc/cpuinfo": "processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xfff\n"})
     assert host["cpu"]["model"] == "ARM part 0xfff"
