@@ -36,6 +36,7 @@ from bench.analysis.derive import derive_rank
 from bench.driver.order import shuffle_arms
 from bench.rank.stopping import micro_batches_of, steady_from, wants_more
 from bench.schema.job import Job, Measure
+from bench.schema.kinds import kind_of
 from bench.schema.records import COUNTERS
 
 BLOCKS = (3, 5, 8)
@@ -98,7 +99,7 @@ def of_shape(rng: np.random.Generator, shape: str, size: int) -> np.ndarray:
 
 def series(rng: np.random.Generator, case: Shape, two_speeds: bool) -> np.ndarray:
     """Relative durations of a job's micro-batches from its start, mean 1 once it is warm."""
-    length = LONGEST if case.measure is BY_WIDTH else 18
+    length = LONGEST if case.measure is BY_WIDTH else 20
     fresh = rng.normal(size=length)
     fresh[1:] *= math.sqrt(1 - case.alike**2)
     noise = fresh.tolist()
@@ -124,7 +125,7 @@ def run(job: Job, seconds: np.ndarray) -> dict[str, Any]:
     number, more = 0, True
     while more:
         count = micro_batches_of(job, len(kinds))
-        kinds += ["last" if k == count - 1 else "first" if k == 0 else "middle" for k in range(count)]
+        kinds += [kind_of(k, count) for k in range(count)]
         iteration += [number] * count
         number += 1
         done = took[: len(kinds)]

@@ -13,15 +13,19 @@ import json
 import sys
 import time
 
-import torch
-import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
-
-from bench.rank.gpt import GPT
 from bench.schema.job import Model, Train
+from bench.schema.kinds import kind_of
 
 
 def main(model_json: str, train_json: str, warm_up: str, count: str) -> None:
+    # As in a rank: torch.utils.data would load it, and with it 66 MiB of heap that the rank does not have.
+    sys.modules["pandas"] = None  # type: ignore[assignment]
+    import torch
+    import torch.distributed as dist
+    from torch.nn.parallel import DistributedDataParallel
+
+    from bench.rank.gpt import GPT
+
     model, train = Model(**json.loads(model_json)), Train(**json.loads(train_json))
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     torch.manual_seed(1234)
@@ -38,8 +42,7 @@ def main(model_json: str, train_json: str, warm_up: str, count: str) -> None:
                 loss = ddp(tokens, labels)
                 (loss / number).backward()
                 seconds = time.perf_counter() - start
-            kind = "last" if last else "first" if index == 0 else "middle"
-            print(f"{word} {kind} {seconds:.6f} s loss {loss.item():.6f}", flush=True)
+            print(f"{word} {kind_of(index, number)} {seconds:.6f} s loss {loss.item():.6f}", flush=True)
         torch.nn.utils.clip_grad_norm_(gpt.parameters(), train.clip_grad)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -33,7 +33,9 @@ SWEEPS = {
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m validation plan", description=__doc__)
-    parser.add_argument("--smoke", action="store_true", help="the tiny model: tries the machinery, its times mean nothing")
+    parser.add_argument(
+        "--smoke", action="store_true", help="the tiny model: tries the machinery, its times mean nothing"
+    )
     parser.add_argument("overrides", nargs="*", default=[])
     options = parser.parse_args(list(argv))
     model = ["model=tiny", "train.global_batch_size=16"] if options.smoke else options.overrides

@@ -1,6 +1,6 @@
 """Which share of the physical limit and of the measured product does training reach?
 
-    python -m validation roofline [--allocator tcmalloc] [--rounds 2] [--micro-batches 5]
+    python -m validation roofline [--allocator tcmalloc] [--rounds 2] [--micro-batches 7]
 
 In turns, jobs of both variants with and without dropout, each a few micro-batches through the product's own command line, and beside
 each the products of this host in a fresh process with the same path of the math library, threads and allocator:
@@ -157,7 +157,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--blas", choices=("full", "stock"), default="full")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument(
-        "--micro-batches", type=int, default=5, help=f"in each job, {WARM_UP} of them warm-up (default 5, the least)"
+        "--micro-batches", type=int, default=7, help=f"in each job, {WARM_UP} of them warm-up (default 7, the least)"
     )
     parser.add_argument("--repeats", type=int, default=5, help="of each product (default 5)")
     parser.add_argument("--out", type=Path, help="keep the records here, and go on from those that are there")

@@ -26,6 +26,7 @@ from bench.analysis import stats
 from bench.rank.stopping import warm_up
 from bench.report.verdicts import show
 from bench.schema.job import Job, Measure, from_dict
+from bench.schema.kinds import SETTLING
 
 GOAL = 0.02
 MODES = ("full", "sampled")
@@ -34,7 +35,7 @@ SHIPPED = Measure()
 
 def from_the_first(record: dict[str, Any], measure: Measure = SHIPPED) -> float:
     """Seconds per iteration that sampled mode says from the first micro-batches of a full job: as many middle ones behind as many of
-    warm-up as one sampled job would count, and the first, the last and the step of the iteration that counts. Of the slowest rank."""
+    warm-up as one sampled job would count, and all others and the step of the iteration that counts. Of the slowest rank."""
     job = from_dict(record["job"])
     n, warm = job.num_micro_batches, warm_up(Job(model=job.model, train=job.train, measure=measure))
     found = []
@@ -43,9 +44,12 @@ def from_the_first(record: dict[str, Any], measure: Measure = SHIPPED) -> float:
         seconds = [f + b for f, b in zip(columns["forward_seconds"], columns["backward_seconds"])]
         middles = [i for i in range(warm, len(seconds)) if columns["kind"][i] == "middle"][: measure.min_samples]
         counted = [i for i, steady in enumerate(columns["steady"]) if steady]
-        ends = sum(fmean(seconds[i] for i in counted if columns["kind"][i] == kind) for kind in ("first", "last"))
+        others = [
+            fmean(seconds[i] for i in counted if columns["kind"][i] == kind)
+            for kind in ("first", *["settling"] * SETTLING, "last")
+        ]
         step = fmean(s for s, steady in zip(steps["optimizer_seconds"], steps["steady"]) if steady)
-        found.append((n - 2) * fmean(seconds[i] for i in middles) + ends + step)
+        found.append((n - len(others)) * fmean(seconds[i] for i in middles) + sum(others) + step)
     return max(found)
 
 

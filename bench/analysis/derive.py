@@ -13,15 +13,17 @@ from bench.analysis.derive_program import derive_program, finite
 from bench.analysis.flops import tflops
 from bench.analysis.stats import time_interval
 from bench.schema.job import Job, from_dict
+from bench.schema.kinds import KINDS, SETTLING
 from bench.schema.records import COUNTERS, Record
 
 
 @functools.cache
 def derived_code() -> str:
     """12 hex digits over the files that make a job's figures out of its raw samples: whether stored figures are of today's code."""
-    digest = hashlib.sha256()
-    for name in ("derive.py", "derive_program.py", "flops.py", "stats.py"):
-        digest.update(f"{name} ".encode() + hashlib.sha256(Path(__file__).with_name(name).read_bytes()).digest())
+    bench, digest = Path(__file__).parents[1], hashlib.sha256()
+    files = ["analysis/derive.py", "analysis/derive_program.py", "analysis/flops.py", "analysis/stats.py"]
+    for name in [*files, "schema/kinds.py", "schema/series.py"]:
+        digest.update(f"{name} ".encode() + hashlib.sha256((bench / name).read_bytes()).digest())
     return digest.hexdigest()[:12]
 
 
@@ -57,6 +59,7 @@ def derive(record: Record) -> dict[str, Any]:
                 "samples",
                 "micro_batch_seconds",
                 "first_seconds",
+                "settling_seconds",
                 "sync_seconds",
                 "optimizer_seconds",
                 "phases",
@@ -99,16 +102,17 @@ def too_few(job: Job, multiplied: int) -> list[str]:
 def derive_rank(job: Job, rank: dict[str, Any]) -> dict[str, Any]:
     """One rank's whole iteration out of its steady micro-batches.
 
-    A whole iteration of n micro-batches is a first one (which makes the gradients), a last one (which synchronises them),
-    n - 2 between, and an optimizer step. Its time, and each counter, is that sum over the means of each kind, so that
-    Sec/it = n * mean(middle) + (first - middle) + sync + optimizer. In full mode Sec/it is the mean wall time of the
-    iterations themselves, and the parts only say where it went.
+    A whole iteration of n micro-batches is a first one (which makes the gradients), those in which memory settles behind it, a
+    last one (which synchronises the gradients), the middle ones, and an optimizer step (`bench.schema.kinds`). Its time, and
+    each counter, is that sum over the means of each kind, so that
+    Sec/it = n * mean(middle) + (first - middle) + settling + sync + optimizer. In full mode Sec/it is the mean wall time of the
+    iterations themselves, and the parts only say where it went. Earlier records call none `settling`: there it is 0.
     """
     mb, it = rank["micro_batches"], rank["iterations"]
     n = job.num_micro_batches
     steady = [i for i, yes in enumerate(mb["steady"]) if yes]
-    kinds = {kind: [i for i in steady if mb["kind"][i] == kind] for kind in ("first", "middle", "last")}
-    typical = kinds["middle"] or kinds["first"] or steady
+    kinds = {kind: [i for i in steady if mb["kind"][i] == kind] for kind in KINDS}
+    typical = kinds["middle"] or kinds["settling"] or kinds["first"] or steady
 
     def mean(column: Sequence[float], kind: str) -> float:
         return fmean(column[i] for i in (kinds[kind] or typical))
@@ -116,7 +120,12 @@ def derive_rank(job: Job, rank: dict[str, Any]) -> dict[str, Any]:
     def whole(column: Sequence[float]) -> tuple[float, float]:
         """n micro-batches without what synchronising adds; and that."""
         middle = mean(column, "middle")
-        return n * middle + (mean(column, "first") - middle if n > 1 else 0.0), mean(column, "last") - middle
+        first = mean(column, "first") - middle if n > 1 else 0.0
+        return n * middle + first + settling_of(column), mean(column, "last") - middle
+
+    def settling_of(column: Sequence[float]) -> float:
+        """What they add to as many middle ones."""
+        return max(0, min(SETTLING, n - 2)) * (mean(column, "settling") - mean(column, "middle"))
 
     seconds = [f + b for f, b in zip(mb["forward_seconds"], mb["backward_seconds"])]
     steady_its = [i for i, yes in enumerate(it["steady"]) if yes] or [len(it["steady"]) - 1]
@@ -135,7 +144,7 @@ def derive_rank(job: Job, rank: dict[str, Any]) -> dict[str, Any]:
     else:
         sec_per_it = everything + sync + optimizer
         # Each middle micro-batch as a whole iteration; their mean is Sec/it, and their spread is its spread: of 1,024 all but
-        # two are such. Where an iteration has few, the first and the last are steadier in the sum than this says.
+        # four are such. Where an iteration has few, the first and the last are steadier in the sum than this says.
         samples = [sec_per_it * seconds[i] / middle for i in typical]
     return {
         "sec_per_it": sec_per_it,
@@ -143,6 +152,7 @@ def derive_rank(job: Job, rank: dict[str, Any]) -> dict[str, Any]:
         "micro_batch_seconds": middle,
         "sync_seconds": sync,
         "first_seconds": mean(seconds, "first") - middle,
+        "settling_seconds": settling_of(seconds),
         "optimizer_seconds": optimizer,
         "phases": phases,
     }

@@ -35,7 +35,7 @@ from bench.schema.errors import ConfigError, RecordError
 from bench.schema.job import Allocator, Job, Program
 
 FIRST_LOOK_SECONDS = 30.0
-SHORTEST_LOOK = 12  # micro-batches: eight that are left out by design, and four
+STEPS_TO_LOOK = 12  # of a program: the first two are left out
 KEPT_AT_LEAST = 2
 FINALISTS = 2
 MOST_TO_CONFIRM = 10  # blocks
@@ -151,12 +151,14 @@ def planned(record: records.Record, jobs: Sequence[Job], budget_seconds: float) 
     micro_seconds = record["derived"]["micro_batch_seconds"]
     measured = micro_seconds * samples_of(record)
     around = max(record["wall_seconds"] - measured, 0.0)  # starting, the price of a fault, ending
-    shortest = around + SHORTEST_LOOK * micro_seconds
+    # A job of ours never has fewer: what is left out by design, and one iteration.
+    least = STEPS_TO_LOOK if program.command else measure.warmup_micro_batches + measure.iteration_micro_batches
+    shortest = around + least * micro_seconds
     third, job_seconds = budget_seconds / 3, record["wall_seconds"]
     as_it_is = bool(program.command) and (program.rate is None or program.stop_after_steps is not None)
     if job_seconds * len(jobs) > third and not as_it_is:
         job_seconds = min(job_seconds, max(third / len(jobs), shortest))
-        measure = dataclasses.replace(measure, max_seconds=max(job_seconds - around, SHORTEST_LOOK * micro_seconds))
+        measure = dataclasses.replace(measure, max_seconds=max(job_seconds - around, least * micro_seconds))
     kept = min(len(jobs), max(KEPT_AT_LEAST, int(third / job_seconds + 1e-9)))
     if KEPT_AT_LEAST * job_seconds > third:
         raise ConfigError(

@@ -59,8 +59,8 @@ def locked(directory: Path, say: Say) -> Iterator[None]:
 # An answer: a valid record of this very job, of the same measured code and library, on hosts of the same kinds.
 
 
-# What of the schema decides the work of a rank: the job, when its samples are enough, and which memory is near.
-SCHEMA_OF_A_RANK = ("job.py", "series.py", "cpus.py")
+# What of the schema decides the work of a rank: the job, which samples count and when they are enough, and which memory is near.
+SCHEMA_OF_A_RANK = ("job.py", "kinds.py", "series.py", "cpus.py")
 
 
 def measured_code(of_program: bool = False) -> str:

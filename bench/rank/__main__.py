@@ -27,6 +27,7 @@ from bench.rank.process import attempt, bind_memory, die_with_parent, on_all, pi
 from bench.rank.proof import prove
 from bench.rank.tensor_memory import tensor_memory
 from bench.schema.checks import shaped
+from bench.schema.cpus import allowed_cpus
 from bench.schema.errors import AllocatorError, with_memory_limit
 
 # A batch system sends these to every process of a job, a terminal SIGINT: they are for the driver, which ends us.
@@ -68,7 +69,7 @@ def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
     memory_node = attempt(
         "The rank's memory is not bound to its cores' NUMA node", lambda: bind_memory(order["cpus"]), without
     )
-    cpus = sorted(os.sched_getaffinity(0))
+    cpus = allowed_cpus()
     tell({"event": "proved"})
 
     misses = perf.dtlb_misses()  # before torch: threads that are there already would not be counted
@@ -85,7 +86,9 @@ def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
         raise AllocatorError(
             f"allocator={job.allocator.name} sets THP_MEM_ALLOC_ENABLE, which PyTorch {torch.__version__} does not know: it needs 2.2 or newer."
         )
-    torch.set_num_threads(order["threads"])
+    # OMP_NUM_THREADS has told the number; this tells MKL too. PyTorch 1.10 reads /proc/cpuinfo for it, and aborts where that is hidden.
+    if os.path.exists("/proc/cpuinfo") or torch.get_num_threads() != order["threads"]:
+        torch.set_num_threads(order["threads"])
     done = blas.apply(job.launch.blas)
     products = blas.ask()
     blas.check(done, products)

@@ -53,7 +53,8 @@ def counted(kinds: Sequence[str], seconds: Sequence[float], start: int) -> list[
     """Seconds of the micro-batches that the figure rests on: the middle ones from ``start`` on; where iterations are too short
     to have one, the others."""
     rest = range(start, len(kinds))
-    return [seconds[i] for i in rest if kinds[i] == "middle"] or [seconds[i] for i in rest]
+    found = [i for i in rest if kinds[i] == "middle"] or [i for i in rest if kinds[i] == "settling"] or rest
+    return [seconds[i] for i in found]
 
 
 def wants_more(

@@ -22,6 +22,7 @@ from bench.rank.data import Tokens, sample_seed
 from bench.rank.gpt import GPT
 from bench.rank.stopping import micro_batches_of, steady_from, wants_more
 from bench.schema.job import Job
+from bench.schema.kinds import kind_of
 
 Columns = dict[str, list[Any]]
 Tell = Callable[[dict[str, Any]], None]
@@ -60,13 +61,11 @@ class Trainer:
                 all_reduce_gradients(self.model, self.dp)
             end, at_end = self.clock(), usage()
         forward, backward = at_middle.since(at_start), at_end.since(at_middle)
-        # Only the last of an iteration synchronises, and only the first makes .grad: the rest are `middle`.
-        kind = "last" if last else "first" if index == 0 else "middle"
         append(
             self.micro_batches,
             iteration=iteration,
             index=index,
-            kind=kind,
+            kind=kind_of(index, count),
             loss=loss.item(),
             forward_seconds=middle - start,
             backward_seconds=end - middle,

@@ -13,6 +13,7 @@ from typing import Any, Optional, get_args, get_origin, get_type_hints
 
 from bench.schema.errors import ConfigError
 from bench.schema.job import PARTS, Job, Program
+from bench.schema.kinds import SETTLING
 
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"  # of a folder, too
 LARGEST = 1 << 53  # beyond it a number of JSON is no longer exact, and no key of a job means so much
@@ -84,6 +85,7 @@ def check(job: Job) -> None:
     check_numbers(job)
     check_rules(job)
     check_data(job)
+    check_middle(job)
     check_program(job.program)
 
 
@@ -178,13 +180,7 @@ def check_environment(job: Job) -> None:
 
 
 def check_samples(job: Job) -> None:
-    """The mean micro-batch is taken of those between the first and the last of an iteration, so that there must be one."""
     measure = job.measure
-    if measure.mode == "sampled" and measure.iteration_micro_batches < 3 and job.num_micro_batches >= 3:
-        raise ConfigError(
-            f"measure.iteration_micro_batches={measure.iteration_micro_batches} must be at least 3: a first one, a last one, which "
-            "synchronises, and one between them."
-        )
     if measure.mode == "sampled" and measure.min_samples > measure.max_samples:
         raise ConfigError(
             f"measure.min_samples={measure.min_samples} must not be more than measure.max_samples={measure.max_samples}."
@@ -216,6 +212,16 @@ def check_data(job: Job) -> None:
             raise ConfigError(
                 f"model.vocabulary={job.model.vocabulary} must be at least 256 when data.path is set: its tokens are bytes."
             )
+
+
+def check_middle(job: Job) -> None:
+    """What is to be run has a middle micro-batch where a whole iteration has any. Earlier records (number 2) may have shorter iterations."""
+    given, least = job.measure.iteration_micro_batches, min(job.num_micro_batches, SETTLING + 3)
+    if job.measure.mode == "sampled" and given < least:
+        raise ConfigError(
+            f"measure.iteration_micro_batches={given} must be at least {least}: a first one, {SETTLING} behind it in which memory settles, a "
+            "last one, which synchronises, and one between them, by which the rest is told."
+        )
 
 
 UNITS = ("seconds", "milliseconds", "per_second")  # names of groups of `rate`

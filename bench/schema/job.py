@@ -79,7 +79,7 @@ class Measure:
     mode: str = "sampled"
     warmup_micro_batches: int = 8  # sampled: left out by design, the heap still grows meanwhile
     iteration_micro_batches: int = (
-        10  # sampled: micro-batches between two optimizer steps: a first, a last, the rest middle ones
+        12  # sampled: micro-batches between two optimizer steps: a first, two that settle, a last, the rest middle ones
     )
     iterations: int = 2  # full: whole iterations that count, after one that does not
     relative_half_width: float = 0.02  # sampled: stop when the 95 % interval of a micro-batch is this narrow

@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 
 from bench.schema.checks import brief, shaped
 from bench.schema.errors import ConfigError
+from bench.schema.kinds import KINDS
 
 COUNTERS = ("minor_faults", "major_faults", "user_seconds", "system_seconds")
-KINDS = {"first", "middle", "last"}
 LARGEST = 1e18
 DEEPEST = 8  # groups in groups, of the facts of a host
 
@@ -117,6 +117,7 @@ DERIVED = {
     "samples": [POSITIVE],
     "micro_batch_seconds": POSITIVE,
     "first_seconds": NUMBER,
+    "settling_seconds": NUMBER,
     "sync_seconds": NUMBER,
     "optimizer_seconds": NUMBER,
     "micro_batches_per_it": POSITIVE,
@@ -196,8 +197,8 @@ def check_rank(rank: Mapping[str, Any], where: str) -> None:
     check_columns(rank["micro_batches"], MICRO_BATCHES, f"{where}.micro_batches")
     check_columns(rank["iterations"], ITERATIONS, f"{where}.iterations")
     kinds = rank["micro_batches"].get("kind")
-    if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds) or not set(kinds) <= KINDS:
-        refuse(f"{where}.micro_batches.kind", kinds, "first, middle or last")
+    if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds) or not set(kinds) <= set(KINDS):
+        refuse(f"{where}.micro_batches.kind", kinds, "first, settling, middle or last")
     if len(kinds) != len(rank["micro_batches"]["loss"]):
         refuse(f"{where}.micro_batches.kind", kinds, "as long as the other columns")
 

@@ -13,6 +13,7 @@ from bench import cli
 from bench.analysis.derive import derive
 from bench.schema import records
 from bench.schema.job import Allocator, Job, Measure, Model, Train, to_dict
+from bench.schema.kinds import kind_of
 
 NOT_IN_A_RANK = {"hydra", "omegaconf", "pandas", "scipy", "matplotlib", "rich", "psutil", "yaml", "pyarrow", "jinja2"}
 TINY = Model(name="tiny", layers=2, hidden=64, heads=4, sequence=64, vocabulary=257, padded_vocabulary=384)
@@ -137,7 +138,7 @@ def record(
         "iteration": [i for i, _ in steps],
         "index": [k for _, k in steps],
         "steady": steady,
-        "kind": ["last" if k == count - 1 else "first" if k == 0 else "middle" for _, k in steps],
+        "kind": [kind_of(k, count) for _, k in steps],
         "loss": [6 - 0.01 * n + loss_shift for n in range(len(steps))],
         "rss_bytes": [peak_bytes - (n % 3) * 4096 for n in range(len(steps))],
     }

@@ -170,8 +170,8 @@ def test_the_first_job_tells_the_time_by_its_own_pace(watch: Any) -> None:
     bar, _ = watch(terminal=False, jobs=[job, job])
     bar.start(job)
     expected = expected_seconds(job, 2, 20.0)
-    assert expected == 180.0, "8 micro-batches of warm-up and an iteration of 10, at 10 s each"
-    assert bar.left_words(expected, 20.0) == "5:40 left"
+    assert expected == 200.0, "8 micro-batches of warm-up and an iteration of 12, at 10 s each"
+    assert bar.left_words(expected, 20.0) == "6:20 left"
     long = replace(job, measure=Measure(max_seconds=500))
     assert expected_seconds(long, 2, 20.0) == 510.0
     full = replace(job, measure=Measure(mode="full", iterations=2), train=Train(global_batch_size=8))

@@ -9,6 +9,7 @@ from builders import SMALL
 
 from bench.rank.stopping import change_point, counted, micro_batches_of, steady_from, wants_more, warm_up
 from bench.schema.job import Job, Measure, Train
+from bench.schema.kinds import kind_of
 
 
 def noisy(values: list[float], relative: float = 0.01, seed: int = 1) -> list[float]:
@@ -57,8 +58,8 @@ def shape(measure: Measure, batch: int, iterations: int) -> list[int]:
 @pytest.mark.parametrize(
     "measure, batch, counts",
     [
-        (Measure(), 1024, [8, 10, 10, 8]),
-        (Measure(warmup_micro_batches=0), 1024, [1, 10, 10, 1]),  # Adam makes its state in the first
+        (Measure(), 1024, [8, 12, 12, 8]),
+        (Measure(warmup_micro_batches=0), 1024, [1, 12, 12, 1]),  # Adam makes its state in the first
         (Measure(warmup_micro_batches=12), 8, [8, 4, 8, 12]),  # no iteration is longer than a whole one
         (Measure(), 2, [2, 2, 2, 2, 2, 8]),
         (Measure(), 1, [1] * 9 + [8]),
@@ -70,25 +71,25 @@ def test_micro_batches_between_two_steps(measure: Measure, batch: int, counts: l
 
 
 def kinds_of(*counts: int) -> list[str]:
-    return [kind for n in counts for kind in (["first"] * (n > 1) + ["middle"] * (n - 2) + ["last"])]
+    return [kind_of(index, n) for n in counts for index in range(n)]
 
 
 JOB = Job(model=SMALL)
 
 
 def test_the_warm_up_never_counts_however_it_looks() -> None:
-    kinds = kinds_of(8, 10)
-    for seconds in ([1.0] * 18, [9.0] * 8 + [1.0] * 10, [1.0] * 8 + [9.0] * 2 + [1.0] * 8):
+    kinds = kinds_of(8, 12)
+    for seconds in ([1.0] * 20, [9.0] * 8 + [1.0] * 12, [1.0] * 8 + [9.0] * 5 + [1.0] * 7):
         assert steady_from(JOB, kinds, seconds) == 8, "among eight samples no change point is looked for"
-        assert counted(kinds, seconds, 8) == seconds[9:17]
+        assert counted(kinds, seconds, 8) == seconds[11:19]
 
 
 def test_a_change_point_is_looked_for_among_twenty_middle_ones_and_more() -> None:
-    kinds = kinds_of(8, 10, 10, 10)
-    seconds = noisy([2.0] * 20 + [1.0] * 18)
+    kinds = kinds_of(8, 12, 12, 12)
+    seconds = noisy([2.0] * 24 + [1.0] * 20)
     start = steady_from(JOB, kinds, seconds)
-    assert 20 <= start <= 23 and kinds[start] == "middle" and len(counted(kinds, seconds, start)) <= 15
-    assert steady_from(JOB, kinds[:28], seconds[:28]) == 8
+    assert 24 <= start <= 27 and kinds[start] == "middle" and len(counted(kinds, seconds, start)) <= 15
+    assert steady_from(JOB, kinds[:32], seconds[:32]) == 8
 
 
 @pytest.mark.parametrize(

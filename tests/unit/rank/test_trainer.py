@@ -108,7 +108,7 @@ def test_columns_have_equal_lengths_and_true_contents(small_job: Job, events: li
     assert set(mb) == {*MICRO_BATCH_COLUMNS, "steady"} and set(it) == {*ITERATION_COLUMNS, "steady"}
     assert {len(column) for column in mb.values()} == {10} and {len(column) for column in it.values()} == {3}
     assert mb["iteration"] == [0] * 2 + [1] * 4 + [2] * 4 and mb["index"] == [0, 1] + [0, 1, 2, 3] * 2
-    assert mb["kind"] == ["first", "last"] + ["first", "middle", "middle", "last"] * 2
+    assert mb["kind"] == ["first", "last"] + ["first", "settling", "settling", "last"] * 2
     assert mb["forward_seconds"] == mb["backward_seconds"] == [1.0] * 10 and it["optimizer_seconds"] == [1.0] * 3
     # begin, three looks for each micro-batch, and two for the optimizer
     assert it["wall_seconds"] == [8.0, 14.0, 14.0]

@@ -22,8 +22,8 @@ FASTER, SLOWER = 1_900_000, 2_900_000  # minor faults of a micro-batch of glibc'
 
 
 def to_and_fro(repeat: int) -> dict[str, Any]:
-    """A job of glibc's whose faults and seconds stay for four micro-batches and then change; 8 of warm-up and 20 more."""
-    record = b.record(OUT, b.job("glibc", repeat), seconds=7.7, spread=0, num_iterations=3, warm_up=10)
+    """A job of glibc's whose faults and seconds stay for four micro-batches and then change; 12 of warm-up and 24 more."""
+    record = b.record(OUT, b.job("glibc", repeat), seconds=7.7, spread=0, num_iterations=3, warm_up=12)
     columns = record["ranks"][0]["micro_batches"]
     for i in range(len(columns["kind"])):
         fast = i // 4 % 2
@@ -43,10 +43,10 @@ def section() -> Section:
 def test_the_line_of_an_arm_says_both_paces_and_that_neighbours_are_alike(section: Section) -> None:
     glibc, tcmalloc = wandering_sentences(section)
     assert glibc.startswith(
-        "glibc, block 1: 20 micro-batches after 10 of warm-up, 7.10 s to 8.50 s, 1.9 million to 2.9 million minor faults each; "
+        "glibc, block 1: 24 micro-batches after 12 of warm-up, 7.10 s to 8.50 s, 1.9 million to 2.9 million minor faults each; "
         "neighbours are alike, so that they are worth "
     )
-    assert "`████▆▆▆▆██|██▆▆▆▆████▆▆▆▆████▆▆`" in glibc
+    assert "`████▆▆▆▆████|▆▆▆▆████▆▆▆▆████▆▆▆▆████`" in glibc
     assert "neighbours" not in tcmalloc and "5,000 to 5,000 minor faults" in tcmalloc
 
 
@@ -62,10 +62,10 @@ def test_the_picture_has_a_point_for_each_micro_batch_on_plain_scales(section: S
     record = typical_record(section.cells[0])
     above, below = series_figure([("glibc", record, looks(["glibc"])["glibc"])]).axes
     seconds, faults = above.lines[0].get_ydata(), below.lines[0].get_ydata()
-    assert len(seconds) == 30 and set(faults) == {FASTER, SLOWER} and below.get_yscale() == "linear"
+    assert len(seconds) == 36 and set(faults) == {FASTER, SLOWER} and below.get_yscale() == "linear"
     grey = above.lines[1]
-    assert list(grey.get_xdata()) == list(range(1, 11)), "the warm-up"
-    assert above.lines[3].get_xdata()[0] == 10.5, "where counting begins"
+    assert list(grey.get_xdata()) == list(range(1, 13)), "the warm-up"
+    assert above.lines[3].get_xdata()[0] == 12.5, "where counting begins"
 
 
 def test_of_many_arms_the_reference_and_the_furthest_are_shown() -> None:

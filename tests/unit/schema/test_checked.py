@@ -75,7 +75,7 @@ def with_change(value: dict[str, Any], **changes: Any) -> dict[str, Any]:
         ({"allocator__env": {"A=B": "x"}}, "no variable"),
         ({"allocator__env": {"A": 1}}, "allocator.env="),
         ({"data__path": "/no/such/file"}, "data.path=/no/such/file must be a file"),
-        ({"measure__iteration_micro_batches": 2}, "measure.iteration_micro_batches=2 must be at least 3"),
+        ({"measure__iteration_micro_batches": 2}, "measure.iteration_micro_batches=2 must be at least 5"),
         ({"measure__min_samples": 300}, "measure.min_samples=300 must not be more than measure.max_samples=200"),
     ],
 )

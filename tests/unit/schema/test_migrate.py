@@ -11,6 +11,7 @@ from typing import Any
 import builders
 import pytest
 
+from bench.analysis.derive import derive
 from bench.analysis.flops import tflops
 from bench.paths import CHECKOUT
 from bench.schema import records
@@ -22,6 +23,7 @@ SMOKE = CHECKOUT / "tests" / "data" / "smoke"
 STORED = {
     1: SMOKE / "n001_glibc_r00-221e6849" / "record.json",
     2: CHECKOUT / "tests" / "data" / "schema2" / "record.json",
+    3: CHECKOUT / "tests" / "data" / "schema3" / "record.json",
 }
 
 
@@ -79,7 +81,7 @@ def test_1_takes_no_part_of_the_head_away() -> None:
 def test_a_later_record_of_1_had_the_new_meanings_already(mode: str, tmp_path: Path) -> None:
     job = builders.job("glibc", 0)
     made = builders.record(tmp_path, replace(job, measure=replace(job.measure, mode=mode)))
-    assert migrate({**made, "schema": 1}, 2) == {**made, "derived_code": None}
+    assert migrate({**made, "schema": 1}, 2) == {**made, "schema": 2, "derived_code": None}
 
 
 def test_a_failed_record_and_a_program_of_1_go_through(tmp_path: Path) -> None:
@@ -106,3 +108,11 @@ def test_one_of_a_newer_number_names_its_version(tmp_path: Path) -> None:
     records.write_text(tmp_path / "record.json", json.dumps(old(schema=7, bench_version="9.9")))
     with pytest.raises(RecordError, match=r"has schema 7, and this version reads schema \d+ and earlier: .*\(9\.9\)"):
         records.read(tmp_path / "record.json")
+
+
+def test_2_has_nothing_that_settles_and_keeps_its_figures() -> None:
+    before, now = json.loads(STORED[2].read_text()), records.read(STORED[2])
+    assert "settling_seconds" not in before["derived"] and "settling" not in before["ranks"][0]["micro_batches"]["kind"]
+    assert now["derived"] == {**before["derived"], "settling_seconds": 0.0}
+    again = derive(now)
+    assert again["settling_seconds"] == 0.0 and again["sec_per_it"] == pytest.approx(before["derived"]["sec_per_it"])

@@ -76,6 +76,24 @@ def test_tflops_without_recomputation_and_by_its_parts() -> None:
 # Whole iterations out of a part
 
 
+def test_what_settles_behind_a_step_counts_once_and_stands_for_no_others(
+    small_job: Job, make_rank: Callable[..., dict[str, Any]]
+) -> None:
+    """tcmalloc's second and third micro-batch fault in what the optimizer step gave back."""
+    job = replace(small_job, train=replace(small_job.train, global_batch_size=100))
+    rank = make_rank(first=3.0, middle=2.0, last=2.5, optimizer=0.5, count=7)
+    columns = rank["micro_batches"]
+    for i, kind in enumerate(columns["kind"]):
+        if kind == "middle" and columns["index"][i] <= 2:
+            columns["kind"][i], columns["forward_seconds"][i] = "settling", columns["forward_seconds"][i] + 0.5
+    derived = derive(record_of(job, [rank]))
+    assert derived["micro_batch_seconds"] == 2.0 and derived["settling_seconds"] == pytest.approx(1.0)
+    assert derived["sec_per_it"] == pytest.approx(96 * 2.0 + 2 * 2.5 + 3.0 + 2.5 + 0.5)
+    assert sum(phase["seconds"] for phase in derived["phases"].values()) == pytest.approx(derived["sec_per_it"])
+    few = derive(record_of(replace(job, train=replace(job.train, global_batch_size=3)), [rank]))
+    assert few["sec_per_it"] == pytest.approx(3.0 + 2.5 + 2.5 + 0.5)
+
+
 def test_sampled_mode_extrapolates(small_job: Job, make_rank: Callable[..., dict[str, Any]]) -> None:
     job = replace(small_job, train=replace(small_job.train, global_batch_size=100))
     derived = derive(record_of(job, [make_rank(first=3.0, middle=2.0, last=2.5, optimizer=0.5)]))

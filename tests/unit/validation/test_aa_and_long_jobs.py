@@ -89,10 +89,10 @@ def full_job(slow_first: float = 1.0) -> dict[str, Any]:
 
 @pytest.mark.parametrize("slow_first", [1.0, 1.05])
 def test_the_estimate_from_the_first_micro_batches_is_of_those_behind_the_warm_up(slow_first: float) -> None:
-    """62 middle ones as slow as the first that count; the first, the last and the step of the iteration that counts."""
+    """60 middle ones as slow as the first that count; the others and the step of the iteration that counts."""
     said = sampled.from_the_first(full_job(slow_first))
     # Micro-batches 9 to 16 count: 8 to 15 of the columns.
-    assert said == pytest.approx(62 * 7.7 * slow_first + 2 * 7.7 + 0.05)
+    assert said == pytest.approx(60 * 7.7 * slow_first + 4 * 7.7 + 0.05)
 
 
 @pytest.mark.parametrize(
@@ -155,8 +155,8 @@ def test_a_warm_up_that_is_too_short_is_said_and_misses_the_goal(
 ) -> None:
     for slow, code, words in ((8, 0, "the first 8 differ"), (20, 1, "the first 20 differ")):
         record = b.record(tmp_path, b.job("glibc"), num_iterations=9, spread=0.0, warm_up=8)
-        columns, took = record["ranks"][0]["micro_batches"], series((slow, 8.5), (90 - slow, 7.7))
-        columns["forward_seconds"], columns["backward_seconds"] = took, [0.0] * 90
+        columns, took = record["ranks"][0]["micro_batches"], series((slow, 8.5), (108 - slow, 7.7))
+        columns["forward_seconds"], columns["backward_seconds"] = took, [0.0] * 108
         monkeypatch.setattr(longjob, "run_job", lambda *words, made=record: made)
         assert longjob.main(["--allocator", "glibc", "--plots", str(tmp_path / "p"), "--out", str(tmp_path)]) == code
         said = capsys.readouterr().out
@@ -165,4 +165,4 @@ def test_a_warm_up_that_is_too_short_is_said_and_misses_the_goal(
 
 
 def test_a_long_job_has_the_micro_batches_asked_for() -> None:
-    assert longjob.words_of(92)[:2] == ["measure.min_samples=72", "measure.max_samples=72"]  # 8 + 9 * 10
+    assert longjob.words_of(92)[:2] == ["measure.min_samples=56", "measure.max_samples=56"]  # 8 + 7 * 12

@@ -15,10 +15,10 @@ BENCH, WIDTH = SHAPES["make bench: 8 samples, two speeds"], SHAPES["8 to 30, sto
 
 
 def test_a_job_of_make_bench_counts_eight_middle_ones_behind_the_warm_up() -> None:
-    seconds = np.linspace(2.0, 1.0, 18)
+    seconds = np.linspace(2.0, 1.0, 20)
     left = coverage.run(Job(measure=BENCH.measure), seconds)["micro_batches"]
     counted = [i for i, (kind, steady) in enumerate(zip(left["kind"], left["steady"])) if steady and kind == "middle"]
-    assert counted == list(range(9, 17)) and len(left["kind"]) == 18
+    assert counted == list(range(11, 19)) and len(left["kind"]) == 20
 
 
 def test_a_job_that_is_stopped_by_width_is_longer_the_more_it_varies() -> None:
@@ -27,7 +27,7 @@ def test_a_job_that_is_stopped_by_width_is_longer_the_more_it_varies() -> None:
         shape = replace(WIDTH, noise=noise, speeds=0.0, warm_up=0.0)
         job = coverage.run(Job(measure=shape.measure), 2.4 * coverage.series(rng, shape, False))
         lengths.append(len(job["micro_batches"]["kind"]))
-    assert lengths[0] == 18 and 28 <= lengths[1] <= 48
+    assert lengths[0] == 20 and 32 <= lengths[1] <= 56
 
 
 def test_the_reference_goes_to_and_fro_between_two_speeds_and_is_warm_in_time() -> None:
