@@ -17,6 +17,7 @@ from bench.analysis.derive import derive
 from bench.arms import library
 from bench.schema.errors import AllocatorError
 from bench.schema.job import Allocator, from_dict
+from bench.schema.kinds import kind_of
 from tests.integration.commands import FAST, NO_PAGE, PAGE, Done, bench, together
 
 ARMS = {
@@ -221,12 +222,12 @@ def check_columns(record: dict[str, Any]) -> None:
     job, (rank,) = from_dict(record["job"]), record["ranks"]
     mb, it = rank["micro_batches"], rank["iterations"]
     full = job.measure.mode == "full"
-    counts = [job.num_micro_batches if full else 8 if i == 0 else 10 for i in it["iteration"]]
+    counts = [job.num_micro_batches if full else 8 if i == 0 else 12 for i in it["iteration"]]
     assert {len(column) for column in mb.values()} == {sum(counts)}
     assert {len(column) for column in it.values()} == {len(counts)}
     assert it["iteration"] == list(range(len(counts)))
     assert list(zip(mb["iteration"], mb["index"])) == [(i, k) for i, many in enumerate(counts) for k in range(many)]
-    assert mb["kind"] == [kind for many in counts for kind in ("first", *["middle"] * (many - 2), "last")]
+    assert mb["kind"] == [kind_of(index, many) for many in counts for index in range(many)]
     assert all(min(mb[name]) > 0 for name in ("forward_seconds", "backward_seconds", "rss_bytes"))
     for number, wall in enumerate(it["wall_seconds"]):
         mine = range(sum(counts[:number]), sum(counts[: number + 1]))
@@ -260,13 +261,14 @@ def test_sampled_mode_stops_when_it_knows_enough_or_at_its_ceiling(results: dict
         whole = (
             16 * parts["micro_batch_seconds"]
             + parts["first_seconds"]
+            + parts["settling_seconds"]
             + parts["sync_seconds"]
             + parts["optimizer_seconds"]
         )
         assert parts["sec_per_it"] == pytest.approx(whole)
         assert parts["sec_per_it_low"] < parts["sec_per_it"] < parts["sec_per_it_high"]
     assert enough["derived"]["sampled_micro_batches"] == 8, "one iteration behind the warm-up"
-    middles = ceiling["ranks"][0]["micro_batches"]["kind"].count("middle") - 6  # without those of the warm-up
+    middles = ceiling["ranks"][0]["micro_batches"]["kind"].count("middle") - 4  # without those of the warm-up
     assert middles >= 24, "an interval this narrow is not to be had, so the most that was asked for ended it"
 
 
