@@ -26,9 +26,9 @@ def run_job(out: Path, study: str, *overrides: str) -> records.Record:
 
 
 def record_of(out: Path, study: str) -> records.Record:
-    """The one record of ``study``."""
+    """The one record of ``study``, with its ``path``, which a picture names it by."""
     (path,) = (out / study).glob("*/record.json")
-    return records.read(path)
+    return {**records.read(path), "path": str(path)}
 
 
 @contextmanager

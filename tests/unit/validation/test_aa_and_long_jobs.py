@@ -11,6 +11,7 @@ import aa
 import builders as b
 import longjob
 import pytest
+import run_job
 import sampled
 
 from bench.analysis import stats
@@ -166,3 +167,10 @@ def test_a_warm_up_that_is_too_short_is_said_and_misses_the_goal(
 
 def test_a_long_job_has_the_micro_batches_asked_for() -> None:
     assert longjob.words_of(92)[:2] == ["measure.min_samples=56", "measure.max_samples=56"]  # 8 + 7 * 12
+
+
+def test_the_record_of_a_real_job_can_be_drawn(tmp_path: Path) -> None:
+    made = b.record(tmp_path / "s", b.job("glibc"))
+    b.write([made])
+    record = run_job.record_of(tmp_path, "s")
+    assert "<svg" in longjob.draw(tmp_path / "p", "glibc", record).read_text()
