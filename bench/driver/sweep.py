@@ -268,8 +268,8 @@ class Runner:
         wrong = None if outcome.error or job.program.command else wrong_in(outcome.ranks or [])
         if wrong:
             outcome = dataclasses.replace(outcome, error=wrong, ranks=None)
-        for rank in (outcome.ranks or [])[:1]:
-            rank["without"] = [*rank.get("without", ()), *load.unseen(before)]
+        if outcome.ranks and (unseen := load.unseen(before)):
+            outcome.ranks[0]["without"] = [*outcome.ranks[0].get("without", ()), *unseen]
         self.say_without(outcome.ranks or [])
         simulated = len({machine_of(host) for host in self.leader.facts[: job.nodes]}) < job.nodes
         secret = self.leader.secret

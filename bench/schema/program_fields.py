@@ -12,6 +12,7 @@ COUNTED = {
     "user_seconds": "CPU time in the program, all threads",
     "system_seconds": "CPU time in the kernel, all threads",
 }
+SOMETIMES = 1000  # larger than any schema number
 OF_PROGRAM = {"ranks": "program_part[]?", "derived": "program_derived?"}  # in a record whose job has a program
 PROGRAM: dict[str, dict[str, Field]] = {
     "program_part": {
@@ -29,6 +30,7 @@ PROGRAM: dict[str, dict[str, Field]] = {
         "peak_rss_bytes": ("integer", "largest resident set, of all its processes together"),
         "huge_bytes": ("integer", "transparent huge pages, the most that a look saw in one process"),
         "fault_cost_seconds": ("number?", "wall seconds of one minor fault here, so many threads faulting at once"),
+        "without": ("string[]", "sentences on what this host refuses, where it does", SOMETIMES),
     },
     "program_proof": {
         "malloc_library": ("string", "path of the library that `malloc` resolves to, in a small process of the arm's own"),

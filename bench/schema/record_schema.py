@@ -20,10 +20,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.schema.job import Job
-from bench.schema.program_fields import COUNTED, OF_PROGRAM, PROGRAM, Field
+from bench.schema.program_fields import COUNTED, OF_PROGRAM, PROGRAM, SOMETIMES, Field
 from bench.schema.records import COUNTERS, SCHEMA
 
-SOMETIMES = 1000  # larger than any schema number
 assert tuple(COUNTED) == COUNTERS
 
 
