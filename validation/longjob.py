@@ -72,15 +72,12 @@ def counted_against_rest(record: dict[str, Any], samples: int) -> tuple[float, f
 
 
 def behind_a_step(record: dict[str, Any], values: Sequence[float], places: int = 6) -> list[float]:
-    """Of the counted iterations: the mean of ``values`` at each of the first ``places`` of an iteration, over the mean of the later
-    middle ones."""
+    """Of the counted iterations: the mean of ``values`` at each of the first ``places`` of an iteration, and that of the later middle
+    ones."""
     columns = record["ranks"][0]["micro_batches"]
     counted = [i for i, steady in enumerate(columns["steady"]) if steady and columns["kind"][i] != "last"]
-    later = fmean(values[i] for i in counted if columns["index"][i] >= places)
-    return [
-        fmean(values[i] for i in counted if columns["index"][i] == place) / max(later, 1.0e-9)
-        for place in range(places)
-    ]
+    found = [[values[i] for i in counted if columns["index"][i] == place] for place in range(places)]
+    return [fmean(part) for part in [*found, [values[i] for i in counted if columns["index"][i] >= places]]]
 
 
 def seconds_of(record: dict[str, Any]) -> list[float]:
@@ -114,8 +111,8 @@ def report(arm: str, record: dict[str, Any]) -> tuple[bool, list[str]]:
         )
         lines.append(f"  {what}: {found} ({change.errors:.1f} standard errors; more than {SURE:g} count)")
     for what, values in (("seconds", seconds), ("minor faults", faults_of(record))):
-        shares = " ".join(f"{share:.3g}" for share in behind_a_step(record, values))
-        lines.append(f"  {what} of the first six behind an optimizer step, over the later ones: {shares}")
+        *first, later = (f"{mean:,.4g}" for mean in behind_a_step(record, values))
+        lines.append(f"  {what} behind an optimizer step: {'  '.join(first)}, later ones {later}")
     lines.append(f"  the product's own rule (MSER) would cut {change_point(seconds)}")
     ratio, error = counted_against_rest(record, Measure().min_samples)
     lines.append(

@@ -162,6 +162,7 @@ def test_a_warm_up_that_is_too_short_is_said_and_misses_the_goal(
         assert longjob.main(["--allocator", "glibc", "--plots", str(tmp_path / "p"), "--out", str(tmp_path)]) == code
         said = capsys.readouterr().out
         assert words in said and "measure.warmup_micro_batches=8" in said
+        assert "minor faults behind an optimizer step: 1,000  1,000" in said
         assert "<svg" in (tmp_path / "p" / "longjob-glibc.svg").read_text()
 
 
