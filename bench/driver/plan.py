@@ -139,8 +139,11 @@ def disk_bytes(jobs: Sequence[Job]) -> int:
 
 
 def free_bytes(out: Path) -> int | None:
-    """Of the file system that ``out`` will be on; None where no folder above it is there."""
+    """Of the file system that ``out`` will be on; None where no folder above it is there, or it does not tell."""
     for folder in (out, *out.parents):
         if folder.is_dir() and os.access(folder, os.X_OK):
-            return shutil.disk_usage(folder).free
+            try:
+                return shutil.disk_usage(folder).free
+            except OSError:
+                return None
     return None

@@ -35,13 +35,19 @@ FOR_THE_DRIVER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2, 
 NO_LIMIT = timedelta(days=365)
 
 
+def say_where() -> None:
+    """Python's stacks go to the log where the rank crashes, and where the driver asks one that hangs (SIGUSR1)."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # where the next two are refused, the question ends nobody
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1)
+
+
 def main() -> int:
     started, without = time.perf_counter(), unreadable()
     attempt("A rank may outlive a driver that is killed", die_with_parent, without)
     for number in FOR_THE_DRIVER:
         signal.signal(number, signal.SIG_IGN)
-    faulthandler.enable()
-    faulthandler.register(signal.SIGUSR1)  # the driver asks a rank that hangs where it is
+    attempt("A rank that crashes or hangs cannot say where it was", say_where, without)
     orders = Orders()
     with open(int(sys.argv[1]), "w", buffering=1) as pipe:
 

@@ -19,6 +19,8 @@ CALLS = {
     "fork": 57,
     "flock": 73,
     "getrusage": 98,
+    "sigaltstack": 131,
+    "statfs": 137,
     "prctl": 157,
     "sched_setaffinity": 203,
     "sched_getaffinity": 204,

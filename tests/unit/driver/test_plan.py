@@ -138,3 +138,14 @@ def test_a_look_is_a_job_as_short_as_can_be(jobs: list[Job], monkeypatch: pytest
 
     check(short)
     assert job_seconds(dataclasses.replace(short, train=Job().train), Pace(5.0, 1.5, 1.0, 0.3)) < 20
+
+
+def test_a_file_system_that_does_not_tell_its_room_is_no_reason_to_end(
+    jobs: list[Job], tmp_path: Path, host: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(folder: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(plan.shutil, "disk_usage", refused)
+    found = of(jobs, tmp_path, host)
+    assert found.disk_available_bytes is None and "disk" in plan_words.head(found)
