@@ -13,7 +13,7 @@ from bench.analysis.derive_program import derive_program, finite
 from bench.analysis.flops import tflops
 from bench.analysis.stats import time_interval
 from bench.schema.job import Job, from_dict
-from bench.schema.kinds import KINDS, SETTLING
+from bench.schema.kinds import KINDS, SETTLING, typical
 from bench.schema.records import COUNTERS, Record
 
 
@@ -112,10 +112,10 @@ def derive_rank(job: Job, rank: dict[str, Any]) -> dict[str, Any]:
     n = job.num_micro_batches
     steady = [i for i, yes in enumerate(mb["steady"]) if yes]
     kinds = {kind: [i for i in steady if mb["kind"][i] == kind] for kind in KINDS}
-    typical = kinds["middle"] or kinds["settling"] or kinds["first"] or steady
+    multiplied = typical(mb["kind"], steady)
 
     def mean(column: Sequence[float], kind: str) -> float:
-        return fmean(column[i] for i in (kinds[kind] or typical))
+        return fmean(column[i] for i in (kinds[kind] or multiplied))
 
     def whole(column: Sequence[float]) -> tuple[float, float]:
         """n micro-batches without what synchronising adds; and that."""
@@ -145,7 +145,7 @@ def derive_rank(job: Job, rank: dict[str, Any]) -> dict[str, Any]:
         sec_per_it = everything + sync + optimizer
         # Each middle micro-batch as a whole iteration; their mean is Sec/it, and their spread is its spread: of 1,024 all but
         # four are such. Where an iteration has few, the first and the last are steadier in the sum than this says.
-        samples = [sec_per_it * seconds[i] / middle for i in typical]
+        samples = [sec_per_it * seconds[i] / middle for i in multiplied]
     return {
         "sec_per_it": sec_per_it,
         "samples": samples,

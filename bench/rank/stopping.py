@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from bench.schema.job import Job, Measure
+from bench.schema.kinds import typical
 from bench.schema.series import relative_half_width
 
 ENOUGH_TO_CUT = 20  # a change point is looked for among so many samples and more: among few it finds one by luck
@@ -50,11 +51,8 @@ def steady_from(job: Job, kinds: Sequence[str], seconds: Sequence[float]) -> int
 
 
 def counted(kinds: Sequence[str], seconds: Sequence[float], start: int) -> list[float]:
-    """Seconds of the micro-batches that the figure rests on: the middle ones from ``start`` on; where iterations are too short
-    to have one, the others."""
-    rest = range(start, len(kinds))
-    found = [i for i in rest if kinds[i] == "middle"] or [i for i in rest if kinds[i] == "settling"] or rest
-    return [seconds[i] for i in found]
+    """Seconds of the micro-batches that the figure rests on, from ``start`` on."""
+    return [seconds[i] for i in typical(kinds, range(start, len(kinds)))]
 
 
 def wants_more(

@@ -1,5 +1,9 @@
 """The kinds of micro-batch in an iteration: a rank marks them, and the readers of records multiply the middle ones."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 KINDS = ("first", "settling", "middle", "last")
 SETTLING = 2  # how many behind the first are not like the rest
 
@@ -15,3 +19,10 @@ def kind_of(index: int, count: int) -> str:
     if index == count - 1:
         return "last"
     return "first" if index == 0 else "settling" if index <= SETTLING else "middle"
+
+
+def typical(kinds: Sequence[str], places: Sequence[int]) -> list[int]:
+    """Those of ``places`` whose mean is multiplied, and by whose spread a job stops: the middle ones; where iterations are too short to
+    have any, those that settle, else the first ones, else all."""
+    found = ([i for i in places if kinds[i] == kind] for kind in ("middle", "settling", "first"))
+    return next(filter(None, found), list(places))

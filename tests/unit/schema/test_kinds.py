@@ -9,7 +9,7 @@ import pytest
 from bench.schema.checks import check
 from bench.schema.errors import ConfigError
 from bench.schema.job import Job, Measure, Train
-from bench.schema.kinds import KINDS, kind_of
+from bench.schema.kinds import KINDS, kind_of, typical
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,11 @@ def test_an_iteration_without_a_middle_one_is_refused(given: int, batch: int, le
     with pytest.raises(ConfigError, match=f"iteration_micro_batches={given} must be at least {least}: a first one, 2 behind it"):
         check(job)
     check(replace(job, measure=Measure(iteration_micro_batches=least)))
+
+
+@pytest.mark.parametrize(
+    ("count", "places"), [(1, [0]), (2, [0]), (3, [1]), (4, [1, 2]), (6, [3, 4]), (12, list(range(3, 11)))]
+)
+def test_what_stands_for_the_rest_is_the_best_that_an_iteration_has(count: int, places: list[int]) -> None:
+    kinds = [kind_of(index, count) for index in range(count)]
+    assert typical(kinds, range(count)) == places
