@@ -14,7 +14,7 @@ from tests.integration.test_refusals import HOSTS
 
 # The first test of a session builds the images.
 pytestmark = [pytest.mark.system, pytest.mark.timeout(1500)]
-REFUSING = {name: host for name, host in HOSTS.items() if host.refused and not host.prepare}
+REFUSING = {name.replace(" ", "_"): host for name, host in HOSTS.items() if host.refused and not host.prepare}
 # No folder for temporary files can be written to, either.
 DOCKER = "docker run --rm --init --read-only --cap-drop=ALL --network=none --tmpfs=/dev/shm:ro".split()
 
