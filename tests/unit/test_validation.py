@@ -97,15 +97,6 @@ def test_two_ratios_agree_by_an_interval_that_could_have_said_no(
     assert agreed is good and word in said
 
 
-def test_the_cost_of_watching_is_decided_by_an_interval_on_one_side_of_the_goal(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    decided = importlib.import_module("program_overhead").decided
-    assert decided(estimate(1.002, 0.003)) and decided(estimate(1.03, 0.005))
-    assert not decided(estimate(1.002, 0.02))
-
-
 OUTCOME = '{"seed": 1, "number": 0, "kind": "driver killed", "where": "alone", "moment": 1.5, "seconds": 2.0, "what": {"lost": "r0"}}'
 
 

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from program_overhead import measure
+
+COUNTS = """
+import mmap, struct, sys
+words, n = mmap.mmap(open(sys.argv[1], "r+b").fileno(), 0), 0
+while not struct.unpack_from("q", words)[0]:
+    n += 1
+    struct.pack_into("q", words, 8, n)
+"""
+
+
+def test_the_cost_of_watching_is_taken_in_slices_of_one_run(tmp_path: Path) -> None:
+    took = measure([sys.executable, "-c", COUNTS], tmp_path, 1.0, random.Random(1))
+    assert sorted(map(len, took.values())) == [2, 2] and all(s > 0 for pairs in took.values() for (s,) in pairs)
+    assert psutil.Process().children() == [], "the watcher goes on behind the last slice, and ends"
+
+
+def test_a_program_that_fails_is_no_measure_of_watching(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="was not measured"):
+        measure(["/bin/false"], tmp_path, 1.0, random.Random(1))
