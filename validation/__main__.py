@@ -38,7 +38,7 @@ PARTS = {
     "sampled": Part("sampled mode tells the time of whole iterations within 2 %, glibc and tcmalloc", "2 h"),
     "longjob": Part("the warm-up that is left out is as long as each arm's own", "25 min"),
     "overhead": Part("measuring costs a micro-batch less than 1 %", "15 min"),
-    "program_overhead": Part("watching costs a user's program 1 % at the most, and the interval shows it", "9 min"),
+    "program_overhead": Part("watching costs a user's program 1 % at the most, and the interval shows it", "12 min"),
     "foreign": Part("our GPT as a foreign program: `program` finds the ratio that the sweep finds", "40 to 60 min"),
     "scaling": Part("ranks, overlap, wide or published: data parallel on one host, and the model of more nodes", "5 to 20 min"),
     "container_overhead": Part("the same job in Docker and in Apptainer: the same losses, times within 2 %", "15 min"),

@@ -4,7 +4,7 @@
 
 Two programs: thousands of short allocations (a C program compiled here: malloc, free and blocks of up to 2 KB, a process on every core,
 so that the watcher finds no idle one), and a training (small, in PyTorch, a thread on every core). Each counts in shared memory what it
-has done. In slices of a quarter of a second the watcher goes on or is stopped (SIGSTOP), in pairs whose order is drawn by lot, within one
+has done. In slices of a fifth of a second the watcher goes on or is stopped (SIGSTOP), in pairs whose order is drawn by lot, within one
 run: two runs of the same program differ by a tenth on a shared host, which hides 1 % for hours. After a stop the watcher looks at once,
 so its share in a slice is rather above that of a run. Lines that the program prints, and its first tenth of a second, are not in it.
 
@@ -67,7 +67,8 @@ int main(int argc, char **argv) {
 TRAINING = """
 import mmap, struct, sys, torch
 from torch import nn
-words = mmap.mmap(open(sys.argv[1], "r+b").fileno(), 0)
+with open(sys.argv[1], "r+b") as f:
+    words = mmap.mmap(f.fileno(), 0)
 model = nn.Sequential(nn.Linear(256, 1024), nn.GELU(), nn.Linear(1024, 256))
 optimizer = torch.optim.Adam(model.parameters())
 data, steps = torch.randn(128, 256), 0
@@ -80,7 +81,7 @@ while not struct.unpack_from("q", words)[0]:
     struct.pack_into("q", words, 8, steps)
 """
 GOAL = 0.01
-SLICE_SECONDS = 0.25
+SLICE_SECONDS = 0.2
 
 
 def slices(words: mmap.mmap, watcher: int, seconds: float, draw: random.Random) -> dict[str, list[list[float]]]:
@@ -127,7 +128,8 @@ def measure(command: Sequence[str], folder: Path, seconds: float, draw: random.R
                 one.send_signal(signal.SIGCONT)
             thread.join()
     if not took or last.get("event") != "result" or last["error"] or last["exit_code"]:
-        sys.exit(f"{command[0]} was not measured: {last.get('error')}")
+        said = (folder / "output.txt").read_text(errors="replace")[-500:]
+        sys.exit(f"{command[0]} was not measured: {last.get('error') or said}")
     return took
 
 
@@ -137,7 +139,7 @@ def main(argv: Sequence[str]) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--seconds", type=float, default=240, help="for each program (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=360, help="for each program (default: %(default)s)")
     parser.add_argument("--python", default=sys.executable, help="for the training (default: this one)")
     options = parser.parse_args(argv)
     draw, missed = random.Random(1), False

@@ -10,7 +10,8 @@ from program_overhead import measure
 
 COUNTS = """
 import mmap, struct, sys
-words, n = mmap.mmap(open(sys.argv[1], "r+b").fileno(), 0), 0
+with open(sys.argv[1], "r+b") as f:
+    words, n = mmap.mmap(f.fileno(), 0), 0
 while not struct.unpack_from("q", words)[0]:
     n += 1
     struct.pack_into("q", words, 8, n)
