@@ -21,7 +21,7 @@ EFFICIENCY = 0.4  # of the product's speed that a whole micro-batch reaches, meg
 STARTUP_SECONDS = 5.0  # of a rank of which there is no record: Python, torch, the proof, the price of a fault
 NEWEST = 5  # records that an estimate is the mean of
 # Of a sweep, beside its jobs: Hydra, the facts of the host, and the report; tables after each job.
-SWEEP_SECONDS, PUBLISH_SECONDS, PRODUCTS_SECONDS = 5.0, 0.7, 11.0
+SWEEP_SECONDS, PUBLISH_SECONDS, PRODUCTS_SECONDS = 3.0, 0.7, 9.0
 
 
 @dataclass(frozen=True)
