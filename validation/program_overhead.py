@@ -92,7 +92,7 @@ def slices(words: mmap.mmap, watcher: int, seconds: float, draw: random.Random) 
             os.kill(watcher, signal.SIGCONT if what == "looks" else signal.SIGSTOP)
             before, began = done(words), time.perf_counter()
             time.sleep(SLICE_SECONDS)
-            took[what].append([(time.perf_counter() - began) / (done(words) - before)])
+            took[what].append([(time.perf_counter() - began) / max(done(words) - before, 1)])
     return took
 
 
