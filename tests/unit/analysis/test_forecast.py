@@ -125,7 +125,7 @@ def test_a_program_is_foretold_by_its_own_records_alone(tmp_path: Path) -> None:
 def test_a_sweep_is_its_jobs_and_what_is_beside_them() -> None:
     ones = [forecast.Forecast(builders.job(repeat=n), 10.0, "same job") for n in range(4)]
     took = forecast.duration(ones, 6, large=False)
-    assert took.seconds == pytest.approx(40 + 5 + 6 * 0.7) and took.low < took.seconds < took.high
+    assert took.seconds == pytest.approx(40 + forecast.SWEEP_SECONDS + 6 * forecast.PUBLISH_SECONDS) and took.low < took.seconds < took.high
     assert math.isnan(forecast.duration([forecast.Forecast(builders.job(), math.nan, "")], 1, False).seconds)
 
 
@@ -139,7 +139,7 @@ def test_blocks_auto_ends_with_its_budget_but_runs_three(
     ones = [forecast.Forecast(builders.job(arm), seconds, "same job") for arm in ("glibc", "tcmalloc")]
     took = forecast.with_auto_blocks(ones, 2, minutes, wanted, large=False)
     assert took.num_blocks == blocks and took.low <= took.seconds <= took.high
-    assert took.seconds == pytest.approx(5 + blocks * 2 * (seconds + 0.7))
+    assert took.seconds == pytest.approx(forecast.SWEEP_SECONDS + blocks * 2 * (seconds + forecast.PUBLISH_SECONDS))
 
 
 def test_all_sources_are_ordered_by_how_far_off_they_may_be() -> None:
