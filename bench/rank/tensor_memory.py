@@ -41,11 +41,15 @@ def tensor_memory(name: str, live: str, make: Callable[[int], tuple[int, Any]]) 
 
 def owner(process: Any, live: str) -> Callable[[int], bool] | None:
     """A question to the allocator whether an address is its own."""
+    asks = []
+    # mimalloc 2 has a map of its memory below 20 TiB, and what it reserves at once lies above: that is known by the pages of this thread's heap.
     for symbol in ("mi_is_in_heap_region", "mi_check_owned"):
         if hasattr(process, "mi_version") and hasattr(process, symbol):
             ask = getattr(process, symbol)
             ask.argtypes, ask.restype = [ctypes.c_void_p], ctypes.c_bool
-            return lambda address: bool(ask(address))
+            asks.append(ask)
+    if asks:
+        return lambda address: any(ask(address) for ask in asks)
     if "tbbmalloc" in live and hasattr(process, "__TBB_malloc_safer_msize"):
         size = getattr(process, "__TBB_malloc_safer_msize")
         size.argtypes, size.restype = [ctypes.c_void_p, ctypes.c_void_p], ctypes.c_size_t

@@ -44,9 +44,11 @@ LIBRARIES = {
     "tcmalloc_minimal": "libtcmalloc_minimal.so.4",
     "jemalloc": "libjemalloc.so.2",
     "mimalloc": "libmimalloc.so.2",
+    "mimalloc_keep": "libmimalloc.so.2",
     "mimalloc3": "libmimalloc.so.3",
     "tbbmalloc": "libtbbmalloc_proxy.so.2",
 }
+SETTINGS = {"mimalloc_keep": {"MIMALLOC_RESERVE_OS_MEMORY": "4GiB"}}
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
@@ -55,7 +57,7 @@ def test_a_block_of_malloc_is_the_arms_and_another_is_not(name: str) -> None:
         path = resolve(Allocator(name, LIBRARIES[name]))
     except AllocatorError as error:
         pytest.skip(str(error))
-    env = {**os.environ, **({"LD_PRELOAD": path} if path else {})}
+    env = {**os.environ, **SETTINGS.get(name, {}), **({"LD_PRELOAD": path} if path else {})}
     done = subprocess.run([sys.executable, "-I", "-c", CODE], env=env, capture_output=True, text=True, check=True)
     mine, another = json.loads(done.stdout)
     assert mine in ("owned", "counted")
