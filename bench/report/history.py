@@ -67,7 +67,7 @@ def picture(one: Series, name: str) -> str:
             if not math.isnan(step.ratio.low):
                 limits += [clip(step.ratio.low), clip(step.ratio.high)]
                 axes.plot([x, x], limits[-2:], color=style.colour, solid_capstyle="butt")
-            axes.plot(x, step.ratio.value, style.marker, color=style.colour)
+            axes.plot(x, step.ratio.value, **style.mark)
         axes.axhline(1, color=INK, lw=0.9)
         plain_log(axes.yaxis, limits)
         axes.set_xlim(0.5, len(one.steps) + 0.5)

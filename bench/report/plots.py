@@ -105,7 +105,7 @@ def gains(section: Section) -> Drawing:
             ends = [clip(c.ratio.low), clip(c.ratio.high)]
             axes.plot(ends, [y, y], color=style.colour, solid_capstyle="butt", gid=said)
         fill = "white" if c.simulated else style.colour
-        axes.plot(c.ratio.value, y, style.marker, color=style.colour, mfc=fill, ms=6, gid=said)
+        axes.plot(c.ratio.value, y, **style.mark, mfc=fill, ms=6, gid=said)
         what = "sim." if c.simulated else "nodes" if c.nodes > 1 else "node"
         labels.append(c.arm + (f", {c.nodes} {what}" if several or c.nodes > 1 else ""))
         axes.text(1.02, y, f"{c.ratio.value:.2f}x", transform=axes.get_yaxis_transform(), va="center")
@@ -240,9 +240,9 @@ def against_nodes(section: Section) -> Drawing:
                 ends = [max(one.low, one.value / 100), one.high]
                 axes.plot([cell.nodes] * 2, ends, color=style.colour, lw=1, gid=said)
             fill = "white" if cell.simulated else style.colour
-            axes.plot(cell.nodes, one.value, style.marker, color=style.colour, mfc=fill, gid=said)
+            axes.plot(cell.nodes, one.value, **style.mark, mfc=fill, gid=said)
         axes.plot([c.nodes for c in cells], [c.sec_per_it.value for c in cells], color=style.colour, lw=1.1, alpha=0.8)
-        axes.plot([], [], style.marker, color=style.colour, label=arm)
+        axes.plot([], [], **style.mark, label=arm)
     predicted = predictions(curves)
     for arm, ahead in predicted.items():
         style = look[arm]
@@ -332,7 +332,7 @@ def pareto(section: Section) -> Drawing:
         for record in blocks:
             spot = record["derived"]["peak_rss_bytes"] / 2**20, record["derived"]["sec_per_it"]
             said = hover(record_name(record))
-            axes.plot(*spot, style.marker, color=style.colour, alpha=0.35, ms=3.5, mew=0, gid=said)
+            axes.plot(*spot, **style.mark, alpha=0.35, ms=3.5, mew=0, gid=said)
         spots.append(
             (
                 float(np.mean([record["derived"]["peak_rss_bytes"] for record in cell.records])) / 2**20,
@@ -344,7 +344,7 @@ def pareto(section: Section) -> Drawing:
         ]  # jemalloc's ends in a commit
         label = f"{cell.arm} ({version})" if version else cell.arm
         said = hover(f"mean of {records_text(cell.records)}")
-        axes.plot(*spots[-1], style.marker, color=style.colour, ms=7.5, mec="white", mew=0.7, label=label, gid=said)
+        axes.plot(*spots[-1], **style.mark, ms=7.5, mec="white", mew=0.7, label=label, gid=said)
     best = frontier(spots)
     axes.plot(*zip(*best), color=SOFT, lw=0.9, linestyle="--", zorder=1, drawstyle="steps-post")
     axes.margins(0.12)

@@ -74,6 +74,11 @@ class Look:
     colour: str
     marker: Any  # as matplotlib takes it: a letter, or (corners, style, angle)
 
+    @property
+    def mark(self) -> dict[str, Any]:
+        """Points without a line, for ``plot``, which takes a marker that is no letter by name only."""
+        return {"marker": self.marker, "linestyle": "", "color": self.colour}
+
 
 def looks(arms: Sequence[str]) -> dict[str, Look]:
     """A colour by library, a marker by arm: those of one library differ by marker, and a print without colour is readable."""

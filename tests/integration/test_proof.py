@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench.arms import library
+from bench.arms.catalogue import arms as arms_of_conf
 from bench.arms.environment import environment as rank_environment
+from bench.arms.retention import is_usable
 from bench.rank import blas
 from bench.schema.errors import AllocatorError
 from bench.schema.job import Allocator, Job, to_dict
-from tests.integration.commands import FAST, PAGE, Done, bench, clean_environment
+from tests.integration.commands import AT_ONCE, FAST, PAGE, Done, bench, clean_environment, together
 
 # A host that preloads and tunes allocators for everybody.
 HOSTILE = {
@@ -157,3 +160,19 @@ def test_a_rank_that_is_not_what_was_ordered_does_not_train(
     done = child_of_rank(arm, str(tcmalloc) if library else None, **environment)
     assert done.returncode != 0 and done.stdout == ""
     assert f"AllocatorError: allocator={arm.name}" in done.stderr.splitlines()[-1]
+
+
+def test_each_arm_that_this_host_can_run_is_proved_and_trains(tmp_path: Path) -> None:
+    """glibc_torch_thp is for another PyTorch; libraries that are not here are told by `doctor`."""
+    arms = [arm for arm in arms_of_conf() if arm.name != "glibc_torch_thp" and is_usable(arm)]
+    some = {str(n): arms[n::AT_ONCE] for n in range(AT_ONCE)}
+    calls = {n: partial(bench, [*FAST, "-m", allocators(few)], tmp_path / n) for n, few in some.items() if few}
+    for n, done in together(calls).items():
+        assert done.code == 0, done.stdout + done.stderr
+        assert {r["job"]["allocator"]["name"] for r in done.records().values() if r["valid"]} == {
+            arm.name for arm in some[n]
+        }
+
+
+def allocators(arms: list[Allocator]) -> str:
+    return f"+allocator={','.join(arm.name for arm in arms)}"

@@ -14,7 +14,7 @@ import pytest
 from bench.analysis import scaling
 from bench.analysis.grouping import Section, sections
 from bench.report import plots as module
-from bench.report.plots import frontier, plots, predictions
+from bench.report.plots import frontier, gains, pareto, plots, predictions
 from bench.report.style import STYLE, looks, round_ticks, svg_text
 from bench.schema.job import Job
 
@@ -128,6 +128,19 @@ def test_predictions_need_three_real_numbers_of_nodes_and_are_marked():
 def test_an_arm_alone_has_neither_gain_nor_pareto():
     found = drawn(sections(b.study(OUT, {"glibc": {}}, blocks=1), "glibc")[0])
     assert set(found) == {"phases", "samples", "wandering", "over_time"}
+
+
+def test_each_of_many_arms_has_its_mark_where_its_figures_are():
+    """From the fifteenth arm on a mark is a shape in numbers, which is no letter."""
+    arms = {f"arm{chr(97 + n)}": {"seconds": 0.1 + 0.01 * n, "peak_bytes": (300 + n) << 20} for n in range(20)}
+    many = sections(b.study(OUT, arms, blocks=2), "arma")[0]
+    for draw in (pareto, gains):
+        _, _, figure = draw(many)
+        marks = [line for axes in figure.axes for line in axes.lines if line.get_marker() not in ("None", "", None)]
+        assert len({str(line.get_marker()) for line in marks}) >= 19, draw.__name__
+        assert all(len(line.get_xdata()) <= 1 and line.get_linestyle() == "None" for line in marks), draw.__name__
+    low, high = pareto(many)[2].axes[0].get_xlim()
+    assert low > 200 and high < 400, "MiB: nothing stands at zero"
 
 
 def test_no_valid_record_no_picture():
