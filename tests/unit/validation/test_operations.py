@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import subprocess
+from typing import Any
+
+import pytest
+from operations import FIRST, PUBLISHED, judged, operations_of, turns
+from torch import Tensor
+
+from bench.analysis.stats import Ratio
+from bench.rank.data import Tokens
+from bench.rank.gpt import GPT
+from bench.rank.ops_megatron import MegatronOps
+from bench.schema.job import Data, Model, Train
+
+TINY = Model(layers=2, hidden=32, heads=2, sequence=16, vocabulary=100, padded_vocabulary=128)
+
+
+def in_turns(other: Any) -> tuple[list[list[float]], bool]:
+    return turns(GPT(TINY, Train()), Tokens(Data(), TINY, 1), (MegatronOps, other), 3, 1)
+
+
+def test_the_same_operations_give_the_same_losses_in_as_many_micro_batches() -> None:
+    seconds, same = in_turns(MegatronOps)
+    assert same and list(map(len, seconds)) == [3, 3]
+
+
+def test_operations_that_do_other_work_are_told_by_their_losses() -> None:
+    class WithoutResidual(MegatronOps):
+        @staticmethod
+        def bias_dropout_add(x: Tensor, bias: Tensor, residual: Tensor, dropout: float) -> Tensor:
+            return x + bias
+
+    assert not in_turns(WithoutResidual)[1]
+
+
+def test_a_revision_without_operations_is_refused_by_its_name() -> None:
+    with pytest.raises(SystemExit, match="--against=no-such-commit has no operations of megatron"):
+        operations_of("no-such-commit", "megatron")
+
+
+def test_operations_of_a_commit_train_as_those_of_the_file() -> None:
+    if subprocess.run(["git", "rev-parse", "-q", "--verify", "HEAD"], stdout=subprocess.DEVNULL).returncode:
+        pytest.skip("no git repository here: a packed source has no other revision")
+    assert in_turns(operations_of("HEAD", "megatron"))[1]
+
+
+@pytest.mark.parametrize("revision, value, low, high, met", [
+    (FIRST, PUBLISHED - 0.01, 0.9, 1.0, True), (FIRST, 0.99, 0.9, 1.0, False),
+    ("HEAD", 1.02, 0.99, 1.05, True), ("HEAD", 1.02, 1.01, 1.03, False),
+])  # fmt: skip
+def test_the_goal_is_the_published_program_for_one_revision_and_no_loss_for_others(
+    revision: str, value: float, low: float, high: float, met: bool
+) -> None:
+    assert judged(Ratio(value, low, high, 12, 0.01, 0.01, 0.95), revision)[0] is met

@@ -1,0 +1,150 @@
+"""Are the model's operations as fast as those of another revision? Both in turns, micro-batch by micro-batch, in one process.
+
+    python -m validation operations                                   megatron's against those of 86bd42f, tcmalloc, all 12 layers
+    python -m validation operations --against HEAD --pairs 20 model.layers=2
+
+Two runs of one program differ by a tenth on a noisy host, and here nothing is compared over two runs: the model and the weights are the
+same object, only the functions that its layers call (MegatronOps, LeanOps) are exchanged, in the order ABBA. The samples and the seeds of
+a pair are the same, so its losses tell how far the work is the same. Any checkout of the project that has git serves; the math library
+takes its path and the process its allocator, threads and CPUs as a rank does. At 13 s a micro-batch five and a half minutes.
+
+The figure behind the default: at 86bd42f two micro-batches and a step took 11.29 s under tcmalloc on a host where the published program
+took 10.87, both with the same arithmetic. Goal: those of the working tree take at most 10.87/11.29 of the time of 86bd42f's; of any other
+revision's they are not surely slower. Exit code 1 when it is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+from bench.analysis import stats
+from bench.arms import library
+from bench.arms.environment import environment
+from bench.config.compose import jobs_of
+from bench.host.topology import shares_here
+from bench.paths import CHECKOUT
+from bench.report.verdicts import show
+from bench.schema.job import Job, from_dict, to_dict
+
+FIRST = "86bd42f"
+PUBLISHED = 10.87 / 11.29  # the published program's time over that of 86bd42f, one host, tcmalloc
+FILES = ("bench/rank/ops_{ops}.py", "bench/model.py")  # where a revision has its operations, the newest first
+MOVED = {"bench.job": "bench.schema.job"}  # what such a file imports, and where it is today
+CLASSES = {"megatron": "MegatronOps", "lean": "LeanOps"}
+WARM_UP = 2  # micro-batches of either before any counts
+
+
+def operations_of(revision: str, ops: str) -> Any:
+    """The class of operations that ``revision`` of this repository has. Ends the process with a sentence where there is none."""
+    import torch
+
+    for name in FILES:
+        path = name.format(ops=ops)
+        show_file = ["git", "-C", CHECKOUT, "show", f"{revision}:{path}"]
+        found = subprocess.run(show_file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        if found.returncode == 0:
+            module = ModuleType(f"operations_of_{ops}")
+            for old, new in MOVED.items():
+                sys.modules.setdefault(old, importlib.import_module(new))
+            exec(compile(found.stdout, f"{revision}:{path}", "exec"), module.__dict__)
+            operations = getattr(module, CLASSES[ops])
+            if not hasattr(operations, "dropout"):  # the model called PyTorch's own then
+                operations.dropout = staticmethod(torch.nn.functional.dropout)
+            return operations
+    sys.exit(f"--against={revision} has no operations of {ops} in this repository: give a commit from 86bd42f on.")
+
+
+def exchange(model: Any, operations: Any) -> None:
+    """Let ``model`` and its layers call these."""
+    for module in (model, *model.layers):
+        module.ops = operations
+
+
+def turns(model: Any, tokens: Any, kinds: Sequence[Any], pairs: int, seed: int) -> tuple[list[list[float]], bool]:
+    """Seconds of a micro-batch by kind of operations, and whether all losses of a pair were the same bits.
+
+    ``model``: a GPT; ``tokens``: Tokens. Gradients are added to what is there, as in a middle micro-batch.
+    """
+    import torch
+
+    seconds: list[list[float]] = [[] for _ in kinds]
+    same = True
+    for pair in range(-WARM_UP, pairs):
+        order = list(enumerate(kinds))
+        losses = []
+        for number, kind in order if pair % 2 == 0 else order[::-1]:
+            exchange(model, kind)
+            batch = tokens.batch(range(pair + WARM_UP, pair + WARM_UP + 1))
+            torch.manual_seed(seed + pair)
+            start = time.perf_counter()
+            loss = model(*batch)
+            loss.backward()
+            took = time.perf_counter() - start
+            losses.append(loss.item())
+            if pair >= 0:
+                seconds[number].append(took)
+        same &= losses[0] == losses[1]
+        if pair >= 0:
+            print(f"{pair:5d}{seconds[0][-1]:10.3f}{seconds[1][-1]:10.3f}", flush=True)
+    return seconds, same
+
+
+def inside(job: Job, revision: str, pairs: int) -> int:
+    """In the process that has the arm's environment."""
+    import torch
+
+    from bench.rank import blas
+    from bench.rank.data import Tokens
+    from bench.rank.gpt import GPT, OPS
+
+    blas.check(blas.apply(job.launch.blas), blas.ask())
+    torch.manual_seed(job.seed)
+    here, there = OPS[job.model.ops], operations_of(revision, job.model.ops)
+    model = GPT(job.model, job.train)
+    seconds, same = turns(model, Tokens(job.data, job.model, job.seed), (here, there), pairs, job.seed)
+    ratio = stats.ratio([[s] for s in seconds[0]], [[s] for s in seconds[1]])
+    print(f"{job.model.ops}, {job.allocator.name}: {show(ratio)} of the time of {revision}, {pairs} pairs; "
+          f"losses {'are the same bits' if same else 'differ'}")  # fmt: skip
+    met, goal = judged(ratio, revision)
+    print(f"goal: {goal}: {'met' if met else 'MISSED'}")
+    return 0 if met else 1
+
+
+def judged(ratio: stats.Ratio, revision: str) -> tuple[bool, str]:
+    """Whether the goal is met, and the goal in words. ``ratio``: time of today's over that of the other."""
+    if revision == FIRST:
+        proved = " (the interval proves it)" if ratio.high <= PUBLISHED else ""
+        return ratio.value <= PUBLISHED, f"at most {PUBLISHED:.3f}, the published program's time{proved}"
+    return ratio.low <= 1, "not surely slower"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--against", default=FIRST, help=f"a commit (default {FIRST})")
+    parser.add_argument("--allocator", default="tcmalloc")
+    parser.add_argument("--pairs", type=int, default=12, help="of micro-batches (default 12)")
+    parser.add_argument("--inside", help=argparse.SUPPRESS)
+    parser.add_argument("overrides", nargs="*", help="of the job: model.layers=2 model.ops=lean train.dropout=0")
+    args = parser.parse_args(argv)
+    if args.inside:
+        return inside(from_dict(json.loads(args.inside)), args.against, args.pairs)
+    (job,) = jobs_of([f"+allocator={args.allocator}", *args.overrides])[1]
+    (cpus,) = shares_here(1)
+    env = environment(job.allocator, library.resolve(job.allocator), len(cpus), os.environ, cpus)
+    command = [sys.executable, "-W", "ignore", __file__, "--inside", json.dumps(to_dict(job)),
+               "--against", args.against, "--pairs", str(args.pairs)]  # fmt: skip
+    print(f"{'pair':>5s}{'here':>10s}{args.against[:8]:>10s}   seconds a micro-batch", flush=True)
+    return subprocess.run(command, env=env).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
