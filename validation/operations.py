@@ -37,7 +37,7 @@ from bench.schema.job import Job, from_dict, to_dict
 
 FIRST = "86bd42f"
 PUBLISHED = 10.87 / 11.29  # the published program's time over that of 86bd42f, one host, tcmalloc
-FILES = ("bench/rank/ops_{ops}.py", "bench/model.py")  # where a revision has its operations, the newest first
+FILES = (("bench/rank", "ops_{ops}.py"), ("bench", "model.py"))  # where a revision has its operations, the newest first
 MOVED = {"bench.job": "bench.schema.job"}  # what such a file imports, and where it is today
 CLASSES = {"megatron": "MegatronOps", "lean": "LeanOps"}
 WARM_UP = 2  # micro-batches of either before any counts
@@ -47,9 +47,9 @@ def operations_of(revision: str, ops: str) -> Any:
     """The class of operations that ``revision`` of this repository has. Ends the process with a sentence where there is none."""
     import torch
 
-    for name in FILES:
-        path = name.format(ops=ops)
-        show_file = ["git", "-C", CHECKOUT, "show", f"{revision}:{path}"]
+    for folder, name in FILES:
+        path = f"{folder}/{name.format(ops=ops)}"
+        show_file = ["git", "-C", str(CHECKOUT), "show", f"{revision}:{path}"]
         found = subprocess.run(show_file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         if found.returncode == 0:
             module = ModuleType(f"operations_of_{ops}")
