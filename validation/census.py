@@ -4,8 +4,8 @@
 
 Trains the real 124M model (bench.rank.trainer.Trainer) in a fresh process per variant, with validation/census.c built by cc
 and preloaded, and counts the last iteration. The math library takes its path by bench.rank.blas, as in a rank: it takes blocks of its
-own for a product, others on its generic path, on which the published program was counted. A count, not a time: it may run on a busy
-machine. Two minutes.
+own for a product, which may be others on another path (on a Zen 3 `full` and `stock` asked for as many). A count, not a time: it may run on a
+busy machine. Two minutes.
 
 Goal: megatron within 5 % of the published program in GiB, and within 15 % in the number of 48 MiB and of 12 MiB blocks. Exit code 1
 when it is missed.
