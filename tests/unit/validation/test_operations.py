@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import inspect
 import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from operations import FIRST, PUBLISHED, judged, operations_of, turns
 from torch import Tensor
 
+import bench.schema.job
 from bench.analysis.stats import Ratio
 from bench.rank.data import Tokens
 from bench.rank.gpt import GPT
@@ -39,9 +43,22 @@ def test_a_revision_without_operations_is_refused_by_its_name() -> None:
         operations_of("no-such-commit", "megatron")
 
 
-def test_operations_of_a_commit_train_as_those_of_the_file() -> None:
-    if subprocess.run(["git", "rev-parse", "-q", "--verify", "HEAD"], stdout=subprocess.DEVNULL).returncode:
-        pytest.skip("no git repository here: a packed source has no other revision")
+@pytest.mark.parametrize("path, head", [
+    ("bench/rank/ops_megatron.py", ""), ("bench/model.py", "from bench.job import Model\n"),
+])  # fmt: skip
+def test_operations_of_a_commit_train_as_those_of_the_file(
+    path: str, head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Path(inspect.getfile(MegatronOps)).read_text()
+    future = "from __future__ import annotations\n"
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).write_text(source.replace(future, future + head))
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@t"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "operations"]):
+        subprocess.run([*git, *words], check=True)
+    monkeypatch.setattr("operations.CHECKOUT", tmp_path)
+    monkeypatch.setitem(sys.modules, "bench.job", bench.schema.job)  # taken away again behind the test ...
+    del sys.modules["bench.job"]  # ... and not there before it: the part itself must bring it
     assert in_turns(operations_of("HEAD", "megatron"))[1]
 
 
