@@ -43,16 +43,16 @@ def test_a_revision_without_operations_is_refused_by_its_name() -> None:
         operations_of("no-such-commit", "megatron")
 
 
-@pytest.mark.parametrize("path, head", [
-    ("bench/rank/ops_megatron.py", ""), ("bench/model.py", "from bench.job import Model\n"),
+@pytest.mark.parametrize("folder, name, head", [
+    ("bench/rank", "ops_megatron.py", ""), ("bench", "model.py", "from bench.job import Model\n"),
 ])  # fmt: skip
 def test_operations_of_a_commit_train_as_those_of_the_file(
-    path: str, head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: str, name: str, head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = Path(inspect.getfile(MegatronOps)).read_text()
     future = "from __future__ import annotations\n"
-    (tmp_path / path).parent.mkdir(parents=True)
-    (tmp_path / path).write_text(source.replace(future, future + head))
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / name).write_text(source.replace(future, future + head))
     git = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@t"]
     for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "operations"]):
         subprocess.run([*git, *words], check=True)
