@@ -65,14 +65,15 @@ class GPT(nn.Module):
 
     def logits(self, tokens: Tensor) -> Tensor:
         B, S = tokens.shape
-        x = self.wte(tokens) + self.wpe(torch.arange(S).unsqueeze(0))  # [B, S, H]
+        x, head = self.ops.embedding(tokens, self.wte.weight)
+        x = x + self.wpe(torch.arange(S).unsqueeze(0))  # [B, S, H]
         x = self.ops.dropout(x.transpose(0, 1).contiguous(), self.dropout)  # [S, B, H]
         mask = self.ops.mask(B, S)
         for layer in self.layers:
             # checkpoint keeps the generator's state, so the recomputation drops what the forward dropped
             x = checkpoint(layer, x, mask) if self.activation_checkpointing else layer(x, mask)
         x = self.ln_f(x).transpose(0, 1).contiguous()
-        return F.linear(x, self.wte.weight)  # [B, S, V]
+        return F.linear(x, head)  # [B, S, V]
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
         return self.ops.loss(self.logits(tokens), labels).mean()

@@ -137,6 +137,11 @@ class MegatronOps:
         return MegatronBiasDropoutAdd.apply(x, bias, residual, dropout)
 
     @staticmethod
+    def embedding(tokens: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, S], [V, H] -> [B, S, H] and the weight that the tied head uses."""
+        return F.embedding(tokens, weight), weight
+
+    @staticmethod
     def dropout(x: Tensor, dropout: float) -> Tensor:
         return F.dropout(x, dropout)
 

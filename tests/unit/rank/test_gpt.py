@@ -209,11 +209,29 @@ def random_inputs(*shapes: tuple[int, ...]) -> list[Tensor]:
     return [torch.randn(shape, requires_grad=True) for shape in shapes]
 
 
-@pytest.mark.parametrize("gelu, inputs", [(MegatronGelu, [(3, 2, 5), (5,)]), (LeanGelu, [(LeanGelu.ROWS + 3, 2)])])
-def test_gelu_and_its_hand_written_gradient(gelu: Any, inputs: list[tuple[int, ...]]) -> None:
-    values = random_inputs(*inputs)
-    torch.testing.assert_close(gelu.apply(*values), tanh_gelu(sum(values[1:], values[0])), rtol=1e-7, atol=1e-8)
-    assert torch.autograd.gradcheck(gelu.apply, values)
+@pytest.mark.parametrize("gelu, rows", [(MegatronGelu, 3), (LeanGelu, LeanGelu.ROWS + 3)])
+def test_gelu_and_its_hand_written_gradient(gelu: Any, rows: int) -> None:
+    x, bias = random_inputs((rows, 1, 2), (2,))
+
+    def of_a_copy(x: Tensor, bias: Tensor) -> Tensor:  # lean adds the bias in place
+        return gelu.apply(x * 1.0, bias)
+
+    torch.testing.assert_close(of_a_copy(x, bias), tanh_gelu(x + bias), rtol=1e-7, atol=1e-8)
+    assert torch.autograd.gradcheck(of_a_copy, (x, bias))
+
+
+@pytest.mark.parametrize("ops", OPS)
+def test_a_tied_weight_gets_the_gradients_of_both_its_uses(ops: str) -> None:
+    (weight,) = random_inputs((6, 3))
+    tokens, weights = torch.tensor([[1, 4, 4], [0, 1, 1]]), torch.randn(2, 3, 3)
+
+    def loss(rows: Tensor, head: Tensor) -> Tensor:
+        return (F.linear(rows, head).sum(-1, keepdim=True) * rows * weights).sum()
+
+    (expected,) = torch.autograd.grad(loss(weight[tokens], weight), weight)
+    rows, head = OPS[ops].embedding(tokens, weight)
+    assert torch.equal(rows, weight[tokens]) and head.data_ptr() == weight.data_ptr()
+    torch.testing.assert_close(torch.autograd.grad(loss(rows, head), weight), (expected,))
 
 
 @pytest.mark.parametrize("ops", OPS)
