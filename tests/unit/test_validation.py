@@ -22,6 +22,7 @@ SCRIPTS = {path.stem for path in FOLDER.glob("*.py")} - {
     "fault_kinds",
     "fault_scene",
     "foreign_gpt",
+    "published",
 }
 
 

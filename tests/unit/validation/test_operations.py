@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from operations import FIRST, PUBLISHED, judged, operations_of, turns
+from operations import PUBLISHED, judged, operations_of, turns
+from published import PublishedOps
 from torch import Tensor
 
 import bench.schema.job
@@ -63,10 +64,14 @@ def test_operations_of_a_commit_train_as_those_of_the_file(
 
 
 @pytest.mark.parametrize("revision, value, low, high, met", [
-    (FIRST, PUBLISHED - 0.01, 0.9, 1.0, True), (FIRST, 0.99, 0.9, 1.0, False),
+    (PUBLISHED, 0.99, 0.97, 1.01, True), (PUBLISHED, 1.01, 0.99, 1.03, False),
     ("HEAD", 1.02, 0.99, 1.05, True), ("HEAD", 1.02, 1.01, 1.03, False),
 ])  # fmt: skip
-def test_the_goal_is_the_published_program_for_one_revision_and_no_loss_for_others(
+def test_the_goal_is_the_published_programs_time_and_no_loss_against_a_commit(
     revision: str, value: float, low: float, high: float, met: bool
 ) -> None:
     assert judged(Ratio(value, low, high, 12, 0.01, 0.01, 0.95), revision)[0] is met
+
+
+def test_without_a_commit_the_published_programs_operations_are_taken() -> None:
+    assert operations_of(PUBLISHED, "megatron") is PublishedOps
