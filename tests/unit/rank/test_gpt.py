@@ -160,13 +160,13 @@ def test_attention_is_scaled_masked_and_normalised(ops: str, layer_number: int) 
     torch.testing.assert_close(probs.sum(-1), torch.ones(heads, S))
 
 
-def test_the_mask_has_the_bits_of_masked_fill() -> None:
+def test_scale_and_mask_have_the_bits_of_a_product_and_masked_fill() -> None:
     torch.manual_seed(3)
     scores, weights = torch.randn(2, 3, 64, 64) * 50, torch.randn(2, 3, 64, 64)
     ours, theirs = scores.clone().requires_grad_(), scores.clone().requires_grad_()
     mask = MegatronOps.mask(2, 64)
-    one = MegatronMask.apply(ours * 2, mask[0], mask[1])
-    two = (theirs * 2).masked_fill_(torch.ones(64, 64).triu(1).bool(), -10000.0)
+    one = MegatronMask.apply(ours, mask[0], mask[1], 7)
+    two = (theirs * 7).masked_fill_(torch.ones(64, 64).triu(1).bool(), -10000.0)
     for masked in (one, two):
         (torch.softmax(masked, -1) * weights).sum().backward()
     assert torch.equal(one, two) and torch.equal(ours.grad, theirs.grad)
