@@ -8,6 +8,7 @@ train, and for nothing else. With no launcher one copy starts all of them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import selectors
@@ -147,16 +148,23 @@ def start_rank(number: int, orders: dict[str, Any], env: dict[str, str], python:
                     start_new_session=True,
                 )
         except OSError as error:
-            raise RankFailed(
-                f"rank {number} on {HERE} could not be started ({error.strerror}): the limits of processes, open files and memory "
-                "there (ulimit -a) allow no more; raise them or use fewer ranks."
-            ) from error
+            raise RankFailed(f"rank {number} on {HERE} could not be started ({error.strerror}): {refusal(error)}") from error
         undo.pop_all()
     assert process.stdin is not None
     os.set_blocking(process.stdin.fileno(), False)
     rank = Rank(number, process, os.fdopen(receive, "rb", buffering=0), log)
     say(rank, orders)
     return rank
+
+
+def refusal(error: OSError) -> str:
+    """What is in the way of another process, and the way out."""
+    if error.errno in (errno.EPERM, errno.EACCES, errno.ENOSYS):
+        return (
+            "a rule of this host forbids it (a seccomp filter of the container, SELinux, or the interpreter's permissions); "
+            "`strace -f` names the call, and a container may be run with --security-opt seccomp=unconfined."
+        )
+    return "the limits of processes, open files and memory there (ulimit -a) allow no more; raise them or use fewer ranks."
 
 
 def say(rank: Rank, order: Message) -> None:

@@ -320,17 +320,24 @@ def test_what_cannot_be_started_is_an_outcome(job: Job, words: str) -> None:
     assert outcome.ranks is None and words in str(outcome.error)
 
 
-@pytest.mark.parametrize("what", ["pipe", "Popen"])
-def test_a_host_that_allows_no_more_processes_or_files_says_so_and_nothing_leaks(
-    what: str, monkeypatch: pytest.MonkeyPatch, small_job: Job
+@pytest.mark.parametrize(
+    "what, number, words",
+    [
+        ("pipe", errno.EMFILE, "ulimit -a"),
+        ("Popen", errno.EAGAIN, "ulimit -a"),
+        ("Popen", errno.EPERM, "a rule of this host forbids it"),  # setsid(2), as a seccomp filter answers it
+    ],
+)
+def test_a_host_that_refuses_another_process_says_why_and_nothing_leaks(
+    what: str, number: int, words: str, monkeypatch: pytest.MonkeyPatch, small_job: Job
 ) -> None:
     def refuse(*arguments: Any, **options: Any) -> None:
-        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os if what == "pipe" else subprocess, what, refuse)
     before = set(os.listdir("/proc/self/fd"))
     outcome = run_ranks(small_job, Copy(), lambda rank, event: None, Alone(), Watchdog(small_job))
-    assert "rank 0 on" in str(outcome.error) and "could not be started (Resource temporarily" in str(outcome.error)
+    assert f"could not be started ({os.strerror(number)}): " in str(outcome.error) and words in str(outcome.error)
     assert set(os.listdir("/proc/self/fd")) == before
 
 
