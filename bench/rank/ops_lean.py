@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bench.rank import dropout
 from bench.rank.ops_megatron import GELU_A, GELU_B, MASKED
+from bench.rank.slices import slices
 
 # The last argument is the input in PyTorch 1.10, and the input's type from 1.11 on.
 OF_INPUT = (lambda tensor: tensor) if torch.__version__ < (1, 11) else (lambda tensor: tensor.dtype)
@@ -22,13 +23,13 @@ class LeanGelu(torch.autograd.Function):
     does two in one pass. The bias is added in place: nobody else may need x.
     """
 
-    ROWS = 128
+    ROWS = 64
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         out = torch.empty_like(x)
-        for part, y in zip(x.split(LeanGelu.ROWS), out.split(LeanGelu.ROWS)):
+        for part, y in slices(LeanGelu.ROWS, x, out):
             torch.mul(part.add_(bias), part, out=y)
             torch.addcmul(part, part, y, value=GELU_B, out=y).mul_(2 * GELU_A).sigmoid_().mul_(part)
         return out
@@ -37,7 +38,7 @@ class LeanGelu(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple:
         (x,) = ctx.saved_tensors
         out = torch.empty_like(x)
-        for part, g, y in zip(x.split(LeanGelu.ROWS), grad.split(LeanGelu.ROWS), out.split(LeanGelu.ROWS)):
+        for part, g, y in slices(LeanGelu.ROWS, x, grad, out):
             inner = part * part
             torch.addcmul(part, part, inner, value=GELU_B, out=y).mul_(2 * GELU_A).sigmoid_()  # s = sigmoid(2u)
             torch.addcmul(part, part, inner, value=3 * GELU_B, out=inner)  # x d(2u)/dx / 2A
@@ -122,14 +123,14 @@ class LeanCrossEntropy(torch.autograd.Function):
     """The same, a few rows at a time, while they are in the cache; the sums stay beside the exponentials, so that the division is one
     with the product of the backward."""
 
-    ROWS = 8
+    ROWS = 4
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
         rows = logits.view(-1, logits.size(-1))
         losses = -rows.gather(-1, labels.reshape(-1, 1))
         total = torch.empty_like(losses)
-        for part, loss, sums in zip(*(x.split(LeanCrossEntropy.ROWS) for x in (rows, losses, total))):
+        for part, loss, sums in slices(LeanCrossEntropy.ROWS, rows, losses, total):
             largest = part.amax(dim=-1, keepdim=True)
             torch.sum(part.sub_(largest).exp_(), dim=-1, keepdim=True, out=sums)
             loss.add_(largest).add_(sums.log())

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.rank.slices import slices
+
 # sqrt(2 / pi) and sqrt(2 / pi) * 0.044715: GELU by tanh (Hendrycks and Gimpel, arXiv:1606.08415)
 GELU_A, GELU_B = 0.79788456, 0.044715
 MASKED = -10000.0
@@ -84,18 +86,24 @@ class MegatronBiasDropoutAdd(torch.autograd.Function):
 class MegatronCrossEntropy(torch.autograd.Function):
     """Softmax cross-entropy that works in place on the logits and turns the same storage into their gradient.
 
-    logits [B, S, V], labels [B, S] -> loss [B, S]. The logits are gone afterwards; nobody else may need them.
+    logits [B, S, V], labels [B, S] -> loss [B, S]. The logits are gone afterwards; nobody else may need them. Megatron does each step
+    to all logits before the next, and takes the largest by max, which also tells where it is; a few rows at a time and with amax the
+    bits are the same.
     """
+
+    ROWS = 4
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
-        # Megatron's max also tells where the largest is, which nobody reads and which takes twice the time of amax.
-        logits.sub_(logits.amax(dim=-1, keepdim=True))
-        predicted = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-        total = torch.exp(logits, out=logits).sum(dim=-1)
-        logits.div_(total.unsqueeze(-1))
+        rows, wanted = logits.view(-1, logits.size(-1)), labels.reshape(-1, 1)
+        predicted, total = rows.new_empty(wanted.shape), rows.new_empty(wanted.shape)
+        for part, label, picked, sums in slices(MegatronCrossEntropy.ROWS, rows, wanted, predicted, total):
+            part.sub_(part.amax(dim=-1, keepdim=True))
+            torch.gather(part, -1, label, out=picked)
+            torch.sum(part.exp_(), dim=-1, keepdim=True, out=sums)
+            part.div_(sums)
         ctx.save_for_backward(logits, labels)
-        return total.log() - predicted
+        return (total.log() - predicted).view_as(labels)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
