@@ -60,7 +60,6 @@ class LeanAttention(torch.autograd.Function):
         probabilities and the noise of all heads. Without, as in the first pass under checkpointing, one head's room serves all."""
         sequence, heads, _ = query.shape
         query, key, value = (x.transpose(0, 1).contiguous() for x in (query, key, value))
-        query.mul_(scale)
         probs = torch.empty(heads if kept else 1, sequence, sequence)
         noise = torch.empty(probs.shape, dtype=torch.float32) if dropped else None
         drawn = dropout.keys(heads) if dropped else []
@@ -68,7 +67,7 @@ class LeanAttention(torch.autograd.Function):
         context = torch.empty(sequence, heads, value.size(-1))
         for h, (q, k, v, out) in enumerate(zip(query, key, value, context.unbind(1))):
             at = h if kept else 0
-            scores = torch.mm(q, k.t(), out=probs[at]).add_(bias)
+            scores = probs[at].addmm_(q, k.t(), beta=0, alpha=scale).add_(bias)
             torch._softmax(scores, -1, False, out=scores)
             if noise is not None:
                 # The probabilities themselves are wanted in the backward, so that their product with the noise has a room.
@@ -98,7 +97,7 @@ class LeanAttention(torch.autograd.Function):
             grad_scores = torch._softmax_backward_data(grad_probs, p, -1, OF_INPUT(p))
             torch.mm(grad_scores, k, out=grad_q)
             torch.mm(grad_scores.t(), q, out=grad_k)
-        return grads[0].mul_(ctx.scale), grads[1], grads[2], None, None, None, None
+        return grads[0].mul_(ctx.scale), grads[1].mul_(ctx.scale), grads[2], None, None, None, None
 
 
 class LeanEmbedding(torch.autograd.Function):
