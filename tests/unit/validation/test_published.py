@@ -15,7 +15,8 @@ from bench.rank.ops_megatron import MegatronOps
 from bench.schema.job import Data, Model, Train
 
 TINY = Model(layers=2, hidden=33, heads=3, sequence=24, vocabulary=100, padded_vocabulary=128)  # no two blocks alike
-SCORES, MLP, HIDDEN = 4 * 3 * 24 * 24, 4 * 24 * 4 * 33, 4 * 24 * 33  # bytes
+SAMPLES = 2
+SCORES, MLP, HIDDEN = (4 * SAMPLES * count for count in (3 * 24 * 24, 24 * 4 * 33, 24 * 33))  # bytes
 
 
 def train(operations: Any, dropout: float) -> tuple[list[torch.Tensor], Counter[int]]:
@@ -23,7 +24,7 @@ def train(operations: Any, dropout: float) -> tuple[list[torch.Tensor], Counter[
     torch.manual_seed(1)
     gpt = GPT(TINY, Train(dropout=dropout))
     exchange(gpt, operations)
-    batch = Tokens(Data(), TINY, 1).batch(range(1))
+    batch = Tokens(Data(), TINY, 1).batch(range(SAMPLES))
     with torch.autograd.profiler.profile(profile_memory=True) as profile:
         loss = gpt(*batch)
         loss.backward()
