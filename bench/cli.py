@@ -26,7 +26,7 @@ from typing import Any, NoReturn, TextIO, cast
 from bench import __version__
 from bench.config.words import own_folder
 from bench.host.interrupt import Interrupted, interruptible
-from bench.schema.errors import ConfigError, RecordError
+from bench.schema.errors import ConfigError, RecordError, printable
 
 # Name: module, and what it does in a line of `--help`.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -137,7 +137,7 @@ def _until_its_end(argv: list[str]) -> int:
 
 
 def _say(sentence: str, code: int) -> int:
-    line = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in sentence)
+    line = printable(sentence)
     print(f"bench: {line}", file=sys.stderr)
     return code
 

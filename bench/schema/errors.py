@@ -18,6 +18,11 @@ class AllocatorError(RuntimeError):
     """One sentence: what is missing or not as asked, and the way out."""
 
 
+def printable(text: str) -> str:
+    """What a terminal must not act on (a line break, an escape) in Python's words for it."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
 # How Python, torch (DefaultCPUAllocator), C and the loader say that there was no memory.
 NO_MEMORY = re.compile(
     r"MemoryError|bad_alloc|DefaultCPUAllocator|can't allocate memory|cannot allocate memory|failed to map segment|not enough memory|"

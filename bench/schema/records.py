@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.schema.checks import brief
-from bench.schema.errors import ConfigError, RecordError
+from bench.schema.errors import ConfigError, RecordError, printable
 from bench.schema.job import canonical
 from bench.schema.migrate import migrate
 from bench.schema.packs import unpacked
@@ -122,7 +122,7 @@ def sound(path: Path, text: str, record: Any) -> Record:
     except ConfigError as error:
         written_by = brief(record.get("bench_version", "another version"))
         raise RecordError(
-            f"{path} (written by {written_by}) is not a record that this version reads: {error}"
+            f"{path} (written by {written_by}) is not a record that this version reads: {printable(str(error))}"
         ) from error
     return record
 

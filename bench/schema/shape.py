@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, NoReturn
 
 from bench.schema.checks import brief, shaped
-from bench.schema.errors import ConfigError
+from bench.schema.errors import ConfigError, printable
 from bench.schema.kinds import KINDS
 
 COUNTERS = ("minor_faults", "major_faults", "user_seconds", "system_seconds")
@@ -286,10 +286,7 @@ def expect_where_there(value: Any, kinds: Mapping[str, Any], where: str) -> None
 
 
 def refuse(where: str, value: Any, wanted: str) -> NoReturn:
-    place = "".join(
-        letter if letter.isprintable() else repr(letter)[1:-1] for letter in where
-    )  # a key may hold anything
-    raise ConfigError(f"{place}={brief(value)} is not {wanted}.")
+    raise ConfigError(f"{printable(where)}={brief(value)} is not {wanted}.")
 
 
 def refuse_depth(value: Any, left: int, where: str) -> None:

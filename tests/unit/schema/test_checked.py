@@ -152,6 +152,7 @@ def read_by_all(path: Path) -> None:
 @given(place=st.sampled_from(PLACES), value=JSON | HOSTILE, remove=st.booleans())
 @example(place=("hosts", 0, "system", "virtualisation"), value={"\x1f": []}, remove=False)
 @example(place=("derived", "cautions"), value=[[]], remove=False)
+@example(place=("job", "model", "ops"), value="\0", remove=False)
 @example(place=("hosts", 0, "products", "full", "product_cpus"), value="two", remove=False)
 @EXAMPLES
 def test_a_record_that_was_changed_anywhere_is_sound_or_a_sentence(
