@@ -58,7 +58,7 @@ def count(ops: str, path: str, iterations: int) -> None:
     named = "megatron" if ops == "published" else ops
     trainer = Trainer(job.Job(model=job.Model(ops=named), launch=job.Launch(blas=path)))
     if ops == "published":
-        exchange(trainer.model, PublishedOps)
+        exchange(trainer.model, PublishedOps, trainer.model.dropout)
     for number in range(iterations):
         process.census_reset()
         trainer.iteration(number, MICRO_BATCHES, lambda event: None)

@@ -14,9 +14,9 @@ iteration of two micro-batches and a step of Adam, over the fixed product, as th
 a product of a tenth of a second (a share of 1.46 was seen), so the means are over the best fixed product of the run: too small where
 the clock changed, never too good. At 10 s a micro-batch about eleven minutes.
 
-Goal, of that product: lean without dropout 0.75, with dropout 0.1 0.65, and a micro-batch with dropout at most 1.15 times as long as
-without. Megatron with dropout, of two: 0.42, the published program's own share on a host of 470 GFLOP/s (10.87 s). Exit code 1 when
-one is missed.
+Goal, of that product: lean without dropout 0.75, with dropout 0.1 0.65. Megatron with dropout, of two: 0.42, the published program's
+own share on a host of 470 GFLOP/s (10.87 s). Exit code 1 when one is missed. What dropout costs is measured within one process
+(operations.py --against dropout=0): two jobs differ by more than that.
 """
 
 from __future__ import annotations
@@ -33,12 +33,10 @@ from statistics import fmean, median
 
 from run_job import results, run_job
 
-from bench.analysis import stats
 from bench.analysis.flops import tflops
 from bench.arms import library
 from bench.arms.environment import environment
 from bench.host.vector import limit_gflops
-from bench.report.verdicts import show
 from bench.schema import records
 from bench.schema.job import Job, Model, from_dict, to_dict
 
@@ -48,7 +46,6 @@ COLUMNS = {"share": "share", "two": "of two"}
 # (variant, dropout): (column, least share of the fixed product)
 GOALS = {("megatron", 0.1): ("two", 0.42), ("megatron", 0.0): ("share", 0.0), ("lean", 0.1): ("share", 0.65),
          ("lean", 0.0): ("share", 0.75)}  # fmt: skip
-DROPOUT_COSTS = 1.15
 WARM_UP = 2  # micro-batches of a job that do not count
 
 
@@ -126,14 +123,12 @@ def of_two(record: records.Record) -> float:
     return tflops(from_dict(two), seconds)
 
 
-def judge(shares: dict[Case, list[dict[str, float]]], seconds: dict[Case, list[float]]) -> int:
-    """Print means, goals and verdicts; how many were missed. ``seconds``: of a micro-batch, a figure for each round."""
+def judge(shares: dict[Case, list[dict[str, float]]]) -> int:
+    """Print means, goals and verdicts; how many were missed."""
     missed = 0
     best = max(row["fixed"] for found in shares.values() for row in found)
     print(f"\nbest fixed product of the run: {best:.4f} TFLOP/s; share and of two are over it")
-    print(
-        f"{'mean':>5s}  {'ops':9s}{'dropout':>8s}{'share':>8s}{'of peak':>9s}{'of two':>8s}{'of limit':>10s}   goal"
-    )
+    print(f"{'mean':>5s}  {'ops':9s}{'dropout':>8s}{'share':>8s}{'of peak':>9s}{'of two':>8s}{'of limit':>10s}   goal")
     for (ops, dropout), found in shares.items():
         mean = {column: fmean(row[column] for row in found) for column in found[0]}
         mean |= {column: fmean(row[column] * row["fixed"] for row in found) / best for column in COLUMNS}
@@ -144,13 +139,6 @@ def judge(shares: dict[Case, list[dict[str, float]]], seconds: dict[Case, list[f
         print(
             f"{'':5s}  {ops:9s}{dropout:8g}{mean['share']:8.3f}{mean['peak']:9.3f}{mean['two']:8.3f}{limit:>10s}   {goal}"
         )
-    for ops in ("megatron", "lean"):
-        ratio = stats.ratio([[s] for s in seconds[ops, 0.1]], [[s] for s in seconds[ops, 0.0]])
-        goal = "no goal"
-        if ops == "lean":
-            missed += ratio.value > DROPOUT_COSTS
-            goal = f"at most {DROPOUT_COSTS}: {'MISSED' if ratio.value > DROPOUT_COSTS else 'met'}"
-        print(f"{ops}: a micro-batch with dropout takes {show(ratio)} the time of one without; {goal}")
     return missed
 
 
@@ -171,7 +159,6 @@ def main(argv: list[str] | None = None) -> int:
         measure_products(from_dict(json.loads(args.peak)), args.repeats)
         return 0
     shares: dict[Case, list[dict[str, float]]] = {case: [] for case in GOALS}
-    seconds: dict[Case, list[float]] = {case: [] for case in GOALS}
     words = [f"+allocator={args.allocator}", f"model={args.model}", f"launch.blas={args.blas}", f"measure.warmup_micro_batches={WARM_UP}",
              f"measure.iteration_micro_batches={args.micro_batches - WARM_UP}", "measure.min_samples=1", "measure.max_seconds=1"]  # fmt: skip
     print(
@@ -186,10 +173,9 @@ def main(argv: list[str] | None = None) -> int:
                 found = run_products(record, args.repeats)  # beside each job, since clocks and neighbours change
                 row = shares_of(record, found)
                 shares[case].append(row)
-                seconds[case].append(record["derived"]["micro_batch_seconds"])
                 print(f"{turn:5d}  {ops:9s}{dropout:8g}{record['derived']['tflops']:9.4f}{found['fixed']:9.4f}{row['share']:8.3f}"
                       f"{row['peak']:9.3f}{row['two']:8.3f}{row['limit']:10.3f}", flush=True)  # fmt: skip
-    return 1 if judge(shares, seconds) else 0
+    return 1 if judge(shares) else 0
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from operations import PUBLISHED, judged, operations_of, turns
+from operations import NO_DROPOUT, PUBLISHED, judged, operations_of, turns
 from published import PublishedOps
 from torch import Tensor
 
@@ -21,8 +21,11 @@ from bench.schema.job import Data, Model, Train
 TINY = Model(layers=2, hidden=32, heads=2, sequence=16, vocabulary=100, padded_vocabulary=128)
 
 
-def in_turns(other: Any) -> tuple[list[list[float]], bool]:
-    return turns(GPT(TINY, Train()), Tokens(Data(), TINY, 1), (MegatronOps, other), 3, 1)
+DROPOUT = Train().dropout
+
+
+def in_turns(other: Any, dropout: float = DROPOUT) -> tuple[list[list[float]], bool]:
+    return turns(GPT(TINY, Train()), Tokens(Data(), TINY, 1), ((MegatronOps, DROPOUT), (other, dropout)), 3, 1)
 
 
 def test_the_same_operations_give_the_same_losses_in_as_many_micro_batches() -> None:
@@ -37,6 +40,10 @@ def test_operations_that_do_other_work_are_told_by_their_losses() -> None:
             return x + bias
 
     assert not in_turns(WithoutResidual)[1]
+
+
+def test_without_dropout_the_losses_are_others() -> None:
+    assert not in_turns(MegatronOps, 0.0)[1]
 
 
 def test_a_revision_without_operations_is_refused_by_its_name() -> None:
@@ -70,7 +77,15 @@ def test_operations_of_a_commit_train_as_those_of_the_file(
 def test_the_goal_is_the_published_programs_time_and_no_loss_against_a_commit(
     revision: str, value: float, low: float, high: float, met: bool
 ) -> None:
-    assert judged(Ratio(value, low, high, 12, 0.01, 0.01, 0.95), revision)[0] is met
+    assert judged(Ratio(value, low, high, 12, 0.01, 0.01, 11.0, 0.95), revision, "megatron")[0] is met
+
+
+@pytest.mark.parametrize("ops, value, high, met, goal", [
+    ("lean", 1.10, 1.14, True, "at most 1.15 (the interval proves it)"), ("lean", 1.10, 1.16, True, "at most 1.15"),
+    ("lean", 1.16, 1.18, False, "at most 1.15"), ("megatron", 1.60, 1.86, True, "none"),
+])  # fmt: skip
+def test_dropout_may_cost_lean_fifteen_hundredths(ops: str, value: float, high: float, met: bool, goal: str) -> None:
+    assert judged(Ratio(value, 2 * value - high, high, 12, 0.01, 0.01, 11.0, 0.95), NO_DROPOUT, ops) == (met, goal)
 
 
 def test_without_a_commit_the_published_programs_operations_are_taken() -> None:

@@ -23,7 +23,7 @@ def train(operations: Any, dropout: float) -> tuple[list[torch.Tensor], Counter[
     """Loss and gradients of one micro-batch, and the sizes of the blocks that it asked for."""
     torch.manual_seed(1)
     gpt = GPT(TINY, Train(dropout=dropout))
-    exchange(gpt, operations)
+    exchange(gpt, operations, gpt.dropout)
     batch = Tokens(Data(), TINY, 1).batch(range(SAMPLES))
     with torch.autograd.profiler.profile(profile_memory=True) as profile:
         loss = gpt(*batch)
