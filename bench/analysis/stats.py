@@ -24,7 +24,7 @@ from scipy.special import nctdtrinc, stdtrit
 
 from bench.schema.series import correlation_factor, standard_error
 
-FEW_BLOCKS = 5  # fewer than this are flagged, and their interval may not be narrower than the samples' own noise allows
+FEW_BLOCKS = 5  # fewer than this are flagged, and their interval may not be narrower than that of the samples alone
 MAX_BLOCKS = 10_000
 FEWEST_BLOCKS = 3  # with two there is one degree of freedom, and t is 12.7 where it is 4.3 with three: an interval that tells nothing
 SAYS_NOTHING = 10.0  # an interval that reaches beyond ten times its value is said in words: it limits nothing
@@ -56,6 +56,7 @@ class Ratio:
     num_blocks: int
     smallest_detectable: float  # relative difference found with 80 % power, e.g. 0.03; NaN like the limits
     standard_error: float  # of log(value); NaN like the limits
+    degrees: float  # of freedom of the standard error
     confidence: float
 
     @property
@@ -117,10 +118,11 @@ def ratio(reference: Sequence[Sequence[float]], arm: Sequence[Sequence[float]], 
     block cancels. The limits are Student's t on the logarithms of those, B-1 degrees of freedom. Raises ValueError
     for unequal or no blocks, or for samples that are not finite and positive.
 
-    With fewer than five blocks the variance between blocks is not believed below the variance that the samples within
-    blocks must cause: three runs that agree by luck otherwise give a narrow interval. This is the modified
-    Knapp-Hartung rule for few studies (Roever, Knapp & Friede, BMC Med. Res. Methodol. 15:99, 2015). With one block
-    the samples are all there is (Welch's t).
+    With fewer than five blocks the samples within blocks have an interval too, as if no two runs differed (Welch's t, its
+    degrees of freedom over all blocks, B-1 at the least), and the wider of the two is taken: three runs that agree by luck
+    otherwise give a narrow one. Taking the wider is a convention for few studies (Jackson, Law, Ruecker & Schwarzer, Stat.
+    Med. 36:3923, 2017). Never narrower than Student's t of the blocks, it holds the truth as often. With one block the
+    samples are all there is.
     """
     _check_confidence(confidence)
     if len(reference) != len(arm):
@@ -131,14 +133,7 @@ def ratio(reference: Sequence[Sequence[float]], arm: Sequence[Sequence[float]], 
     log_ratios = np.array([pair[0] for pair in pairs])
     num_blocks = len(pairs)
     centre = float(log_ratios.mean())
-    if num_blocks == 1:
-        _, variance, degrees = pairs[0]
-    else:
-        degrees = float(num_blocks - 1)
-        variance = float(log_ratios.var(ddof=1))
-        if num_blocks < FEW_BLOCKS:
-            within = [pair[1] for pair in pairs if not math.isnan(pair[1])]  # a block of single samples cannot tell
-            variance = max(variance, sum(within) / len(within) if within else 0.0)
+    variance, degrees = _of_a_block(log_ratios.tolist(), [pair[1:] for pair in pairs], confidence)
     error = math.sqrt(variance / num_blocks)
     half = _t(confidence, degrees) * error
     return Ratio(
@@ -148,6 +143,7 @@ def ratio(reference: Sequence[Sequence[float]], arm: Sequence[Sequence[float]], 
         num_blocks=num_blocks,
         smallest_detectable=_smallest_detectable(error, degrees),
         standard_error=error,
+        degrees=degrees,
         confidence=confidence,
     )
 
@@ -170,8 +166,8 @@ class LogMean:
 def log_mean(blocks: Sequence[Sequence[float]]) -> LogMean:
     """Of the mean times of blocks (samples of one process each): what stands for an arm that has nothing to be paired with.
 
-    The block is what repeats, so the error is of the blocks' means; with fewer than five it is not believed below what the samples
-    within must cause, as in `ratio`. Raises ValueError for no blocks, or samples that are not finite and positive.
+    The block is what repeats, so the error is of the blocks' means; with fewer than five it is that of the samples within where
+    those give the wider interval, as in `ratio`. Raises ValueError for no blocks, or samples that are not finite and positive.
     """
     if len(blocks) == 0:
         raise ValueError("there are no blocks: pass at least one")
@@ -181,19 +177,13 @@ def log_mean(blocks: Sequence[Sequence[float]]) -> LogMean:
         if values.min() <= 0:
             raise ValueError(f"block {block}: sample {values.min():g} is not positive, and has no logarithm")
         means.append(math.log(float(values.mean())))
-        if len(values) > 1:
-            within.append((standard_error(values.tolist()) / float(values.mean())) ** 2)
-    count, floor = len(means), sum(within) / len(within) if within else NAN
-    if count == 1:
-        return LogMean(means[0], math.sqrt(floor), max(1.0, len(blocks[0]) - 1.0), 1)
-    variance = float(np.var(means, ddof=1))
-    if count < FEW_BLOCKS and floor > variance:
-        variance = floor
-    return LogMean(float(np.mean(means)), math.sqrt(variance / count), count - 1.0, count)
+        within.append(_of_log_mean(values.tolist()))
+    variance, degrees = _of_a_block(means, within)
+    return LogMean(float(np.mean(means)), math.sqrt(variance / len(means)), degrees, len(means))
 
 
 def of_ratio(one: Ratio) -> LogMean:
-    return LogMean(math.log(one.value), one.standard_error, max(1.0, one.num_blocks - 1.0), one.num_blocks)
+    return LogMean(math.log(one.value), one.standard_error, one.degrees, one.num_blocks)
 
 
 def difference(one: LogMean, two: LogMean, confidence: float = 0.95) -> tuple[float, float]:
@@ -222,7 +212,8 @@ def needed_blocks(ratio: Ratio, half_width: float, min_blocks: int = FEW_BLOCKS)
     """How many blocks in all bring the interval to value / (1 + half_width) ... value * (1 + half_width), e.g. 0.04.
 
     It is the smallest B >= min_blocks with t(B-1) * s / sqrt(B) <= log(1 + half_width), where s is the spread between
-    the blocks so far: measuring is done when the answer is not above `ratio.num_blocks`. It looks at width alone and
+    the blocks so far, or what the samples within suggest where they govern: measuring is done when the answer is not
+    above `ratio.num_blocks`, which is so where the interval is that narrow already. It looks at width alone and
     never at where the interval lies: stopping when a difference becomes significant would find one always. It stops
     at a lucky narrow width too, which costs coverage when min_blocks is small (`validation/coverage.py` says how
     much). From one block, where s is unknown, it answers with what the samples suggest. At most 10,000. Raises
@@ -243,7 +234,9 @@ def needed_blocks(ratio: Ratio, half_width: float, min_blocks: int = FEW_BLOCKS)
             high = middle
         else:
             low = middle + 1
-    return low
+    # Few blocks whose samples govern are better known than so few blocks tell.
+    done = ratio.num_blocks >= min_blocks and _t(ratio.confidence, ratio.degrees) * ratio.standard_error <= wanted
+    return min(low, ratio.num_blocks) if done else low
 
 
 def verdict(ratio: Ratio, margin: float = 0.02) -> Verdict:
@@ -300,30 +293,50 @@ def _t(confidence: float, degrees: float) -> float:
     return float(stdtrit(degrees, 0.5 + confidence / 2))
 
 
+def _of_a_block(
+    logs: Sequence[float], within: Sequence[tuple[float, float]], confidence: float = 0.95
+) -> tuple[float, float]:
+    """The variance of one block's logarithm, and its degrees of freedom. ``within``: of each block, what its samples say of both; NaN
+    where there is a single sample, which cannot tell. The samples of B blocks have B-1 degrees of freedom at the least: neighbours that
+    hang together have enlarged their variance already, and would else be counted twice."""
+    known = [part for part in within if not math.isnan(part[0])]
+    variance, degrees = _mean_variance(known) if known else (NAN, 1.0)
+    of_samples = (variance, max(degrees, len(logs) - 1.0))
+    if len(logs) == 1:
+        return of_samples
+    of_blocks = (float(np.var(logs, ddof=1)), len(logs) - 1.0)
+    if len(logs) >= FEW_BLOCKS or not known:
+        return of_blocks
+    return max(of_blocks, of_samples, key=lambda one: _t(confidence, one[1]) * math.sqrt(one[0]))
+
+
+def _mean_variance(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The mean of variances, and its degrees of freedom (Welch, Biometrika 34, 1947)."""
+    total = sum(variance for variance, _ in parts)
+    divisor = sum(variance**2 / degrees for variance, degrees in parts)
+    return total / len(parts), total**2 / divisor if divisor > 0 else sum(degrees for _, degrees in parts)
+
+
+def _of_log_mean(samples: list[float]) -> tuple[float, float]:
+    """The variance of the logarithm of a mean, by the delta method, var(mean) / mean^2, and its degrees of freedom; NaN for one sample.
+    Neighbours that hang together are worth fewer independent samples, as for a rank when it stops."""
+    if len(samples) < 2:
+        return NAN, NAN
+    mean = sum(samples) / len(samples)
+    return (standard_error(samples) / mean) ** 2, max(1.0, len(samples) / correlation_factor(samples) - 1)
+
+
 def _compare_means(reference: Sequence[float], arm: Sequence[float], block: int) -> tuple[float, float, float]:
-    """Log ratio of means, its variance from the samples within, Welch's degrees of freedom (NaN for single samples). Neighbours that
-    hang together are reckoned with, as a rank does when it stops."""
-    log_means, variances, degrees = [], [], []
+    """Log ratio of means, its variance from the samples within, Welch's degrees of freedom (NaN for single samples)."""
+    log_means, parts = [], []
     for samples, what in ((reference, "reference"), (arm, "arm")):
         values = _finite(samples, f"block {block} of the {what}")
         if values.min() <= 0:
             raise ValueError(f"block {block} of the {what}: sample {values.min():g} is not positive, and has no ratio")
-        mean = float(values.mean())
-        log_means.append(math.log(mean))
-        if len(values) < 2:
-            degrees.append(0.0)
-            variances.append(NAN)
-            continue
-        # Neighbours that hang together are worth fewer independent samples. Delta method: var(log mean) = var(mean) / mean^2.
-        factor = correlation_factor(values.tolist())
-        degrees.append(max(1.0, len(values) / factor - 1))
-        variances.append((standard_error(values.tolist()) / mean) ** 2)
-    total = sum(variances)
-    welch = NAN
-    if not math.isnan(total):
-        parts = sum(variance**2 / degree for variance, degree in zip(variances, degrees))
-        welch = total**2 / parts if parts > 0 else float(sum(degrees))
-    return log_means[0] - log_means[1], total, welch
+        log_means.append(math.log(float(values.mean())))
+        parts.append(_of_log_mean(values.tolist()))
+    variance, degrees = _mean_variance(parts)
+    return log_means[0] - log_means[1], 2 * variance, degrees
 
 
 def _smallest_detectable(error: float, degrees: float) -> float:

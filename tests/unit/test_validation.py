@@ -77,7 +77,7 @@ def test_the_exit_code_is_the_verdict(
 
 def estimate(value: float, half: float, blocks: int = 5) -> Ratio:
     error = math.log1p(half) / 2.776  # of t with four degrees of freedom
-    return Ratio(value, value / (1 + half), value * (1 + half), blocks, 0.0, error, 0.95)
+    return Ratio(value, value / (1 + half), value * (1 + half), blocks, 0.0, error, max(1.0, blocks - 1.0), 0.95)
 
 
 @pytest.mark.parametrize(

@@ -88,16 +88,41 @@ def test_few_blocks_are_wider_and_say_so():
         ratios = [stats.ratio(*draw(seed, num_blocks)) for seed in range(40)]
         widths[num_blocks] = float(np.median([half_width(r) for r in ratios]))
         assert ratios[0].few_blocks == (num_blocks < 5)
-    assert widths[2] > 2 * widths[3] > 4 * widths[5] > 4 * widths[12]
+    assert widths[2] > 2 * widths[3] > 3 * widths[5] > 3 * widths[12]
 
 
 def test_few_blocks_that_agree_by_luck_are_not_believed():
     noisy = [0.9, 1.0, 1.1] * 4
     three = stats.ratio([noisy] * 3, [noisy] * 3)
     assert three.value == pytest.approx(1.0)
-    # A mean of 12 has the relative variance 0.1^2 * 8/11 / 12, and two such are divided; t(0.975, 2) = 4.3027.
-    expected = 4.30265 * math.sqrt(2 * 0.01 * 8 / 11 / 12 / 3)
-    assert half_width(three) == pytest.approx(expected, rel=1e-4)
+    # A mean of 12 has the relative variance 0.1^2 * 8/11 / 12 and 11 degrees of freedom, and six such are here; t(0.975, 66) = 1.9966.
+    assert half_width(three) == pytest.approx(1.99656 * math.sqrt(2 * 0.01 * 8 / 11 / 12 / 3), rel=1e-4)
+    assert three.degrees == pytest.approx(66)
+    steps = ([1.0] * 6 + [1.2] * 6) * 2  # neighbours alike: their variance is larger for it, and their degrees of freedom no fewer
+    assert stats.ratio([steps] * 3, [steps] * 3).degrees >= 2
+
+
+def test_the_wider_interval_of_blocks_and_samples_is_taken():
+    """Three blocks whose samples differ by a tenth each: their own disagreement governs as soon as Student's t of it is wider."""
+    noisy = [0.9, 1.0, 1.1] * 4
+    for apart in (0.0, 0.01, 0.03, 0.1):
+        blocks = [math.exp(apart * z) for z in (-1, 0, 1)]  # standard deviation `apart`
+        known = stats.ratio([[x * scale for x in noisy] for scale in blocks], [noisy] * 3)
+        of_blocks, of_samples = 4.30265 * apart / math.sqrt(3), 1.99656 * math.sqrt(2 * 0.01 * 8 / 11 / 12 / 3)
+        assert half_width(known) == pytest.approx(max(of_blocks, of_samples), rel=1e-4)
+        assert known.degrees == pytest.approx(2 if of_blocks > of_samples else 66)
+    five = stats.ratio([noisy] * 5, [noisy] * 5)
+    assert half_width(five) == 0 and five.degrees == 4, "five blocks speak for themselves"
+
+
+@pytest.mark.parametrize("num_blocks", [2, 3, 4])
+def test_an_interval_of_few_blocks_is_never_narrower_than_students_and_not_three_times_as_wide(num_blocks):
+    wider = []
+    for seed in range(200):
+        reference, arm = draw(seed, num_blocks)
+        means = ([[float(np.mean(block))] for block in side] for side in (reference, arm))
+        wider.append(half_width(stats.ratio(reference, arm)) / half_width(stats.ratio(*means)))
+    assert min(wider) >= 1 - 1e-9 and np.median(wider) < 3
 
 
 def test_one_block_rests_on_its_samples_and_is_never_enough_for_a_direction():
@@ -189,7 +214,7 @@ def test_smallest_detectable_is_found_in_four_cases_of_five():
 
 
 def known_ratio(value: float, low: float, high: float, num_blocks: int = 5) -> stats.Ratio:
-    return stats.Ratio(value, low, high, num_blocks, 0.031, math.log(high / low) / 5.55, 0.95)
+    return stats.Ratio(value, low, high, num_blocks, 0.031, math.log(high / low) / 5.55, num_blocks - 1.0, 0.95)
 
 
 @pytest.mark.parametrize(
@@ -231,6 +256,14 @@ def test_needed_blocks_is_content_exactly_when_the_interval_is_narrow():
     reached = math.exp(half_width(known)) - 1
     assert stats.needed_blocks(known, reached * 1.001) <= 8
     assert stats.needed_blocks(known, reached * 0.999) > 8
+
+
+def test_needed_blocks_is_content_with_few_blocks_whose_samples_govern():
+    noisy = [0.9, 1.0, 1.1] * 4
+    three = stats.ratio([noisy] * 3, [noisy] * 3)
+    reached = math.exp(half_width(three)) - 1
+    assert stats.needed_blocks(three, reached * 1.001, 3) == 3 < stats.needed_blocks(three, reached * 0.999, 3)
+    assert stats.needed_blocks(three, reached * 1.001) > 3, "the fewest blocks are kept"
 
 
 def test_needed_blocks_looks_at_width_and_not_at_where_the_interval_lies():
@@ -285,13 +318,13 @@ def test_limits_of_a_time_are_positive_however_noisy_it_is():
         stats.time_interval([1.0, 0.0])
 
 
-
 def test_the_floor_is_the_mean_over_the_blocks_that_can_tell():
     """Blocks of one sample say nothing about the spread within, and must not make the floor lower."""
     spread = [0.9, 1.1] * 4
     all_can = stats.ratio([spread] * 2, [spread] * 2)
     one_can = stats.ratio([spread, [1.0]], [spread, [1.0]])
     assert one_can.standard_error == pytest.approx(all_can.standard_error)
+    assert one_can.degrees == pytest.approx(all_can.degrees / 2)
 
 
 def test_neighbours_that_hang_together_widen_what_samples_alone_can_say():

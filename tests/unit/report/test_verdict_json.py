@@ -30,6 +30,7 @@ RATIO = {
     "smallest_detectable": (*NUMBER, type(None)),
     "note": TEXT,
     "standard_error": (*NUMBER, type(None)),
+    "degrees": (*NUMBER, type(None)),
     "confidence": NUMBER,
 }
 PAIR = {

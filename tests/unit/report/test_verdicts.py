@@ -9,7 +9,7 @@ from bench.report.verdicts import SMALLER, note, verdict_sentence, verdict_text
 
 
 def known(value: float, low: float, high: float, num_blocks: int = 5) -> Ratio:
-    return Ratio(value, low, high, num_blocks, 0.031, math.log(high / low) / 5.55, 0.95)
+    return Ratio(value, low, high, num_blocks, 0.031, math.log(high / low) / 5.55, num_blocks - 1.0, 0.95)
 
 
 @pytest.mark.parametrize(
