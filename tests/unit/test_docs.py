@@ -207,10 +207,21 @@ def test_a_link_of_a_document_leads_somewhere(name: str) -> None:
     assert [link for link in relative if not (CHECKOUT / name).parent.joinpath(link).exists()] == []
 
 
+@pytest.fixture(scope="module")
+def top() -> set[str]:
+    """What lies at the top of the project."""
+    return {path.name for path in CHECKOUT.iterdir()} - {"results", ".git", ".venv", ".tools"}
+
+
+@pytest.fixture(scope="module")
+def bare(top: set[str]) -> set[str]:
+    """The names of all files below it; looked for once, and not in the environments, which have tens of thousands."""
+    folders = [CHECKOUT / name for name in top if not name.startswith(".venv") and (CHECKOUT / name).is_dir()]
+    return {path.name for folder in folders for path in folder.rglob("*.*")}
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_a_file_named_in_a_document_exists(name: str) -> None:
-    top = {path.name for path in CHECKOUT.iterdir()} - {"results", ".git", ".venv", ".tools"}
-    bare = {path.name for path in CHECKOUT.glob("*/**/*.*") if ".venv" not in path.parts}
+def test_a_file_named_in_a_document_exists(name: str, top: set[str], bare: set[str]) -> None:
     missing = []
     for code in inline_code(name):
         for word in code.split():
