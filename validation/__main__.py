@@ -35,7 +35,7 @@ PARTS = {
     "census": Part("the model allocates what the published program does: blocks of 1 MiB and more, by size", "4 min"),
     "roofline": Part("the share of the physical limit and of the measured product that training reaches", "12 min"),
     "arithmetic": Part("the math library's full path against the stock one: product and training", "11 min"),
-    "operations": Part("megatron's operations take the published program's time at the most; or another revision's", "7 min"),
+    "operations": Part("megatron's operations take the published program's time at the most; or a revision's, or no dropout's", "7 min"),
     "sampled": Part("sampled mode tells the time of whole iterations within 2 %, glibc and tcmalloc", "2 h"),
     "longjob": Part("the warm-up that is left out is as long as each arm's own", "25 min"),
     "overhead": Part("measuring costs a micro-batch less than 1 %", "15 min"),

@@ -258,6 +258,20 @@ def test_needed_blocks_is_content_exactly_when_the_interval_is_narrow():
     assert stats.needed_blocks(known, reached * 0.999) > 8
 
 
+def test_a_mean_over_few_runs_that_agree_by_luck_is_known_as_well_as_their_samples():
+    noisy = [0.9, 1.0, 1.1] * 4
+    three, five = stats.log_mean([noisy] * 3), stats.log_mean([noisy] * 5)
+    assert (three.error, three.degrees) == pytest.approx((math.sqrt(0.01 * 8 / 11 / 12 / 3), 33))
+    assert (five.error, five.degrees) == (0, 4)
+
+
+def test_a_ratio_that_is_compared_has_the_interval_that_it_is_shown_with():
+    noisy = [0.9, 1.0, 1.1] * 4
+    for one in (stats.ratio([noisy] * 3, [noisy] * 3), stats.ratio(*draw(2, 5))):
+        exact = stats.LogMean(0.0, 0.0, 1.0, 1)
+        assert stats.difference(exact, stats.of_ratio(one))[1] == pytest.approx(half_width(one))
+
+
 def test_needed_blocks_is_content_with_few_blocks_whose_samples_govern():
     noisy = [0.9, 1.0, 1.1] * 4
     three = stats.ratio([noisy] * 3, [noisy] * 3)
