@@ -2,10 +2,16 @@
 
     python -m validation aa                                                      tiny model, 40 comparisons of 4 blocks, glibc
     python -m validation aa --model gpt124m --comparisons 10 --allocator glibc tcmalloc --out results/aa --minutes 300
+    python -m validation aa --model gpt124m --comparisons 10 --names 5 --allocator glibc tcmalloc --out results/aa5
 
 Each comparison is a sweep of its own through the product's command line: real ranks, real records, the product's own interval and
 verdict. With --out the records are kept, and the same command goes on where it was stopped, by --minutes or by hand, block by block.
 The tiny model takes about 50 s a comparison on two cores, the real one 20 min (glibc) and 14 min (tcmalloc).
+
+With --names of more than two, a block holds a job of each name and every two names are a comparison: five names give ten for a quarter
+of the jobs. Such comparisons share jobs, so ten of them say less than ten sweeps. Therefore the names are also dealt out anew: within
+a block the jobs are alike but for their names, so any two of each block make a comparison that might have been, and the share of those
+that are called different does not hang on which ten were drawn.
 
 Goal, for each allocator: at most 1 comparison in 20 says "faster" or "slower", at least 1 being allowed. Exit code 1 when it is
 missed, or when comparisons are not whole yet.
@@ -14,12 +20,15 @@ missed, or when comparisons are not whole yet.
 from __future__ import annotations
 
 import argparse
+import math
 import os
+import random
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 from run_job import COMMAND, results
@@ -29,7 +38,9 @@ from bench.analysis.grouping import pairs
 from bench.report.verdicts import show
 from bench.schema import records
 
-NAMES = ("one", "other")
+NAMES = ("one", "other", "third", "fourth", "fifth")
+DIFFERENT = ("faster", "slower")
+DEALS = 2000
 # The real model as `make bench` has it: one counted iteration a job.
 WORDS = {"tiny": ("+experiment=smoke",), "gpt124m": ("measure.max_seconds=1",)}
 
@@ -49,7 +60,7 @@ class Tally:
 
     @property
     def met(self) -> bool:
-        return self.whole == self.wanted and self.called <= self.allowed
+        return self.whole >= self.wanted and self.called <= self.allowed
 
     @property
     def sentence(self) -> str:
@@ -64,20 +75,20 @@ class Tally:
         return f"goal met: {found}"
 
 
-def words_of(model: str, arm: str, number: int, overrides: Sequence[str]) -> list[str]:
-    """Overrides of one comparison; the seed orders the arms, too."""
+def words_of(model: str, arm: str, names: Sequence[str], number: int, overrides: Sequence[str]) -> list[str]:
+    """Overrides of one sweep; the seed orders the arms, too."""
     return [*WORDS.get(model, WORDS["gpt124m"]), *([f"model={model}"] if model not in WORDS else []), f"+allocator={arm}",
-            f"allocator.name={','.join(NAMES)}", f"sweep.reference={NAMES[0]}", f"seed={1234 + number}", *overrides]  # fmt: skip
+            f"allocator.name={','.join(names)}", f"sweep.reference={names[0]}", f"seed={1234 + number}", *overrides]  # fmt: skip
 
 
-def done_blocks(folder: Path) -> set[int]:
-    """Blocks of this comparison of which both jobs have a valid record."""
+def done_blocks(folder: Path, names: Sequence[str]) -> set[int]:
+    """Blocks of this sweep of which every name's job has a valid record."""
     found = records.read_all([folder])[0] if folder.is_dir() else []
     arms: dict[int, set[str]] = {}
     for record in found:
         if record["valid"]:
             arms.setdefault(record["job"]["repeat"], set()).add(record["job"]["allocator"]["name"])
-    return {block for block, names in arms.items() if names >= set(NAMES)}
+    return {block for block, there in arms.items() if there >= set(names)}
 
 
 def run_block(out: Path, study: str, block: int, words: Sequence[str]) -> None:
@@ -87,39 +98,62 @@ def run_block(out: Path, study: str, block: int, words: Sequence[str]) -> None:
         sys.exit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
 
 
-def compare(folder: Path) -> stats.Ratio:
-    (ratio,) = [c.ratio for c in pairs(records.read_all([folder])[0], NAMES[0]) if c.ratio]
-    return ratio
+def compare(found: Sequence[records.Record], names: Sequence[str]) -> list[stats.Ratio]:
+    """Every two names, the ratio as the report makes it."""
+    order = {(one, other) for one, other in combinations(names, 2)}
+    return [c.ratio for one in names for c in pairs(found, one) if c.ratio and (one, c.arm) in order]
+
+
+def dealt_anew(found: Sequence[records.Record], deals: int = DEALS) -> float:
+    """The share of comparisons called different when two jobs are drawn in each block, whatever their names."""
+    blocks: dict[int, list[list[float]]] = {}
+    for record in found:
+        if record["valid"]:
+            blocks.setdefault(record["job"]["repeat"], []).append(record["derived"]["samples"])
+    draw, called = random.Random(1), 0
+    for _ in range(deals):
+        two = [draw.sample(jobs, 2) for jobs in blocks.values()]
+        ratio = stats.ratio([one for one, _ in two], [other for _, other in two])
+        called += stats.verdict(ratio).word in DIFFERENT
+    return called / deals
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comparisons", type=int, default=40, help="of each allocator (default 40)")
     parser.add_argument("--blocks", type=int, default=4, help="in each comparison (default 4)")
+    parser.add_argument("--names", type=int, default=2, help="of the one arm in a sweep; every two are a comparison (default 2)")
     parser.add_argument("--allocator", nargs="+", default=["glibc"])
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no block after so many")
     parser.add_argument("--out", type=Path, help="keep the records here, and go on from those that are there")
     parser.add_argument("overrides", nargs="*", default=[])
     args = parser.parse_args(argv)
-    if args.comparisons < 1 or args.blocks < 2:
-        parser.error("give --comparisons of 1 and more, --blocks of 2 and more: one block has no verdict")
+    if args.comparisons < 1 or args.blocks < 2 or not 2 <= args.names <= len(NAMES):
+        parser.error(
+            f"give --comparisons of 1 and more, --blocks of 2 and more (one block has no verdict) and --names of 2 to {len(NAMES)}"
+        )
+    names = NAMES[: args.names]
+    sweeps = math.ceil(args.comparisons / math.comb(args.names, 2))
     ends, tallies = time.monotonic() + 60 * args.minutes, {}
     with results(args.out) as out:
         for arm in args.allocator:
             verdicts, covered = [], 0
-            for number in range(args.comparisons):
+            for number in range(sweeps):
                 study = f"aa_{args.model}_{arm}_{number:02d}"
-                missing = sorted(set(range(args.blocks)) - done_blocks(out / study))
+                missing = sorted(set(range(args.blocks)) - done_blocks(out / study, names))
                 while missing and time.monotonic() < ends:
-                    run_block(out, study, missing.pop(0), words_of(args.model, arm, number, args.overrides))
+                    run_block(out, study, missing.pop(0), words_of(args.model, arm, names, number, args.overrides))
                 if missing:
                     continue
-                ratio = compare(out / study)
-                verdicts.append(stats.verdict(ratio).word)
-                covered += ratio.low <= 1 <= ratio.high
-                print(f"{arm:14s}{number + 1:3d}  {show(ratio):24s} {verdicts[-1]}", flush=True)
-            called = sum(word in ("faster", "slower") for word in verdicts)
+                found = records.read_all([out / study])[0]
+                for ratio in compare(found, names):
+                    verdicts.append(stats.verdict(ratio).word)
+                    covered += ratio.low <= 1 <= ratio.high
+                    print(f"{arm:14s}{len(verdicts):3d}  {show(ratio):24s} {verdicts[-1]}", flush=True)
+                if args.names > 2:
+                    print(f"{arm:14s}names dealt anew {DEALS:,} times: {dealt_anew(found):.1%} called different", flush=True)
+            called = sum(word in DIFFERENT for word in verdicts)
             tallies[arm] = Tally(args.comparisons, len(verdicts), called, covered)
     for arm, tally in tallies.items():
         print(f"{arm}: {tally.sentence}")

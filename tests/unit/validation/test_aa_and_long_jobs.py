@@ -15,12 +15,13 @@ import run_job
 import sampled
 
 from bench.analysis import stats
+from bench.schema import records
 from bench.schema.job import Allocator, Measure, Train
 
 # A/A
 
 
-def write_block(out: Path, study: str, block: int, seconds: tuple[float, float]) -> None:
+def write_block(out: Path, study: str, block: int, seconds: tuple[float, ...]) -> None:
     for name, one in zip(aa.NAMES, seconds):
         job = dataclasses.replace(b.job(repeat=block), allocator=Allocator(name))
         b.write([b.record(out / study, job, seconds=one, spread=0.0)])
@@ -73,7 +74,54 @@ def test_it_goes_on_where_it_was_stopped_and_is_not_decided_before(
 def test_a_block_with_one_job_is_not_done(tmp_path: Path) -> None:
     one = dataclasses.replace(b.job(), allocator=Allocator(aa.NAMES[0]))
     b.write([b.record(tmp_path, one)])
-    assert aa.done_blocks(tmp_path) == set() and aa.done_blocks(tmp_path / "none") == set()
+    assert aa.done_blocks(tmp_path, aa.NAMES[:2]) == set() and aa.done_blocks(tmp_path / "none", aa.NAMES[:2]) == set()
+
+
+def five_names(out: Path, slow: float) -> None:
+    """Four blocks; the job of the last name takes ``slow`` as long."""
+    noise = random.Random(3)
+    for block in range(4):
+        write_block(out, "aa_tiny_glibc_00", block, tuple(0.1 * noise.gauss(1, 0.003) * x for x in (1, 1, 1, 1, slow)))
+
+
+@pytest.mark.parametrize(("slow", "code", "called"), [(1.0, 0, "0 of 10"), (1.2, 1, "4 of 10")])
+def test_every_two_of_five_names_are_a_comparison(
+    slow: float, code: int, called: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(aa, "run_block", lambda *_: pytest.fail("all blocks are there"))
+    five_names(tmp_path, slow)
+    assert aa.main(["--comparisons", "10", "--names", "5", "--out", str(tmp_path)]) == code
+    said = capsys.readouterr().out
+    assert f"{called} called different, at most 1 of 10 allowed" in said and "names dealt anew 2,000 times" in said
+
+
+def test_a_block_needs_a_job_of_every_name(tmp_path: Path) -> None:
+    five_names(tmp_path, 1.0)
+    write_block(tmp_path, "aa_tiny_glibc_00", 4, (0.1,) * 4)
+    folder = tmp_path / "aa_tiny_glibc_00"
+    assert aa.done_blocks(folder, aa.NAMES) == {0, 1, 2, 3} and aa.done_blocks(folder, aa.NAMES[:4]) == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("names", ["1", "6"])
+def test_names_are_two_to_five(names: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        aa.main(["--names", names])
+    assert "--names of 2 to 5" in capsys.readouterr().err
+
+
+def test_names_dealt_anew_do_not_hang_on_who_bore_which(tmp_path: Path) -> None:
+    """Where one job of each block stands out and its name is another one each time, no two names differ, and few deals do: all four
+    draws must meet it on one side."""
+    for block in range(4):
+        times = [0.1 + 0.0001 * ((block + i) % 3) for i in range(5)]
+        times[block] *= 1.2
+        write_block(tmp_path, "s", block, tuple(times))
+    found = records.read_all([tmp_path / "s"])[0]
+    assert not any(stats.verdict(ratio).word in aa.DIFFERENT for ratio in aa.compare(found, aa.NAMES))
+    assert aa.dealt_anew(found) < 0.05
+    five_names(tmp_path, 1.0)
+    alike = records.read_all([tmp_path / "aa_tiny_glibc_00"])[0]
+    assert aa.dealt_anew(alike) == aa.dealt_anew(alike) < 0.1
 
 
 # Sampled against full
