@@ -324,7 +324,7 @@ def shell_line(facts: dict[str, Any]) -> tuple[str | None, str]:
     if facts["library"] != "Intel MKL" or facts["vendor"] in ("GenuineIntel", None) or facts["could"] is None:
         return None, f"{facts['library']} takes the path of this CPU as it comes, or has no better one for it."
     if takes_debug_type(facts["version"]):
-        most = " (its AVX-512 path cannot be had by a variable)" if facts["could"] == "AVX-512" else ""
+        most = "; its AVX-512 path cannot be had by a variable" if facts["could"] == "AVX-512" else ""
         return f"export {BY_VARIABLE}={AVX2}", f"{name} then takes its AVX2 path on this CPU{most}."
     if _numbers(facts["version"]) >= (2025,):  # it does not export the question
         return None, f"{name} keeps its choice of the path to itself: no way to change it is known here."

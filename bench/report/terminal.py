@@ -38,8 +38,8 @@ def show(found: Sequence[Section], refused: Refused, files: Sequence[Path]) -> N
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for section in found:
         console.print(f"\n{section.title}", style="bold")
-        for title, headings, rows in cell_tables(section):
-            _show_table(console, title, headings, rows)
+        for number, (title, headings, rows) in enumerate(cell_tables(section)):
+            _show_table(console, title, headings, rows, behind_a_table=number > 0)
         for sentence in verdict_sentences(section):
             console.print(sentence, style="bold")
         for sentence in head_sentences(section):
@@ -53,12 +53,12 @@ def show(found: Sequence[Section], refused: Refused, files: Sequence[Path]) -> N
             )
         kept = keeping_rows(section)
         if kept:
-            _show_table(console, KEEPS.lower(), KEEPING, kept)
+            _show_table(console, KEEPS.lower(), KEEPING, kept, behind_a_table=bool(section.pairs))
         for sentence in filter(None, [*cause_sentences(section), summary_line(section), *notes_of(section)]):
             console.print(sentence)
     _show_across(console, found)
-    for title, rows in host_tables(found):
-        _show_table(console, f"{TITLE}: {title}", HOSTS, rows)
+    for number, (title, rows) in enumerate(host_tables(found)):
+        _show_table(console, f"{TITLE}: {title}", HOSTS, rows, behind_a_table=number > 0)
     for name, why in unusable(found, refused):
         console.print(f"invalid: {name}: {why}")
     console.print("\nFiles: " + "  ".join(os.path.relpath(path) for path in files))
@@ -71,10 +71,12 @@ def _show_across(console: Console, found: Sequence[Section]) -> None:
             console.print(sentence, style="bold")
 
 
-def _show_table(console: Console, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table as wide as the terminal; plain lines where there is none, in a log or a pipe."""
+def _show_table(
+    console: Console, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], behind_a_table: bool = False
+) -> None:
+    """A table as wide as the terminal; plain lines where there is none, in a log or a pipe, where a table ends with a blank line."""
     if not console.is_terminal:
-        console.print("\n".join(["", title, *lines_of_table(headings, rows)]))
+        console.print("\n".join([*([] if behind_a_table else [""]), title, *lines_of_table(headings, rows)]))
         return
     from rich import box
     from rich.table import Table

@@ -363,7 +363,8 @@ def test_the_line_for_a_job_script_is_given_where_the_version_takes_it() -> None
         "export MKL_DEBUG_CPU_TYPE=5",
         "Intel MKL 2020.0.0 then takes its AVX2 path on this CPU.",
     )
-    assert "its AVX-512 path cannot be had by a variable" in blas.shell_line({**facts, "could": "AVX-512"})[1]
+    most = blas.shell_line({**facts, "could": "AVX-512"})[1]
+    assert most.endswith("AVX2 path on this CPU; its AVX-512 path cannot be had by a variable.")
     for other in ({"version": "2020.0.1"}, {"version": "2024.2"}, {"vendor": "GenuineIntel"}, {"could": None}):
         line, sentence = blas.shell_line({**facts, **other})
         assert line is None and sentence.endswith(".")

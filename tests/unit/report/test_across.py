@@ -91,7 +91,8 @@ def test_the_table_is_in_every_report_of_four_arms_and_in_none_of_three(
 ) -> None:
     found = sections(b.study(tmp_path, ARMS), "glibc")
     terminal.show(found, [], [])
-    assert across.KEEPS.lower() in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert across.KEEPS.lower() in printed and "\n\n\n" not in printed
     assert across.KEEPS in markdown.markdown(found, []) and across.KEEPS in html.page(found, [])
     row = next(row for row in across.keeping_rows(found[0]) if row[0] == "tcmalloc")
     assert dict(zip(across.KEEPING, row))["Peak memory"] == "1.50x" and len(row) == len(across.KEEPING)
