@@ -64,7 +64,9 @@ elif name == "srun":
     if "USR1_TO" in env:
         import signal
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
-        os.kill(os.getppid(), 10)
+        open("listening", "w").close()
+        if env["USR1_TO"] == "parent":
+            os.kill(os.getppid(), signal.SIGUSR1)
         signal.sigwait([signal.SIGUSR1])
         code = 130
 sys.exit(code)
@@ -180,6 +182,15 @@ def test_before_the_time_limit_the_copies_are_told_and_the_job_goes_back_into_th
     assert not [call for call in calls if call["name"] == "scontrol"]
     calls = run(script, tmp_path, code=1, SRUN_CODE="1", SLURM_JOB_ID="77")  # a job that failed is not tried again
     assert not [call for call in calls if call["name"] == "scontrol"]
+
+
+def test_a_signal_before_the_shell_knows_its_copies_ends_nothing_and_reaches_them(tmp_path: Path) -> None:
+    known = "copies=$!\n"
+    script = script_of(["--requeue"])
+    assert script.count(known) == 1
+    early = script.replace(known, f"kill -USR1 $$\nuntil [ -e listening ]; do sleep 0.05; done\n{known}")
+    calls = run(early, tmp_path, code=130, USR1_TO="copies", SLURM_JOB_ID="77")
+    assert [call["argv"] for call in calls if call["name"] == "scontrol"] == [["requeue", "77"]]
 
 
 def test_a_dry_run_plans_for_as_many_hosts_and_starts_nothing(tmp_path: Path) -> None:
