@@ -109,19 +109,15 @@ def test_names_are_two_to_five(names: str, capsys: pytest.CaptureFixture) -> Non
     assert "--names of 2 to 5" in capsys.readouterr().err
 
 
-def test_names_dealt_anew_do_not_hang_on_who_bore_which(tmp_path: Path) -> None:
-    """Where one job of each block stands out and its name is another one each time, no two names differ, and few deals do: all four
-    draws must meet it on one side."""
-    for block in range(4):
-        times = [0.1 + 0.0001 * ((block + i) % 3) for i in range(5)]
-        times[block] *= 1.2
+@pytest.mark.parametrize("slow_name", [[1, 1, 1, 1], [0, 1, 0, 1]])
+def test_names_dealt_anew_do_not_hang_on_who_bore_which(slow_name: list[int], tmp_path: Path) -> None:
+    """Of two jobs one is slow in each block. Whichever name it bore, it falls to one side in all four blocks twice in 16 deals."""
+    for block, slow in enumerate(slow_name):
+        times = [0.1 + 0.0001 * block, 0.1 + 0.0001 * block]
+        times[slow] *= 1.2
         write_block(tmp_path, "s", block, tuple(times))
     found = records.read_all([tmp_path / "s"])[0]
-    assert not any(stats.verdict(ratio).word in aa.DIFFERENT for ratio in aa.compare(found, aa.NAMES))
-    assert aa.dealt_anew(found) < 0.05
-    five_names(tmp_path, 1.0)
-    alike = records.read_all([tmp_path / "aa_tiny_glibc_00"])[0]
-    assert aa.dealt_anew(alike) == aa.dealt_anew(alike) < 0.1
+    assert aa.dealt_anew(found) == aa.dealt_anew(found) == pytest.approx(2 / 16, abs=0.03)
 
 
 # Sampled against full
