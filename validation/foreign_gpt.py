@@ -13,7 +13,7 @@ import json
 import sys
 import time
 
-from bench.schema.job import Model, Train
+from bench.schema.job import WARM_UP_ITERATION, Model, Train
 from bench.schema.kinds import kind_of
 
 
@@ -32,7 +32,8 @@ def main(model_json: str, train_json: str, warm_up: str, count: str) -> None:
     gpt = GPT(model, train)
     ddp = DistributedDataParallel(gpt)
     optimizer = torch.optim.Adam(gpt.parameters(), lr=train.lr, weight_decay=train.weight_decay)
-    for word, number in (("warm-up", int(warm_up)), ("counted", int(count))):
+    warm_ups = [("warm-up", WARM_UP_ITERATION)] * (int(warm_up) // WARM_UP_ITERATION)  # as a rank of ours warms up
+    for word, number in (*warm_ups, ("counted", int(count))):
         for index in range(number):
             last = index == number - 1
             text = torch.randint(model.vocabulary, (train.micro_batch_size, model.sequence + 1))

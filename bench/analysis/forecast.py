@@ -77,21 +77,17 @@ def pace_of(record: Record) -> Pace:
 def job_seconds(job: Job, pace: Pace) -> float:
     """Start-up, warm-up, and iterations until the rules of `measure` are content (bench/rank has them; a test holds the two together)."""
     measure = job.measure
+    steps = math.ceil(job.warm_up / job.warm_up_iteration)
+    elapsed, samples = job.warm_up * pace.warm_seconds + steps * pace.step_seconds, 0
     if measure.mode == "full":
-        its = measure.iterations + 1
-        return pace.startup_seconds + its * (job.num_micro_batches * pace.micro_seconds + pace.step_seconds)
-    elapsed, done, samples = 0.0, 0, 0
-    warm_up = max(measure.warmup_micro_batches, 1)
+        whole = job.num_micro_batches * pace.micro_seconds + pace.step_seconds
+        return pace.startup_seconds + elapsed + measure.iterations * whole
+    count = min(measure.iteration_micro_batches, job.num_micro_batches)
+    took = count * pace.micro_seconds + pace.step_seconds
     while True:
-        count = min(warm_up - done if done < warm_up else measure.iteration_micro_batches, job.num_micro_batches)
-        counts = done >= warm_up
-        took = count * (pace.micro_seconds if counts else pace.warm_seconds) + pace.step_seconds
-        elapsed, done = elapsed + took, done + count
-        if not counts:
-            continue
+        elapsed += took
         samples += max(count - 2, 0) or count
-        ahead = min(measure.iteration_micro_batches, job.num_micro_batches) * took / count
-        if elapsed + ahead > measure.max_seconds:
+        if elapsed + took > measure.max_seconds:
             break
         if samples < measure.min_samples or elapsed < measure.min_seconds:
             continue

@@ -130,8 +130,8 @@ def disk_bytes(jobs: Sequence[Job]) -> int:
 
     def micro_batches(job: Job) -> int:
         if job.measure.mode == "full":
-            return job.num_micro_batches * (job.measure.iterations + 1)
-        return job.measure.warmup_micro_batches + 2 * job.measure.max_samples
+            return job.warm_up + job.num_micro_batches * job.measure.iterations
+        return job.warm_up + 2 * job.measure.max_samples
 
     return REPORT_BYTES + sum(
         (RECORD_BYTES + BYTES_OF_A_MICRO_BATCH * micro_batches(job)) * job.num_ranks for job in jobs

@@ -163,12 +163,12 @@ class Progress:
 
 
 def expected_seconds(job: Job, done: int, elapsed: float) -> float:
-    """What a job takes from its start to its end, by the pace of its ``done`` micro-batches: all of its iterations in full mode; else
-    the warm-up and one counted iteration at least, and on to measure.max_seconds, where it ends at the latest."""
+    """What a job takes from its start to its end, by the pace of its ``done`` micro-batches: the warm-up, and in full mode all of its
+    iterations; else one counted iteration at least, and on to measure.max_seconds, where it ends at the latest."""
     pace, measure = elapsed / done, job.measure
     if measure.mode == "full":
-        return pace * (measure.iterations + 1) * job.num_micro_batches
-    return max(pace * (measure.warmup_micro_batches + measure.iteration_micro_batches), measure.max_seconds + pace)
+        return pace * (job.warm_up + measure.iterations * job.num_micro_batches)
+    return max(pace * (job.warm_up + measure.iteration_micro_batches), measure.max_seconds + pace)
 
 
 def fitting(parts: Sequence[str], room: int) -> str:

@@ -17,24 +17,16 @@ ENOUGH_TO_CUT = 20  # a change point is looked for among so many samples and mor
 
 
 def micro_batches_of(job: Job, done: int) -> int:
-    """How many the next iteration has, ``done`` micro-batches having been run: all of a whole iteration in full mode.
+    """How many the next iteration has, ``done`` micro-batches having been run. None is longer than a whole iteration.
 
-    In sampled mode first what is left out by design, in one iteration or several, then iterations as measure says. None is
-    longer than a whole iteration.
+    First what is left out by design, in iterations of two: the first step makes Adam's state among the blocks that are free then, and
+    under glibc it takes a second step and more until the heap is as later ones find it (docs/method.md). Then whole iterations in
+    full mode, and such as measure says in sampled mode.
     """
-    if job.measure.mode == "full":
-        return job.num_micro_batches
-    left = max(job.measure.warmup_micro_batches, 1) - done
-    return min(left if left > 0 else job.measure.iteration_micro_batches, job.num_micro_batches)
-
-
-def warm_up(job: Job) -> int:
-    """Micro-batches that never count: one whole iteration in full mode, `measure.warmup_micro_batches` in sampled mode (rounded
-    up to whole iterations), the first iteration always: it makes Adam's state."""
-    done = 0
-    while not done or (job.measure.mode == "sampled" and done < job.measure.warmup_micro_batches):
-        done += micro_batches_of(job, done)
-    return done
+    if done < job.warm_up:
+        return min(job.warm_up - done, job.warm_up_iteration)
+    full = job.measure.mode == "full"
+    return job.num_micro_batches if full else min(job.measure.iteration_micro_batches, job.num_micro_batches)
 
 
 def steady_from(job: Job, kinds: Sequence[str], seconds: Sequence[float]) -> int:
@@ -42,7 +34,7 @@ def steady_from(job: Job, kinds: Sequence[str], seconds: Sequence[float]) -> int
 
     Behind the warm-up a change point is cut off as well, if there are samples enough of the kind that is reported, `middle`.
     """
-    start = min(warm_up(job), len(kinds))
+    start = min(job.warm_up, len(kinds))
     middles = [i for i in range(start, len(kinds)) if kinds[i] == "middle"]
     if job.measure.mode == "full" or len(middles) < ENOUGH_TO_CUT:
         return start

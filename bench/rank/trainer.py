@@ -123,7 +123,8 @@ class Trainer:
 
     def wants_more(self, done: int, elapsed: float) -> bool:
         if self.job.measure.mode == "full":
-            return done < self.job.measure.iterations + 1
+            whole = self.job.measure.iterations * self.job.num_micro_batches
+            return len(self.micro_batches["kind"]) < self.job.warm_up + whole
         kinds, seconds = self.micro_batches["kind"], self.seconds()
         # As long for each micro-batch as the iteration that has just ended.
         pace = self.iterations["wall_seconds"][-1] / self.micro_batches["iteration"].count(done - 1)

@@ -77,11 +77,11 @@ class Measure:
     """How much is measured. ``sampled`` runs short iterations until the interval is narrow; ``full`` runs whole ones."""
 
     mode: str = "sampled"
-    warmup_micro_batches: int = 8  # sampled: left out by design, the heap still grows meanwhile
+    warmup_micro_batches: int = 8  # left out by design, with a step behind every second: the heap settles over steps
     iteration_micro_batches: int = (
         12  # sampled: micro-batches between two optimizer steps: a first, two that settle, a last, the rest middle ones
     )
-    iterations: int = 2  # full: whole iterations that count, after one that does not
+    iterations: int = 2  # full: whole iterations that count
     relative_half_width: float = 0.02  # sampled: stop when the 95 % interval of a micro-batch is this narrow
     min_samples: int = 8  # sampled: middle micro-batches, at least ...
     max_samples: int = 200  # ... and at most
@@ -142,6 +142,9 @@ class Program:
     timeout_seconds: float = 86400.0  # a run that takes longer is ended, and has failed
 
 
+WARM_UP_ITERATION = 2  # micro-batches between two optimizer steps of the warm-up: it is for the steps
+
+
 @dataclass(frozen=True)
 class Job:
     """Everything that decides what one job runs."""
@@ -172,6 +175,20 @@ class Job:
     def num_micro_batches(self) -> int:
         """Micro-batches that one rank runs in one whole iteration."""
         return self.train.global_batch_size // (self.train.micro_batch_size * self.dp)
+
+    @property
+    def warm_up(self) -> int:
+        """Micro-batches of a rank that never count: as `measure` says, and one at least, which makes Adam's state. Full mode warms up
+        with a whole iteration where `measure` says none, so that jobs of any width train the same."""
+        if self.measure.mode == "full" and not self.measure.warmup_micro_batches:
+            return self.num_micro_batches
+        return max(self.measure.warmup_micro_batches, 1)
+
+    @property
+    def warm_up_iteration(self) -> int:
+        """Of them, how many come between two optimizer steps."""
+        whole = self.measure.mode == "full" and not self.measure.warmup_micro_batches
+        return self.num_micro_batches if whole else min(WARM_UP_ITERATION, self.num_micro_batches)
 
     @property
     def rank_bytes(self) -> int:

@@ -25,14 +25,14 @@ def as_the_rank_does(job: Job, pace: Pace) -> float:
     elapsed, more = 0.0, True
     while more:
         count = stopping.micro_batches_of(job, len(kinds))
-        warm = len(kinds) < stopping.warm_up(job)
+        warm = len(kinds) < job.warm_up
         began = elapsed
         for index in range(count):
             kinds.append("last" if index == count - 1 else "first" if index == 0 else "middle")
             seconds.append(pace.warm_seconds if warm else pace.micro_seconds * (1 + 1e-4 * (index % 2)))
             elapsed += seconds[-1]
         elapsed += pace.step_seconds
-        start = min(stopping.warm_up(job), len(kinds))
+        start = min(job.warm_up, len(kinds))
         ahead = (elapsed - began) / count * stopping.micro_batches_of(job, len(kinds))
         more = stopping.wants_more(job.measure, kinds, seconds, start, elapsed, ahead)
     return pace.startup_seconds + elapsed
@@ -63,9 +63,11 @@ def test_it_goes_on_as_long_as_the_rank_would(changes: dict[str, Any], batch: in
     assert forecast.job_seconds(job, PACE) == pytest.approx(as_the_rank_does(job, PACE), rel=1e-3)
 
 
-def test_full_mode_is_whole_iterations_and_one_before() -> None:
+def test_full_mode_is_whole_iterations_behind_the_warm_up() -> None:
     job = builders.job(measure=Measure(mode="full", iterations=2))
-    assert forecast.job_seconds(job, PACE) == pytest.approx(4 + 3 * (64 * 0.2 + 0.5))
+    assert forecast.job_seconds(job, PACE) == pytest.approx(4 + 8 * 0.3 + 4 * 0.5 + 2 * (64 * 0.2 + 0.5))
+    whole = builders.job(measure=Measure(mode="full", iterations=2, warmup_micro_batches=0))
+    assert forecast.job_seconds(whole, PACE) == pytest.approx(4 + (64 * 0.3 + 0.5) + 2 * (64 * 0.2 + 0.5))
 
 
 def test_a_pace_is_read_from_the_raw_samples(tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def test_the_first_job_tells_the_time_by_its_own_pace(watch: Any) -> None:
     long = replace(job, measure=Measure(max_seconds=500))
     assert expected_seconds(long, 2, 20.0) == 510.0
     full = replace(job, measure=Measure(mode="full", iterations=2), train=Train(global_batch_size=8))
-    assert expected_seconds(full, 1, 10.0) == 10.0 * 3 * full.num_micro_batches
+    assert expected_seconds(full, 1, 10.0) == 10.0 * (8 + 2 * full.num_micro_batches)
 
 
 def test_with_blocks_auto_three_blocks_are_run_and_then_the_budget_ends_it(watch: Any) -> None:

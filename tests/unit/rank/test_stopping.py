@@ -7,7 +7,7 @@ import statistics
 import pytest
 from builders import SMALL
 
-from bench.rank.stopping import change_point, counted, micro_batches_of, steady_from, wants_more, warm_up
+from bench.rank.stopping import change_point, counted, micro_batches_of, steady_from, wants_more
 from bench.schema.job import Job, Measure, Train
 from bench.schema.kinds import kind_of
 
@@ -51,18 +51,19 @@ def shape(measure: Measure, batch: int, iterations: int) -> list[int]:
     job, counts = Job(model=SMALL, measure=measure, train=Train(global_batch_size=batch)), list[int]()
     for _ in range(iterations):
         counts.append(micro_batches_of(job, sum(counts)))
-    assert warm_up(job) in [sum(counts[:n]) for n in range(1, iterations + 1)], "whole iterations warm up"
-    return [*counts, warm_up(job)]
+    assert job.warm_up in [sum(counts[:n]) for n in range(1, iterations + 1)], "whole iterations warm up"
+    return [*counts, job.warm_up]
 
 
 @pytest.mark.parametrize(
     "measure, batch, counts",
     [
-        (Measure(), 1024, [8, 12, 12, 8]),
+        (Measure(), 1024, [2, 2, 2, 2, 12, 12, 8]),  # a step behind every second one of warm-up
         (Measure(warmup_micro_batches=0), 1024, [1, 12, 12, 1]),  # Adam makes its state in the first
-        (Measure(warmup_micro_batches=12), 8, [8, 4, 8, 12]),  # no iteration is longer than a whole one
+        (Measure(warmup_micro_batches=5), 8, [2, 2, 1, 8, 8, 5]),  # no iteration is longer than a whole one
         (Measure(), 2, [2, 2, 2, 2, 2, 8]),
         (Measure(), 1, [1] * 9 + [8]),
+        (Measure(mode="full", iteration_micro_batches=0), 64, [2, 2, 2, 2, 64, 64, 8]),
         (Measure(mode="full", iteration_micro_batches=0, warmup_micro_batches=0), 64, [64, 64, 64]),
     ],
 )

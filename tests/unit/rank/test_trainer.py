@@ -219,12 +219,12 @@ def iterations_of(small_job: Job) -> Callable[..., int]:
 @pytest.mark.parametrize(
     "measure, iterations",
     [
-        ({"min_samples": 2}, 2),  # two middle ones without any spread: enough at once
-        ({}, 5),  # the warm-up, then four iterations of two middle ones: eight are asked for
-        ({"min_samples": 3, "max_seconds": 30}, 2),  # the ceiling beats the floor, but one iteration is counted always
+        ({"min_samples": 2}, 3),  # two of warm-up, and two middle ones without any spread: enough at once
+        ({}, 6),  # the warm-up in two, then four iterations of two middle ones: eight are asked for
+        ({"min_samples": 3, "max_seconds": 30}, 3),  # the ceiling beats the floor, but one iteration is counted always
         ({"min_samples": 2, "min_seconds": 50}, 4),  # an iteration of four takes 15 of this clock's seconds
-        ({"mode": "full", "iterations": 1}, 2),
-        ({"mode": "full", "iterations": 3}, 4),
+        ({"mode": "full", "iterations": 1}, 3),
+        ({"mode": "full", "iterations": 3}, 5),
     ],
 )
 def test_floors_and_ceilings_of_measure_decide_how_many_iterations_run(
@@ -238,10 +238,10 @@ def test_noise_asks_for_more_samples_until_the_interval_is_narrow(iterations_of:
     assert 2 <= wide < narrow < 60
 
 
-def test_full_mode_counts_all_but_the_first_iteration(small_job: Job) -> None:
+def test_full_mode_counts_whole_iterations_behind_the_warm_up(small_job: Job) -> None:
     trainer = Trainer(with_measure(small_job, mode="full", iterations=2), Clock())
     trainer.run(silent)
-    assert trainer.iterations["steady"] == [False, True, True]
+    assert trainer.iterations["steady"] == [False, False, True, True]
     assert trainer.micro_batches["steady"] == [False] * 4 + [True] * 8
 
 
