@@ -163,6 +163,7 @@ def test_jobs_of_a_block_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def run_job(out: Path, study: str, *words: str) -> dict[str, Any]:
         ran.append(study)
         assert ("measure.iterations=1" in words) == study.startswith("full")
+        assert ("measure.warmup_micro_batches=8" in words) == study.startswith("full"), "sampled mode has it as it comes"
         return full_job()
 
     monkeypatch.setattr(sampled, "run_job", run_job)
