@@ -5,7 +5,8 @@
 One job in one process, of the shipped shape (warm-up, then iterations of twelve), that does not stop by width. For each arm a picture of
 seconds and minor faults of each micro-batch, `longjob-ARM.svg`, and two figures: where a change point is, and by how much the
 micro-batches that a short job counts differ from all later ones. The real model takes 8 s (glibc) and 6 s (tcmalloc) a micro-batch on
-two cores: 13 min and 10 min for 92. A third line shows what SETTLING of `schema/kinds.py` rests on: the micro-batches behind a step.
+two cores: 13 min and 10 min for 92. Further lines show what SETTLING of `schema/kinds.py` rests on, the micro-batches behind a step, and
+what the steps of the warm-up are for: the faults behind each of them.
 
 The change point is the split of the first half of the job into before and after that leaves the least squares; it counts only where the two
 means differ by more than 3 standard errors, in which neighbours that are alike are reckoned with (`schema/series.py`).
@@ -80,6 +81,14 @@ def behind_a_step(record: dict[str, Any], values: Sequence[float], places: int =
     return [fmean(part) for part in [*found, [values[i] for i in counted if columns["index"][i] >= places]]]
 
 
+def of_the_warm_up(record: dict[str, Any], values: Sequence[float]) -> list[float]:
+    """The mean of ``values`` over each iteration of the warm-up: before any step, behind the first, and so on."""
+    columns = record["ranks"][0]["micro_batches"]
+    warm = [i for i, steady in enumerate(columns["steady"]) if not steady]
+    iterations = sorted({columns["iteration"][i] for i in warm})
+    return [fmean(values[i] for i in warm if columns["iteration"][i] == number) for number in iterations]
+
+
 def seconds_of(record: dict[str, Any]) -> list[float]:
     columns = record["ranks"][0]["micro_batches"]
     return [f + b for f, b in zip(columns["forward_seconds"], columns["backward_seconds"])]
@@ -113,6 +122,8 @@ def report(arm: str, record: dict[str, Any]) -> tuple[bool, list[str]]:
     for what, values in (("seconds", seconds), ("minor faults", faults_of(record))):
         *first, later = (f"{mean:,.4g}" for mean in behind_a_step(record, values))
         lines.append(f"  {what} behind an optimizer step: {'  '.join(first)}, later ones {later}")
+    warm = "  ".join(f"{mean:,.4g}" for mean in of_the_warm_up(record, faults_of(record)))
+    lines.append(f"  minor faults of the warm-up, before any step, behind the first, and so on: {warm}")
     lines.append(f"  the product's own rule (MSER) would cut {change_point(seconds)}")
     ratio, error = counted_against_rest(record, Measure().min_samples)
     lines.append(

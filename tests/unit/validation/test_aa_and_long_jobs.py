@@ -211,6 +211,12 @@ def test_a_warm_up_that_is_too_short_is_said_and_misses_the_goal(
         assert "<svg" in (tmp_path / "p" / "longjob-glibc.svg").read_text()
 
 
+def test_the_warm_up_is_shown_step_by_step_and_what_counts_is_left_out() -> None:
+    columns = {"iteration": [0, 0, 1, 1, 2, 2, 2], "steady": [False] * 4 + [True] * 3}
+    record = {"ranks": [{"micro_batches": columns}]}
+    assert longjob.of_the_warm_up(record, [3.0, 2.0, 2.0, 1.0, 9.0, 9.0, 9.0]) == [2.5, 1.5]
+
+
 def test_a_long_job_has_the_micro_batches_asked_for() -> None:
     assert longjob.words_of(92)[:2] == ["measure.min_samples=56", "measure.max_samples=56"]  # 8 + 7 * 12
 
