@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any, Callable
 
@@ -73,39 +74,10 @@ def run_ranks(job: Job, copy: Copy, on_event: OnEvent, others: Others, watchdog:
 
     ``others``: this node's part in the job. No process is left behind, whatever happens.
     """
-    simulated = copy.num_copies == 1
-    here = (
-        range(job.num_ranks)
-        if simulated
-        else range(copy.node_rank * job.ranks_per_node, (copy.node_rank + 1) * job.ranks_per_node)
-    )
     ranks: list[Rank] = []
     try:
-        path = library.resolve(job.allocator)
-        shares = shares_here(len(here), job.launch.threads_per_rank)
-        threads = job.launch.threads_per_rank or len(shares[0])
-        refused = refuses_binding()
-        without = [*refused, *crowded(shares, threads)]
-        interface = chosen_interface(job.launch.interface, copy.master_addr, os.environ)
-        if interface and interface not in psutil.net_if_addrs():
-            known = ", ".join(sorted(psutil.net_if_addrs()))
-            raise RankFailed(f"launch.interface={interface} is not an interface of {HERE}, which has {known}.")
-        for number, cpus in zip(here, shares):
-            env = environment(job.allocator, path, threads, os.environ, () if refused else cpus)
-            env.pop("BENCH_TOKEN", None)  # the drivers' secret is of no use to a rank
-            env.pop("GLOO_SOCKET_IFNAME", None)
-            if interface:
-                env["GLOO_SOCKET_IFNAME"] = interface
-            orders = {
-                "job": to_dict(job),
-                "rank": number,
-                "node": number // job.ranks_per_node,
-                "cpus": cpus,
-                "threads": threads,
-                "library": path,
-                "without": without,
-            }
-            ranks.append(start_rank(number, orders, env, job.launch.python))
+        for number, orders, env in starts(job, copy):
+            ranks.append(start_rank(number, orders, env, rank_words(job.launch.python)))
         watch_ranks(ranks, on_event, others, watchdog)
         return Outcome(ranks=[rank.part for rank in ranks if rank.part])
     except (AllocatorError, RankFailed) as error:
@@ -115,6 +87,43 @@ def run_ranks(job: Job, copy: Copy, on_event: OnEvent, others: Others, watchdog:
     finally:
         for rank in ranks:
             end_rank(rank)
+
+
+def starts(job: Job, copy: Copy) -> list[tuple[int, dict[str, Any], dict[str, str]]]:
+    """For each rank of this node its number, its orders and its environment. Raises AllocatorError, or RankFailed for an
+    interface that is not there."""
+    here = (
+        range(job.num_ranks)
+        if copy.num_copies == 1
+        else range(copy.node_rank * job.ranks_per_node, (copy.node_rank + 1) * job.ranks_per_node)
+    )
+    path = library.resolve(job.allocator)
+    shares = shares_here(len(here), job.launch.threads_per_rank)
+    threads = job.launch.threads_per_rank or len(shares[0])
+    refused = refuses_binding()
+    without = [*refused, *crowded(shares, threads)]
+    interface = chosen_interface(job.launch.interface, copy.master_addr, os.environ)
+    if interface and interface not in psutil.net_if_addrs():
+        known = ", ".join(sorted(psutil.net_if_addrs()))
+        raise RankFailed(f"launch.interface={interface} is not an interface of {HERE}, which has {known}.")
+    found = []
+    for number, cpus in zip(here, shares):
+        env = environment(job.allocator, path, threads, os.environ, () if refused else cpus)
+        env.pop("BENCH_TOKEN", None)  # the drivers' secret is of no use to a rank
+        env.pop("GLOO_SOCKET_IFNAME", None)
+        if interface:
+            env["GLOO_SOCKET_IFNAME"] = interface
+        orders = {
+            "job": to_dict(job),
+            "rank": number,
+            "node": number // job.ranks_per_node,
+            "cpus": cpus,
+            "threads": threads,
+            "library": path,
+            "without": without,
+        }
+        found.append((number, orders, env))
+    return found
 
 
 def rank_words(python: str | None) -> list[str]:
@@ -128,8 +137,9 @@ def rank_words(python: str | None) -> list[str]:
     return [python, *options, "-c", code]
 
 
-def start_rank(number: int, orders: dict[str, Any], env: dict[str, str], python: str | None = None) -> Rank:
-    """Raises RankFailed in one sentence where this host refuses another process, pipe or file; nothing of it is left then."""
+def start_rank(number: int, orders: dict[str, Any], env: dict[str, str], words: Sequence[str]) -> Rank:
+    """``words``: what to run; the number of its pipe is put behind them. Raises RankFailed in one sentence where this host
+    refuses another process, pipe or file; nothing of it is left then."""
     # LD_PRELOAD is in the environment of this one exec: no shell and no helper comes between it and Python.
     with contextlib.ExitStack() as undo:
         try:
@@ -139,7 +149,7 @@ def start_rank(number: int, orders: dict[str, Any], env: dict[str, str], python:
                 ours.callback(os.close, send)
                 log = undo.enter_context(scratch_file())
                 process = subprocess.Popen(
-                    [*rank_words(python), str(send)],
+                    [*words, str(send)],
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,
