@@ -2,33 +2,46 @@
 
     python -m validation sampled [--global-batch 64] [--allocator glibc tcmalloc] [--blocks 4] --out results/sampled [--minutes 120]
 
-A block is one full job (the warm-up of sampled mode, then a whole iteration) and one sampled job beside it, the order reversed from block
-to block. Two figures for each allocator: *beside*, the sampled job's seconds per iteration over the full job's, paired by block; and
-*within*, what sampled mode would have said from the first micro-batches of the very same full job, over its counted iteration, in
-which runs that differ cancel. At a global batch of 64 of the real model on two cores: 12 min a block for glibc, 9 min for tcmalloc.
+A block is one full job (the warm-up of sampled mode, then a whole iteration) and beside its iteration sampled jobs, as many as end before
+it: three at a global batch of 64. They take turns, micro-batch by micro-batch: while one runs the other waits (`turns.py`), so that a host
+that is slow for a minute is slow for both. All are the product's ranks with the product's settings. Two figures for each
+allocator: *beside*, the sampled jobs' mean seconds per iteration over the full job's, paired by block; and *within*, what sampled mode would
+have said from the first micro-batches of the very same full job, over its counted iteration, in which the draws of glibc's heap
+cancel as well. At a global batch of 64 of the real model on two cores: about 17 min a block for glibc, 13 min for tcmalloc. With `--alone` no
+sampled jobs run beside the full one, and *within* is all there is: 9 and 7 min.
 
-Goal: *beside* lies within 2 %, the whole 95 % interval. Exit code 1 when it is missed, or not decided yet.
+Goal: *beside* (with `--alone`: *within*) lies within 2 %, the whole 95 % interval. Exit code 1 when it is missed, or not decided yet.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import math
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from run_job import results, run_job
+import turns
+from run_job import results
 
 from bench.analysis import stats
+from bench.analysis.derive import derive_rank
+from bench.config.compose import jobs_of
+from bench.driver.meeting import RankFailed
+from bench.driver.resume import measured_code
 from bench.report.verdicts import show
-from bench.schema.job import Measure, from_dict
+from bench.schema import records
+from bench.schema.errors import AllocatorError
+from bench.schema.job import Job, Measure, canonical, from_dict, to_dict
 from bench.schema.kinds import SETTLING
 
 GOAL = 0.02
-MODES = ("full", "sampled")
 SHIPPED = Measure()
 
 
@@ -52,6 +65,59 @@ def from_the_first(record: dict[str, Any], measure: Measure = SHIPPED) -> float:
     return max(found)
 
 
+def jobs_of_block(overrides: Sequence[str]) -> tuple[Job, Job]:
+    """The full and the sampled job: one iteration that counts in each, behind the same warm-up."""
+    full = ["measure=full", f"measure.warmup_micro_batches={SHIPPED.warmup_micro_batches}", "measure.iterations=1"]
+    (one,), (other,) = (jobs_of([*overrides, *mode])[1] for mode in (full, ["measure=sampled", "measure.max_seconds=0.001"]))
+    return one, other
+
+
+def path_of(out: Path, full: Job, sampled: Job | None) -> Path:
+    """Of the block's answer; another one where the jobs, or the code that is measured, are others."""
+    jobs = [to_dict(job) for job in (full, sampled) if job]
+    key = hashlib.sha256(canonical([*jobs, measured_code()]).encode()).hexdigest()[:8]
+    return out / f"{full.allocator.name}_r{full.repeat}-{key}.json"
+
+
+def run_block(path: Path, full: Job, sampled: Job | None) -> None:
+    try:
+        long, short = turns.alongside(full, sampled)
+    except (AllocatorError, RankFailed) as error:
+        sys.exit(str(error))
+    told = [(full, long), *((sampled, one) for one in short if sampled)]
+    found = [{"job": to_dict(job), "ranks": [part]} for job, part in told]
+    records.write_text(path, json.dumps(found))
+
+
+@dataclass(frozen=True)
+class Block:
+    """What one block says: seconds per iteration, and minor faults of a middle micro-batch."""
+
+    full: float
+    within: float  # what sampled mode would have said from the full job
+    beside: float | None  # the mean of the sampled jobs; None: there were none
+    faults: tuple[float, ...]  # of the full job, then of each sampled one
+
+    @staticmethod
+    def of(found: list[dict[str, Any]]) -> Block:
+        """From the jobs of a block, the full one first."""
+        seconds = [derive_rank(from_dict(one["job"]), one["ranks"][0])["sec_per_it"] for one in found]
+        beside = fmean(seconds[1:]) if found[1:] else None
+        return Block(seconds[0], from_the_first(found[0]), beside, tuple(faults_of(one["ranks"][0]) for one in found))
+
+    def __str__(self) -> str:
+        full, *others = (f"{count:,.0f}" for count in self.faults)
+        beside = f"{self.beside:.4g} beside, " if self.beside else ""
+        of_others = f", beside {', '.join(others)}" if others else ""
+        return f"full {self.full:.4g} s/it, sampled {beside}{self.within:.4g} within; minor faults a middle micro-batch {full}{of_others}"
+
+
+def faults_of(rank: dict[str, Any]) -> float:
+    columns = rank["micro_batches"]
+    counts = [f + b for f, b in zip(columns["forward_minor_faults"], columns["backward_minor_faults"])]
+    return fmean(counts[i] for i, steady in enumerate(columns["steady"]) if steady and columns["kind"][i] == "middle")
+
+
 def judged(ratio: stats.Ratio) -> tuple[str, str]:
     """A word (met, missed, not decided) and what it rests on: the whole interval decides, inside or outside."""
     if math.isnan(ratio.low):
@@ -66,14 +132,17 @@ def judged(ratio: stats.Ratio) -> tuple[str, str]:
     return "not decided", f"about {stats.needed_blocks(ratio, math.expm1(room), 2)} blocks would decide"
 
 
-def report(arm: str, fulls: list[float], beside: list[float], within: list[float]) -> tuple[str, list[str]]:
+def report(arm: str, blocks: Sequence[Block]) -> tuple[str, list[str]]:
     """The word for this arm, and its lines. One value a block: what differs between two runs counts, not what differs in one."""
-    of_beside, of_within = (stats.ratio([[s] for s in said], [[f] for f in fulls]) for said in (beside, within))
-    word, why = judged(of_beside)
-    return word, [
-        f"{arm:14s}beside  sampled/full {show4(of_beside)}, {len(fulls)} blocks, full {fmean(fulls):.4g} s/it: {word}, {why}",
-        f"{arm:14s}within  sampled/full {show4(of_within)}: {judged(of_within)[0]}",
-    ]
+    fulls = [[block.full] for block in blocks]
+    of_within = stats.ratio([[block.within] for block in blocks], fulls)
+    word, why = judged(of_within)
+    lines = [f"{arm:14s}within  sampled/full {show4(of_within)}, {len(blocks)} blocks: {word}, {why}"]
+    if beside := [[block.beside] for block in blocks if block.beside]:
+        of_beside = stats.ratio(beside, fulls)
+        word, why = judged(of_beside)
+        lines.insert(0, f"{arm:14s}beside  sampled/full {show4(of_beside)}, {len(blocks)} blocks: {word}, {why}")
+    return word, lines
 
 
 def show4(ratio: stats.Ratio) -> str:
@@ -88,47 +157,33 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", default="gpt124m")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no block after so many")
     parser.add_argument("--out", type=Path, help="keep the records here, and go on from those that are there")
+    parser.add_argument("--alone", action="store_true", help="no sampled jobs beside the full one: *within* is all there is")
     parser.add_argument("overrides", nargs="*", default=[])
     args = parser.parse_args(argv)
     if args.global_batch < 20:  # warm-up and eight middle ones of one iteration
         parser.error(
             f"--global-batch {args.global_batch}: give at least 20, 8 of warm-up and 8 that count being among them"
         )
-    ends, words = time.monotonic() + 60 * args.minutes, []
-    found: dict[str, tuple[list[float], list[float], list[float]]] = {arm: ([], [], []) for arm in args.allocator}
+    ends = time.monotonic() + 60 * args.minutes
+    found: dict[str, list[Block]] = {arm: [] for arm in args.allocator}
     with results(args.out) as out:
         for block in range(args.blocks):
             for arm in args.allocator:
-                if time.monotonic() > ends:
-                    continue
-                made = {}
-                for mode in MODES if block % 2 == 0 else MODES[::-1]:
-                    of_mode = (
-                        [f"measure.warmup_micro_batches={SHIPPED.warmup_micro_batches}", "measure.iterations=1"]
-                        if mode == "full"
-                        else ["measure.max_seconds=1"]
-                    )
-                    made[mode] = run_job(
-                        out, f"{mode}_{arm}_b{args.global_batch}_r{block}", f"+allocator={arm}", f"model={args.model}", f"measure={mode}",
-                        *of_mode, f"repeat={block}", f"train.global_batch_size={args.global_batch}", *args.overrides,
-                    )  # fmt: skip
-                values = (
-                    made["full"]["derived"]["sec_per_it"],
-                    made["sampled"]["derived"]["sec_per_it"],
-                    from_the_first(made["full"]),
-                )
-                for column, value in zip(found[arm], values):
-                    column.append(value)
-                print(
-                    f"{arm:14s}block {block}: full {values[0]:.4g} s/it, sampled {values[1]:.4g} beside, {values[2]:.4g} within",
-                    flush=True,
-                )
-    for arm, columns in found.items():
-        if not columns[0]:
-            words.append("not decided")
-            print(f"{arm:14s}no block yet")
-            continue
-        word, lines = report(arm, *columns)
+                full, sampled = jobs_of_block(
+                    [f"+allocator={arm}", f"model={args.model}", f"repeat={block}", f"train.global_batch_size={args.global_batch}"]
+                    + args.overrides
+                )  # fmt: skip
+                beside = None if args.alone else sampled
+                path = path_of(out, full, beside)
+                if not path.exists():
+                    if time.monotonic() > ends:
+                        continue
+                    run_block(path, full, beside)
+                found[arm].append(Block.of(json.loads(path.read_text())))
+                print(f"{arm:14s}block {block}: {found[arm][-1]}", flush=True)
+    words = []
+    for arm, blocks in found.items():
+        word, lines = report(arm, blocks) if blocks else ("not decided", [f"{arm:14s}no block yet"])
         words.append(word)
         print("\n".join(lines))
     return 0 if all(word == "met" for word in words) else 1

@@ -23,6 +23,8 @@ SCRIPTS = {path.stem for path in FOLDER.glob("*.py")} - {
     "fault_scene",
     "foreign_gpt",
     "published",
+    "rank_in_turns",
+    "turns",
 }
 
 

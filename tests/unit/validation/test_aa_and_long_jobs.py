@@ -1,4 +1,4 @@
-"""validation/aa.py, sampled.py and longjob.py: their verdicts, on records that are made up to deserve them."""
+"""validation/aa.py, sampled.py (with turns.py) and longjob.py: their verdicts, on records that are made up to deserve them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from typing import Any
 import aa
 import builders as b
 import longjob
+import psutil
 import pytest
+import rank_in_turns
 import run_job
 import sampled
+import turns
 
 from bench.analysis import stats
 from bench.schema import records
-from bench.schema.job import Allocator, Measure, Train
+from bench.schema.job import Allocator, Job, Measure, Train
 
 # A/A
 
@@ -153,22 +156,132 @@ def test_the_estimate_from_the_first_micro_batches_is_of_those_behind_the_warm_u
 def test_the_whole_interval_decides(beside: list[float], word: str) -> None:
     ratio = stats.ratio([[x] for x in beside], [[1.0]] * len(beside))
     assert sampled.judged(ratio)[0] == word
-    said, lines = sampled.report("glibc", [500.0] * len(beside), [500 * x for x in beside], [500.0] * len(beside))
+    said, lines = sampled.report("glibc", [sampled.Block(500.0, 500.0, 500 * x, (1e6,)) for x in beside])
     assert said == word and lines[0].startswith("glibc") and f"{len(beside)} blocks" in lines[0]
 
 
-def test_jobs_of_a_block_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def block_of(full: Job, sampled_job: Job) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What the two kinds of job tell when each micro-batch takes 7.7 s."""
+
+    def part(job: Job, **more: Any) -> dict[str, Any]:
+        told: dict[str, Any] = b.record(Path("/r"), job, seconds=7.7, spread=0.0, **more)["ranks"][0]
+        return told
+
+    return part(full, num_iterations=2, warm_up=64), [part(sampled_job)] * 3
+
+
+def test_a_block_is_a_full_job_and_sampled_ones_with_the_same_warm_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     ran = []
 
-    def run_job(out: Path, study: str, *words: str) -> dict[str, Any]:
-        ran.append(study)
-        assert ("measure.iterations=1" in words) == study.startswith("full")
-        assert ("measure.warmup_micro_batches=8" in words) == study.startswith("full"), "sampled mode has it as it comes"
-        return full_job()
+    def alongside(full: Job, short: Job) -> Any:
+        ran.append((full.repeat, full.measure.mode, full.measure.iterations, full.warm_up, short.measure.mode, short.warm_up))
+        assert short.measure.max_seconds < 0.01, "one counted iteration and no other"
+        return block_of(full, short)
 
-    monkeypatch.setattr(sampled, "run_job", run_job)
-    assert sampled.main(["--allocator", "glibc", "--blocks", "2", "--out", str(tmp_path)]) == 0
-    assert ran == ["full_glibc_b64_r0", "sampled_glibc_b64_r0", "sampled_glibc_b64_r1", "full_glibc_b64_r1"]
+    monkeypatch.setattr(turns, "alongside", alongside)
+    words = ["--allocator", "glibc", "--out", str(tmp_path)]
+    assert sampled.main([*words, "--blocks", "2"]) == 0
+    assert ran == [(block, "full", 1, 8, "sampled", 8) for block in (0, 1)]
+    assert "glibc         block 1: full" in (said := capsys.readouterr().out) and "met" in said
+    assert sampled.main([*words, "--blocks", "3"]) == 0 and len(ran) == 3, "it goes on from those that are there"
+
+
+def test_alone_there_is_what_the_full_job_says_of_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    asked = []
+
+    def alongside(full: Job, short: Job | None) -> Any:
+        asked.append(short)
+        return full_job()["ranks"][0], []
+
+    monkeypatch.setattr(turns, "alongside", alongside)
+    assert sampled.main(["--allocator", "glibc", "--out", str(tmp_path), "--blocks", "2", "--alone"]) == 0
+    said = capsys.readouterr().out
+    assert asked == [None, None] and "within  sampled/full 1.0001 [1.0001, 1.0001], 2 blocks: met" in said and "beside" not in said
+
+
+def test_blocks_that_are_there_count_when_the_minutes_are_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "alongside", block_of)
+    words = ["--allocator", "glibc", "--out", str(tmp_path)]
+    sampled.main([*words, "--blocks", "2"])
+    monkeypatch.delattr(turns, "alongside")
+    assert sampled.main([*words, "--blocks", "5", "--minutes", "0"]) == 0
+
+
+def test_a_block_of_other_code_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = sampled.jobs_of_block(["+allocator=glibc", "train.global_batch_size=64"])
+    before = sampled.path_of(tmp_path, *jobs)
+    monkeypatch.setattr(sampled, "measured_code", lambda: "0" * 12)
+    assert before != sampled.path_of(tmp_path, *jobs)
+
+
+# Taking turns
+
+
+class Driver:
+    """What a rank in turns waits for; ``clock`` moves by a second for each ``turn``."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def wait_for(self, word: str) -> None:
+        assert word == "turn"
+        self.now += 1.0
+
+
+def test_a_rank_in_turns_waits_behind_each_micro_batch_and_tells_no_time_of_waiting() -> None:
+    driver, told = Driver(), []
+    tell = rank_in_turns.in_turns(driver, told.append, lambda: driver.now)  # type: ignore[arg-type]
+    tell({"event": "ready"})
+    assert driver.now == 0.0
+    tell({"event": "connected"})
+    for iteration in (0, 1, 1):
+        tell({"event": "micro_batch", "iteration": iteration})
+    assert driver.now == 4.0
+    tell({"event": "part", "part": {"iterations": {"iteration": [0, 1], "wall_seconds": [10.0, 20.0]}}})
+    assert told[-1]["part"]["iterations"]["wall_seconds"] == [9.0, 18.0] and driver.now == 4.0
+
+
+def tiny(*words: str) -> tuple[Job, Job]:
+    return sampled.jobs_of_block(["+allocator=glibc", "model=tiny", "train.global_batch_size=40", *words])
+
+
+def test_two_real_jobs_run_by_turns_and_train_what_they_train_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    full, short = tiny()
+    order: list[str] = []
+    turn = turns.Player.turn
+    monkeypatch.setattr(turns.Player, "turn", lambda self: order.append(self.job.measure.mode) or turn(self))  # type: ignore[func-returns-value]
+    one, others = turns.alongside(full, short)
+    # Its warm-up alone, then by turns with two of twenty, each of which ends in a turn of its own.
+    assert order == ["full"] * 8 + 2 * (20 * ["full", "sampled"] + ["sampled"]) + ["full"]
+    assert [len(part["micro_batches"]["loss"]) for part in (one, *others)] == [48, 20, 20]
+    assert others[0]["micro_batches"]["loss"] == others[1]["micro_batches"]["loss"]
+    for part in (one, *others):
+        columns, wall = part["micro_batches"], part["iterations"]["wall_seconds"][-1]
+        inside = sum(f + b for f, b, i in zip(columns["forward_seconds"], columns["backward_seconds"], columns["iteration"]) if i == 4)
+        assert inside < wall, "the wall time of the iteration has its micro-batches in it"
+    assert psutil.Process().children() == []
+
+
+def test_a_job_that_goes_on_is_no_partner(monkeypatch: pytest.MonkeyPatch) -> None:
+    full, short = tiny()
+    longer = dataclasses.replace(short, measure=dataclasses.replace(short.measure, max_seconds=60.0, min_samples=16))
+    with pytest.raises(ValueError, match="goes on behind its first counted iteration"):
+        turns.alongside(full, longer)
+    assert psutil.Process().children() == [], "no process is left behind"
+
+
+def test_a_rank_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full, short = tiny("launch.blas=stock")
+    gone = dataclasses.replace(full, allocator=Allocator("m", "libm.so.6"))
+    alongside = turns.alongside
+    monkeypatch.setattr(turns, "alongside", lambda *jobs: alongside(gone, short))
+    with pytest.raises(SystemExit, match="allocator"):
+        sampled.run_block(tmp_path / "x.json", full, short)
+    assert list(tmp_path.iterdir()) == []
 
 
 # A long job
