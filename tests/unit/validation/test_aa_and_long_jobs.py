@@ -188,6 +188,14 @@ def test_a_block_is_a_full_job_and_sampled_ones_with_the_same_warm_up(
     assert sampled.main([*words, "--blocks", "3"]) == 0 and len(ran) == 3, "it goes on from those that are there"
 
 
+def test_beside_is_the_mean_of_the_sampled_jobs() -> None:
+    full, short = sampled.jobs_of_block(["+allocator=glibc", "train.global_batch_size=64"])
+    others = [b.record(Path("/r"), short, seconds=seconds, spread=0.0, warm_up=8) for seconds in (7.0, 8.0)]
+    found = sampled.Block.of([full_job(), *others])
+    alone = [sampled.Block.of([one]).full for one in others]
+    assert found.beside == pytest.approx(sum(alone) / 2) and alone[0] < found.beside < alone[1] and len(found.faults) == 3
+
+
 def test_alone_there_is_what_the_full_job_says_of_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
