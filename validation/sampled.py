@@ -173,6 +173,8 @@ def main(argv: list[str] | None = None) -> int:
                     [f"+allocator={arm}", f"model={args.model}", f"repeat={block}", f"train.global_batch_size={args.global_batch}"]
                     + args.overrides
                 )  # fmt: skip
+                if full.num_ranks > 1:
+                    parser.error(f"these words make {full.num_ranks} ranks, and jobs of one rank take turns: leave out nodes and ranks_per_node")
                 beside = None if args.alone else sampled
                 path = path_of(out, full, beside)
                 if not path.exists():

@@ -196,6 +196,12 @@ def test_beside_is_the_mean_of_the_sampled_jobs() -> None:
     assert found.beside == pytest.approx(sum(alone) / 2) and alone[0] < found.beside < alone[1] and len(found.faults) == 3
 
 
+def test_jobs_of_several_ranks_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        sampled.main(["--allocator", "glibc", "--out", str(tmp_path), "nodes=2"])
+    assert "these words make 2 ranks" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
 def test_alone_there_is_what_the_full_job_says_of_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
