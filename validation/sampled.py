@@ -16,6 +16,7 @@ Goal: *beside* (with `--alone`: *within*) lies within 2 %, the whole 95 % interv
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import math
@@ -43,6 +44,7 @@ from bench.schema.kinds import SETTLING
 
 GOAL = 0.02
 SHIPPED = Measure()
+LONGER = (16, 32)  # middle micro-batches that count, where the shipped iteration has 8
 
 
 def from_the_first(record: dict[str, Any], measure: Measure = SHIPPED) -> float:
@@ -97,13 +99,18 @@ class Block:
     within: float  # what sampled mode would have said from the full job
     beside: float | None  # the mean of the sampled jobs; None: there were none
     faults: tuple[float, ...]  # of the full job, then of each sampled one
+    longer: tuple[float, ...] = ()  # as within, from as many middle ones as LONGER says
 
     @staticmethod
     def of(found: list[dict[str, Any]]) -> Block:
         """From the jobs of a block, the full one first."""
         seconds = [derive_rank(from_dict(one["job"]), one["ranks"][0])["sec_per_it"] for one in found]
         beside = fmean(seconds[1:]) if found[1:] else None
-        return Block(seconds[0], from_the_first(found[0]), beside, tuple(faults_of(one["ranks"][0]) for one in found))
+        faults = tuple(faults_of(one["ranks"][0]) for one in found)
+        middles = from_dict(found[0]["job"]).num_micro_batches - 2 - SETTLING
+        more = [dataclasses.replace(SHIPPED, min_samples=count) for count in LONGER if count <= middles]
+        longer = tuple(from_the_first(found[0], measure) for measure in more)
+        return Block(seconds[0], from_the_first(found[0]), beside, faults, longer)
 
     def __str__(self) -> str:
         full, *others = (f"{count:,.0f}" for count in self.faults)
@@ -138,6 +145,8 @@ def report(arm: str, blocks: Sequence[Block]) -> tuple[str, list[str]]:
     of_within = stats.ratio([[block.within] for block in blocks], fulls)
     word, why = judged(of_within)
     lines = [f"{arm:14s}within  sampled/full {show4(of_within)}, {len(blocks)} blocks: {word}, {why}"]
+    for count, *longer in zip(LONGER, *(block.longer for block in blocks)):
+        lines.append(f"{arm:14s}        {show4(stats.ratio([[one] for one in longer], fulls))} if {count} middle ones counted")
     if beside := [[block.beside] for block in blocks if block.beside]:
         of_beside = stats.ratio(beside, fulls)
         word, why = judged(of_beside)

@@ -143,6 +143,16 @@ def test_the_estimate_from_the_first_micro_batches_is_of_those_behind_the_warm_u
     assert said == pytest.approx(60 * 7.7 * slow_first + 4 * 7.7 + 0.05)
 
 
+def test_what_more_counted_micro_batches_would_say_stands_below() -> None:
+    """Nine are slow: eight of them count alone, all nine among 16 and among 32."""
+    block = sampled.Block.of([full_job(1.05)])
+    rest = 4 * 7.7 + 0.05
+    slow = (1.05, 1 + 0.05 * 9 / 16, 1 + 0.05 * 9 / 32)
+    assert (block.within, *block.longer) == pytest.approx([60 * 7.7 * x + rest for x in slow])
+    within, of_16, of_32 = sampled.report("glibc", [block, block])[1]
+    assert "1.04" in within and "1.02" in of_16 and "if 16 middle ones counted" in of_16 and "1.01" in of_32
+
+
 @pytest.mark.parametrize(
     ("beside", "word"),
     [
