@@ -26,7 +26,7 @@ from typing import Any, NoReturn, TextIO, cast
 from bench import __version__
 from bench.config.words import own_folder
 from bench.host.interrupt import Interrupted, interruptible
-from bench.schema.errors import ConfigError, RecordError, printable
+from bench.job.errors import ConfigError, RecordError, printable
 
 # Name: module, and what it does in a line of `--help`.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -228,7 +228,7 @@ def measure(words: Sequence[str]) -> int:
 
 def _tell_other_copies(refused: str) -> None:
     """Where a launcher started more copies of this command than this one; else nothing is imported for it."""
-    from bench.driver.launcher import which_copy
+    from bench.copies.launcher import which_copy
 
     try:
         alone = which_copy(os.environ).num_copies == 1

@@ -1,4 +1,4 @@
-"""Write docs/record.schema.json and the tables of docs/record.md again from bench/schema/record_schema.py.
+"""Write docs/record.schema.json and the tables of docs/record.md again from bench/record/record_schema.py.
 
 .venv/bin/python scripts/record_schema.py
 """
@@ -9,7 +9,7 @@ import json
 import re
 
 from bench.paths import CHECKOUT
-from bench.schema.record_schema import record_schema, table_of
+from bench.record.record_schema import record_schema, table_of
 
 DOCS = CHECKOUT / "docs"
 BLOCK = re.compile(r"(<!-- fields of (\w+) -->\n).*?(<!-- end -->\n)", re.DOTALL)

@@ -33,10 +33,10 @@ from pathlib import Path
 
 from run_job import COMMAND, results
 
-from bench.analysis import stats
-from bench.analysis.grouping import pairs
+from bench.record import records
 from bench.report.verdicts import show
-from bench.schema import records
+from bench.statistics import stats
+from bench.statistics.grouping import pairs
 
 NAMES = ("one", "other", "third", "fourth", "fifth")
 DIFFERENT = ("faster", "slower")
@@ -122,7 +122,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comparisons", type=int, default=40, help="of each allocator (default 40)")
     parser.add_argument("--blocks", type=int, default=4, help="in each comparison (default 4)")
-    parser.add_argument("--names", type=int, default=2, help="of the one arm in a sweep; every two are a comparison (default 2)")
+    parser.add_argument(
+        "--names", type=int, default=2, help="of the one arm in a sweep; every two are a comparison (default 2)"
+    )
     parser.add_argument("--allocator", nargs="+", default=["glibc"])
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no block after so many")
@@ -152,7 +154,10 @@ def main(argv: list[str] | None = None) -> int:
                     covered += ratio.low <= 1 <= ratio.high
                     print(f"{arm:14s}{len(verdicts):3d}  {show(ratio):24s} {verdicts[-1]}", flush=True)
                 if args.names > 2:
-                    print(f"{arm:14s}names dealt anew {DEALS:,} times: {dealt_anew(found):.1%} called different", flush=True)
+                    print(
+                        f"{arm:14s}names dealt anew {DEALS:,} times: {dealt_anew(found):.1%} called different",
+                        flush=True,
+                    )
             called = sum(word in DIFFERENT for word in verdicts)
             tallies[arm] = Tally(args.comparisons, len(verdicts), called, covered)
     for arm, tally in tallies.items():

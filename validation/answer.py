@@ -21,10 +21,10 @@ from statistics import fmean
 
 from run_job import COMMAND, results
 
-from bench.analysis import stats
-from bench.analysis.grouping import pairs
+from bench.record import records
 from bench.report.verdicts import show
-from bench.schema import records
+from bench.statistics import stats
+from bench.statistics.grouping import pairs
 
 # As `make bench` has it. Shorter jobs (two iterations of 3) were tried: one middle micro-batch in each tells too little.
 WORDS = ("measure.max_seconds=60",)

@@ -23,10 +23,10 @@ from typing import Any
 
 from run_job import results, run_job
 
-from bench.analysis import stats
 from bench.host.products import product
 from bench.host.topology import cores
 from bench.report.verdicts import show
+from bench.statistics import stats
 
 PATHS = ("full", "stock")
 SAME = 0.05
@@ -76,7 +76,7 @@ def measure_product(pairs: int, threads: int) -> tuple[stats.Ratio, dict[str, An
         said = product(path, threads)
         if said is None:
             sys.exit(
-                f"the fixed product does not run with launch.blas={path}: python -m bench.rank.blas {path} {threads} says why."
+                f"the fixed product does not run with launch.blas={path}: python -m bench.workloads.gpt.rank.blas {path} {threads} says why."
             )
         times[path].append([1 / said["product_gflops"]])
         facts = said if path == "full" else facts

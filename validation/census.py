@@ -2,10 +2,10 @@
 
     python validation/census.py [--ops megatron published lean] [--blas full stock] [--iterations 3] [--all]
 
-Trains the real 124M model (bench.rank.trainer.Trainer) in a fresh process per variant, with validation/census.c built by cc
+Trains the real 124M model (bench.workloads.gpt.rank.trainer.Trainer) in a fresh process per variant, with validation/census.c built by cc
 and preloaded, and counts the last iteration. `published` is the same model with the program's own operations (published.py), counted
 on this host: the note's figures are another host's, whose math library may ask for blocks of its own. The path is taken by
-bench.rank.blas, as in a rank (on a Zen 3 `full` and `stock` asked for as many). A count, not a time: it may run on a busy
+bench.workloads.gpt.rank.blas, as in a rank (on a Zen 3 `full` and `stock` asked for as many). A count, not a time: it may run on a busy
 machine. Two minutes a variant.
 
 Goal: megatron asks for as many blocks of each noted size as the published program's operations do here; and, against the note, within
@@ -24,8 +24,8 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from bench.arms.environment import environment
-from bench.schema import job
+from bench.allocators.environment import environment
+from bench.job import job
 
 MIB = 1 << 20
 GOAL = {"GiB": 0.05, "48 MiB": 0.15, "12 MiB": 0.15}
@@ -45,8 +45,8 @@ def count(ops: str, path: str, iterations: int) -> None:
     from operations import exchange
     from published import PublishedOps
 
-    from bench.rank import blas
-    from bench.rank.trainer import Trainer
+    from bench.workloads.gpt.rank import blas
+    from bench.workloads.gpt.rank.trainer import Trainer
 
     done = blas.apply(path)
     library = blas.ask()

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from run_job import record_of, results
 
-from bench.analysis import stats
-from bench.schema import records
+from bench.record import records
+from bench.statistics import stats
 
 ROOT = Path(__file__).resolve().parents[1]
 GOAL = 0.02

@@ -31,13 +31,13 @@ from typing import Any
 
 import numpy as np
 
-from bench.analysis import stats
-from bench.analysis.derive import derive_rank
 from bench.driver.order import shuffle_arms
-from bench.rank.stopping import micro_batches_of, steady_from, wants_more
-from bench.schema.job import Job, Measure
-from bench.schema.kinds import kind_of
-from bench.schema.records import COUNTERS
+from bench.job.job import Job, Measure
+from bench.job.kinds import kind_of
+from bench.record.records import COUNTERS
+from bench.statistics import stats
+from bench.workloads.gpt.figures import derive_rank
+from bench.workloads.gpt.rank.stopping import micro_batches_of, steady_from, wants_more
 
 BLOCKS = (3, 5, 8)
 ARMS = ("glibc", "tcmalloc")

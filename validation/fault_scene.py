@@ -18,9 +18,9 @@ import psutil
 from fault_kinds import ALONE, NETWORK, SLURM, alive
 
 from bench.host.foreign import foreign_variables
+from bench.job.errors import RecordError
 from bench.paths import CHECKOUT
-from bench.schema import records
-from bench.schema.errors import RecordError
+from bench.record import records
 
 MARK = "BENCH_FAULTS_MARK"  # in the environment of every process of a scene
 WORDS = (
@@ -221,7 +221,7 @@ class Scene:
                 words, env = process.cmdline(), process.environ()
                 if not words:  # it ends, or is in the middle of an exec
                     continue
-                is_rank = "bench.rank" in words
+                is_rank = "bench.workloads.gpt.rank" in words
                 is_srun = Path(words[0]).name == "srun"
                 # Not nsenter or srun, whose words hold those of the driver.
                 is_driver = (

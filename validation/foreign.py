@@ -23,11 +23,11 @@ from pathlib import Path
 
 from run_job import COMMAND, results
 
-from bench.analysis.grouping import pairs
-from bench.analysis.stats import Ratio, difference, of_ratio
 from bench.config.compose import jobs_of
+from bench.record import records
 from bench.report.verdicts import show
-from bench.schema import records
+from bench.statistics.grouping import pairs
+from bench.statistics.stats import Ratio, difference, of_ratio
 
 ARMS = "allocator=glibc,tcmalloc"
 WARM_UP, COUNTED = 4, 8  # micro-batches

@@ -13,8 +13,8 @@ import json
 import sys
 import time
 
-from bench.schema.job import WARM_UP_ITERATION, Model, Train
-from bench.schema.kinds import kind_of
+from bench.job.job import WARM_UP_ITERATION, Model, Train
+from bench.job.kinds import kind_of
 
 
 def main(model_json: str, train_json: str, warm_up: str, count: str) -> None:
@@ -24,7 +24,7 @@ def main(model_json: str, train_json: str, warm_up: str, count: str) -> None:
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
 
-    from bench.rank.gpt import GPT
+    from bench.workloads.gpt.rank.gpt import GPT
 
     model, train = Model(**json.loads(model_json)), Train(**json.loads(train_json))
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)

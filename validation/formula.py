@@ -16,10 +16,10 @@ import csv
 import sys
 from collections.abc import Sequence
 
-from bench.analysis.flops import tflops
+from bench.job.job import Job
 from bench.paths import PUBLISHED
 from bench.report.words import truncated
-from bench.schema.job import Job
+from bench.workloads.gpt.flops import tflops
 
 NUM_ROWS = 14
 

@@ -26,10 +26,10 @@ from typing import Any
 
 from run_job import results, run_job
 
-from bench.rank.stopping import change_point
-from bench.schema.job import Measure
-from bench.schema.kinds import SETTLING
-from bench.schema.series import standard_error
+from bench.job.job import Measure
+from bench.job.kinds import SETTLING
+from bench.job.series import standard_error
+from bench.workloads.gpt.rank.stopping import change_point
 
 SURE = 3.0  # standard errors of the difference of two means, beyond which they are two
 

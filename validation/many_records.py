@@ -21,9 +21,9 @@ from pathlib import Path
 
 from run_job import COMMAND, results
 
-from bench.analysis.derive import derive
-from bench.schema import records
-from bench.schema.job import from_dict
+from bench.job.job import from_dict
+from bench.record import records
+from bench.workloads.gpt.figures import derive
 
 GOAL_SECONDS = 10.0
 

@@ -29,18 +29,21 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-from bench.analysis import stats
-from bench.arms import library
-from bench.arms.environment import environment
+from bench.allocators import library
+from bench.allocators.environment import environment
 from bench.config.compose import jobs_of
 from bench.host.topology import shares_here
+from bench.job.job import Job, from_dict, to_dict
 from bench.paths import CHECKOUT
 from bench.report.verdicts import show
-from bench.schema.job import Job, from_dict, to_dict
+from bench.statistics import stats
 
 PUBLISHED, NO_DROPOUT = "published", "dropout=0"
-FILES = (("bench/rank", "ops_{ops}.py"), ("bench", "model.py"))  # where a revision has its operations, the newest first
-MOVED = {"bench.job": "bench.schema.job"}  # what such a file imports, and where it is today
+FILES = (
+    ("bench/workloads/gpt/rank", "ops_{ops}.py"),
+    ("bench", "model.py"),
+)  # where a revision has its operations, the newest first
+MOVED = {"bench.job": "bench.job.job"}  # what such a file imports, and where it is today
 CLASSES = {"megatron": "MegatronOps", "lean": "LeanOps"}
 DROPOUT_COSTS = 1.15
 WARM_UP = 2  # micro-batches of either before any counts
@@ -53,7 +56,7 @@ def operations_of(revision: str, ops: str) -> Any:
         from published import PublishedOps
 
         return PublishedOps
-    from bench.rank.ops_megatron import MegatronOps
+    from bench.workloads.gpt.rank.ops_megatron import MegatronOps
 
     for folder, file in FILES:
         path = f"{folder}/{file.format(ops=ops)}"
@@ -116,9 +119,9 @@ def inside(job: Job, revision: str, pairs: int) -> int:
     """In the process that has the arm's environment."""
     import torch
 
-    from bench.rank import blas
-    from bench.rank.data import Tokens
-    from bench.rank.gpt import GPT, OPS
+    from bench.workloads.gpt.rank import blas
+    from bench.workloads.gpt.rank.data import Tokens
+    from bench.workloads.gpt.rank.gpt import GPT, OPS
 
     blas.check(blas.apply(job.launch.blas), blas.ask())
     torch.manual_seed(job.seed)

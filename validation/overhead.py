@@ -23,10 +23,10 @@ from typing import Any
 
 from run_job import results, run_job
 
-from bench.analysis import stats
-from bench.arms import library
-from bench.arms.environment import environment
-from bench.schema.job import Job, from_dict, to_dict
+from bench.allocators import library
+from bench.allocators.environment import environment
+from bench.job.job import Job, from_dict, to_dict
+from bench.statistics import stats
 
 GOAL = 0.01
 
@@ -37,7 +37,7 @@ def bare(job: Job) -> None:
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
 
-    from bench.rank.gpt import GPT
+    from bench.workloads.gpt.rank.gpt import GPT
 
     train, count = job.train, job.train.global_batch_size
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)

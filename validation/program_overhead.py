@@ -31,9 +31,9 @@ from typing import Any
 
 import psutil
 
-from bench.analysis.stats import ratio
-from bench.driver.program import environment, watched
-from bench.schema.job import Job, Program
+from bench.job.job import Job, Program
+from bench.statistics.stats import ratio
+from bench.workloads.program.run import environment, watched
 
 # The shared file: a word that says stop, and one for each process that counts.
 WORDS = 256
@@ -120,7 +120,9 @@ def measure(command: Sequence[str], folder: Path, seconds: float, draw: random.R
         try:
             while not done(words) and thread.is_alive():
                 time.sleep(0.1)
-            watchers = [one.pid for one in psutil.Process().children() if "bench.watch" in one.cmdline()]
+            watchers = [
+                one.pid for one in psutil.Process().children() if "bench.workloads.program.watch" in one.cmdline()
+            ]
             took = slices(words, watchers[0], seconds, draw) if watchers and thread.is_alive() else {}
         finally:
             struct.pack_into("q", words, 0, 1)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.rank.ops_megatron import GELU_A, GELU_B, MASKED, MegatronCrossEntropy, MegatronOps
+from bench.workloads.gpt.rank.ops_megatron import GELU_A, GELU_B, MASKED, MegatronCrossEntropy, MegatronOps
 
 # The program's switches, set once for the process. The fuser that the third one allows is not the one of this executor, which
 # stays off: nothing is fused on CPU.
@@ -72,7 +72,7 @@ class CrossEntropy(torch.autograd.Function):
 
 
 class PublishedOps:
-    """In the place of MegatronOps in bench.rank.gpt.GPT. The mask is [B, 1, S, S] bool, true where a position must not look."""
+    """In the place of MegatronOps in bench.workloads.gpt.rank.gpt.GPT. The mask is [B, 1, S, S] bool, true where a position must not look."""
 
     @staticmethod
     def mask(batch: int, sequence: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""A rank (`bench.rank`) that runs when it is its turn: before its first micro-batch and behind each it waits for the driver's `turn`.
+"""A rank that runs when it is its turn: before its first micro-batch and after each it waits for the driver's `turn`.
 
     python -I -B validation/rank_in_turns.py FD
 
@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from bench.rank import __main__ as rank
-from bench.rank.orders import Orders, Tell
+from bench.workloads.gpt.rank import __main__ as rank
+from bench.workloads.gpt.rank.orders import Orders, Tell
 
 plain_run = rank.run
 
@@ -49,4 +49,4 @@ if __name__ == "__main__":
     code = rank.main()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # as bench.rank ends
+    os._exit(code)  # as bench.workloads.gpt.rank ends

@@ -33,12 +33,12 @@ from statistics import fmean, median
 
 from run_job import results, run_job
 
-from bench.analysis.flops import tflops
-from bench.arms import library
-from bench.arms.environment import environment
+from bench.allocators import library
+from bench.allocators.environment import environment
 from bench.host.vector import limit_gflops
-from bench.schema import records
-from bench.schema.job import Job, Model, from_dict, to_dict
+from bench.job.job import Job, Model, from_dict, to_dict
+from bench.record import records
+from bench.workloads.gpt.flops import tflops
 
 Case = tuple[str, float]
 COLUMNS = {"share": "share", "two": "of two"}
@@ -76,7 +76,7 @@ def measure_products(job: Job, repeats: int) -> None:
     """
     import torch
 
-    from bench.rank import blas
+    from bench.workloads.gpt.rank import blas
 
     done = blas.apply(job.launch.blas)
     blas.check(done, blas.ask())

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.schema import records
+from bench.record import records
 
 COMMAND = (sys.executable, "-W", "ignore", "-m", "bench")
 

@@ -31,16 +31,16 @@ from typing import Any
 import turns
 from run_job import results
 
-from bench.analysis import stats
-from bench.analysis.derive import derive_rank
 from bench.config.compose import jobs_of
-from bench.driver.meeting import RankFailed
+from bench.copies.meeting import RankFailed
 from bench.driver.resume import measured_code
+from bench.job.errors import AllocatorError
+from bench.job.job import Job, Measure, canonical, from_dict, to_dict
+from bench.job.kinds import SETTLING
+from bench.record import records
 from bench.report.verdicts import show
-from bench.schema import records
-from bench.schema.errors import AllocatorError
-from bench.schema.job import Job, Measure, canonical, from_dict, to_dict
-from bench.schema.kinds import SETTLING
+from bench.statistics import stats
+from bench.workloads.gpt.figures import derive_rank
 
 GOAL = 0.02
 SHIPPED = Measure()
@@ -70,7 +70,9 @@ def from_the_first(record: dict[str, Any], measure: Measure = SHIPPED) -> float:
 def jobs_of_block(overrides: Sequence[str]) -> tuple[Job, Job]:
     """The full and the sampled job: one iteration that counts in each, behind the same warm-up."""
     full = ["measure=full", f"measure.warmup_micro_batches={SHIPPED.warmup_micro_batches}", "measure.iterations=1"]
-    (one,), (other,) = (jobs_of([*overrides, *mode])[1] for mode in (full, ["measure=sampled", "measure.max_seconds=0.001"]))
+    (one,), (other,) = (
+        jobs_of([*overrides, *mode])[1] for mode in (full, ["measure=sampled", "measure.max_seconds=0.001"])
+    )
     return one, other
 
 
@@ -146,7 +148,9 @@ def report(arm: str, blocks: Sequence[Block]) -> tuple[str, list[str]]:
     word, why = judged(of_within)
     lines = [f"{arm:14s}within  sampled/full {show4(of_within)}, {len(blocks)} blocks: {word}, {why}"]
     for count, *longer in zip(LONGER, *(block.longer for block in blocks)):
-        lines.append(f"{arm:14s}        {show4(stats.ratio([[one] for one in longer], fulls))} if {count} middle ones counted")
+        lines.append(
+            f"{arm:14s}        {show4(stats.ratio([[one] for one in longer], fulls))} if {count} middle ones counted"
+        )
     if beside := [[block.beside] for block in blocks if block.beside]:
         of_beside = stats.ratio(beside, fulls)
         word, why = judged(of_beside)
@@ -166,7 +170,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", default="gpt124m")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no block after so many")
     parser.add_argument("--out", type=Path, help="keep the records here, and go on from those that are there")
-    parser.add_argument("--alone", action="store_true", help="no sampled jobs beside the full one: *within* is all there is")
+    parser.add_argument(
+        "--alone", action="store_true", help="no sampled jobs beside the full one: *within* is all there is"
+    )
     parser.add_argument("overrides", nargs="*", default=[])
     args = parser.parse_args(argv)
     if args.global_batch < 20:  # warm-up and eight middle ones of one iteration
@@ -183,7 +189,9 @@ def main(argv: list[str] | None = None) -> int:
                     + args.overrides
                 )  # fmt: skip
                 if full.num_ranks > 1:
-                    parser.error(f"these words make {full.num_ranks} ranks, and jobs of one rank take turns: leave out nodes and ranks_per_node")
+                    parser.error(
+                        f"these words make {full.num_ranks} ranks, and jobs of one rank take turns: leave out nodes and ranks_per_node"
+                    )
                 beside = None if args.alone else sampled
                 path = path_of(out, full, beside)
                 if not path.exists():

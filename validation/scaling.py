@@ -29,8 +29,8 @@ from statistics import fmean
 
 from run_job import COMMAND, record_of, results, run_job
 
-from bench.analysis import scaling, stats
-from bench.schema import records
+from bench.record import records
+from bench.statistics import scaling, stats
 
 # Network namespaces of the two hosts, with their addresses; another run of this script has others.
 HOSTS = {f"bench{os.getpid()}a": "10.213.77.1", f"bench{os.getpid()}b": "10.213.77.2"}

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.driver.launcher import Copy
-from bench.driver.meeting import RankFailed
-from bench.driver.ranks import Rank, cause_of, end_rank, read_events, say, start_rank, starts
-from bench.schema.job import Job
+from bench.copies.launcher import Copy
+from bench.copies.meeting import RankFailed
+from bench.job.job import Job
+from bench.workloads.gpt.ranks import Rank, cause_of, end_rank, read_events, say, start_rank, starts
 
 WORDS = (sys.executable, "-I", "-B", "-W", "ignore", str(Path(__file__).with_name("rank_in_turns.py")))
 

@@ -16,23 +16,23 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from bench.analysis import grouping
-from bench.analysis.stats import Ratio, verdict
-from bench.arms.catalogue import read_arms
-from bench.arms.retention import is_usable
+from bench.allocators.catalogue import read_arms
+from bench.allocators.retention import is_usable
 from bench.commands.arguments import add_json, positive_number
 from bench.commands.program import paste, program_of, refuse_gpt_keys, tell_failures
 from bench.config.compose import jobs_of_arms
 from bench.config.study import Study
+from bench.copies.launcher import which_copy
 from bench.driver import sweep
-from bench.driver.launcher import which_copy
+from bench.job.checks import check
+from bench.job.errors import ConfigError, RecordError
+from bench.job.job import Allocator, Job, Program
 from bench.paths import results_directory
+from bench.record import records
 from bench.report import verdict_json
 from bench.report.verdicts import show, verdict_sentence
-from bench.schema import records
-from bench.schema.checks import check
-from bench.schema.errors import ConfigError, RecordError
-from bench.schema.job import Allocator, Job, Program
+from bench.statistics import grouping
+from bench.statistics.stats import Ratio, verdict
 
 FIRST_LOOK_SECONDS = 30.0
 STEPS_TO_LOOK = 12  # of a program: the first two are left out

@@ -5,9 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bench.analysis.cells import nodes_text
-from bench.analysis.gate import Gated, gate
-from bench.analysis.reproduction import (
+from bench.commands.arguments import add_json, add_reference, add_tolerance, share
+from bench.host import likeness
+from bench.job.errors import ConfigError
+from bench.report import gate as gate_words
+from bench.report import verdict_json
+from bench.report.verdicts import agreement_sentence
+from bench.statistics.cells import nodes_text
+from bench.statistics.gate import Gated, gate
+from bench.statistics.reproduction import (
     Side,
     agree,
     alike,
@@ -15,12 +21,6 @@ from bench.analysis.reproduction import (
     load_side,
     only_in,
 )
-from bench.commands.arguments import add_json, add_reference, add_tolerance, share
-from bench.host import likeness
-from bench.report import gate as gate_words
-from bench.report import verdict_json
-from bench.report.verdicts import agreement_sentence
-from bench.schema.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

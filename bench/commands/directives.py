@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from bench.schema.errors import ConfigError
+from bench.job.errors import ConfigError
 
 MARKS = {"slurm": "#SBATCH", "pbs": "#PBS", "lsf": "#BSUB", "flux": "#flux:"}
 SUBMIT = {"slurm": "sbatch job.sh", "pbs": "qsub job.sh", "lsf": "bsub < job.sh", "flux": "flux batch job.sh"}

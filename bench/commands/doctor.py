@@ -7,17 +7,17 @@ import argparse
 from rich.console import Console
 from rich.table import Table
 
-from bench.arms import retention
-from bench.arms.catalogue import read_arms
+from bench.allocators import retention
+from bench.allocators.catalogue import read_arms
 from bench.commands.arguments import add_json
 from bench.host import facts, load
 from bench.host.findings import Finding, findings
 from bench.host.products import gain, products
 from bench.host.topology import cores
+from bench.job.errors import AllocatorError
+from bench.process.cpus import allowed_cpus
 from bench.report import verdict_json
 from bench.report.words import limit_sentence, products_sentences
-from bench.schema.cpus import allowed_cpus
-from bench.schema.errors import AllocatorError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

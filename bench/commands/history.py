@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from bench.analysis.history import series
 from bench.commands.arguments import add_directories, add_json, add_reference
+from bench.job.errors import ConfigError
+from bench.record import records
+from bench.record.packs import is_pack, with_packs, written_into
 from bench.report import verdict_json
-from bench.schema import records
-from bench.schema.errors import ConfigError
-from bench.schema.packs import is_pack, with_packs, written_into
+from bench.statistics.history import series
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,8 +20,8 @@ import jinja2
 from bench.commands import directives
 from bench.commands.arguments import positive_whole
 from bench.config import compose
+from bench.job.errors import ConfigError
 from bench.paths import CHECKOUT, TEMPLATES
-from bench.schema.errors import ConfigError
 
 # man sbatch, --time: minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes, ...
 TIME = re.compile(r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from bench.job.errors import ConfigError
+from bench.record import records
+from bench.record.packs import SUFFIXES, is_pack
 from bench.report.pack import STRIPPED, leftovers, write_pack
-from bench.schema import records
-from bench.schema.errors import ConfigError
-from bench.schema.packs import SUFFIXES, is_pack
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

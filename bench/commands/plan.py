@@ -12,17 +12,17 @@ from collections.abc import Sequence
 from bench.commands.arguments import add_json, positive_whole
 from bench.config import compose
 from bench.config.study import Study
+from bench.copies.launcher import Copy, which_copy
 from bench.driver import plan, sweep
 from bench.driver.fits import check_hosts
-from bench.driver.launcher import Copy, which_copy
 from bench.driver.order import in_blocks
 from bench.host import facts
 from bench.host.products import products
 from bench.host.topology import cores
+from bench.job.job import Job, Measure
 from bench.paths import results_directory
+from bench.process.cpus import allowed_cpus
 from bench.report import plan_words
-from bench.schema.cpus import allowed_cpus
-from bench.schema.job import Job, Measure
 
 LOOK = "plan"  # the study of the looks: their records are earlier records for the next plan
 GOOD_ENOUGH = ("same job", "same arm", "another arm")

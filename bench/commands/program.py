@@ -11,20 +11,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.analysis import grouping
-from bench.analysis.stats import FEWEST_BLOCKS
-from bench.arms import library
-from bench.arms.retention import is_usable
+from bench.allocators import library
+from bench.allocators.retention import is_usable
 from bench.config import compose
 from bench.config.study import Study
 from bench.config.words import refuse_unknown
 from bench.driver import sweep
-from bench.driver.program import OUTPUT, file_sha256, last_lines
+from bench.job.checks import check
+from bench.job.errors import ConfigError
+from bench.job.job import OF_OUR_GPT, Allocator, Job, Program
 from bench.paths import results_directory
-from bench.schema import records
-from bench.schema.checks import check
-from bench.schema.errors import ConfigError
-from bench.schema.job import OF_OUR_GPT, Allocator, Job, Program
+from bench.record import records
+from bench.statistics import grouping
+from bench.statistics.stats import FEWEST_BLOCKS
+from bench.workloads.program.run import OUTPUT, file_sha256, last_lines
 
 ARMS = ("glibc", "glibc_tuned_thp", "tcmalloc", "jemalloc_keep", "mimalloc")  # by default, those that this host has
 SHOWN_LINES = 12

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.analysis.derive import derive, derived_code
-from bench.analysis.rederive import Change, changes, largest
 from bench.commands.arguments import add_json
+from bench.job.errors import ConfigError
+from bench.record import records
+from bench.record.records import Record
 from bench.report.rederived import table
-from bench.schema import records
-from bench.schema.errors import ConfigError
-from bench.schema.records import Record
+from bench.statistics.rederive import Change, changes, largest
+from bench.workloads.gpt.figures import derive, derived_code
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

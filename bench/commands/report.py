@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import gc
 
-from bench.analysis.rederive import of_other_code
 from bench.commands.arguments import add_directories, add_json, add_reference
+from bench.job.errors import ConfigError
+from bench.record import records
+from bench.record.packs import is_pack, with_packs, written_into
 from bench.report import verdict_json
 from bench.report.rederived import stale_sentence
 from bench.report.write import write_all
-from bench.schema import records
-from bench.schema.errors import ConfigError
-from bench.schema.packs import is_pack, with_packs, written_into
+from bench.statistics.rederive import of_other_code
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

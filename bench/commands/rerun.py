@@ -9,18 +9,18 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from bench.analysis import reproduction
-from bench.arms import catalogue
+from bench.allocators import catalogue
 from bench.commands import compare
 from bench.commands.arguments import add_reference, add_tolerance
 from bench.config.study import Study
+from bench.copies.launcher import which_copy
 from bench.driver import sweep
-from bench.driver.launcher import which_copy
+from bench.job.checks import brief, checked
+from bench.job.errors import ConfigError
+from bench.job.job import Job
 from bench.paths import results_directory
-from bench.schema import records
-from bench.schema.checks import brief, checked
-from bench.schema.errors import ConfigError
-from bench.schema.job import Job
+from bench.record import records
+from bench.statistics import reproduction
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

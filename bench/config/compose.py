@@ -30,10 +30,10 @@ from bench.config.study import Study
 from bench.config.typed import typed
 from bench.config.words import bare, describe_unknown, nearest, overrides, refuse_unknown
 from bench.host.topology import numa_domains
+from bench.job.checks import check
+from bench.job.errors import ConfigError
+from bench.job.job import PARTS, Job
 from bench.paths import CONF
-from bench.schema.checks import check
-from bench.schema.errors import ConfigError
-from bench.schema.job import PARTS, Job
 
 # Keys beside the job's own: where results go and how a sweep is arranged, neither of which is part of a job.
 OUTSIDE_JOB = ("study", "sweep")

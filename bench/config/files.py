@@ -11,8 +11,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bench.job.errors import ConfigError
 from bench.paths import CONF
-from bench.schema.errors import ConfigError
 
 
 def conf_folders() -> list[Path]:

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.config.words import refuse_unknown
-from bench.schema.errors import ConfigError
+from bench.job.errors import ConfigError
 
 
 def typed(schema: type, values: Any, part: str) -> Any:

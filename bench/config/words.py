@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.schema.errors import ConfigError
+from bench.job.errors import ConfigError
 
 _FOLDER = "set BENCH_CONF to a folder of your own YAML"
 # Flags of a program that Hydra starts, which this one does not take.

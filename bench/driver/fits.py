@@ -10,16 +10,16 @@ from typing import Any
 
 import psutil
 
-from bench.arms.environment import wants_huge_pages
-from bench.driver.launcher import Copy, chosen_interface
+from bench.allocators.environment import wants_huge_pages
+from bench.copies.launcher import Copy, chosen_interface
 from bench.host import facts
 from bench.host.findings import huge_pages_allowed
 from bench.host.interpreter import software
 from bench.host.topology import needs_of_domains, shares_here
-from bench.schema.checks import check_fits
-from bench.schema.cpus import allowed_cpus
-from bench.schema.errors import ConfigError
-from bench.schema.job import Job
+from bench.job.checks import check_fits
+from bench.job.errors import ConfigError
+from bench.job.job import Job
+from bench.process.cpus import allowed_cpus
 
 
 def check_hosts(jobs: Sequence[Job], copy: Copy, host: Mapping[str, Any]) -> None:

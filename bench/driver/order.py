@@ -6,8 +6,8 @@ import itertools
 import random
 from collections.abc import Sequence
 
-from bench.schema.errors import ConfigError
-from bench.schema.job import Job, canonical, to_dict
+from bench.job.errors import ConfigError
+from bench.job.job import Job, canonical, to_dict
 
 
 def in_blocks(jobs: Sequence[Job], shuffle: bool) -> list[Job]:

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.analysis import grouping
-from bench.analysis.forecast import Duration, Forecast, duration, forecast, with_auto_blocks
-from bench.analysis.stats import FEWEST_BLOCKS, needed_blocks
 from bench.config.study import Study
 from bench.driver.resume import found_there
 from bench.host.facts import usable_memory
 from bench.host.interpreter import with_software
 from bench.host.likeness import kind_of
-from bench.schema import records
-from bench.schema.errors import RecordError
-from bench.schema.job import Job, from_dict
+from bench.job.errors import RecordError
+from bench.job.job import Job, from_dict
+from bench.record import records
+from bench.statistics import grouping
+from bench.statistics.forecast import Duration, Forecast, duration, forecast, with_auto_blocks
+from bench.statistics.stats import FEWEST_BLOCKS, needed_blocks
 
 MOST_READ = 300  # earlier records, the newest: a folder of thousands would take longer to read than it is worth
 RECORD_BYTES, BYTES_OF_A_MICRO_BATCH, REPORT_BYTES = 24_000, 260, 3_000_000

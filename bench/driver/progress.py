@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from bench.analysis.stats import FEWEST_BLOCKS
-from bench.schema.job import Job
+from bench.job.job import Job
+from bench.statistics.stats import FEWEST_BLOCKS
 
 if TYPE_CHECKING:
-    from bench.analysis.pairing import Pair
+    from bench.statistics.pairing import Pair
 
 BAR_COLUMNS = 10
 Said = dict[tuple[Any, ...], Any]

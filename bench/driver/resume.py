@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable, TextIO
 
-from bench.arms import library
+from bench.allocators import library
 from bench.host.likeness import kind_of
+from bench.job.errors import AllocatorError, ConfigError, RecordError
+from bench.job.job import Allocator, Job, canonical
 from bench.paths import CHECKOUT
-from bench.schema import records
-from bench.schema.errors import AllocatorError, ConfigError, RecordError
-from bench.schema.job import Allocator, Job, canonical
+from bench.record import records
 
 LOCK_FLAGS = (
     os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
@@ -59,17 +59,20 @@ def locked(directory: Path, say: Say) -> Iterator[None]:
 # An answer: a valid record of this very job, of the same measured code and library, on hosts of the same kinds.
 
 
-# What of the schema decides the work of a rank: the job, which samples count and when they are enough, and which memory is near.
-SCHEMA_OF_A_RANK = ("job.py", "kinds.py", "series.py", "cpus.py")
+MEASURED = (
+    "workloads/gpt/rank/*.py",
+    "process/*.py",
+    "job/job.py",
+    "job/kinds.py",
+    "job/series.py",
+)
 
 
 def measured_code(of_program: bool = False) -> str:
-    """12 hex digits over the files that decide the measured work: the rank's folder and what it has of the schema; for a user's
-    program the watcher's folder too."""
+    """12 hex digits over the files that decide the measured work; for a user's program the watcher's folder too."""
     bench, digest = CHECKOUT / "bench", hashlib.sha256()
-    folders = ("rank", "watch") if of_program else ("rank",)
-    files = [path for folder in folders for path in sorted((bench / folder).glob("*.py"))]
-    for path in [*files, *(bench / "schema" / name for name in SCHEMA_OF_A_RANK)]:
+    patterns = (*MEASURED, "workloads/program/watch/*.py") if of_program else MEASURED
+    for path in [path for pattern in patterns for path in sorted(bench.glob(pattern))]:
         digest.update(f"{path.name} ".encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:12]
 

@@ -18,20 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from bench import __version__
-from bench.analysis.derive import derive, derived_code
-from bench.analysis.grouping import pairs
-from bench.analysis.stats import FEWEST_BLOCKS, needed_blocks
 from bench.config.study import Study
-from bench.driver.control import Leader, PeersLost, follow, machine_of
+from bench.copies.control import Leader, PeersLost, follow, machine_of
+from bench.copies.launcher import chosen_interface, which_copy
+from bench.copies.wire import secret_of
 from bench.driver.fits import check_hosts, check_network
-from bench.driver.launcher import chosen_interface, which_copy
 from bench.driver.order import in_blocks
 from bench.driver.plan import plan
-from bench.driver.program import run_program
 from bench.driver.progress import Progress
-from bench.driver.ranks import children_seconds
 from bench.driver.resume import answer, locked, measured_code
-from bench.driver.wire import secret_of
 from bench.host import facts, load
 from bench.host.files import give_temporary_folder
 from bench.host.findings import findings
@@ -40,14 +35,19 @@ from bench.host.interpreter import with_software
 from bench.host.interrupt import Interrupted, interruptible, raise_if_interrupted
 from bench.host.products import products
 from bench.host.topology import cores
+from bench.job.errors import ConfigError
+from bench.job.job import Job, canonical, to_dict
 from bench.paths import results_directory
+from bench.process.cpus import allowed_cpus
+from bench.record import records
+from bench.record.shape import check_host, check_rank
 from bench.report import plan_words
 from bench.report.words import products_sentences
-from bench.schema import records
-from bench.schema.cpus import allowed_cpus
-from bench.schema.errors import ConfigError
-from bench.schema.job import Job, canonical, to_dict
-from bench.schema.shape import check_host, check_rank
+from bench.statistics.grouping import pairs
+from bench.statistics.stats import FEWEST_BLOCKS, needed_blocks
+from bench.workloads.gpt.figures import derive, derived_code
+from bench.workloads.gpt.ranks import children_seconds
+from bench.workloads.program.run import run_program
 
 INTERRUPTED = 130  # exit code: there is more to do, and the same command goes on
 WORTH_A_LOOK = (

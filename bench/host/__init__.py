@@ -1,4 +1,4 @@
 """Level 1. What a machine is and how busy it is. Runs in the driver and in readers of records.
 
-Imports bench.schema and bench.paths.
+Imports bench.job and bench.paths.
 """

@@ -33,7 +33,7 @@ from bench.host.files import (
 )
 from bench.host.vector import vector as vector_unit
 from bench.paths import CHECKOUT
-from bench.schema.cpus import allowed_cpus, cpu_list, cpu_numbers
+from bench.process.cpus import allowed_cpus, cpu_list, cpu_numbers
 
 PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "pandas", "scipy", "matplotlib", "pyarrow", "psutil")
 

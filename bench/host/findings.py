@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.host.foreign import foreign_variables
 from bench.host.load import OTHERS_SHARE, STEAL_SHARE
-from bench.schema.cpus import cpu_numbers
+from bench.process.cpus import cpu_numbers
 
 GIB = 1 << 30
 BUSY_SHARE = 0.25  # of the CPUs taken by others before anything has started: too much to measure at all

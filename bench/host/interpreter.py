@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.host.facts import PACKAGES
-from bench.schema.errors import ConfigError
+from bench.job.errors import ConfigError
 
 OLDEST_PYTHON, OLDEST_TORCH = (3, 9), (1, 10)
 ASK = """

@@ -9,8 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.schema.cpus import cpu_numbers
-from bench.schema.job import canonical
+from bench.job.job import canonical
+from bench.process.cpus import cpu_numbers
 
 # Absolute times of two hosts may be compared when all of these agree (a name covers all below it). Left out on purpose:
 # microcode (clouds mask it; what it changes shows in mitigations), the affinity mask (schedulers hand out other cores

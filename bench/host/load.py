@@ -12,7 +12,7 @@ from typing import Any
 from bench.host.cgroup import throttled_seconds
 from bench.host.facts import clock_now
 from bench.host.files import CPUS, ROOT, read_int, read_lines, read_meminfo, read_text, whole
-from bench.schema.cpus import allowed_cpus
+from bench.process.cpus import allowed_cpus
 
 
 def now(root: Path = ROOT, cpus: Iterable[int] | None = None) -> dict[str, Any]:

@@ -24,11 +24,11 @@ def products(threads: int, python: str = sys.executable) -> Products | None:
 
 
 def product(path: str, threads: int, python: str = sys.executable) -> dict[str, Any] | None:
-    """What `bench.rank.blas` says of one path in a fresh process, with ``product_gflops`` and ``batched_gflops`` on ``threads`` threads;
-    None where that does not run."""
+    """Return one path's ``product_gflops`` and ``batched_gflops`` on ``threads`` threads, measured by `rank/blas.py` in a fresh
+    process; None where that does not run."""
     foreign = ("LD_", "MKL_", "OMP_", "KMP_", "GOMP_", "MALLOC_", "GLIBC_", "PYTHON")
     env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    command = [python, "-I", "-B", "-W", "ignore", "-m", "bench.rank.blas", path, str(threads)]
+    command = [python, "-I", "-B", "-W", "ignore", "-m", "bench.workloads.gpt.rank.blas", path, str(threads)]
     try:
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=LIMIT_SECONDS)
         found: dict[str, Any] = json.loads(done.stdout)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from bench.host.cgroup import limits
 from bench.host.files import ROOT
-from bench.schema.cpus import SYSTEM, allowed_cpus, has_memory, memory_nodes, near, node_of_all, place
+from bench.process.cpus import SYSTEM, allowed_cpus, has_memory, memory_nodes, near, node_of_all, place
 
 RECLAIMABLE = ("MemFree", "Active(file)", "Inactive(file)", "SReclaimable")  # what a node gives before it is short
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.host.files import read_assignments, read_int
-from bench.schema.cpus import cpu_numbers
+from bench.process.cpus import cpu_numbers
 
 # Arm cores that do more than the two 128-bit pipes of most, by implementer and part (MIDR_EL1): name, fp32 operations a clock.
 ARM = {

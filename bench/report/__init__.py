@@ -1,4 +1,4 @@
 """Level 5. From numbers to paper: words, tables, pictures, pages.
 
-Imports bench.analysis and below.
+Imports bench.statistics and below.
 """

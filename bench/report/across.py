@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bench.analysis.across import Under, across_interpreters, keeping
+from bench.job.words import count, percent
 from bench.report.verdicts import verdict_text
 from bench.report.words import mebibytes, number
-from bench.schema.words import count, percent
+from bench.statistics.across import Under, across_interpreters, keeping
 
 if TYPE_CHECKING:
-    from bench.analysis.grouping import Section
-    from bench.analysis.pairing import Pair
+    from bench.statistics.grouping import Section
+    from bench.statistics.pairing import Pair
 
 STILL = "Does it still matter?"
 ACROSS = (

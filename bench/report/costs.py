@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.analysis.cells import nodes_text
-from bench.analysis.costs import Costs, costs
 from bench.host.products import gain
+from bench.job.words import percent
 from bench.report.words import limit_sentence, products_sentences
-from bench.schema.words import percent
+from bench.statistics.cells import nodes_text
+from bench.statistics.costs import Costs, costs
 
 if TYPE_CHECKING:
-    from bench.analysis.grouping import Section
+    from bench.statistics.grouping import Section
 
 TITLE = "What else costs you time"
 COSTS = ("Arm", "Nodes", "GFLOP/s", "Of the limit", "Of the product", "Page faults", "Kernel", "Optimizer", "Sync")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench import __version__
-from bench.schema.records import Record
+from bench.record.records import Record
 
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 

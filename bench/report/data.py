@@ -10,15 +10,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.analysis.grouping import Section
-from bench.analysis.pairing import Pair
-from bench.analysis.stats import time_interval
 from bench.host.likeness import fingerprint
+from bench.job.errors import RecordError
+from bench.job.job import Job, from_dict
+from bench.record.records import Record
 from bench.report.verdicts import verdict_text
 from bench.report.words import frequency_text, significant, size_text, truncated
-from bench.schema.errors import RecordError
-from bench.schema.job import Job, from_dict
-from bench.schema.records import Record
+from bench.statistics.grouping import Section
+from bench.statistics.pairing import Pair
+from bench.statistics.stats import time_interval
 
 COLUMNS = (
     "allocator,nodes,freq,size,dp,tp,pp,mbs,gbs,mem_mib,sec_per_it,tflops,est_aggr_petaflops,notes,repeat,sec_per_it_low,"

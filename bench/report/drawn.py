@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.analysis import stats
-from bench.schema.records import Record
+from bench.record.records import Record
+from bench.statistics import stats
 
 if TYPE_CHECKING:
-    from bench.analysis.cells import Cell
-    from bench.analysis.grouping import Section
+    from bench.statistics.cells import Cell
+    from bench.statistics.grouping import Section
 
 MOST_POINTS = 600  # drawn of one arm; a picture with more says how many there are
 MOST_BLOCKS = 12  # drawn of one arm; a picture with more says how many there are

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Union
 
-from bench.analysis.grouping import sections
+from bench.job.errors import RecordError
+from bench.record import records
 from bench.report.data import job_rows, micro_batch_rows, ratio_rows, row
-from bench.schema import records
-from bench.schema.errors import RecordError
+from bench.statistics.grouping import sections
 
 Folder = Union[str, Path]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from bench.analysis.cells import nodes_text
-from bench.analysis.gate import Gated
+from bench.statistics.cells import nodes_text
+from bench.statistics.gate import Gated
 
 
 def sentences(found: Sequence[Gated], limit: float) -> list[str]:

@@ -10,10 +10,10 @@ from typing import Any
 
 import matplotlib
 
-from bench.analysis.cells import nodes_text
-from bench.analysis.history import Series, Step
 from bench.report.markdown import lines_of_table
 from bench.report.style import INK, STYLE, clip, looks, new, plain_log, svg_text
+from bench.statistics.cells import nodes_text
+from bench.statistics.history import Series, Step
 
 HEADINGS = ("Step", "From", "Blocks", "Gain", "95 %", "Against the step before", "What changed")
 

@@ -6,13 +6,13 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.analysis.cells import nodes_text
-from bench.analysis.hosts import OnHost, Question, side_by_side
+from bench.process.cpus import cpu_numbers
 from bench.report.across import gain_words
-from bench.schema.cpus import cpu_numbers
+from bench.statistics.cells import nodes_text
+from bench.statistics.hosts import OnHost, Question, side_by_side
 
 if TYPE_CHECKING:
-    from bench.analysis.grouping import Section
+    from bench.statistics.grouping import Section
 
 TITLE = "Hosts side by side"
 LEGEND = "Seconds of two hosts do not compare; ratios may. Each host has its own section with everything that was measured on it."

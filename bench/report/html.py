@@ -12,12 +12,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from bench import __version__
-from bench.analysis.grouping import Section
-from bench.analysis.published import published_tables
 from bench.host import likeness
+from bench.job.job import to_dict
 from bench.paths import TEMPLATES
 from bench.report import across, costs, hosts, tables
-from bench.schema.job import to_dict
+from bench.statistics.grouping import Section
+from bench.statistics.published import published_tables
 
 MOST_DRAWN = 4  # sections with pictures; the rest have their tables
 MOST_WARNINGS = 40

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bench.analysis.grouping import Section
+    from bench.statistics.grouping import Section
 from bench.report.tables import HEADINGS, OURS, PROGRAM, cell_row, program_row
 
 

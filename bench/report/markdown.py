@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from bench.report import across, costs, hosts, tables
 
 if TYPE_CHECKING:
-    from bench.analysis.grouping import Section
-from bench.analysis.published import published_tables
+    from bench.statistics.grouping import Section
 from bench.report.tables import (
     COMPARED,
     HEADINGS,
@@ -26,6 +25,7 @@ from bench.report.tables import (
     verdict_sentences,
 )
 from bench.report.wandering import wandering_sentences
+from bench.statistics.published import published_tables
 
 # ---- the report as text
 

@@ -9,14 +9,14 @@ import numpy as np
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
+from bench.job.words import count
+from bench.record.records import Record
 from bench.report.drawn import at, at_fewest_nodes, micro_batch_faults, micro_batch_seconds, record_name
 from bench.report.style import INK, WARM_UP, Look, hover, looks, new
 from bench.report.wandering import drawn_cells, first_counted, typical_record
-from bench.schema.records import Record
-from bench.schema.words import count
 
 if TYPE_CHECKING:
-    from bench.analysis.grouping import Section
+    from bench.statistics.grouping import Section
 
 MOST_MICRO_BATCHES = 400  # drawn; more would hide one another
 Drawing = Optional[tuple[str, str, Figure]]  # as in plots.py

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.schema import records
-from bench.schema.records import Record, first_seal
+from bench.record import records
+from bench.record.records import Record, first_seal
 
 STRIPPED = (
     ("host names", "node1, node2, ..., everywhere in the record"),

@@ -10,16 +10,16 @@ from urllib.parse import quote
 
 import numpy as np
 
-from bench.analysis.cause import PHASES
-from bench.analysis.published import read_published
 from bench.report import drawn
 from bench.report.data import written
 from bench.report.micro_batches import MOST_MICRO_BATCHES
 from bench.report.plots import MOST_LINES, fault_tax, predictions
 from bench.report.wandering import drawn_cells, typical_record
+from bench.statistics.cause import PHASES
+from bench.statistics.published import read_published
 
 if TYPE_CHECKING:
-    from bench.analysis.grouping import Section
+    from bench.statistics.grouping import Section
 
 Rows = Iterator[dict[str, Any]]
 

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.analysis.cells import nodes_text
-from bench.analysis.forecast import SOURCES, Duration, Forecast
+from bench.statistics.cells import nodes_text
+from bench.statistics.forecast import SOURCES, Duration, Forecast
 
 FROM = {
     "same job": "earlier blocks of the same job on this kind of host",

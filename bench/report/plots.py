@@ -14,9 +14,6 @@ import numpy as np
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
-from bench.analysis import scaling
-from bench.analysis.cause import PHASES, fault_prices, total
-from bench.analysis.published import read_published
 from bench.report.drawn import (
     MOST_POINTS,
     at,
@@ -44,11 +41,14 @@ from bench.report.style import (
     short,
     svg_text,
 )
+from bench.statistics import scaling
+from bench.statistics.cause import PHASES, fault_prices, total
+from bench.statistics.published import read_published
 
 if TYPE_CHECKING:
-    from bench.analysis.cells import Cell
-    from bench.analysis.grouping import Section
-    from bench.schema.records import Record
+    from bench.record.records import Record
+    from bench.statistics.cells import Cell
+    from bench.statistics.grouping import Section
 
 
 PHASE_COLOURS = dict(zip(PHASES, ("#56B4E9", "#0072B2", "#E69F00", "#009E73")))
@@ -371,7 +371,7 @@ def records_text(records: Sequence[Record]) -> str:
 
 
 def fault_tax(section: Section, cells: Sequence[Cell]) -> dict[str, float]:
-    """Seconds per iteration that each arm's minor faults cost, at the reference's price, as in bench/analysis/cause.py."""
+    """Seconds per iteration that each arm's minor faults cost, at the reference's price, as in bench/statistics/cause.py."""
     prices = fault_prices(cells[0].records) or fault_prices([record for cell in cells for record in cell.records])
     price = max(0.0, float(np.median(prices))) if prices else 0.0
     return {

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bench.analysis.rederive import Change, largest
+from bench.record.records import Record
 from bench.report.markdown import lines_of_table
-from bench.schema.records import Record
+from bench.statistics.rederive import Change, largest
 
 LONGEST = 40  # letters of a text in the table; --json has all
 HEADINGS = ("Figure", "Records", "Old", "New", "Relative", "Where it moved most")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.analysis.cause import Cause
-from bench.analysis.cells import nodes_text
-from bench.analysis.pairing import Losses
-from bench.schema.words import count, percent, seconds
+from bench.job.words import count, percent, seconds
+from bench.statistics.cause import Cause
+from bench.statistics.cells import nodes_text
+from bench.statistics.pairing import Losses
 
 
 def cause_sentence(cause: Cause, reference: str, arm: str) -> str:

@@ -7,18 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.analysis.cause import (
+from bench.job.words import count, percent, seconds
+from bench.statistics.cause import (
     Cause,
     Phase,
 )
-from bench.analysis.cells import nodes_text
-from bench.schema.words import count, percent, seconds
+from bench.statistics.cells import nodes_text
 
 if TYPE_CHECKING:
-    from bench.analysis.cells import Cell
-    from bench.analysis.grouping import Section
-    from bench.analysis.pairing import Pair
-from bench.analysis.published import published_gain, published_seconds
+    from bench.statistics.cells import Cell
+    from bench.statistics.grouping import Section
+    from bench.statistics.pairing import Pair
 from bench.report.sentences import cause_sentence, losses_sentences
 from bench.report.verdicts import memory_sentence, note, pair_sentence, verdict_text
 from bench.report.words import (
@@ -30,6 +29,7 @@ from bench.report.words import (
     speed_text,
     truncated,
 )
+from bench.statistics.published import published_gain, published_seconds
 
 TAX = ("Arm", "Phase", "Saved", "Fewer minor faults", "Fault tax saved", "Left unexplained")
 PRICES = (

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.analysis.grouping import Section
 from bench.report.across import ACROSS, KEEPING, KEEPS, STILL, across_tables, keeping_rows
 from bench.report.costs import head_sentences, summary_line
 from bench.report.hosts import HOSTS, TITLE, host_tables
@@ -23,6 +22,7 @@ from bench.report.tables import (
     unusable,
     verdict_sentences,
 )
+from bench.statistics.grouping import Section
 
 if TYPE_CHECKING:
     from rich.console import Console

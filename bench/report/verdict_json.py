@@ -7,16 +7,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.analysis.cells import Cell
-from bench.analysis.gate import Gated
-from bench.analysis.grouping import Section
-from bench.analysis.history import Series, Step
-from bench.analysis.pairing import Pair
-from bench.analysis.reproduction import Agreement, Point, Side, only_in
-from bench.analysis.stats import Interval, Ratio
 from bench.host.findings import Finding
 from bench.report import costs
 from bench.report.verdicts import agreement_sentence, note, pair_sentence
+from bench.statistics.cells import Cell
+from bench.statistics.gate import Gated
+from bench.statistics.grouping import Section
+from bench.statistics.history import Series, Step
+from bench.statistics.pairing import Pair
+from bench.statistics.reproduction import Agreement, Point, Side, only_in
+from bench.statistics.stats import Interval, Ratio
 
 SCHEMA = "bench-verdict/1"
 # Every word that a verdict can be, by command. A word more or less, or another meaning, is another number in SCHEMA.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from bench.analysis.cells import nodes_text
-from bench.analysis.pairing import Pair
-from bench.analysis.reproduction import Agreement
-from bench.analysis.stats import FEW_BLOCKS, NAN, Ratio, verdict
+from bench.statistics.cells import nodes_text
+from bench.statistics.pairing import Pair
+from bench.statistics.reproduction import Agreement
+from bench.statistics.stats import FEW_BLOCKS, NAN, Ratio, verdict
 
 TOO_WIDE = math.e - 1  # an interval that reaches 172 % to each side says nothing
 FASTER, SMALLER = ("faster", "slower"), ("smaller", "larger")  # what a ratio above 1 is, and one below

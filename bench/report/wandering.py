@@ -6,14 +6,14 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from bench.job.series import correlation_factor
+from bench.job.words import count, seconds
+from bench.record.records import Record
 from bench.report.drawn import at_fewest_nodes, micro_batch_faults, micro_batch_seconds
-from bench.schema.records import Record
-from bench.schema.series import correlation_factor
-from bench.schema.words import count, seconds
 
 if TYPE_CHECKING:
-    from bench.analysis.cells import Cell
-    from bench.analysis.grouping import Section
+    from bench.statistics.cells import Cell
+    from bench.statistics.grouping import Section
 
 MOST_ARMS = 4  # that are shown so
 MOST_BARS = 48  # of a line in report.md

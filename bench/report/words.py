@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from bench.analysis.stats import SAYS_NOTHING
 from bench.host.products import disturbed
 from bench.host.vector import cores_allowed, limit_gflops
-from bench.schema.job import Model
+from bench.job.job import Model
+from bench.statistics.stats import SAYS_NOTHING
 
 
 def significant(value: float, digits: int) -> float:

@@ -1,5 +1,5 @@
 """Writes the files of a report: results.csv after every job; at the end of a sweep, and for `report`, the rest. The text is made by
-bench/report/tables.py and markdown.py, the page by html.py, the data by data.py, from the sections of bench/analysis/grouping.py.
+bench/report/tables.py and markdown.py, the page by html.py, the data by data.py, from the sections of bench/statistics/grouping.py.
 
 matplotlib and pandas are imported inside functions only: what runs after every job writes a few lines of CSV, in milliseconds.
 """
@@ -10,15 +10,15 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.analysis.grouping import Section, sections
 from bench.config.study import Study
+from bench.record import records
+from bench.record.records import Record
 from bench.report.data import ratios_csv, results_csv, row, write_parquet
 from bench.report.latex import latex
 from bench.report.markdown import markdown
 from bench.report.tables import Refused
 from bench.report.terminal import show
-from bench.schema import records
-from bench.schema.records import Record
+from bench.statistics.grouping import Section, sections
 
 
 def write_sweep(out: Path, study: Study, done: Sequence[Record], final: bool) -> None:

@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from bench.host.foreign import foreign_variables
-from bench.schema import records
+from bench.record import records
 
 # The page's pictures are half of what a tiny job's command computes, so it is written where a test looks at it or at a failure in it.
 PAGE, NO_PAGE = "sweep.html=true", "sweep.html=false"
@@ -128,7 +128,7 @@ def ranks_of(out: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["pid"]):
         try:
-            if "bench.rank" in process.cmdline() and process.environ().get(MARK) == str(out):
+            if "bench.workloads.gpt.rank" in process.cmdline() and process.environ().get(MARK) == str(out):
                 found.append(process)
         except psutil.Error:  # it has ended meanwhile, or is not ours
             pass

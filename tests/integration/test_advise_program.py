@@ -8,7 +8,7 @@ import pytest
 
 from bench import cli
 from bench.commands import advise
-from bench.schema import records
+from bench.record import records
 from tests.integration.test_program import WORK, compiled, pytestmark  # noqa: F401  (skipped where there is no tcmalloc)
 
 

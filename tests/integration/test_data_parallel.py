@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bench.driver.launcher import interface_to
+from bench.copies.launcher import interface_to
 from tests.integration.commands import FAST, Done, bench, end, free_port, start, together
 
 # Three steps of a global batch of 8, with dropout, so that a loss depends on the parameters that the steps before left.
@@ -110,8 +110,8 @@ def test_two_ranks_train_the_same_bits_whatever_started_them(results: dict[str, 
 
 TRAIN = """
 import json, sys, torch, torch.distributed as dist
-from bench.schema.job import from_dict
-from bench.rank.trainer import Trainer
+from bench.job.job import from_dict
+from bench.workloads.gpt.rank.trainer import Trainer
 rank, world, port, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from bench import __version__
-from bench.schema import records
+from bench.record import records
 from tests.integration.commands import FAST, PAGE, Done, bench, end, free_port, ranks_of, start, together, wait_for
 
 ENDLESS = "measure.iterations=100000"

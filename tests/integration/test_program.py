@@ -13,10 +13,10 @@ import jsonschema
 import psutil
 import pytest
 
-from bench.arms import library
-from bench.schema.errors import AllocatorError
-from bench.schema.job import Allocator
-from bench.schema.record_schema import record_schema
+from bench.allocators import library
+from bench.job.errors import AllocatorError
+from bench.job.job import Allocator
+from bench.record.record_schema import record_schema
 from tests.integration.commands import MARK, NO_PAGE, PAGE, Done, bench, end, start, wait_for
 
 WORK = """
@@ -87,7 +87,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def undeclared(record: dict[str, Any]) -> list[str]:
-    """Where a record is not as bench/schema/record_schema.py declares it."""
+    """Where a record is not as bench/record/record_schema.py declares it."""
     own = {key: value for key, value in record.items() if key != "path"}  # added by the reader
     return [e.message for e in jsonschema.Draft202012Validator(record_schema()).iter_errors(own)]
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from bench.arms import library
-from bench.arms.catalogue import arms as arms_of_conf
-from bench.arms.environment import environment as rank_environment
-from bench.arms.retention import is_usable
-from bench.rank import blas
-from bench.schema.errors import AllocatorError
-from bench.schema.job import Allocator, Job, to_dict
+from bench.allocators import library
+from bench.allocators.catalogue import arms as arms_of_conf
+from bench.allocators.environment import environment as rank_environment
+from bench.allocators.retention import is_usable
+from bench.job.errors import AllocatorError
+from bench.job.job import Allocator, Job, to_dict
+from bench.workloads.gpt.rank import blas
 from tests.integration.commands import AT_ONCE, FAST, PAGE, Done, bench, clean_environment, together
 
 # A host that preloads and tunes allocators for everybody.
@@ -41,7 +41,7 @@ GOOD = ["glibc", "tcmalloc"]
 # What a rank gives to its children is seen where it has proved its allocator, loaded nothing else, and would pin itself.
 CHILD = """
 import subprocess, sys
-from bench.rank import __main__ as rank
+from bench.workloads.gpt.rank import __main__ as rank
 def pin(cpus):
     print(subprocess.run(["env"], stdout=subprocess.PIPE, check=True).stdout.decode())
     sys.exit(0)

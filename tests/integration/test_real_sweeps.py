@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from bench.analysis.derive import derive
-from bench.arms import library
-from bench.schema.errors import AllocatorError
-from bench.schema.job import Allocator, from_dict
-from bench.schema.kinds import kind_of
+from bench.allocators import library
+from bench.job.errors import AllocatorError
+from bench.job.job import Allocator, from_dict
+from bench.job.kinds import kind_of
+from bench.workloads.gpt.figures import derive
 from tests.integration.commands import FAST, NO_PAGE, PAGE, Done, bench, together
 
 ARMS = {
@@ -26,7 +26,13 @@ ARMS = {
     "tcmalloc": "libtcmalloc.so.4",
     "tcmalloc_release": "libtcmalloc.so.4",
 }
-SWEEP = [*FAST, PAGE, f"+allocator={','.join(ARMS)}", "-m", "repeat=0,1"]  # written arm by arm, to be run block by block
+SWEEP = [
+    *FAST,
+    PAGE,
+    f"+allocator={','.join(ARMS)}",
+    "-m",
+    "repeat=0,1",
+]  # written arm by arm, to be run block by block
 PUBLISHED_COLUMNS = (
     "allocator,nodes,freq,size,dp,tp,pp,mbs,gbs,mem_mib,sec_per_it,tflops,est_aggr_petaflops,notes,"
     "repeat,sec_per_it_low,sec_per_it_high,minor_faults_per_it,system_seconds_per_it,simulated,valid,record"

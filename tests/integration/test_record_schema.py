@@ -1,4 +1,4 @@
-"""A record as a real job leaves it has the declared fields and no others (bench/schema/record_schema.py)."""
+"""A record as a real job leaves it has the declared fields and no others (bench/record/record_schema.py)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jsonschema
 
-from bench.schema.record_schema import record_schema
+from bench.record.record_schema import record_schema
 from tests.integration.commands import FAST, bench
 
 

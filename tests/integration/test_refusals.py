@@ -76,7 +76,9 @@ HOSTS = {
         f"{HUGE}=ENOSYS;set_mempolicy=ENOSYS;sched_setaffinity=ENOSYS;sched_getaffinity=ENOSYS;prctl(0=1)=ENOSYS;memfd_create=ENOSYS",
         without=(NOT_PINNED, OUTLIVES, UNBOUND),
     ),
-    "no word on crashes or room": Host("sigaltstack=EPERM;statfs=EPERM", without=("A rank that crashes or hangs cannot say",)),
+    "no word on crashes or room": Host(
+        "sigaltstack=EPERM;statfs=EPERM", without=("A rank that crashes or hangs cannot say",)
+    ),
     "no memory on the CPUs' node": Host(prepare=MEMORYLESS, without=(NOT_BOUND,)),
     "two nodes, and no binding": Host(
         "set_mempolicy=ENOSYS", prepare=MEMORYLESS.replace("(1 - node)", "(node + 1)"), without=(NOT_BOUND,)

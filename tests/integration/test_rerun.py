@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench.schema.records import read, write
+from bench.record.records import read, write
 from tests.integration.commands import FAST, Done, bench, together
 
 SWEEP = [*FAST, "-m", "repeat=0,1,2"]

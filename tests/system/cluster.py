@@ -108,7 +108,7 @@ class Cluster:
 
     def ranks(self, host: Host) -> list[psutil.Process]:
         """The training processes on a host, once they have torch loaded and have trained for a little while."""
-        found = [process for process in self.processes(host) if "bench.rank" in _command(process)]
+        found = [process for process in self.processes(host) if "bench.workloads.gpt.rank" in _command(process)]
         return [process for process in found if process.cpu_times().user > 4]
 
     def disconnect(self, host: Host, how: str = "silently") -> None:

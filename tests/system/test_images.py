@@ -17,8 +17,8 @@ from cluster import finish, need, slurm
 from ways import NO_PAGE, NOBODY, ROOT, SMOKE, Done, Way, library, losses, records, run
 
 import bench
-from bench.arms.library import resolve
-from bench.schema.job import Allocator
+from bench.allocators.library import resolve
+from bench.job.job import Allocator
 
 # The first test of a session builds the images.
 pytestmark = [pytest.mark.system, pytest.mark.timeout(1500)]

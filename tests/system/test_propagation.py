@@ -124,7 +124,7 @@ def test_an_arm_is_loaded_into_its_ranks_and_into_no_shell_or_helper(way: Way, s
     assert done.returncode == 0, done.stderr
     assert library(records(scratch)["spy"]) == "libspy.so"
     assert len(spy.seen()) == 2
-    assert all("-m bench.rank" in line for line in spy.seen()), spy.seen()
+    assert all("-m bench.workloads.gpt.rank" in line for line in spy.seen()), spy.seen()
 
 
 @pytest.mark.parametrize("engine", ["docker", "apptainer"])

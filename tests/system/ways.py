@@ -17,7 +17,9 @@ IMAGE = "bench:test"
 NOBODY = "4321:4321"
 # Whole iterations of the tiny model, so that the same samples are seen however busy the machine is.
 SMOKE = "+experiment=smoke measure=full measure.iterations=2".split()
-NO_PAGE = "sweep.html=false"  # whose pictures are half of what such a command computes; each way draws them in test_images.py
+NO_PAGE = (
+    "sweep.html=false"  # whose pictures are half of what such a command computes; each way draws them in test_images.py
+)
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 Done = subprocess.CompletedProcess

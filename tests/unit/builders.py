@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import cli
-from bench.analysis.derive import derive
-from bench.schema import records
-from bench.schema.job import Allocator, Job, Measure, Model, Train, to_dict
-from bench.schema.kinds import kind_of
+from bench.job.job import Allocator, Job, Measure, Model, Train, to_dict
+from bench.job.kinds import kind_of
+from bench.record import records
+from bench.workloads.gpt.figures import derive
 
 NOT_IN_A_RANK = {"hydra", "omegaconf", "pandas", "scipy", "matplotlib", "rich", "psutil", "yaml", "pyarrow", "jinja2"}
 TINY = Model(name="tiny", layers=2, hidden=64, heads=4, sequence=64, vocabulary=257, padded_vocabulary=384)

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 from builders import SMALL
+from cluster_of_copies import Cluster, RunRanks, take_part
 
 from bench import cli
 from bench.config.study import Study
 from bench.driver import sweep
+from bench.job.job import Job, Measure, Train
 from bench.paths import CONF
-from bench.schema.job import Job, Measure, Train
 
 
 @pytest.fixture(scope="session")
@@ -164,3 +165,18 @@ def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture
 def conf() -> Path:
     return CONF
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Cluster]]:
+    made: list[Cluster] = []
+
+    def make(num_copies: int, ranks: RunRanks = take_part) -> Cluster:
+        made.append(Cluster(num_copies, ranks, monkeypatch))
+        for node in reversed(range(1, num_copies)):
+            made[-1].follower(node)
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.join()

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from bench import __version__, cli
-from bench.arms import catalogue
+from bench.allocators import catalogue
 from bench.config import files, words
-from bench.schema.errors import ConfigError, RecordError
+from bench.job.errors import ConfigError, RecordError
 
 ROOT = Path(__file__).resolve().parents[2]
 

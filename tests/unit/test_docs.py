@@ -17,9 +17,9 @@ import pytest
 
 from bench import cli
 from bench.config.compose import OUTSIDE_MEASURE
+from bench.job.job import PARTS, Job
 from bench.paths import CHECKOUT
-from bench.schema.job import PARTS, Job
-from bench.schema.record_schema import job_keys
+from bench.record.record_schema import job_keys
 
 FILES = sorted(
     path

@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from copies import SECRET
+from cluster_of_copies import SECRET
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench.analysis.published import published_rows
 from bench.config import compose, files
 from bench.config.words import own_folder, refuse_flags
-from bench.driver import launcher, wire
-from bench.driver.launcher import Copy, first_host, which_copy
-from bench.schema.errors import ConfigError
-from bench.schema.job import Job
+from bench.copies import launcher, wire
+from bench.copies.launcher import Copy, first_host, which_copy
+from bench.job.errors import ConfigError
+from bench.job.job import Job
+from bench.statistics.published import published_rows
 
 EXAMPLES = settings(
     max_examples=int(os.environ.get("BENCH_EXAMPLES", "200")),

@@ -10,7 +10,7 @@ from builders import NOT_IN_A_RANK
 
 from bench.paths import CHECKOUT
 
-RANK = ("counters", "data", "fault_cost", "gpt", "ops_lean", "ops_megatron", "process", "proof", "stopping", "trainer")
+RANK = ("data", "gpt", "ops_lean", "ops_megatron", "stopping", "trainer")
 
 
 def loaded(*modules: str) -> set[str]:
@@ -36,16 +36,18 @@ def test_the_driver_never_loads_torch() -> None:
 
 def test_the_rank_loads_nothing_that_the_driver_works_with() -> None:
     """Beyond what torch itself loads; what a real rank has loaded is in rank/test_main.py."""
-    chain = loaded("torch", "torch.distributed", "bench.rank.__main__", *(f"bench.rank.{module}" for module in RANK))
+    modules = (f"bench.workloads.gpt.rank.{module}" for module in RANK)
+    chain = loaded("torch", "torch.distributed", "bench.workloads.gpt.rank.__main__", *modules)
     assert "torch" in chain and not (chain - loaded("torch", "torch.distributed")) & NOT_IN_A_RANK
 
 
 def test_the_rank_loads_next_to_nothing_before_its_allocator_is_proved() -> None:
-    assert not loaded("bench.rank.__main__") & (NOT_IN_A_RANK | {"torch", "numpy"})
+    assert not loaded("bench.workloads.gpt.rank.__main__") & (NOT_IN_A_RANK | {"torch", "numpy"})
 
 
 @pytest.mark.parametrize(
-    "module", ["schema.job", "schema.records", "rank.__main__", "rank.proof", "rank.retention", "rank.stopping"]
+    "module",
+    ["job.job", "process.proof", "process.retention", "workloads.gpt.rank.__main__", "workloads.gpt.rank.stopping"],
 )
 def test_what_a_bare_python_starts_imports_the_standard_library_alone(module: str) -> None:
     code = (

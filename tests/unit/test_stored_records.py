@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from bench.analysis.derive import derive
-from bench.analysis.grouping import pairs
-from bench.analysis.pairing import Pair
+from bench.job.job import canonical, from_dict, to_dict
 from bench.paths import CHECKOUT
-from bench.schema import records
-from bench.schema.job import canonical, from_dict, to_dict
+from bench.record import records
+from bench.statistics.grouping import pairs
+from bench.statistics.pairing import Pair
+from bench.workloads.gpt.figures import derive
 
 STORED = CHECKOUT / "tests" / "data" / "smoke"
 FIGURES = json.loads((STORED / "figures.json").read_text())

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.analysis.stats import Ratio
 from bench.paths import CHECKOUT
+from bench.statistics.stats import Ratio
 
 FOLDER = CHECKOUT / "validation"
 MAIN = runpy.run_path(str(FOLDER / "__main__.py"))

@@ -10,10 +10,10 @@ from typing import Any
 import builders
 import pytest
 
-from bench.analysis import stats
-from bench.analysis.flops import tflops
+from bench.job.job import Job
 from bench.paths import CHECKOUT
-from bench.schema.job import Job
+from bench.statistics import stats
+from bench.workloads.gpt.flops import tflops
 
 runpy.run_path(str(CHECKOUT / "validation" / "__main__.py"))  # puts the folder on the path
 

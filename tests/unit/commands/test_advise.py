@@ -10,8 +10,8 @@ import builders
 import pytest
 
 from bench.commands import advise
-from bench.schema.errors import ConfigError
-from bench.schema.job import Job
+from bench.job.errors import ConfigError
+from bench.job.job import Job
 
 
 def found(tmp_path: Path, **arms: dict) -> advise.Records:
@@ -21,7 +21,7 @@ def found(tmp_path: Path, **arms: dict) -> advise.Records:
 def test_the_fastest_arm_is_advised_with_its_interval_and_its_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.arms.library.resolve", lambda allocator: f"/lib/{allocator.library}")
+    monkeypatch.setattr("bench.allocators.library.resolve", lambda allocator: f"/lib/{allocator.library}")
     text = advise.advice(
         found(tmp_path, tcmalloc={"seconds": 0.1}, tcmalloc_release={"seconds": 0.14}), builders.ARMS, None, 5
     )
@@ -56,7 +56,7 @@ def test_a_limit_that_glibc_itself_exceeds_is_kept_by_a_slower_arm_or_by_none(tm
 
 
 def test_an_arm_that_is_not_surely_faster_is_not_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.arms.library.resolve", lambda allocator: f"/lib/{allocator.library}")
+    monkeypatch.setattr("bench.allocators.library.resolve", lambda allocator: f"/lib/{allocator.library}")
     one = builders.study(tmp_path, {"glibc": {"seconds": 0.15}, "tcmalloc": {"seconds": 0.149}}, blocks=1)
     assert "Fastest by what was measured, but not surely (give it more minutes): tcmalloc" in advise.advice(
         one, builders.ARMS, None, 5
@@ -136,7 +136,7 @@ def test_nothing_left_but_the_reference_is_nothing_to_confirm(clock: Callable[..
 
 
 def test_two_arms_that_are_near_cannot_be_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.arms.library.resolve", lambda allocator: f"/lib/{allocator.library}")
+    monkeypatch.setattr("bench.allocators.library.resolve", lambda allocator: f"/lib/{allocator.library}")
     records = found(tmp_path, tcmalloc={"seconds": 0.1}, tcmalloc_release={"seconds": 0.1003})
     text = advise.advice(records, builders.ARMS, None, 5, advise.Final(("tcmalloc", "tcmalloc_release"), 0))
     assert "tcmalloc and tcmalloc_release cannot be told apart (ratio 1.0" in text
@@ -149,7 +149,7 @@ def test_only_fresh_blocks_are_figures_and_they_may_turn_the_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the block that chose it the winner was lucky; it is not in its interval."""
-    monkeypatch.setattr("bench.arms.library.resolve", lambda allocator: f"/lib/{allocator.library}")
+    monkeypatch.setattr("bench.allocators.library.resolve", lambda allocator: f"/lib/{allocator.library}")
     records = found(tmp_path, tcmalloc={"seconds": 0.12}, tcmalloc_release={"seconds": 0.1})
     lucky = builders.record(tmp_path, builders.job("tcmalloc", 0), seconds=0.05)
     records = [lucky if r["path"] == lucky["path"] else r for r in records]

@@ -11,8 +11,8 @@ import pytest
 
 from bench import cli
 from bench.commands import advise, program
-from bench.schema.errors import ConfigError
-from bench.schema.job import Job, Program
+from bench.job.errors import ConfigError
+from bench.job.job import Job, Program
 
 COMMAND = ["sh", "-c", "exit 0", "--minutes=3"]
 
@@ -20,7 +20,7 @@ COMMAND = ["sh", "-c", "exit 0", "--minutes=3"]
 @pytest.fixture(autouse=True)
 def every_arm_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(advise, "is_usable", lambda arm: True)
-    monkeypatch.setattr("bench.arms.library.resolve", lambda allocator: f"/lib/{allocator.library}")
+    monkeypatch.setattr("bench.allocators.library.resolve", lambda allocator: f"/lib/{allocator.library}")
 
 
 def jobs_of(*words: str) -> list[Job]:

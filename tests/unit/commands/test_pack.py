@@ -12,14 +12,16 @@ import builders
 import pytest
 from rocrate.rocrate import ROCrate
 
+from bench.job.errors import ConfigError, RecordError
 from bench.paths import CHECKOUT
+from bench.record import records
+from bench.record.packs import unpacked
 from bench.report.crate import PROFILE
 from bench.report.pack import leftovers, stripped
-from bench.schema import records
-from bench.schema.errors import ConfigError, RecordError
-from bench.schema.packs import unpacked
 
-pytestmark = pytest.mark.usefixtures("unrendered")  # words and tables are looked at here; pictures in report/test_plots.py
+pytestmark = pytest.mark.usefixtures(
+    "unrendered"
+)  # words and tables are looked at here; pictures in report/test_plots.py
 
 SMOKE = CHECKOUT / "tests" / "data" / "smoke"
 SECRETS = (

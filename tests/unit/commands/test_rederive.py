@@ -9,13 +9,15 @@ from pathlib import Path
 import builders
 import pytest
 
-from bench.analysis.derive import derive, derived_code
-from bench.analysis.rederive import changes, of_other_code, same
+from bench.job.errors import ConfigError
 from bench.paths import CHECKOUT
-from bench.schema import records
-from bench.schema.errors import ConfigError
+from bench.record import records
+from bench.statistics.rederive import changes, of_other_code, same
+from bench.workloads.gpt.figures import derive, derived_code
 
-pytestmark = pytest.mark.usefixtures("unrendered")  # words and tables are looked at here; pictures in report/test_plots.py
+pytestmark = pytest.mark.usefixtures(
+    "unrendered"
+)  # words and tables are looked at here; pictures in report/test_plots.py
 
 SMOKE = CHECKOUT / "tests" / "data" / "smoke"
 

@@ -14,9 +14,9 @@ from bench.config import compose
 from bench.config.compose import job_of, study_of
 from bench.config.study import Study
 from bench.config.words import nearest
-from bench.schema.checks import check, check_fits
-from bench.schema.errors import ConfigError
-from bench.schema.job import Job, to_dict
+from bench.job.checks import check, check_fits
+from bench.job.errors import ConfigError
+from bench.job.job import Job, to_dict
 
 
 @pytest.fixture

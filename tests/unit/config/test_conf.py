@@ -11,8 +11,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from bench.host.foreign import foreign_variables
+from bench.job.job import Allocator, Job, Measure, Model, to_dict
 from bench.paths import CONF
-from bench.schema.job import Allocator, Job, Measure, Model, to_dict
 
 
 def names(group: str) -> list[str]:

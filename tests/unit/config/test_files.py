@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from bench import cli
-from bench.arms.catalogue import read_arms
+from bench.allocators.catalogue import read_arms
 from bench.commands import advise
 from bench.config import files
-from bench.schema.errors import ConfigError
+from bench.job.errors import ConfigError
 
 GOOD = "name: {name}\nlibrary: null\npackage: null\nenv: {{}}\nshows: mine\n"
 BAD = {

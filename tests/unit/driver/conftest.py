@@ -1,37 +1,20 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from copies import Cluster, RunRanks, take_part
 
 from bench.config.study import Study
-from bench.driver.launcher import Copy
+from bench.copies.launcher import Copy
 from bench.driver.progress import Progress
-from bench.driver.ranks import Outcome
 from bench.driver.sweep import Runner
 from bench.host import facts
+from bench.job.job import Job
 from bench.report import write
-from bench.schema.job import Job
-
-
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Cluster]]:
-    made: list[Cluster] = []
-
-    def make(num_copies: int, ranks: RunRanks = take_part) -> Cluster:
-        made.append(Cluster(num_copies, ranks, monkeypatch))
-        for node in reversed(range(1, num_copies)):
-            made[-1].follower(node)
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.join()
-
+from bench.workloads.gpt.ranks import Outcome
 
 # A loop over jobs, with a leader that only pretends
 

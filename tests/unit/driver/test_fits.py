@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from bench.copies.launcher import Copy
 from bench.driver import fits
 from bench.driver.fits import check_hosts, check_network
-from bench.driver.launcher import Copy
-from bench.schema.errors import ConfigError
-from bench.schema.job import Allocator, Job
+from bench.job.errors import ConfigError
+from bench.job.job import Allocator, Job
 
 UNLIMITED = {"container": {"memory_limit_bytes": None}}
 

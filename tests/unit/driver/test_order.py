@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from bench.driver.order import in_blocks
-from bench.schema.errors import ConfigError
-from bench.schema.job import Allocator, Job
+from bench.job.errors import ConfigError
+from bench.job.job import Allocator, Job
 
 ARMS = ("glibc", "tcmalloc", "jemalloc", "mimalloc")
 

@@ -15,8 +15,8 @@ from bench import cli
 from bench.commands import plan as command
 from bench.config.study import Study
 from bench.driver import plan
+from bench.job.job import Job, Measure, Program, Train
 from bench.report import plan_words
-from bench.schema.job import Job, Measure, Program, Train
 
 Sweep = Callable[..., tuple[int, list[Job], list[dict[str, Any]]]]
 
@@ -123,7 +123,10 @@ def test_a_sweep_that_would_be_refused_is_exit_code_2(
     monkeypatch.setenv("BENCH_OUT", str(tmp_path))
     assert cli.main(["plan", "+experiment=smoke", "nodes=64", "train.global_batch_size=64"]) == 2
     assert "starts 64 ranks on this host" in capsys.readouterr().err
-    assert cli.main(["plan", "--no-look", "--copies=64", "+experiment=smoke", "nodes=64", "train.global_batch_size=64"]) == 0
+    assert (
+        cli.main(["plan", "--no-look", "--copies=64", "+experiment=smoke", "nodes=64", "train.global_batch_size=64"])
+        == 0
+    )
     assert "64 nodes" in capsys.readouterr().out
 
 
@@ -133,8 +136,8 @@ def test_a_look_is_a_job_as_short_as_can_be(jobs: list[Job], monkeypatch: pytest
     command.look(dataclasses.replace(jobs[0], repeat=5))
     ((study, (short,)),) = ran
     assert study.name == "plan" and short.repeat == 0
-    from bench.analysis.forecast import Pace, job_seconds
-    from bench.schema.checks import check
+    from bench.job.checks import check
+    from bench.statistics.forecast import Pace, job_seconds
 
     check(short)
     assert job_seconds(dataclasses.replace(short, train=Job().train), Pace(5.0, 1.5, 1.0, 0.3)) < 20

@@ -12,11 +12,11 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from bench.analysis.grouping import pairs
 from bench.driver import progress
 from bench.driver.progress import Progress, clock_words, expected_seconds, fitting, label, so_far_words
+from bench.job.job import Allocator, Job, Measure, Train
 from bench.report.verdicts import pair_sentence
-from bench.schema.job import Allocator, Job, Measure, Train
+from bench.statistics.grouping import pairs
 
 JOB = Job(nodes=4, repeat=2, allocator=Allocator("tcmalloc"))
 GOOD = {
@@ -138,7 +138,9 @@ def test_a_duration_is_written_as_a_clock_shows_it(seconds: float, words: str) -
 
 def test_jobs_under_two_interpreters_are_told_apart() -> None:
     other = replace(JOB, launch=replace(JOB.launch, python="/opt/torch2/bin/python"))
-    assert label(JOB) == "tcmalloc n=4 repeat=2" and label(other) == "tcmalloc n=4 repeat=2 python=/opt/torch2/bin/python"
+    assert (
+        label(JOB) == "tcmalloc n=4 repeat=2" and label(other) == "tcmalloc n=4 repeat=2 python=/opt/torch2/bin/python"
+    )
 
 
 # ---- the time left
@@ -189,7 +191,9 @@ def test_with_blocks_auto_three_blocks_are_run_and_then_the_budget_ends_it(watch
     assert bar.left_words(None) == "up to 23:20 left", "two more blocks of 700 s"
     for block in (3, 4):
         bar.more([replace(GLIBC, repeat=block), replace(JOB, repeat=block)])
-        assert bar.left_words(None) == f"up to {'23:20' if block == 3 else '11:40'} left", "a block that begins was owed before"
+        assert bar.left_words(None) == f"up to {'23:20' if block == 3 else '11:40'} left", (
+            "a block that begins was owed before"
+        )
         bar.end(GLIBC, {**GOOD, "wall_seconds": 300.0})
         bar.end(JOB, {**GOOD, "wall_seconds": 400.0})
     assert bar.left_words(None) == "up to 0:20 left", "what the budget has left"

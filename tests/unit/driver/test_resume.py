@@ -16,9 +16,9 @@ import pytest
 from bench.driver import resume, sweep
 from bench.driver.resume import answer, locked, measured_code
 from bench.host import likeness
-from bench.schema import records
-from bench.schema.errors import ConfigError, RecordError
-from bench.schema.job import Allocator, Job
+from bench.job.errors import ConfigError, RecordError
+from bench.job.job import Allocator, Job
+from bench.record import records
 
 Sweep = Callable[..., tuple[int, list[Job], list[dict[str, Any]]]]
 
@@ -116,13 +116,13 @@ def test_the_measured_code_is_the_bytes_of_what_a_rank_runs(tmp_path: Path, monk
     now = measured_code()
     monkeypatch.setattr(resume, "CHECKOUT", tmp_path)
     assert measured_code() == now, "a copy elsewhere, as in an image, is the same code"
-    for name in ("rank/trainer.py", "schema/job.py", "schema/series.py", "schema/cpus.py", "rank/new.py"):
+    for name in ("workloads/gpt/rank/trainer.py", "job/job.py", "job/series.py", "process/cpus.py", "process/new.py"):
         with open(tmp_path / "bench" / name, "a") as f:
             f.write("\n# changed\n")
         now, before = measured_code(), now
         assert now != before, name
     of_program = measured_code(of_program=True)
-    with open(tmp_path / "bench" / "watch" / "steps.py", "a") as f:
+    with open(tmp_path / "bench/workloads/program/watch/steps.py", "a") as f:
         f.write("\n# changed\n")
     assert measured_code(of_program=True) != of_program, "which steps of a program count is decided there"
     with open(tmp_path / "bench" / "report" / "words.py", "a") as f:

@@ -10,18 +10,18 @@ from typing import Any
 import builders
 import pytest
 
-from bench.analysis.derive import derive
 from bench.config.compose import Study
+from bench.copies.control import PeersLost
+from bench.copies.launcher import Copy
 from bench.driver import sweep
-from bench.driver.control import PeersLost
-from bench.driver.launcher import Copy
-from bench.driver.ranks import Outcome
 from bench.driver.sweep import keep_logs
+from bench.job.errors import ConfigError
+from bench.job.job import Allocator, Job
 from bench.paths import results_directory
+from bench.record import records
 from bench.report import write
-from bench.schema import records
-from bench.schema.errors import ConfigError
-from bench.schema.job import Allocator, Job
+from bench.workloads.gpt.figures import derive
+from bench.workloads.gpt.ranks import Outcome
 
 Sweep = Callable[..., tuple[int, list[Job], list[dict[str, Any]]]]
 

@@ -12,7 +12,7 @@ from test_doors import EXAMPLES
 
 from bench.host import cgroup, facts, load
 from bench.host.findings import findings
-from bench.schema.cpus import cpu_numbers, numa_nodes
+from bench.process.cpus import cpu_numbers, numa_nodes
 
 V1 = {
     "sys/fs/cgroup/memory/memory.limit_in_bytes": "2147483648\n",

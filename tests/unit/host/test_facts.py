@@ -14,7 +14,7 @@ from machines import A64FX, CPUS, X86_VM, host_of, tree
 from bench.host import facts, likeness
 from bench.host.findings import findings
 from bench.host.load import noise, now, used_memory_mib
-from bench.schema.cpus import cpu_numbers
+from bench.process.cpus import cpu_numbers
 
 
 def test_a_virtual_machine_is_read_fact_by_fact(tmp_path: Path) -> None:

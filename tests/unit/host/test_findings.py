@@ -60,7 +60,9 @@ def test_a_job_that_has_just_ended_is_not_others(vm: dict[str, Any], idle: dict[
     assert all(finding.level == "ok" for finding in findings(vm, idle, environ={}))
 
 
-def test_an_inherited_environment_and_a_missing_allocator_are_warned_of(vm: dict[str, Any], idle: dict[str, Any]) -> None:
+def test_an_inherited_environment_and_a_missing_allocator_are_warned_of(
+    vm: dict[str, Any], idle: dict[str, Any]
+) -> None:
     environ = {"MALLOC_CONF": "x", "PATH": "/bin", "BENCH_DROPPED_ENVIRONMENT": "LD_PRELOAD"}
     missing = ["allocator=jemalloc needs libjemalloc.so.2: apt-get install libjemalloc2."]
     inherited, absent = (f for f in findings(vm, idle, None, missing, environ) if f.level == "warn")

@@ -7,7 +7,7 @@ import pytest
 
 from bench.host import facts, interpreter
 from bench.host.likeness import fingerprint
-from bench.schema.errors import ConfigError
+from bench.job.errors import ConfigError
 
 
 def test_this_interpreter_has_the_versions_that_the_facts_of_the_host_have() -> None:

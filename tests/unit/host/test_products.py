@@ -31,7 +31,7 @@ def interpreter(tmp_path: Path) -> Iterator[Callable[[str], str]]:
 
 
 def answers(full: float, stock: float) -> str:
-    """Its seventh word says which path: -I -B -W ignore -m bench.rank.blas PATH THREADS."""
+    """Its seventh word says which path: -I -B -W ignore -m bench.workloads.gpt.rank.blas PATH THREADS."""
     ways = [
         f"{way}) echo '{ANSWER % (path, speed)}' ;;"
         for way, path, speed in (("full", "AVX2", full), ("stock", "generic", stock))
@@ -95,7 +95,10 @@ def test_a_disturbed_product_is_said_to_be_one_and_is_no_share_of_anything() -> 
     found = host(87, 37)
     found["products"]["full"]["product_cpus"] = 1.1
     (said,) = products_sentences(found)
-    assert "87 GFLOP/s on 2 threads (they had 1.1 cores meanwhile: other programs had the rest, or the library takes no more)" in said
+    assert (
+        "87 GFLOP/s on 2 threads (they had 1.1 cores meanwhile: other programs had the rest, or the library takes no more)"
+        in said
+    )
     assert "vector width" not in said
     assert disturbed({"threads": 2, "product_cpus": 1.4})
     assert not disturbed({"threads": 2, "product_cpus": 1.97}) and not disturbed({"threads": 2})

@@ -10,10 +10,13 @@ import pytest
 
 from bench.host import topology
 from bench.host.topology import cores, crowded, free_bytes, needs_of_domains, numa_domains, share_cpus
-from bench.schema.cpus import memory_nodes, node_of_all
+from bench.process.cpus import memory_nodes, node_of_all
 
 GIB_KB = 1 << 20
-SMT = {0: [0, 1, 2, 3, 8, 9, 10, 11], 1: [4, 5, 6, 7, 12, 13, 14, 15]}  # 2 sockets x 4 cores x 2 threads, as Linux numbers
+SMT = {
+    0: [0, 1, 2, 3, 8, 9, 10, 11],
+    1: [4, 5, 6, 7, 12, 13, 14, 15],
+}  # 2 sockets x 4 cores x 2 threads, as Linux numbers
 
 
 def machine(
@@ -117,7 +120,8 @@ def test_a_machine_without_sys_has_a_core_for_each_cpu(
 
 
 @pytest.mark.parametrize(
-    "limit, ranks, shares", [(6.0, 2, [[0, 1, 2], [4, 5, 6]]), (1.5, 2, [[0], [4]]), (64.0, 2, [[0, 1, 2, 3], [4, 5, 6, 7]])]
+    "limit, ranks, shares",
+    [(6.0, 2, [[0, 1, 2], [4, 5, 6]]), (1.5, 2, [[0], [4]]), (64.0, 2, [[0, 1, 2, 3], [4, 5, 6, 7]])],
 )
 def test_a_quota_of_the_cgroup_leaves_no_more_threads_than_it_lets_run(
     tmp_path: Path, limit: float, ranks: int, shares: list[list[int]]
@@ -144,7 +148,9 @@ def test_a_domain_without_memory_gives_its_cores_all_the_same(tmp_path: Path) ->
     assert share_cpus(range(8), 1, system=system) == [[0, 1, 2, 3, 4, 5, 6, 7]]
     assert share_cpus(range(8), 2, system=system) == [[0, 1, 2, 3], [4, 5, 6, 7]]
     shares = [[0, 1, 2, 3], [4, 5, 6, 7]]
-    assert [node for node, _, _ in needs_of_domains(shares, system, str(tmp_path / "no"))] == [0], "nothing is bound to node 1"
+    assert [node for node, _, _ in needs_of_domains(shares, system, str(tmp_path / "no"))] == [0], (
+        "nothing is bound to node 1"
+    )
 
 
 def test_what_is_bound_to_each_domain_and_free_there(tmp_path: Path) -> None:

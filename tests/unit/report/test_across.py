@@ -9,12 +9,14 @@ from typing import Any
 import builders as b
 import pytest
 
-from bench.analysis.across import across_interpreters, keeping
-from bench.analysis.grouping import sections
+from bench.job.job import Job, Launch
 from bench.report import across, html, markdown, terminal
-from bench.schema.job import Job, Launch
+from bench.statistics.across import across_interpreters, keeping
+from bench.statistics.grouping import sections
 
-pytestmark = pytest.mark.usefixtures("unrendered")  # words and tables are looked at here; pictures in report/test_plots.py
+pytestmark = pytest.mark.usefixtures(
+    "unrendered"
+)  # words and tables are looked at here; pictures in report/test_plots.py
 
 
 def under(folder: Path, torch: str, python: str | None, gain: float, blocks: int = 4, **changes: Any) -> list[Any]:

@@ -9,9 +9,9 @@ from typing import Any
 import builders as b
 import pytest
 
-from bench.analysis.grouping import Section, sections
 from bench.report import costs, html, markdown, terminal
 from bench.report.words import limit_sentence
+from bench.statistics.grouping import Section, sections
 
 pytestmark = pytest.mark.usefixtures(
     "unrendered"

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 import bench
+from bench.job.errors import RecordError
 from bench.paths import CHECKOUT
-from bench.schema.errors import RecordError
 
 SMOKE = CHECKOUT / "tests" / "data" / "smoke"
 

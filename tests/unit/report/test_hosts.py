@@ -11,15 +11,17 @@ from typing import Any
 import builders as b
 import pytest
 
-from bench.analysis.grouping import sections
-from bench.analysis.hosts import side_by_side
+from bench.job.job import Job
+from bench.record import records
+from bench.record.packs import with_packs
 from bench.report import hosts, html, tables
 from bench.report.pack import write_pack
-from bench.schema import records
-from bench.schema.job import Job
-from bench.schema.packs import with_packs
+from bench.statistics.grouping import sections
+from bench.statistics.hosts import side_by_side
 
-pytestmark = pytest.mark.usefixtures("unrendered")  # words and tables are looked at here; pictures in report/test_plots.py
+pytestmark = pytest.mark.usefixtures(
+    "unrendered"
+)  # words and tables are looked at here; pictures in report/test_plots.py
 
 EPYC = {"cpu": {"model": "AMD EPYC 7B13", "vendor": "AuthenticAMD"}}
 ARM = {
@@ -98,7 +100,9 @@ def test_records_of_one_host_make_no_such_table(tmp_path: Path) -> None:
     stored(tmp_path, "again", EPYC, 1.3, seed=7)
     newer = {**EPYC, "python": {"version": "3.11.2"}, "packages": {"torch": "2.13.0+cpu"}}
     stored(tmp_path, "other_torch", newer, 1.4)
-    assert side_by_side(sections(records.collect(with_packs([tmp_path])).records, "glibc")) == [], "nor does another PyTorch on it"
+    assert side_by_side(sections(records.collect(with_packs([tmp_path])).records, "glibc")) == [], (
+        "nor does another PyTorch on it"
+    )
 
 
 def test_many_verdicts_are_folded_and_what_is_to_be_typed_is_code(monkeypatch: pytest.MonkeyPatch) -> None:

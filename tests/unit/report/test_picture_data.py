@@ -10,13 +10,13 @@ from urllib.parse import unquote
 import builders as b
 import pytest
 
-from bench.analysis.grouping import Section, sections
+from bench.job.job import Job
 from bench.report.drawn import record_name
 from bench.report.html import SHOWN_BY, linked, page
 from bench.report.picture_data import csv_link, csv_text
 from bench.report.plots import plots
 from bench.report.style import BLACK, GRID, INK, SOFT
-from bench.schema.job import Job
+from bench.statistics.grouping import Section, sections
 
 OUT = Path("/results/main")
 ARMS = {"glibc": {"seconds": 0.3, "faults": 100_000}, "tcmalloc": {"seconds": 0.1, "faults": 10}}

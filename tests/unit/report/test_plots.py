@@ -11,12 +11,12 @@ import builders as b
 import matplotlib
 import pytest
 
-from bench.analysis import scaling
-from bench.analysis.grouping import Section, sections
+from bench.job.job import Job
 from bench.report import plots as module
 from bench.report.plots import frontier, gains, pareto, plots, predictions
 from bench.report.style import STYLE, looks, round_ticks, svg_text
-from bench.schema.job import Job
+from bench.statistics import scaling
+from bench.statistics.grouping import Section, sections
 
 OUT = Path("/results/main")
 FOUR = {

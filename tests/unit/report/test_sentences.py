@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from bench.analysis.cause import STATES, Cause, Phase
-from bench.analysis.pairing import Losses
 from bench.report.sentences import cause_sentence, losses_sentences
+from bench.statistics.cause import STATES, Cause, Phase
+from bench.statistics.pairing import Losses
 
 # 12 s gained on two threads, all of it six million faults of 2 us in the kernel.
 ALL = Cause(

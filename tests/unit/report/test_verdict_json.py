@@ -12,13 +12,15 @@ import builders
 import pytest
 
 from bench import cli
-from bench.analysis import stats
 from bench.commands import advise
 from bench.host.findings import Finding
 from bench.paths import CHECKOUT, PUBLISHED
 from bench.report import verdict_json
+from bench.statistics import stats
 
-pytestmark = pytest.mark.usefixtures("unrendered")  # words and tables are looked at here; pictures in report/test_plots.py
+pytestmark = pytest.mark.usefixtures(
+    "unrendered"
+)  # words and tables are looked at here; pictures in report/test_plots.py
 
 FAST = {"glibc": {"seconds": 0.2}, "tcmalloc": {"seconds": 0.1}}
 NUMBER, TEXT = (int, float), (str,)
@@ -161,7 +163,9 @@ def printed(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
     return found
 
 
-def test_report_json_holds_the_ratio_the_losses_and_what_else_costs_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_json_holds_the_ratio_the_losses_and_what_else_costs_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     builders.write(builders.study(tmp_path / "main", FAST))
     (section,) = printed(capsys, "report", str(tmp_path / "main"))["sections"]
     (pair,) = section["pairs"]
@@ -180,7 +184,9 @@ def test_what_one_block_cannot_tell_is_null_and_not_a_number(
     assert verdict_json.document("x", 0, {"a": [math.nan, (math.inf, 1.0)]})["a"] == [None, [None, 1.0]]
 
 
-def test_compare_json_says_what_was_reproduced_and_what_only_one_side_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_json_says_what_was_reproduced_and_what_only_one_side_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("a", "b"):
         builders.write(builders.study(tmp_path / name / "main", FAST))
     found = printed(capsys, "compare", str(tmp_path / "a"), str(tmp_path / "b"))
@@ -192,7 +198,9 @@ def test_compare_json_says_what_was_reproduced_and_what_only_one_side_has(tmp_pa
     assert [one["verdict"] for one in other["agreements"]] == ["not comparable"] and other["exit_code"] == 1
 
 
-def test_compare_json_says_that_a_gate_failed_and_by_how_much(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_json_says_that_a_gate_failed_and_by_how_much(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     builders.write(builders.study(tmp_path / "a" / "main", FAST))
     builders.write(builders.study(tmp_path / "b" / "main", {"glibc": {"seconds": 0.2}, "tcmalloc": {"seconds": 0.11}}))
     found = printed(capsys, "compare", str(tmp_path / "a"), str(tmp_path / "b"), "--max-regression", "3%")
@@ -206,7 +214,9 @@ def test_an_error_is_an_object_too(tmp_path: Path, capsys: pytest.CaptureFixture
     assert found["exit_code"] == 2 and "that is not a folder" in found["error"]
 
 
-def test_doctor_json_holds_each_finding_and_each_arm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_json_holds_each_finding_and_each_arm(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     proof = {"malloc_library": "/lib/libc.so.6", "version": "2.36", "retention_faults": 7}
     monkeypatch.setattr("bench.commands.doctor.retention.check", lambda arm: proof)
     monkeypatch.setattr("bench.commands.doctor.findings", lambda *a, **k: [Finding("bad", "It burns.", "Stop it.")])

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from bench.analysis.stats import Ratio, ratio
 from bench.report.verdicts import SMALLER, note, verdict_sentence, verdict_text
+from bench.statistics.stats import Ratio, ratio
 
 
 def known(value: float, low: float, high: float, num_blocks: int = 5) -> Ratio:

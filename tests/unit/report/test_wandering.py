@@ -9,13 +9,13 @@ from typing import Any
 import builders as b
 import pytest
 
-from bench.analysis.derive import derive
-from bench.analysis.grouping import Section, sections
 from bench.report.html import section_view
 from bench.report.markdown import markdown
 from bench.report.micro_batches import series_figure
 from bench.report.style import looks
 from bench.report.wandering import bars, drawn_cells, typical_record, wandering_sentences
+from bench.statistics.grouping import Section, sections
+from bench.workloads.gpt.figures import derive
 
 OUT = Path("/results/main")
 FASTER, SLOWER = 1_900_000, 2_900_000  # minor faults of a micro-batch of glibc's

@@ -14,13 +14,13 @@ import builders as b
 import pytest
 
 from bench import cli
-from bench.analysis.flops import tflops
-from bench.analysis.grouping import sections
 from bench.config.study import Study
+from bench.job.errors import ConfigError
+from bench.job.job import Job
 from bench.paths import CHECKOUT, PUBLISHED
 from bench.report import data, latex, markdown, tables, words, write
-from bench.schema.errors import ConfigError
-from bench.schema.job import Job
+from bench.statistics.grouping import sections
+from bench.workloads.gpt.flops import tflops
 
 COLUMNS = (
     "allocator,nodes,freq,size,dp,tp,pp,mbs,gbs,mem_mib,sec_per_it,tflops,est_aggr_petaflops,notes,repeat,sec_per_it_low,sec_per_it_high,"
@@ -107,7 +107,7 @@ def test_an_unknown_clock_is_left_empty(tmp_path):
 def test_after_each_job_only_the_csv_is_written_and_nothing_heavy_loaded(tmp_path):
     b.write(b.study(tmp_path, FAST, blocks=1))
     program = (
-        "import sys, pathlib; from bench.schema import records; from bench.report import write;"
+        "import sys, pathlib; from bench.record import records; from bench.report import write;"
         "from bench.config.study import Study; out = pathlib.Path(sys.argv[1]);"
         "write.write_sweep(out, Study('main', True, 'glibc'), records.read_all([out])[0], False);"
         "sys.exit(', '.join(m for m in ('matplotlib', 'pandas', 'pyarrow', 'jinja2', 'rich') if m in sys.modules) or 0)"

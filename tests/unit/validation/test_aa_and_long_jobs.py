@@ -17,9 +17,9 @@ import run_job
 import sampled
 import turns
 
-from bench.analysis import stats
-from bench.schema import records
-from bench.schema.job import Allocator, Job, Measure, Train
+from bench.job.job import Allocator, Job, Measure, Train
+from bench.record import records
+from bench.statistics import stats
 
 # A/A
 
@@ -187,7 +187,9 @@ def test_a_block_is_a_full_job_and_sampled_ones_with_the_same_warm_up(
     ran = []
 
     def alongside(full: Job, short: Job) -> Any:
-        ran.append((full.repeat, full.measure.mode, full.measure.iterations, full.warm_up, short.measure.mode, short.warm_up))
+        ran.append(
+            (full.repeat, full.measure.mode, full.measure.iterations, full.warm_up, short.measure.mode, short.warm_up)
+        )
         assert short.measure.max_seconds < 0.01, "one counted iteration and no other"
         return block_of(full, short)
 
@@ -204,7 +206,9 @@ def test_beside_is_the_mean_of_the_sampled_jobs() -> None:
     others = [b.record(Path("/r"), short, seconds=seconds, spread=0.0, warm_up=8) for seconds in (7.0, 8.0)]
     found = sampled.Block.of([full_job(), *others])
     alone = [sampled.Block.of([one]).full for one in others]
-    assert found.beside == pytest.approx(sum(alone) / 2) and alone[0] < found.beside < alone[1] and len(found.faults) == 3
+    assert (
+        found.beside == pytest.approx(sum(alone) / 2) and alone[0] < found.beside < alone[1] and len(found.faults) == 3
+    )
 
 
 def test_jobs_of_several_ranks_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -225,7 +229,11 @@ def test_alone_there_is_what_the_full_job_says_of_itself(
     monkeypatch.setattr(turns, "alongside", alongside)
     assert sampled.main(["--allocator", "glibc", "--out", str(tmp_path), "--blocks", "2", "--alone"]) == 0
     said = capsys.readouterr().out
-    assert asked == [None, None] and "within  sampled/full 1.0001 [1.0001, 1.0001], 2 blocks: met" in said and "beside" not in said
+    assert (
+        asked == [None, None]
+        and "within  sampled/full 1.0001 [1.0001, 1.0001], 2 blocks: met" in said
+        and "beside" not in said
+    )
 
 
 def test_blocks_that_are_there_count_when_the_minutes_are_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +294,11 @@ def test_two_real_jobs_run_by_turns_and_train_what_they_train_alone(monkeypatch:
     assert others[0]["micro_batches"]["loss"] == others[1]["micro_batches"]["loss"]
     for part in (one, *others):
         columns, wall = part["micro_batches"], part["iterations"]["wall_seconds"][-1]
-        inside = sum(f + b for f, b, i in zip(columns["forward_seconds"], columns["backward_seconds"], columns["iteration"]) if i == 4)
+        inside = sum(
+            f + b
+            for f, b, i in zip(columns["forward_seconds"], columns["backward_seconds"], columns["iteration"])
+            if i == 4
+        )
         assert inside < wall, "the wall time of the iteration has its micro-batches in it"
     assert psutil.Process().children() == []
 

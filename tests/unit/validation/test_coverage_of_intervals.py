@@ -8,7 +8,7 @@ import coverage  # the part of validation, not the package
 import numpy as np
 import pytest
 
-from bench.schema.job import Job
+from bench.job.job import Job
 
 SHAPES = {shape.name: shape for shape in coverage.SHAPES}
 BENCH, WIDTH = SHAPES["make bench: 8 samples, two speeds"], SHAPES["8 to 30, stopped by width"]

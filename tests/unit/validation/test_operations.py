@@ -11,12 +11,12 @@ from operations import NO_DROPOUT, PUBLISHED, judged, operations_of, turns
 from published import PublishedOps
 from torch import Tensor
 
-import bench.schema.job
-from bench.analysis.stats import Ratio
-from bench.rank.data import Tokens
-from bench.rank.gpt import GPT
-from bench.rank.ops_megatron import MegatronOps
-from bench.schema.job import Data, Model, Train
+import bench.job.job
+from bench.job.job import Data, Model, Train
+from bench.statistics.stats import Ratio
+from bench.workloads.gpt.rank.data import Tokens
+from bench.workloads.gpt.rank.gpt import GPT
+from bench.workloads.gpt.rank.ops_megatron import MegatronOps
 
 TINY = Model(layers=2, hidden=32, heads=2, sequence=16, vocabulary=100, padded_vocabulary=128)
 
@@ -52,7 +52,7 @@ def test_a_revision_without_operations_is_refused_by_its_name() -> None:
 
 
 @pytest.mark.parametrize("folder, name, head", [
-    ("bench/rank", "ops_megatron.py", ""), ("bench", "model.py", "from bench.job import Model\n"),
+    ("bench/workloads/gpt/rank", "ops_megatron.py", ""), ("bench", "model.py", "from bench.job import Model\n"),
 ])  # fmt: skip
 def test_operations_of_a_commit_train_as_those_of_the_file(
     folder: str, name: str, head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -65,7 +65,7 @@ def test_operations_of_a_commit_train_as_those_of_the_file(
     for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "operations"]):
         subprocess.run([*git, *words], check=True)
     monkeypatch.setattr("operations.CHECKOUT", tmp_path)
-    monkeypatch.setitem(sys.modules, "bench.job", bench.schema.job)  # taken away again behind the test ...
+    monkeypatch.setitem(sys.modules, "bench.job", bench.job.job)  # taken away again behind the test ...
     del sys.modules["bench.job"]  # ... and not there before it: the part itself must bring it
     assert in_turns(operations_of("HEAD", "megatron"))[1]
 

@@ -9,10 +9,10 @@ from census import differences
 from operations import exchange
 from published import PublishedOps
 
-from bench.rank.data import Tokens
-from bench.rank.gpt import GPT
-from bench.rank.ops_megatron import MegatronOps
-from bench.schema.job import Data, Model, Train
+from bench.job.job import Data, Model, Train
+from bench.workloads.gpt.rank.data import Tokens
+from bench.workloads.gpt.rank.gpt import GPT
+from bench.workloads.gpt.rank.ops_megatron import MegatronOps
 
 TINY = Model(layers=2, hidden=33, heads=3, sequence=24, vocabulary=100, padded_vocabulary=128)  # no two blocks alike
 SAMPLES = 2

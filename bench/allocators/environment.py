@@ -1,0 +1,63 @@
+"""The environment of one rank: the host's without what is foreign, then the arm, then the threads, all padded to one length."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from bench.host.foreign import FOREIGN
+from bench.job.job import PADDING, Allocator
+
+ROOM_VARIABLES, ROOM_BYTES = 16, 4096  # for what an arm adds; one that needs more gets twice as much, and so on
+
+
+def environment(
+    allocator: Allocator, path: str | None, threads: int, base: Mapping[str, str], cpus: Sequence[int] = ()
+) -> dict[str, str]:
+    """The environment of one rank: ``base`` without what is foreign, then the arm, then the threads.
+
+    ``cpus``: OpenMP binds one thread to each of them, in this order; none: it binds nothing. An arm whose own environment
+    has OMP_PROC_BIND or OMP_PLACES keeps its words.
+    """
+    env = {k: v for k, v in base.items() if not k.startswith(FOREIGN)}
+    if cpus:
+        env.update(OMP_PROC_BIND="close", OMP_PLACES=places(cpus))
+    env["OMP_NUM_THREADS"] = env["MKL_NUM_THREADS"] = str(threads)
+    before = dict(env)
+    env.update(allocator.env)
+    env["OMP_NUM_THREADS"] = env["MKL_NUM_THREADS"] = str(threads)
+    if path is not None:
+        env["LD_PRELOAD"] = path
+    return padded(env, before)
+
+
+def places(cpus: Sequence[int]) -> str:
+    """``OMP_PLACES``: each logical CPU is a place of its own."""
+    return ",".join(f"{{{cpu}}}" for cpu in cpus)
+
+
+def padded(env: Mapping[str, str], before: Mapping[str, str]) -> dict[str, str]:
+    """``env`` with variables that mean nothing, so that every arm has as many variables and as many bytes as ``before``, which
+    all arms have in common, and a fixed room.
+
+    The kernel lays the variables and the pointers to them above the stack: their number and length move it, and where it is
+    can change the speed by more than what is compared (Mytkowicz et al., ASPLOS 2009, section 3).
+    """
+    rooms = 1
+    while True:
+        names = [f"{PADDING}{number:02d}" for number in range(len(before) + rooms * ROOM_VARIABLES - len(env))]
+        full = {**env, **dict.fromkeys(names, "")}
+        left = bytes_of(before) + rooms * ROOM_BYTES - bytes_of(full)
+        if names and left >= 0:
+            return {**full, names[0]: "x" * left}
+        rooms += 1
+
+
+def bytes_of(env: Mapping[str, str]) -> int:
+    """Bytes of the environment as exec lays it down: ``NAME=VALUE`` and a zero each."""
+    return sum(len(os.fsencode(name)) + len(os.fsencode(value)) + 2 for name, value in env.items())
+
+
+def wants_huge_pages(allocator: Allocator) -> bool:
+    settings = " ".join(allocator.env.values())
+    return "malloc.hugetlb=1" in settings or "thp:always" in settings or "THP_MEM_ALLOC_ENABLE" in allocator.env

@@ -1,0 +1,48 @@
+"""Does this arm keep its memory? Tried in a small fresh process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from typing import Any
+
+from bench.allocators.environment import environment, wants_huge_pages
+from bench.allocators.library import resolve
+from bench.host.findings import huge_pages_allowed
+from bench.job.errors import AllocatorError
+from bench.job.job import Allocator
+
+PACKAGES = {"libatomic.so.1": "apt-get install libatomic1"}  # mimalloc 3's; other arms' packages bring theirs
+
+
+def check(allocator: Allocator) -> dict[str, Any]:
+    """Try the arm in a small fresh process of its own: its proof, and ``retention_faults``. Raises AllocatorError."""
+    path = resolve(allocator)
+    command = [sys.executable, "-I", "-B", "-m", "bench.process.retention", json.dumps(vars(allocator)), path or ""]
+    done = subprocess.run(command, env=environment(allocator, path, 1, os.environ), capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode} and no word"]
+        said = _lacking(path, lines[-1]) or lines[-1].split("AllocatorError: ")[-1]
+        raise AllocatorError(f"allocator={allocator.name} could not be used: {said}")
+    return json.loads(done.stdout)
+
+
+def _lacking(path: str | None, words: str) -> str | None:
+    """Where the loader gave up for a library that the arm's own is linked with: which, and the way out."""
+    match = re.search(r"error while loading shared libraries: ([^:]+): cannot open shared object file", words)
+    if match is None or path is None:
+        return None
+    way_out = PACKAGES.get(match.group(1), "install it, or name its folder in LD_LIBRARY_PATH")
+    return f"{path} is linked with {match.group(1)}, which this host's loader does not know: {way_out}."
+
+
+def is_usable(allocator: Allocator) -> bool:
+    """Whether this host has the arm's library and gives it what it asks for."""
+    try:
+        check(allocator)
+    except AllocatorError:
+        return False
+    return not wants_huge_pages(allocator) or huge_pages_allowed()

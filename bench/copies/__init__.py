@@ -1,0 +1,1 @@
+"""The N copies of one command, one for each node, and how they talk."""

@@ -1,0 +1,347 @@
+"""The control connection: every copy of the command holds one TCP connection to the first, which leads.
+
+Only the leader decides what runs, what a resumed sweep skips, and when it is over, so no shared file system is needed.
+`wire` proves who belongs together. Messages: ``hello``, ``welcome`` or ``refuse``; for each job ``run``, what `meeting` says
+while it runs, ``done``; ``end``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import socket
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Callable
+
+from bench.copies import wire
+from bench.copies.launcher import Copy, is_own_address
+from bench.copies.meeting import Alone, Following, Leading, gone
+from bench.copies.messages import MAX_NODES
+from bench.copies.wire import Connection, Refused, Secret
+from bench.host import load
+from bench.job.checks import check
+from bench.job.errors import ConfigError
+from bench.job.job import Job, canonical, from_dict, to_dict
+from bench.process.cpus import allowed_cpus
+from bench.workloads.gpt.ranks import EXIT_SECONDS, STACKS_SECONDS, Outcome, children_seconds, run_ranks
+from bench.workloads.gpt.watchdog import Watchdog
+
+Tell = Callable[[int, dict[str, Any]], None]
+Hello = dict[str, Any]
+HELLO_SECONDS = 5.0  # from a follower's proof to its first words
+GRACE_SECONDS = EXIT_SECONDS + STACKS_SECONDS + 60.0  # for a follower to end its ranks and say so
+MAX_KNOCKING = 64  # connections that have not proved anything, at a time
+
+
+class PeersLost(RuntimeError):
+    """One sentence: who was not there in time."""
+
+
+class Leader:
+    """The first copy. With no others it simply runs the ranks here."""
+
+    def __init__(self, copy: Copy, hello: Hello, timeout_seconds: float, secret: Secret | None = None):
+        self.copy, self.followers = copy, dict[int, Connection]()
+        self.facts: list[dict[str, Any]] = [hello["facts"]]
+        self.secret = secret
+        if copy.num_copies > 1:
+            self._gather(hello, timeout_seconds)
+
+    def _gather(self, hello: Hello, timeout_seconds: float) -> None:
+        """Answer the copies only when all have said hello: if one refuses, all get its sentence at once, and none waits for a timeout."""
+        assert self.secret is not None
+        deadline, wrong = time.monotonic() + timeout_seconds, refusal_of(hello)
+        known: dict[int, dict[str, Any]] = {0: hello["facts"]}
+        with listening(self.copy) as listener, contextlib.ExitStack() as unless_welcome:
+            door = Door(listener, self.secret, timeout_seconds)
+            while len(known) < self.copy.num_copies:
+                if wrong:  # the copies still to come get the sentence too, if they come within the grace time
+                    deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+                if time.monotonic() > deadline:
+                    break
+                for follower, other in door.came():
+                    unless_welcome.callback(follower.close)
+                    # A name that means loopback here (127.0.1.1, as Debian writes it) reaches nobody: the others know better.
+                    reached = follower.socket.getsockname()[0]
+                    if self.copy.master_addr.startswith("127.") and not reached.startswith("127."):
+                        self.copy = replace(self.copy, master_addr=reached)
+                    wrong = wrong or disagreement(hello, other, known)
+                    known[other["node_rank"]] = other["facts"]
+                    self.followers[other["node_rank"]] = follower
+            strangers = door.strangers
+            absent = ", ".join(str(n) for n in range(self.copy.num_copies) if n not in known)
+            missing = absent and (
+                f"nodes {absent} of {self.copy.num_copies} did not reach {self.copy.master_addr}:{self.copy.master_port} within "
+                f"launch.timeout_seconds={timeout_seconds:g}: is the address right, and the port open?"
+            )
+            if missing and strangers:
+                missing += f" {strangers} connections there did not know this job's secret: give all copies the same BENCH_TOKEN."
+            for follower in self.followers.values():
+                follower.send({"do": "refuse", "why": wrong or missing} if wrong or missing else {"do": "welcome"})
+            if wrong:
+                raise ConfigError(wrong)
+            if missing:
+                raise PeersLost(missing)
+            unless_welcome.pop_all()
+        self.facts = [known[n] for n in range(self.copy.num_copies)]
+
+    def run(self, job: Job, on_event: Tell) -> Outcome:
+        """Run one job on its first ``job.nodes`` nodes (all of them here when simulated)."""
+        watchdog = Watchdog(job)
+        if self.copy.num_copies == 1:
+            return run_ranks(job, self.copy, on_event, Alone(), watchdog)
+        active = {n: c for n, c in self.followers.items() if n < job.nodes}
+        names = [facts["hostname"] for facts in self.facts]
+        missing = [n for n, c in active.items() if not c.alive]
+        if missing:
+            return Outcome(error=f"node {missing[0]} ({names[missing[0]]}) is gone since an earlier job.")
+        for connection in active.values():
+            connection.send({"do": "run", "job": to_dict(job)})
+        part = Leading(active, names, watchdog)
+        outcome = run_ranks(job, self.copy, on_event, part, watchdog)
+        logs = dict(outcome.logs)
+        for n, connection in active.items():
+            if outcome.error and n not in part.done:
+                connection.send({"do": "kill", "hangs": watchdog.gave_up})
+            done = part.done.get(n) or last_message(connection)
+            if done is None:
+                connection.alive = False
+                lost = gone(n, names[n])
+                outcome = (
+                    better(outcome, lost) if outcome.error else replace(outcome, warnings=[*outcome.warnings, lost])
+                )
+                continue
+            outcome = better(outcome, done["error"])
+            logs.update({int(rank): words for rank, words in (done.get("logs") or {}).items()})
+            outcome = replace(outcome, warnings=[*outcome.warnings, *(f"{names[n]}: {w}" for w in done["warnings"])])
+        if outcome.error:
+            return replace(outcome, ranks=None, logs=logs)
+        ranks = sorted((rank for node in part.parts.values() for rank in node), key=lambda rank: rank["rank"])
+        numbers = [rank["rank"] for rank in ranks]
+        if numbers != list(range(job.num_ranks)):
+            return replace(
+                outcome, error=f"the nodes told of ranks {numbers}, and there are {job.num_ranks}.", ranks=None
+            )
+        return replace(outcome, ranks=ranks)
+
+    def end(self) -> None:
+        for connection in self.followers.values():
+            connection.send({"do": "end"})
+            connection.close()
+
+
+def last_message(connection: Connection) -> dict[str, Any] | None:
+    """The ``done`` of a follower, whatever it said of its ranks before; None if it is gone."""
+    deadline = time.monotonic() + GRACE_SECONDS
+    while True:
+        message = connection.receive(max(0.0, deadline - time.monotonic()))
+        if message is None or message["do"] == "done":
+            return message
+
+
+def listening(copy: Copy) -> socket.socket:
+    """A socket at the address that the others were told, and at no other. Where that is not an address of this host (a name
+    that means loopback here, a translated address) it listens at all of them. Raises ConfigError where the port is taken."""
+    family = socket.AF_INET6 if ":" in copy.master_addr else socket.AF_INET
+    loopback_name = copy.master_addr.startswith("127.") and copy.master_name and not copy.master_name.startswith("127.")
+    everywhere = not is_own_address(copy.master_addr) or (loopback_name and copy.master_name != "localhost")
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(
+            ("", copy.master_port)
+            if everywhere
+            else socket.getaddrinfo(copy.master_addr, copy.master_port, family, socket.SOCK_STREAM)[0][4]
+        )
+        listener.listen(max(MAX_KNOCKING, copy.num_copies))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"port {copy.master_port} of the first node is taken ({error.strerror}): set BENCH_MASTER_PORT, "
+            "to the same free port on every node."
+        ) from error
+    return listener
+
+
+class Door:
+    """Who knocks proves that he belongs to this job, each in a thread of his own, so that nobody makes the others wait."""
+
+    def __init__(self, listener: socket.socket, secret: Secret, timeout_seconds: float):
+        self.listener, self.secret, self.timeout_seconds = listener, secret, timeout_seconds
+        self.inside: queue.Queue[tuple[Connection, Hello]] = queue.Queue()
+        self.free = threading.BoundedSemaphore(MAX_KNOCKING)
+        self.strangers = 0
+        listener.settimeout(0.1)
+
+    def came(self) -> list[tuple[Connection, Hello]]:
+        """Who has proved it and said its hello, within the next tenth of a second."""
+        try:
+            sock = self.listener.accept()[0]
+        except OSError:  # a time-out, or one that has left already
+            pass
+        else:
+            if self.free.acquire(blocking=False):
+                threading.Thread(target=self.let_in, args=(sock,), daemon=True).start()
+            else:  # a follower tries again
+                sock.close()
+        found = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                found.append(self.inside.get_nowait())
+        return found
+
+    def let_in(self, sock: socket.socket) -> None:
+        try:
+            connection = wire.welcome_in(sock, self.secret, self.timeout_seconds)
+            hello = connection.receive(min(HELLO_SECONDS, self.timeout_seconds))
+            if hello is None or hello.get("do") != "hello":
+                connection.close()
+            else:
+                self.inside.put((connection, hello))
+        except Refused:
+            self.strangers += 1
+        finally:
+            self.free.release()
+
+
+def refusal_of(hello: Hello) -> str | None:
+    """Why this copy does not take part, and on which host; None if it does."""
+    refused = hello.get("refused")
+    return f"{hello['facts']['hostname']}: {refused}" if refused else None
+
+
+def better(outcome: Outcome, other: str | None) -> Outcome:
+    """The more telling of two errors: who was killed, or is gone, explains who lost a connection."""
+    if other and (
+        not outcome.error or ("was killed" not in outcome.error and ("was killed" in other or "is gone" in other))
+    ):
+        return replace(outcome, error=other)
+    return outcome
+
+
+def machine_of(facts: Mapping[str, Any]) -> str:
+    """What two copies on one machine have in common, in whatever containers they are: the kernel's boot."""
+    return str(facts.get("boot_id") or facts["hostname"])
+
+
+def disagreement(leader: Hello, follower: Hello, known: Mapping[int, Mapping[str, Any]]) -> str | None:
+    """What keeps this follower from taking part: its host refused, its number or its cores are another's (``known``: facts by
+    number), or something that must be the same on all nodes before anything runs is not. One sentence, or None."""
+    host, other_host = leader["facts"]["hostname"], follower["facts"]["hostname"]
+    if refused := refusal_of(follower):
+        return refused
+    if follower["node_rank"] in known:
+        return f"two copies say that they are node {follower['node_rank']}, one of them on {other_host}: give each its own number."
+    for what, value in leader["same"].items():
+        other = follower["same"].get(what)
+        if other != value:
+            return (
+                f"mixed configuration: {what} is {value} on {host} but {other} on {other_host}: start the same command from "
+                "the same image on every node."
+            )
+    if follower["node_rank"] >= leader["same"].get("number of copies", MAX_NODES):
+        return f"{other_host} says that it is node {follower['node_rank']} of {leader['same']['number of copies']}."
+    cores = [
+        (machine_of(facts), facts.get("cpu", {}).get("affinity")) for facts in (follower["facts"], *known.values())
+    ]
+    if cores[0] in cores[1:] and not leader.get("oversubscribe"):
+        return (
+            f"two copies run on {other_host} with the same cores ({cores[0][1]}): start one on each node (srun --ntasks-per-node=1, "
+            "mpirun -N 1), or set launch.oversubscribe=true (times then mean nothing)."
+        )
+    return None
+
+
+@dataclass(frozen=True)
+class Known:
+    """What this copy was told to run by its own command line: the leader chooses among that, and nothing else."""
+
+    jobs: frozenset
+
+    @staticmethod
+    def of(jobs: Sequence[Job]) -> Known:
+        return Known(frozenset(but_repeat(job) for job in jobs))
+
+    def checked(self, values: Any) -> Job:
+        """The job that the first node orders, checked as if it had been typed. Raises ConfigError."""
+        try:
+            job = from_dict(values)
+            same = but_repeat(job) in self.jobs
+        except (TypeError, AttributeError, ValueError, KeyError) as error:
+            raise ConfigError(
+                f"the first node orders what is no job ({error}): start the same version everywhere."
+            ) from error
+        if not same or not isinstance(job.repeat, int):
+            raise ConfigError(
+                "the first node orders a job that this copy's own command line does not have: it is not run."
+            )
+        check(job)
+        return job
+
+
+def but_repeat(job: Job) -> str:
+    content = to_dict(job)
+    del content["repeat"]
+    return canonical(content)
+
+
+def follow(copy: Copy, hello: Hello, timeout_seconds: float, jobs: Sequence[Job], secret: Secret) -> None:
+    """A copy that does not lead: connect, run what the leader says, until it says that it is over or is gone."""
+    known = Known.of(jobs)
+    connection = connect(copy, timeout_seconds, secret)
+    connection.send({**hello, "do": "hello", "node_rank": copy.node_rank})
+    answer = connection.receive(timeout_seconds + HELLO_SECONDS)  # the first node may have begun to wait a little later
+    if answer is None:
+        raise PeersLost(
+            f"the first node ({copy.master_addr}:{copy.master_port}) closed the connection or did not answer."
+        )
+    if answer["do"] == "refuse":
+        raise ConfigError(answer["why"])
+    while True:
+        message = connection.receive()
+        if message is None:
+            raise PeersLost(
+                f"the first node ({copy.master_addr}) is gone: its copy of the command ended or its network is down."
+            )
+        if message["do"] == "end":
+            return
+        if message["do"] == "run":
+            run_here(copy, connection, message, known)
+
+
+def run_here(copy: Copy, connection: Connection, message: dict[str, Any], known: Known) -> None:
+    """One job's ranks of this node. Raises PeersLost if the first node ends the sweep meanwhile."""
+    before, cpu, part = load.now(), children_seconds(), Following(connection)
+    try:
+        job = known.checked(message["job"])
+        outcome = run_ranks(job, copy, lambda rank, event: None, part, Watchdog(job))
+    except ConfigError as error:
+        outcome = Outcome(error=f"{os.uname().nodename}: {error}")
+    if part.ended:
+        raise PeersLost("the first node ended the sweep.")
+    disturbed = load.noise(before, load.now(), children_seconds() - cpu, len(allowed_cpus()))
+    connection.send({"do": "done", "error": outcome.error, "warnings": disturbed, "logs": outcome.logs})
+
+
+def connect(copy: Copy, timeout_seconds: float, secret: Secret) -> Connection:
+    """Copies start at different times: try until the leader listens and proves itself. Raises PeersLost when the time is over."""
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        left = max(0.1, deadline - time.monotonic())
+        try:
+            sock = socket.create_connection((copy.master_addr, copy.master_port), timeout=left)
+            return wire.enter(sock, secret, timeout_seconds)
+        except Refused as error:
+            why = f"something answers there, but is not the first copy of this job: {error}"
+        except OSError as error:
+            why = str(error)
+        if time.monotonic() + 0.2 > deadline:
+            raise PeersLost(
+                f"the first node does not answer at {copy.master_addr}:{copy.master_port} within launch.timeout_seconds="
+                f"{timeout_seconds:g} ({why}): is it started, is BENCH_MASTER_ADDR right, and BENCH_TOKEN the same on all nodes?"
+            )
+        time.sleep(0.2)

@@ -1,0 +1,271 @@
+"""Which copy of the command am I? Asked of the variables that a launcher gives each copy."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import psutil
+
+from bench.copies.wire import job_words
+from bench.job.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Copy:
+    """This copy of the command among ``num_copies``, one per node."""
+
+    launcher: str = "none"
+    node_rank: int = 0
+    num_copies: int = 1
+    master_addr: str = "127.0.0.1"
+    master_port: int = 0
+    master_name: str = field(default="", compare=False)  # as it was given, before it was resolved
+
+
+MOST_COPIES = 1 << 20
+OURS = ("BENCH_NODE_RANK", "BENCH_NUM_NODES", "BENCH_MASTER_ADDR", "BENCH_MASTER_PORT", "BENCH_TOKEN")
+# launcher: (variable of the number, variable of how many, variables that may name the first node's address)
+LAUNCHERS = {
+    "bench": ("BENCH_NODE_RANK", "BENCH_NUM_NODES", ()),
+    "torchrun": ("GROUP_RANK", "GROUP_WORLD_SIZE", ("MASTER_ADDR",)),
+    "openmpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", ("MASTER_ADDR",)),
+    # Of the step, which is what srun started; SLURM_NTASKS is the whole job's, and set in a batch script's own shell too.
+    "slurm": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", ("SLURM_STEP_NODELIST", "SLURM_LAUNCH_NODE_IPADDR")),
+    "pmi": ("PMI_RANK", "PMI_SIZE", ("MASTER_ADDR",)),
+}
+
+# (variable of the number, variable of how many) of launchers that are not understood: enough to know that there are others.
+NOT_UNDERSTOOD = (
+    ("RANK", "WORLD_SIZE"),
+    ("PMIX_RANK", "PMIX_SIZE"),
+    ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
+    ("MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE"),
+    ("FLUX_TASK_RANK", "FLUX_JOB_SIZE"),
+    ("PALS_RANKID", "PALS_SIZE"),
+    ("MPIRUN_RANK", "MPIRUN_NPROCS"),
+)
+# What a batch system says of a job's nodes in a variable, where its shell runs on one of them.
+NODE_COUNTS = ("SLURM_NNODES", "PBS_NUM_NODES", "FLUX_JOB_NNODES", "NHOSTS", "COBALT_PARTSIZE")
+NODE_LISTS = ("LSB_HOSTS", "LSB_MCPU_HOSTS", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
+OURS_ELSEWHERE = {
+    "BENCH_RANK": "BENCH_NODE_RANK",
+    "BENCH_WORLD_SIZE": "BENCH_NUM_NODES",
+    "BENCH_SIZE": "BENCH_NUM_NODES",
+    "BENCH_NODES": "BENCH_NUM_NODES",
+    "BENCH_NUM_COPIES": "BENCH_NUM_NODES",
+}
+# Files in which a batch system lists a job's nodes, a line for each slot, the name first.
+NODE_FILES = ("PBS_NODEFILE", "LSB_DJOB_HOSTFILE", "PE_HOSTFILE", "OAR_NODEFILE", "COBALT_NODEFILE")
+WAY_OUT = "set BENCH_NODE_RANK, BENCH_NUM_NODES and BENCH_MASTER_ADDR in each copy, or BENCH_NODE_RANK=0 BENCH_NUM_NODES=1 for one alone."
+
+
+def which_copy(environ: Mapping[str, str]) -> Copy:
+    """Read from the launcher's variables. Raises ConfigError where they say too little: a guess would be a wrong result."""
+    refuse_misspelt(environ)
+    for launcher in chosen(environ):
+        rank, size, addresses = LAUNCHERS[launcher]
+        if launcher == "bench" and (rank in environ) != (size in environ):
+            there, missing = (rank, size) if rank in environ else (size, rank)
+            raise ConfigError(
+                f"{there}={environ[there]}, but {missing} is not set: set both, the number of this copy and of how many."
+            )
+        if rank not in environ or size not in environ:
+            continue
+        if not (environ[rank].isdecimal() and environ[size].isdecimal()):
+            raise ConfigError(
+                f"{rank}={environ[rank]!r} and {size}={environ[size]!r} must be whole numbers: which copy of how many."
+            )
+        node_rank, num_copies = int(environ[rank]), int(environ[size])
+        if num_copies > MOST_COPIES:
+            raise ConfigError(f"{size}={environ[size][:40]} cannot be: more than {MOST_COPIES} copies.")
+        if not 0 <= node_rank < num_copies:
+            raise ConfigError(f"{rank}={node_rank} must be at least 0 and less than {size}={num_copies}.")
+        if num_copies == 1:
+            return Copy(launcher)
+        names = ("BENCH_MASTER_ADDR",) + addresses
+        candidates = [first_host(environ[name], name) for name in names if environ.get(name)]
+        name, address = next(((c, a) for c in candidates if (a := address_of(c))), ("", None))
+        if address is None:
+            tried = f"{', '.join(candidates)} cannot be resolved here" if candidates else f"{launcher} does not tell it"
+            raise ConfigError(
+                f"the address of the first node is not known ({tried}): set BENCH_MASTER_ADDR to a name or address of it that "
+                "every node can reach."
+            )
+        return Copy(launcher, node_rank, num_copies, address, master_port(launcher, environ), name)
+    refuse_half_said(environ)
+    return Copy()
+
+
+def chosen(environ: Mapping[str, str]) -> list[str]:
+    """The launchers in the order in which they are believed: what the user says himself, then the one that started most copies,
+    for a launcher may run inside another's step of one (mpiexec in the shell of `srun --pty`), whose variables are still there."""
+
+    def copies(launcher: str) -> int:
+        rank, size, _ = LAUNCHERS[launcher]
+        return int(environ[size]) if rank in environ and environ.get(size, "").isdecimal() else 0
+
+    return sorted(LAUNCHERS, key=lambda launcher: (launcher != "bench", -copies(launcher)))
+
+
+def refuse_misspelt(environ: Mapping[str, str]) -> None:
+    """A copy whose number is misspelt would run alone. Other names that begin with BENCH_ are no business of ours."""
+    for name in environ:
+        close = [OURS_ELSEWHERE[name]] if name in OURS_ELSEWHERE else difflib.get_close_matches(name, OURS, 1, 0.85)
+        if name.startswith("BENCH") and name not in OURS and close:
+            raise ConfigError(f"{name}={environ[name]} means nothing: did you mean {close[0]}? Unset it if not.")
+
+
+def refuse_half_said(environ: Mapping[str, str]) -> None:
+    """No launcher said which copy this is. Raises ConfigError where something says that there are, or should be, others."""
+    job_nodes = environ.get("SLURM_JOB_NUM_NODES", "1")
+    if job_nodes != "1":
+        raise ConfigError(
+            f"SLURM_JOB_NUM_NODES={job_nodes}, but srun did not start this command, and it would use one node alone: put "
+            "`srun --ntasks-per-node=1` before it, or set BENCH_NODE_RANK=0 and BENCH_NUM_NODES=1 if one is what you want."
+        )
+    if "SLURM_PROCID" not in environ and under_slurm():
+        raise ConfigError(
+            "SLURM_PROCID is not set, though Slurm started this process: something removed the variables "
+            "(apptainer --cleanenv does), and every copy would believe that it is alone; keep SLURM_* or set BENCH_NODE_RANK "
+            "and BENCH_NUM_NODES."
+        )
+    refuse_half_a_launcher(environ)
+    refuse_a_batch_job_of_several(environ)
+
+
+def under_slurm() -> bool:
+    """Whether one of the processes above this is Slurm's; False where /proc hides them, or itself (subset=pid)."""
+    with contextlib.suppress(psutil.Error, OSError):
+        return any(process.name() == "slurmstepd" for process in psutil.Process().parents())
+    return False
+
+
+def refuse_half_a_launcher(environ: Mapping[str, str]) -> None:
+    """A launcher's number without how many, or how many without the number, or one that is not understood."""
+    for rank, size, _ in LAUNCHERS.values():
+        if rank not in environ and environ.get(size, "1") not in ("", "0", "1"):
+            raise ConfigError(
+                f"{size}={environ[size]}, but {rank} is not set, which says which copy this is: {WAY_OUT}"
+            )
+    for rank, size in [(r, s) for r, s, _ in LAUNCHERS.values()] + [*NOT_UNDERSTOOD]:
+        if rank in environ and size not in environ and rank not in ("SLURM_PROCID", "RANK"):
+            raise ConfigError(
+                f"{rank}={environ[rank]}, but {size} is not set, which says how many copies there are: {WAY_OUT}"
+            )
+        if (rank, size) in NOT_UNDERSTOOD and environ.get(size, "1") != "1":
+            raise ConfigError(
+                f"{size}={environ[size]}: the launcher started several copies, but not in a way that is understood here: {WAY_OUT}"
+            )
+
+
+def refuse_a_batch_job_of_several(environ: Mapping[str, str]) -> None:
+    counts = {name: environ[name] for name in NODE_COUNTS if environ.get(name, "1") not in ("", "0", "1")}
+    counts.update({name: environ[name] for name in NODE_LISTS if several_in(environ.get(name, ""))})
+    for name, value in counts.items():
+        raise ConfigError(
+            f"{name}={value}, but nothing says which copy this is, and it would use one node alone: start one copy on each node (srun, "
+            f"mpirun -N 1), or {WAY_OUT}"
+        )
+    for name in NODE_FILES:
+        nodes = nodes_in(environ[name]) if environ.get(name) else set()
+        if len(nodes) > 1:
+            raise ConfigError(
+                f"{name} lists {len(nodes)} nodes, but nothing says which copy this is, and it would use one node alone: start one copy on "
+                f"each (mpirun -N 1), or {WAY_OUT}"
+            )
+
+
+def nodes_in(path: str) -> set[str]:
+    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as lines:
+        return {words[0] for line in lines if (words := line.split())}
+    return set()
+
+
+def several_in(names: str) -> bool:
+    """Whether a batch system's list has more than one node: Slurm's (``n[1-2]``), or LSF's names, numbers of slots between them."""
+    return (
+        bool(re.search(r"\[[^]]*[-,]", names))
+        or len({w for w in re.split(r"[\s,]+", names) if w and not w.isdecimal()}) > 1
+    )
+
+
+def first_host(names: str, variable: str = "BENCH_MASTER_ADDR") -> str:
+    """First host of a Slurm node list (``n[1-4]``); a plain name or address is its own, ``[::1]`` without its brackets.
+    Raises ConfigError for a list that is cut off."""
+    import hostlist
+
+    if names.startswith("[") and names.endswith("]") and ":" in names:
+        return names[1:-1]
+    if "[" not in names and "]" not in names and "," not in names:
+        return names
+    try:
+        first: str = hostlist.expand_hostlist(names)[0]
+    except (hostlist.BadHostlist, IndexError) as error:
+        raise ConfigError(
+            f"{variable}={names} is no whole list of nodes ({error}): set BENCH_MASTER_ADDR to the name or address of the first one."
+        ) from error
+    return first
+
+
+def address_of(name: str) -> str | None:
+    """Its address as text, of IPv4 where it has one, else of IPv6."""
+    with contextlib.suppress(OSError, UnicodeError):
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+        return str(min(found, key=lambda one: one[0] != socket.AF_INET)[4][0])
+    return None
+
+
+def is_own_address(address: str) -> bool:
+    """Whether this host has it: a socket can be bound to it."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind(socket.getaddrinfo(address, 0, family, socket.SOCK_STREAM)[0][4])
+    except OSError:
+        return False
+    return True
+
+
+def master_port(launcher: str, environ: Mapping[str, str]) -> int:
+    """The same on every copy, another for another job step, below the ephemeral ports."""
+    given = environ.get("BENCH_MASTER_PORT")
+    if given:
+        if not given.isdecimal() or not 0 < int(given) < 1 << 16:
+            raise ConfigError(f"BENCH_MASTER_PORT={given} must be a port, 1 to 65535.")
+        return int(given)
+    # Of the secret's words, so that two users on one login node do not meet. torchrun itself listens on MASTER_PORT.
+    token = environ.get("BENCH_TOKEN")
+    words = ["token", token] if token else job_words(launcher, environ)
+    return 20000 + int(hashlib.sha256(".".join(words).encode(errors="surrogateescape")).hexdigest(), 16) % 10000
+
+
+def chosen_interface(asked: str | None, address: str, environ: Mapping[str, str]) -> str | None:
+    """Where gloo is to listen: as launch.interface says, else as GLOO_SOCKET_IFNAME does, else the way to the first node."""
+    return asked or environ.get("GLOO_SOCKET_IFNAME") or interface_to(address)
+
+
+def interface_to(address: str) -> str | None:
+    """Name of the network interface whose address packets to ``address`` leave from; None if there is no way there."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            # Sends nothing: it only asks the routing table.
+            probe.connect(socket.getaddrinfo(address, 9, family, socket.SOCK_DGRAM)[0][4])
+            mine = probe.getsockname()[0].partition("%")[0]
+    except OSError:
+        return None
+    return next(
+        (
+            name
+            for name, addresses in psutil.net_if_addrs().items()
+            if any(a.address.partition("%")[0] == mine for a in addresses)
+        ),
+        None,
+    )

@@ -1,0 +1,88 @@
+"""This process as the kernel sees it: pinned, bound to the memory near it, and gone when its parent is.
+
+All of this is asked for and may be refused: `attempt` is the one place where a rank asks for what it can do without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Iterator
+from typing import Any, Callable
+
+from bench.job.job import PADDING
+from bench.process.cpus import SYSTEM, allowed_cpus, has_memory, node_of_all
+
+MPOL_BIND = 2  # of set_mempolicy(2)
+NODES_MASK_BITS = 1024  # the kernel's own limit of NUMA nodes (CONFIG_NODES_SHIFT is 10 at most)
+
+
+def attempt(what: str, ask: Callable[[], Any], without: list) -> Any:
+    """What ``ask()`` gives. Where the host refuses it, None, and ``without`` gets ``what`` with the reason as a sentence.
+
+    What is optional must not cost the training, so nothing that a host can answer gets out of here.
+    """
+    try:
+        return ask()
+    except (OSError, MemoryError, RuntimeError, ValueError, AttributeError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        without.append(f"{what} ({reason}).")
+        return None
+
+
+def pin(cpus: list) -> None:
+    """Bind this process, and every thread that it starts from now on, to these logical CPUs. Raises OSError."""
+    os.sched_setaffinity(0, cpus)
+
+
+@contextlib.contextmanager
+def on_all(cpus: list) -> Iterator[None]:
+    """Threads that start meanwhile may use all ``cpus``. OpenMP has bound the main thread to one of them by now, which others
+    would inherit: gloo's would take turns with the one that computes. Nothing happens where the kernel refuses."""
+    mine = allowed_cpus()
+    with contextlib.suppress(OSError):
+        pin(cpus)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            pin(mine)
+
+
+def bind_memory(cpus: list, system: str = SYSTEM) -> int | None:
+    """Take memory only from the NUMA node that holds all ``cpus`` (set_mempolicy(2), MPOL_BIND); its number.
+
+    None, and nothing is bound, where there is one node only or the CPUs lie on several. Raises OSError where the kernel
+    or a container refuses, and where that node has no memory to take.
+    """
+    mine = node_of_all(cpus, system)
+    number = {"x86_64": 238, "aarch64": 237}.get(os.uname().machine)
+    if mine is None or number is None:
+        return None
+    if not has_memory(mine, system):
+        raise OSError(0, f"NUMA node {mine} has none")
+    words = (ctypes.c_uint64 * (NODES_MASK_BITS // 64))()  # nodes of 64 and more have their place too
+    words[mine // 64] = 1 << mine % 64
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(
+        ctypes.c_long(number), ctypes.c_int(MPOL_BIND), ctypes.byref(words), ctypes.c_ulong(NODES_MASK_BITS + 1)
+    ):  # the kernel takes one bit less than it is told
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return mine
+
+
+def take_off_padding() -> int:
+    """Bytes of the environment that the kernel laid above this process's stack; what only filled it up is taken off, so that
+    no child inherits it. The stack stays where it is. Raises OSError."""
+    for name in [name for name in os.environ if name.startswith(PADDING)]:
+        del os.environ[name]
+    with open("/proc/self/environ", "rb") as f:
+        return len(f.read())
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent dies, however that happens (prctl(2), PR_SET_PDEATHSIG)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(1, 9, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

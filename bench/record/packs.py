@@ -1,0 +1,63 @@
+"""A pack is read like the folder that it was made of: its records are put into a temporary folder that goes when the program ends."""
+
+from __future__ import annotations
+
+import functools
+import re
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from bench.job.errors import RecordError
+
+SUFFIXES = (".tar.gz", ".tgz")
+MEMBER = re.compile(r"(?:\./)?(?:[\w.+~-]+/)*record(?:-[0-9a-f]{8})*\.json")
+MOST_MEMBERS, MOST_BYTES = 100_000, 4 << 30
+
+
+def is_pack(path: Path) -> bool:
+    return path.name.endswith(SUFFIXES) and path.is_file()
+
+
+def with_packs(paths: Iterable[Path]) -> list[Path]:
+    """The same folders and packs, and after each folder the packs that lie directly in it."""
+    found: list[Path] = []
+    for path in paths:
+        found += [path, *(sorted(one for one in path.iterdir() if is_pack(one)) if path.is_dir() else ())]
+    return found
+
+
+def written_into(first: Path) -> Path:
+    """Where a report on ``first`` is written: the folder itself; for a pack a folder of its name beside it."""
+    suffix = next((suffix for suffix in SUFFIXES if is_pack(first) and first.name.endswith(suffix)), None)
+    return first.with_name(first.name[: -len(suffix)]) if suffix else first
+
+
+def unpacked(path: Path) -> Path:
+    """``path`` itself, or where it is a pack a folder with its records. Raises RecordError."""
+    return Path(_unpacked(path.resolve()).name) if is_pack(path) else path
+
+
+@functools.lru_cache(maxsize=None)  # noqa: UP033  # and keeps the folders as long as the program runs
+def _unpacked(path: Path) -> tempfile.TemporaryDirectory[str]:
+    folder = tempfile.TemporaryDirectory(prefix="bench-pack-")
+    size = 0
+    try:
+        with tarfile.open(path, "r:gz") as tar:
+            for number, member in enumerate(tar):
+                size += member.size
+                if number >= MOST_MEMBERS or size > MOST_BYTES:
+                    raise RecordError(f"{path} is larger than any pack: it is not read.")
+                # Only records are taken, by names that cannot leave the folder; links and devices are none.
+                if not (member.isfile() and MEMBER.fullmatch(member.name)) or ".." in member.name.split("/"):
+                    continue
+                content = tar.extractfile(member)
+                assert content is not None
+                to = Path(folder.name) / member.name
+                to.parent.mkdir(parents=True, exist_ok=True)
+                to.write_bytes(content.read())
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise RecordError(f"{path} is not a whole pack ({error}).") from error
+    return folder

@@ -1,0 +1,134 @@
+"""Which records may stand beside one another, and what comparing them says.
+
+Records are merged into one number only when nothing but the block differs. A section holds one configuration on one
+kind of host; in it, a cell is one arm at one number of nodes; in that, each record is one block. Arms are compared
+within blocks, at the same number of nodes, and only if they computed the same losses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.host.likeness import kind_of
+from bench.job.job import Job, canonical, from_dict
+from bench.process.cpus import cpu_numbers
+from bench.record import records
+from bench.record.records import Record
+from bench.statistics.cautions import cautions_of, without_reference
+from bench.statistics.cells import Cell, block_of
+from bench.statistics.pairing import Losses, Pair, check_losses, pairs_of
+
+
+@dataclass(frozen=True)
+class Section:
+    """One configuration on one kind of host."""
+
+    host: Mapping[str, Any]
+    job: Job
+    cells: tuple[Cell, ...]  # in the order of arms, then nodes
+    failed: tuple[Record, ...]
+    reference: str
+    arms: tuple[str, ...]  # the reference first
+    losses: tuple[Losses, ...] = ()
+    pairs: tuple[Pair, ...] = ()
+    cautions: tuple[str, ...] = field(default=())
+
+    @property
+    def title(self) -> str:
+        cpu = self.host["cpu"]
+        cores = f"{len(cpu_numbers(cpu['affinity'])) or cpu['logical']} cores"
+        what = shlex.join(self.job.program.command)[:80] or self.job.model.name
+        if self.job.launch.python is not None:
+            what += f" under PyTorch {self.host['packages']['torch']}, Python {self.host['python']['version']},"
+        return f"{what} on {cpu['model'] or self.host['machine']}, {cores}"
+
+    @property
+    def is_published_workload(self) -> bool:
+        """Whether the published table's figures may stand beside these at all."""
+        model, train = self.job.model, self.job.train
+        what = (model.num_parameters // 10**6, model.sequence, train.global_batch_size, train.micro_batch_size)
+        return what == (124, 1024, 1024, 1) and not self.job.program.command
+
+    @property
+    def num_records(self) -> int:
+        return sum(len(cell.records) for cell in self.cells) + len(self.failed)
+
+
+def sections(records: Sequence[Record], reference: str) -> list[Section]:
+    """All records, sorted into sections, the one with the most records first. ``reference``: the arm to compare with; where a
+    section lacks it, its first arm in alphabetical order stands in, and a caution says so."""
+    grouped: dict[str, list[Record]] = {}
+    for record in records:
+        grouped.setdefault(_likeness(record), []).append(record)
+    made = [_section(group, reference) for group in grouped.values()]
+    return sorted(made, key=lambda section: -section.num_records)
+
+
+def _likeness(record: Record) -> str:
+    """What two records must share to stand in one section: all of the configuration but arm, block and nodes, the kind
+    of host, and how many of its CPUs were allowed (the fingerprint leaves out which)."""
+    job = {key: value for key, value in record["job"].items() if key not in ("allocator", "repeat", "nodes")}
+    job["launch"] = {k: v for k, v in job["launch"].items() if k not in ("interface", "timeout_seconds")}
+    return canonical([job, kind_of(record["hosts"][:1])])
+
+
+def _arm_identity(record: Record) -> str:
+    """The setting, and the very libraries that served: an upgrade between two blocks makes another arm."""
+    allocator = record["job"]["allocator"]
+    proof = record["ranks"][0]["proof"]
+    served = sorted(proof.get("libraries", {"": proof["sha256"]}).values()) if allocator["library"] else None
+    return canonical([{key: allocator[key] for key in ("name", "library", "env")}, served])
+
+
+def _section(group: Sequence[Record], reference: str) -> Section:
+    good = [(record, record["job"]["allocator"]["name"], _arm_identity(record)) for record in group if record["valid"]]
+    identities: dict[str, set[str]] = {}
+    for _, name, identity in good:
+        identities.setdefault(name, set()).add(identity)
+    cells: dict[tuple[str, int, bool], list[Record]] = {}
+    for record, name, identity in good:
+        # Two settings under one name are two arms.
+        label = name if len(identities[name]) == 1 else f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:4]}"
+        cells.setdefault((label, record["job"]["nodes"], record["launch"]["simulated"]), []).append(record)
+    names = sorted({arm for arm, _, _ in cells})
+    chosen = (
+        reference
+        if reference in names
+        else next((n for n in names if n.startswith(f"{reference}-")), names[0] if names else reference)
+    )
+    arms = tuple(sorted(names, key=lambda arm: (arm != chosen, arm)))
+    ordered = tuple(
+        Cell(arm, nodes, simulated, tuple(sorted(found, key=block_of)))
+        for (arm, nodes, simulated), found in sorted(
+            cells.items(), key=lambda item: (arms.index(item[0][0]), item[0][1:])
+        )
+    )
+    losses = tuple(
+        check_losses([cell for cell in ordered if (cell.nodes, cell.simulated) == at], chosen)
+        for at in sorted({(cell.nodes, cell.simulated) for cell in ordered})
+    )
+    return Section(
+        group[0]["hosts"][0],
+        from_dict(group[0]["job"]),
+        ordered,
+        tuple(r for r in group if not r["valid"]),
+        chosen,
+        arms,
+        losses,
+        tuple(pairs_of(ordered, losses, chosen)),
+        (*without_reference(ordered, arms), *cautions_of([r for r, _, _ in good], chosen, reference, len(arms))),
+    )
+
+
+def pairs(found: Sequence[records.Record], reference: str) -> list[Pair]:
+    """Every arm against ``reference``, in all sections of ``found``; where it is missing no other arm stands in for it."""
+    return [
+        c
+        for section in sections(found, reference)
+        for c in section.pairs
+        if c.reference == reference or c.reference.startswith(f"{reference}-")
+    ]

@@ -1,0 +1,128 @@
+"""Arms held against the reference arm: the same losses first, then the ratio over the blocks that hold both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.statistics import stats
+from bench.statistics.cause import Cause, explain
+from bench.statistics.cells import Cell, block_of
+
+LOSS_TOLERANCE = 1e-5  # relative; another allocator moves addresses, and alignment may change a vector loop's order
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Whether all records of one number of nodes followed one trajectory."""
+
+    nodes: int
+    simulated: bool
+    num_records: int
+    num_compared: int  # losses compared, over all records
+    bit_for_bit: bool
+    largest_difference: float  # relative
+    disagreeing: tuple[str, ...]  # arms
+    of_program: bool = False  # then the values are what program.check finds in its output
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One arm against the reference at one number of nodes. ``word``: one of stats.WORDS, or "invalid"; then ``invalid`` says why there is
+    no ratio."""
+
+    arm: str
+    reference: str
+    nodes: int
+    simulated: bool
+    word: str
+    invalid: str = ""
+    ratio: stats.Ratio | None = None
+    memory: stats.Ratio | None = None
+    cause: Cause | None = None
+    unpaired_blocks: int = 0
+
+
+def check_losses(cells: Sequence[Cell], reference: str) -> Losses:
+    """Compare every record at one number of nodes with the longest of the reference arm, as far as both go."""
+    everything = [(cell.arm, np.array(record["derived"]["losses"])) for cell in cells for record in cell.records]
+    base = max(range(len(everything)), key=lambda i: (everything[i][0] == reference, len(everything[i][1])))
+    largest, num_compared, same_bits, disagreeing = 0.0, 0, True, []
+    for number, (arm, losses) in enumerate(everything):
+        length = min(len(everything[base][1]), len(losses))
+        if number == base or not length:
+            continue
+        a, b = everything[base][1][:length], losses[:length]
+        num_compared += length
+        same_bits = same_bits and bool((a == b).all())
+        difference = float(np.max(np.abs(a - b) / np.maximum(np.abs(a), 1e-30)))
+        largest = max(largest, difference)
+        if difference > LOSS_TOLERANCE and arm not in disagreeing:
+            disagreeing.append(arm)
+    return Losses(
+        cells[0].nodes,
+        cells[0].simulated,
+        len(everything),
+        num_compared,
+        same_bits,
+        largest,
+        tuple(disagreeing),
+        bool(cells[0].job.program.command),
+    )
+
+
+def pairs_of(cells: Sequence[Cell], losses: Sequence[Losses], reference: str) -> list[Pair]:
+    """Every arm against the reference, at each number of nodes; the largest gain first."""
+    found = []
+    for base in cells:
+        if base.arm != reference:
+            continue
+        check = next(one for one in losses if (one.nodes, one.simulated) == (base.nodes, base.simulated))
+        here = [
+            pair(base, cell, check)
+            for cell in cells
+            if cell.arm != reference and (cell.nodes, cell.simulated) == (base.nodes, base.simulated)
+        ]
+        found += sorted(here, key=lambda c: -c.ratio.value if c.ratio else math.inf)
+    return found
+
+
+def pair(base: Cell, cell: Cell, losses: Losses) -> Pair:
+    """``cell`` against the reference arm's cell ``base``, over the blocks that hold both."""
+
+    def invalid(why: str) -> Pair:
+        return Pair(cell.arm, base.arm, cell.nodes, cell.simulated, "invalid", why)
+
+    wrong = [arm for arm in (base.arm, cell.arm) if arm in losses.disagreeing]
+    if wrong:
+        what = "values" if losses.of_program else "losses"
+        return invalid(
+            f"the {what} of {' and '.join(wrong)} disagree by up to {losses.largest_difference:.2g}, so they did not do the same work."
+        )
+    blocks = [{block_of(record): record for record in one.records} for one in (base, cell)]
+    common = sorted(set(blocks[0]) & set(blocks[1]))
+    if not common:
+        return invalid("no block holds both.")
+    ours, theirs = ([block[key] for key in common] for block in blocks)
+    try:
+        samples = [[r["derived"]["samples"] for r in side] for side in (ours, theirs)]
+        peaks = [[[r["derived"]["peak_rss_bytes"]] for r in side] for side in (ours, theirs)]
+        ratio, memory = stats.ratio(samples[0], samples[1]), stats.ratio(peaks[0], peaks[1])
+    except ValueError as error:
+        return invalid(f"{error}.")
+    word = stats.verdict(ratio).word
+    return Pair(
+        cell.arm,
+        base.arm,
+        cell.nodes,
+        cell.simulated,
+        word,
+        "",
+        ratio,
+        memory,
+        explain(ours, theirs, word in ("faster", "slower")),
+        len(set(blocks[0]) ^ set(blocks[1])),
+    )

@@ -1,0 +1,355 @@
+"""From samples to a conclusion: intervals, ratios between arms paired by block, and a verdict.
+
+The unit of repetition is the block (every arm once, in fresh processes), not the sample: samples of one process share
+its heap layout, clock and neighbours, so a thousand of them say nothing about the next process (Kalibera & Jones,
+"Rigorous benchmarking in reasonable time", ISMM 2013). A ratio is therefore formed within each block, and its
+interval comes from how blocks disagree.
+
+Why no bootstrap: resampling blocks and then samples is two steps away from an honest interval here. Percentiles of it
+are too narrow for few blocks, since the spread of B values shrinks by (B-1)/B and normal quantiles stand in for
+Student's; and resampling the samples too counts their noise twice, because the block means hold it already (Davison &
+Hinkley, "Bootstrap methods and their application", 1997, section 3.8). With both repaired, what is left is Student's
+t on the log ratios of the blocks, which needs no random numbers. `validation/coverage.py` measures it against the
+percentile bootstrap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import nctdtrinc, stdtrit
+
+from bench.job.series import correlation_factor, standard_error
+
+FEW_BLOCKS = 5  # fewer than this are flagged, and their interval may not be narrower than that of the samples alone
+MAX_BLOCKS = 10_000
+FEWEST_BLOCKS = 3  # with two there is one degree of freedom, and t is 12.7 where it is 4.3 with three: an interval that tells nothing
+SAYS_NOTHING = 10.0  # an interval that reaches beyond ten times its value is said in words: it limits nothing
+LARGEST_EQUIVALENCE = 0.05  # "no difference larger than x" is a finding only up to this x
+WORDS = ("faster", "slower", "no difference", "cannot tell")
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its confidence limits, all in the unit of the samples; the limits are NaN for a single sample."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def says_nothing(self) -> bool:
+        return self.high > SAYS_NOTHING * self.value
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """reference/arm with confidence limits: 1.5 means that the arm takes 1/1.5 of the reference's time (or memory)."""
+
+    value: float
+    low: float  # NaN when nothing repeats (one block of one sample)
+    high: float
+    num_blocks: int
+    smallest_detectable: float  # relative difference found with 80 % power, e.g. 0.03; NaN like the limits
+    standard_error: float  # of log(value); NaN like the limits
+    degrees: float  # of freedom of the standard error
+    confidence: float
+
+    @property
+    def few_blocks(self) -> bool:
+        """Whether the blocks are too few for their spread to be known well."""
+        return self.num_blocks < FEW_BLOCKS
+
+    @property
+    def says_nothing(self) -> bool:
+        return self.high > SAYS_NOTHING * self.value
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``word``: one of WORDS. ``reach``: the largest relative difference that the interval holds, which is what "no difference" is
+    not larger than; NaN where there is no interval."""
+
+    word: str
+    reach: float
+
+
+def mean_interval(samples: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Student's t interval on the mean of one job's steady samples (any unit).
+
+    It covers the noise within this job's process alone, and takes the samples for independent: another process may
+    differ by more. Raises ValueError for no samples or samples that are not finite.
+    """
+    values = _finite(samples, "samples")
+    _check_confidence(confidence)
+    mean = float(values.mean())
+    if len(values) < 2:
+        return Interval(mean, NAN, NAN)
+    half = _t(confidence, len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return Interval(mean, mean - half, mean + half)
+
+
+def time_interval(samples: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Student's t interval on the mean of samples that are positive (seconds), made on the scale of logarithms: its limits are
+    mean/f and mean*f, so that no time is said to be perhaps below zero. Neighbours that hang together are reckoned with.
+
+    Raises ValueError for no samples or samples that are not finite and positive.
+    """
+    values = _finite(samples, "samples")
+    _check_confidence(confidence)
+    if values.min() <= 0:
+        raise ValueError(f"samples: {values.min():g} is not positive, and is no time")
+    mean = float(values.mean())
+    if len(values) < 2:
+        return Interval(mean, NAN, NAN)
+    half = _t(confidence, len(values) - 1) * standard_error(values.tolist()) / mean
+    return Interval(mean, mean * _exp(-half), mean * _exp(half))
+
+
+def ratio(reference: Sequence[Sequence[float]], arm: Sequence[Sequence[float]], confidence: float = 0.95) -> Ratio:
+    """How many times less time (or memory) the arm takes than the reference, paired by block.
+
+    Element b of `reference` and of `arm` holds the steady samples of block b (seconds, or bytes; one sample is
+    enough). The value is the geometric mean over blocks of mean(reference[b]) / mean(arm[b]); whatever slows a whole
+    block cancels. The limits are Student's t on the logarithms of those, B-1 degrees of freedom. Raises ValueError
+    for unequal or no blocks, or for samples that are not finite and positive.
+
+    With fewer than five blocks the samples within blocks have an interval too, as if no two runs differed (Welch's t, its
+    degrees of freedom over all blocks, B-1 at the least), and the wider of the two is taken: three runs that agree by luck
+    otherwise give a narrow one. Taking the wider is a convention for few studies (Jackson, Law, Ruecker & Schwarzer, Stat.
+    Med. 36:3923, 2017). Never narrower than Student's t of the blocks, it holds the truth as often. With one block the
+    samples are all there is.
+    """
+    _check_confidence(confidence)
+    if len(reference) != len(arm):
+        raise ValueError(f"the reference has {len(reference)} blocks, the arm {len(arm)}: pass only blocks with both")
+    if len(reference) == 0:
+        raise ValueError("there are no blocks to compare: pass at least one block that holds both arms")
+    pairs = [_compare_means(r, a, block) for block, (r, a) in enumerate(zip(reference, arm))]
+    log_ratios = np.array([pair[0] for pair in pairs])
+    num_blocks = len(pairs)
+    centre = float(log_ratios.mean())
+    variance, degrees = _of_a_block(log_ratios.tolist(), [pair[1:] for pair in pairs], confidence)
+    error = math.sqrt(variance / num_blocks)
+    half = _t(confidence, degrees) * error
+    return Ratio(
+        value=_exp(centre),
+        low=_exp(centre - half),
+        high=_exp(centre + half),
+        num_blocks=num_blocks,
+        smallest_detectable=_smallest_detectable(error, degrees),
+        standard_error=error,
+        degrees=degrees,
+        confidence=confidence,
+    )
+
+
+@dataclass(frozen=True)
+class LogMean:
+    """The mean of a logarithm over independent runs, its standard error, and the degrees of freedom of that. ``error`` is NaN where
+    nothing repeats; ``single``: there is one run, whose error says nothing about how runs differ."""
+
+    value: float
+    error: float
+    degrees: float
+    num_blocks: int
+
+    @property
+    def single(self) -> bool:
+        return self.num_blocks == 1
+
+
+def log_mean(blocks: Sequence[Sequence[float]]) -> LogMean:
+    """Of the mean times of blocks (samples of one process each): what stands for an arm that has nothing to be paired with.
+
+    The block is what repeats, so the error is of the blocks' means; with fewer than five it is that of the samples within where
+    those give the wider interval, as in `ratio`. Raises ValueError for no blocks, or samples that are not finite and positive.
+    """
+    if len(blocks) == 0:
+        raise ValueError("there are no blocks: pass at least one")
+    means, within = [], []
+    for block, samples in enumerate(blocks):
+        values = _finite(samples, f"block {block}")
+        if values.min() <= 0:
+            raise ValueError(f"block {block}: sample {values.min():g} is not positive, and has no logarithm")
+        means.append(math.log(float(values.mean())))
+        within.append(_of_log_mean(values.tolist()))
+    variance, degrees = _of_a_block(means, within)
+    return LogMean(float(np.mean(means)), math.sqrt(variance / len(means)), degrees, len(means))
+
+
+def of_ratio(one: Ratio) -> LogMean:
+    return LogMean(math.log(one.value), one.standard_error, one.degrees, one.num_blocks)
+
+
+def difference(one: LogMean, two: LogMean, confidence: float = 0.95) -> tuple[float, float]:
+    """``two - one``, and half its interval by Welch's degrees of freedom. An error that is not known counts as none."""
+    parts = [(0.0 if math.isnan(side.error) else side.error, side.degrees) for side in (one, two)]
+    total = math.hypot(parts[0][0], parts[1][0])
+    if total == 0:
+        return two.value - one.value, 0.0
+    degrees = total**4 / sum(error**4 / df for error, df in parts)
+    return two.value - one.value, _t(confidence, degrees) * total
+
+
+def deciding_blocks(one: LogMean, two: LogMean, limit: float, most: int = 1000) -> int | None:
+    """How many blocks a side bring the interval of `difference` wholly within +-limit or wholly outside, if the difference and the
+    spread stay what they are; None where ``most`` would not."""
+    margin = abs(limit - abs(two.value - one.value))
+    spreads = [0.0 if math.isnan(side.error) else side.error * math.sqrt(side.num_blocks) for side in (one, two)]
+    for blocks in range(2, most + 1):
+        sides = [LogMean(0.0, spread / math.sqrt(blocks), blocks - 1.0, blocks) for spread in spreads]
+        if difference(sides[0], sides[1])[1] <= margin:
+            return blocks
+    return None
+
+
+def needed_blocks(ratio: Ratio, half_width: float, min_blocks: int = FEW_BLOCKS) -> int:
+    """How many blocks in all bring the interval to value / (1 + half_width) ... value * (1 + half_width), e.g. 0.04.
+
+    It is the smallest B >= min_blocks with t(B-1) * s / sqrt(B) <= log(1 + half_width), where s is the spread between
+    the blocks so far, or what the samples within suggest where they govern: measuring is done when the answer is not
+    above `ratio.num_blocks`, which is so where the interval is that narrow already. It looks at width alone and
+    never at where the interval lies: stopping when a difference becomes significant would find one always. It stops
+    at a lucky narrow width too, which costs coverage when min_blocks is small (`validation/coverage.py` says how
+    much). From one block, where s is unknown, it answers with what the samples suggest. At most 10,000. Raises
+    ValueError for a half_width that is not positive, min_blocks below 2.
+    """
+    if not (math.isfinite(half_width) and half_width > 0):
+        raise ValueError(f"half_width is {half_width}: give a positive relative width such as 0.04")
+    if min_blocks < 2:
+        raise ValueError(f"min_blocks is {min_blocks}: one block has no spread to judge by, give 2 or more")
+    if math.isnan(ratio.standard_error):
+        return min_blocks
+    spread = ratio.standard_error * math.sqrt(ratio.num_blocks)
+    wanted = math.log1p(half_width) * (1 + 1e-12)
+    low, high = min_blocks, max(MAX_BLOCKS, min_blocks)
+    while low < high:  # bisection: the width falls with every block
+        middle = (low + high) // 2
+        if _t(ratio.confidence, middle - 1) * spread / math.sqrt(middle) <= wanted:
+            high = middle
+        else:
+            low = middle + 1
+    # Few blocks whose samples govern are better known than so few blocks tell.
+    done = ratio.num_blocks >= min_blocks and _t(ratio.confidence, ratio.degrees) * ratio.standard_error <= wanted
+    return min(low, ratio.num_blocks) if done else low
+
+
+def verdict(ratio: Ratio, margin: float = 0.02) -> Verdict:
+    """What the interval supports.
+
+    An interval that lies wholly within +-margin is "no difference" even if it excludes 1: a difference that small is not worth a
+    switch, and asking for more than significance keeps A/A comparisons quiet (equivalence by interval inclusion: Schuirmann,
+    J. Pharmacokinet. Biopharm. 15:657, 1987). It is claimed for what reaches up to 5 %. A single block is never enough for a
+    direction: it says nothing about how much two runs of one arm differ. Raises ValueError for a margin that is none.
+    """
+    if not (math.isfinite(margin) and margin >= 0):
+        raise ValueError(f"margin is {margin}: give a relative difference such as 0.02")
+    if math.isnan(ratio.low):
+        return Verdict("cannot tell", NAN)
+    reach = max(ratio.high, 1 / ratio.low) - 1
+    if ratio.num_blocks == 1 or ratio.says_nothing:
+        return Verdict("cannot tell", reach)
+    if reach > margin and (ratio.low > 1 or ratio.high < 1):
+        return Verdict("faster" if ratio.low > 1 else "slower", reach)
+    return Verdict("no difference" if reach <= max(margin, LARGEST_EQUIVALENCE) else "cannot tell", reach)
+
+
+def outliers(samples: Sequence[float]) -> list[bool]:
+    """Which samples lie far out; for showing them, never for deleting them.
+
+    Modified z-score |x - median| / (1.4826 * MAD) above 3.5 (Iglewicz & Hoaglin, "How to detect and handle outliers",
+    ASQC 1993). When more than half of the samples are equal the MAD is 0, and 1.2533 * mean absolute deviation takes
+    its place. Fewer than three samples have no outliers. Raises ValueError for no samples or samples that are not
+    finite.
+    """
+    values = _finite(samples, "samples")
+    distance = np.abs(values - np.median(values))
+    scale = 1.4826 * float(np.median(distance)) or 1.2533 * float(distance.mean())
+    if len(values) < 3 or scale == 0:
+        return [False] * len(values)
+    return [bool(far) for far in distance / scale > 3.5]
+
+
+def _finite(samples: Sequence[float], what: str) -> np.ndarray:
+    values = np.asarray(samples, dtype=float)
+    if values.ndim != 1 or len(values) == 0:
+        raise ValueError(f"{what}: expected a list of at least one number, got an array of shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{what}: sample {int(np.argmin(np.isfinite(values)))} is not a finite number")
+    return values
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}: give a number between 0 and 1, such as 0.95")
+
+
+def _t(confidence: float, degrees: float) -> float:
+    return float(stdtrit(degrees, 0.5 + confidence / 2))
+
+
+def _of_a_block(
+    logs: Sequence[float], within: Sequence[tuple[float, float]], confidence: float = 0.95
+) -> tuple[float, float]:
+    """The variance of one block's logarithm, and its degrees of freedom. ``within``: of each block, what its samples say of both; NaN
+    where there is a single sample, which cannot tell. The samples of B blocks have B-1 degrees of freedom at the least: neighbours that
+    hang together have enlarged their variance already, and would else be counted twice."""
+    known = [part for part in within if not math.isnan(part[0])]
+    variance, degrees = _mean_variance(known) if known else (NAN, 1.0)
+    of_samples = (variance, max(degrees, len(logs) - 1.0))
+    if len(logs) == 1:
+        return of_samples
+    of_blocks = (float(np.var(logs, ddof=1)), len(logs) - 1.0)
+    if len(logs) >= FEW_BLOCKS or not known:
+        return of_blocks
+    return max(of_blocks, of_samples, key=lambda one: _t(confidence, one[1]) * math.sqrt(one[0]))
+
+
+def _mean_variance(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The mean of variances, and its degrees of freedom (Welch, Biometrika 34, 1947)."""
+    total = sum(variance for variance, _ in parts)
+    divisor = sum(variance**2 / degrees for variance, degrees in parts)
+    return total / len(parts), total**2 / divisor if divisor > 0 else sum(degrees for _, degrees in parts)
+
+
+def _of_log_mean(samples: list[float]) -> tuple[float, float]:
+    """The variance of the logarithm of a mean, by the delta method, var(mean) / mean^2, and its degrees of freedom; NaN for one sample.
+    Neighbours that hang together are worth fewer independent samples, as for a rank when it stops."""
+    if len(samples) < 2:
+        return NAN, NAN
+    mean = sum(samples) / len(samples)
+    return (standard_error(samples) / mean) ** 2, max(1.0, len(samples) / correlation_factor(samples) - 1)
+
+
+def _compare_means(reference: Sequence[float], arm: Sequence[float], block: int) -> tuple[float, float, float]:
+    """Log ratio of means, its variance from the samples within, Welch's degrees of freedom (NaN for single samples)."""
+    log_means, parts = [], []
+    for samples, what in ((reference, "reference"), (arm, "arm")):
+        values = _finite(samples, f"block {block} of the {what}")
+        if values.min() <= 0:
+            raise ValueError(f"block {block} of the {what}: sample {values.min():g} is not positive, and has no ratio")
+        log_means.append(math.log(float(values.mean())))
+        parts.append(_of_log_mean(values.tolist()))
+    variance, degrees = _mean_variance(parts)
+    return log_means[0] - log_means[1], 2 * variance, degrees
+
+
+def _smallest_detectable(error: float, degrees: float) -> float:
+    """The true relative difference that a two-sided 5 % t test finds with 80 % power; `error` is of the log ratio.
+
+    The noncentrality at which a noncentral t exceeds its critical value in 80 % of cases, times the standard error of
+    the log ratio (Cohen, "Statistical power analysis", 1988, chapter 2; Bloom's minimum detectable effect, Eval. Rev.
+    19:547, 1995, is its approximation by central t, 14 % too small for two blocks).
+    """
+    if math.isnan(error):
+        return NAN
+    return _exp(float(nctdtrinc(degrees, 0.2, _t(0.95, degrees))) * error) - 1
+
+
+def _exp(x: float) -> float:
+    return x if math.isnan(x) else math.exp(min(max(x, -700.0), 700.0))  # two wild blocks would overflow a float

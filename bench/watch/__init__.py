@@ -1,4 +1,0 @@
-"""Level 1. The process between the driver and a user's program: starts it, watches its tree, ends all of it.
-
-Imports bench.schema, what bench.rank has without torch, and the standard library.
-"""

@@ -1,0 +1,1 @@
+"""What can be run under each allocator: a folder each."""

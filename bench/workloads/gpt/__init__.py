@@ -1,0 +1,1 @@
+"""The GPT that this project trains: starting its ranks, and its figures."""

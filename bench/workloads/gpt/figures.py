@@ -1,0 +1,163 @@
+"""From the raw samples of a record to its figures."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from bench.job.job import Job, from_dict
+from bench.job.kinds import KINDS, SETTLING, typical
+from bench.record.records import COUNTERS, Record
+from bench.statistics.stats import time_interval
+from bench.workloads.gpt.flops import tflops
+from bench.workloads.program.figures import derive_program, finite
+
+
+@functools.cache
+def derived_code() -> str:
+    """12 hex digits over the files that make a job's figures out of its raw samples: whether stored figures are of today's code."""
+    bench, digest = Path(__file__).parents[2], hashlib.sha256()
+    files = [
+        "workloads/gpt/figures.py",
+        "workloads/program/figures.py",
+        "workloads/gpt/flops.py",
+        "statistics/stats.py",
+    ]
+    for name in [*files, "job/kinds.py", "job/series.py"]:
+        digest.update(f"{name} ".encode() + hashlib.sha256((bench / name).read_bytes()).digest())
+    return digest.hexdigest()[:12]
+
+
+def derive(record: Record) -> dict[str, Any]:
+    """Every summary of a job, from its raw samples. Times are those of the slowest rank; see docs/record.md for the fields."""
+    job = from_dict(record["job"])
+    if job.program.command:
+        return derive_program(record)
+    parts = [derive_rank(job, rank) for rank in record["ranks"]]
+    slowest = max(parts, key=lambda part: part["sec_per_it"])
+    by_node: dict[int, dict[str, float]] = {}
+    for rank, part in zip(record["ranks"], parts):
+        node = by_node.setdefault(rank["node"], dict.fromkeys(COUNTERS, 0.0))
+        for counter in COUNTERS:
+            node[counter] += sum(phase[counter] for phase in part["phases"].values())
+    per_node = {counter: max(node[counter] for node in by_node.values()) for counter in COUNTERS}
+    interval = time_interval(slowest["samples"])
+    speed = tflops(job, slowest["sec_per_it"])
+    full = job.measure.mode == "full"
+    multiplied = sum(record["ranks"][0]["micro_batches"]["steady"]) if full else len(slowest["samples"])
+    notes = [
+        f"full {sum(record['ranks'][0]['iterations']['steady'])} it"
+        if full
+        else f"sampled {multiplied}/{job.num_micro_batches}"
+    ]
+    if record["launch"]["simulated"]:
+        notes.append("simulated")
+    return {
+        **{
+            k: slowest[k]
+            for k in (
+                "sec_per_it",
+                "samples",
+                "micro_batch_seconds",
+                "first_seconds",
+                "settling_seconds",
+                "sync_seconds",
+                "optimizer_seconds",
+                "phases",
+            )
+        },
+        "sec_per_it_low": finite(interval.low),
+        "sec_per_it_high": finite(interval.high),
+        "micro_batches_per_it": job.num_micro_batches,
+        "sampled_micro_batches": multiplied,
+        "cautions": [] if full else too_few(job, multiplied),
+        "tflops": speed,
+        "est_aggr_petaflops": speed * job.nodes / 1024,
+        "aggr_petaflops_si": speed * job.nodes / 1000,
+        "mem_mib": record["host_used_mib"],
+        "peak_rss_bytes": max(rank["peak_rss_bytes"] for rank in record["ranks"]),
+        **{f"{counter}_per_it": value for counter, value in per_node.items()},
+        "rank_spread": {
+            "min_sec_per_it": min(p["sec_per_it"] for p in parts),
+            "max_sec_per_it": slowest["sec_per_it"],
+            "min_micro_batch_seconds": min(p["micro_batch_seconds"] for p in parts),
+            "max_micro_batch_seconds": max(p["micro_batch_seconds"] for p in parts),
+        },
+        "losses": [fmean(losses) for losses in zip(*(rank["micro_batches"]["loss"] for rank in record["ranks"]))],
+        "ghz": record["hosts"][0]["cpu"]["ghz"],
+        "notes": ", ".join(notes),
+    }
+
+
+def too_few(job: Job, multiplied: int) -> list[str]:
+    """What a reader must know of a sampled job that ended before it had the samples that it was asked for: a sentence, or none."""
+    wanted = job.measure.min_samples
+    if multiplied >= wanted or job.num_micro_batches < 3:
+        return []
+    return [
+        f"Sec/it rests on {multiplied} micro-batches, fewer than measure.min_samples={wanted}: the job ended by "
+        f"measure.max_seconds={job.measure.max_seconds:g} first; raise it."
+    ]
+
+
+def derive_rank(job: Job, rank: dict[str, Any]) -> dict[str, Any]:
+    """One rank's whole iteration out of its steady micro-batches.
+
+    A whole iteration of n micro-batches is a first one (which makes the gradients), those in which memory settles behind it, a
+    last one (which synchronises the gradients), the middle ones, and an optimizer step (`bench.job.kinds`). Its time, and
+    each counter, is that sum over the means of each kind, so that
+    Sec/it = n * mean(middle) + (first - middle) + settling + sync + optimizer. In full mode Sec/it is the mean wall time of the
+    iterations themselves, and the parts only say where it went. Earlier records call none `settling`: there it is 0.
+    """
+    mb, it = rank["micro_batches"], rank["iterations"]
+    n = job.num_micro_batches
+    steady = [i for i, yes in enumerate(mb["steady"]) if yes]
+    kinds = {kind: [i for i in steady if mb["kind"][i] == kind] for kind in KINDS}
+    multiplied = typical(mb["kind"], steady)
+
+    def mean(column: Sequence[float], kind: str) -> float:
+        return fmean(column[i] for i in (kinds[kind] or multiplied))
+
+    def whole(column: Sequence[float]) -> tuple[float, float]:
+        """n micro-batches without what synchronising adds; and that."""
+        middle = mean(column, "middle")
+        first = mean(column, "first") - middle if n > 1 else 0.0
+        return n * middle + first + settling_of(column), mean(column, "last") - middle
+
+    def settling_of(column: Sequence[float]) -> float:
+        """What they add to as many middle ones."""
+        return max(0, min(SETTLING, n - 2)) * (mean(column, "settling") - mean(column, "middle"))
+
+    seconds = [f + b for f, b in zip(mb["forward_seconds"], mb["backward_seconds"])]
+    steady_its = [i for i, yes in enumerate(it["steady"]) if yes] or [len(it["steady"]) - 1]
+    optimizer = fmean(it["optimizer_seconds"][i] for i in steady_its)
+    phases: dict[str, dict[str, float]] = {phase: {} for phase in ("forward", "backward", "sync", "optimizer")}
+    for name in ("seconds",) + COUNTERS:
+        phases["forward"][name], forward_sync = whole(mb[f"forward_{name}"])
+        phases["backward"][name], backward_sync = whole(mb[f"backward_{name}"])
+        phases["sync"][name] = forward_sync + backward_sync
+        phases["optimizer"][name] = fmean(it[f"optimizer_{name}"][i] for i in steady_its)
+    everything, sync = whole(seconds)
+    middle = mean(seconds, "middle")
+    if job.measure.mode == "full":
+        samples = [it["wall_seconds"][i] for i in steady_its]
+        sec_per_it = fmean(samples)
+    else:
+        sec_per_it = everything + sync + optimizer
+        # Each middle micro-batch as a whole iteration; their mean is Sec/it, and their spread is its spread: of 1,024 all but
+        # four are such. Where an iteration has few, the first and the last are steadier in the sum than this says.
+        samples = [sec_per_it * seconds[i] / middle for i in multiplied]
+    return {
+        "sec_per_it": sec_per_it,
+        "samples": samples,
+        "micro_batch_seconds": middle,
+        "sync_seconds": sync,
+        "first_seconds": mean(seconds, "first") - middle,
+        "settling_seconds": settling_of(seconds),
+        "optimizer_seconds": optimizer,
+        "phases": phases,
+    }

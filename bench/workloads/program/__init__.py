@@ -1,0 +1,1 @@
+"""A user's program, measured from outside."""

@@ -1,0 +1,350 @@
+"""What the leader and its followers do with jobs, over real connections between threads."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from cluster_of_copies import TIMEOUT, Cluster, hello, jobs_on, on, take_part, wait_for
+
+from bench.copies import control
+from bench.copies.control import Known, Leader, PeersLost, better, disagreement
+from bench.copies.launcher import Copy
+from bench.copies.meeting import Others, RankFailed
+from bench.job.errors import ConfigError
+from bench.job.job import Allocator, Job, to_dict
+from bench.workloads.gpt.ranks import Outcome
+
+
+def silent(rank: int, event: dict[str, Any]) -> None:
+    pass
+
+
+def test_jobs_run_on_the_nodes_that_they_use_and_nowhere_else(cluster: Callable[..., Cluster]) -> None:
+    three = cluster(3)
+    leader = three.leader()
+    assert [f["hostname"] for f in leader.facts] == ["h0", "h1", "h2"]
+    for job in jobs_on(3, 1, 2):
+        outcome = leader.run(job, silent)
+        assert outcome == Outcome(ranks=[{"rank": n, "repeat": job.repeat} for n in range(job.nodes)])
+    leader.end()
+    three.join()
+    assert sorted(three.ran) == [(0, 0), (0, 1), (0, 2), (1, 0), (2, 0), (2, 1)]
+    assert not three.errors
+
+
+def test_the_job_arrives_whole(cluster: Callable[..., Cluster]) -> None:
+    seen: list[Job] = []
+
+    def ranks(job: Job, copy: Copy, others: Others) -> Outcome:
+        seen.append(job)
+        return take_part(job, copy, others)
+
+    two = cluster(2, ranks)
+    leader = two.leader()
+    leader.run(on(2, repeat=7), silent)
+    leader.end()
+    two.join()
+    assert seen == [on(2, repeat=7)] * 2
+
+
+def test_with_no_others_the_leader_simply_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_ranks(job: Job, copy: Copy, on_event: Any, others: Others, watchdog: Any) -> Outcome:
+        return Outcome(ranks=[{"others": len(others.connections)}])
+
+    monkeypatch.setattr(control, "run_ranks", run_ranks)
+    leader = Leader(Copy(), hello(0), TIMEOUT)
+    assert leader.run(Job(nodes=4), silent) == Outcome(ranks=[{"others": 0}])
+    leader.end()
+
+
+def test_what_one_rank_publishes_every_other_node_hears(cluster: Callable[..., Cluster]) -> None:
+    heard: dict[int, list[Any]] = {}
+
+    def ranks(job: Job, copy: Copy, others: Others) -> Outcome:
+        others.published({"do": "store", "key": f"k{copy.node_rank}", "value": "00"})
+        orders: list[Any] = []
+        heard[copy.node_rank] = orders
+        real = others.heard
+
+        def hear(node: int, messages: Any) -> list[Any]:
+            orders.extend(got := real(node, messages))
+            return got
+
+        others.heard = hear  # type: ignore[method-assign]
+        return take_part(job, copy, others)
+
+    three = cluster(3, ranks)
+    leader = three.leader()
+    assert leader.run(on(3), silent).error is None
+    leader.end()
+    three.join()
+    keys = {node: sorted(o["key"] for o in orders if o["do"] == "store") for node, orders in heard.items()}
+    assert keys == {0: ["k1", "k2"], 1: ["k0", "k2"], 2: ["k0", "k1"]}
+
+
+def test_ranks_that_differ_fail_on_all_nodes_before_they_train(cluster: Callable[..., Cluster]) -> None:
+    def ranks(job: Job, copy: Copy, others: Others) -> Outcome:
+        me = {"rank": copy.node_rank, "hostname": f"h{copy.node_rank}", "alike": {"threads": copy.node_rank // 2}}
+        wait_for("go", others, others.ready([me]))
+        raise AssertionError("they train")
+
+    three = cluster(3, ranks)
+    leader = three.leader()
+    words = "mixed configuration: threads is 0 on rank 0 (h0) but 1 on rank 2 (h2); make the nodes alike."
+    assert leader.run(on(3), silent).error == words
+    leader.end()
+    three.join()
+    assert not three.errors
+
+
+def test_a_failure_here_stops_the_others_and_the_next_job_runs(cluster: Callable[..., Cluster]) -> None:
+    def ranks(job: Job, copy: Copy, others: Others) -> Outcome:
+        if job.repeat == 1:
+            return take_part(job, copy, others)
+        if copy.node_rank == 0:
+            time.sleep(0.1)
+            return Outcome(error="rank 0 on h0 failed: x.")
+        with pytest.raises(RankFailed, match="stopped by the first node.") as stopped:
+            wait_for("nothing", others, [])
+        raise stopped.value
+
+    three = cluster(3, ranks)
+    leader = three.leader()
+    first, second = jobs_on(3, 3)
+    assert leader.run(first, silent).error == "rank 0 on h0 failed: x."
+    assert leader.run(second, silent).error is None
+    leader.end()
+    three.join()
+    assert not three.errors
+
+
+@pytest.mark.parametrize(
+    "here, there, told",
+    [
+        (
+            "rank 0 on h0 failed: connection reset.",
+            "rank 1 on h1 was killed by SIGKILL.",
+            "rank 1 on h1 was killed by SIGKILL.",
+        ),
+        (
+            "rank 0 on h0 was killed by SIGKILL.",
+            "rank 1 on h1 failed: connection reset.",
+            "rank 0 on h0 was killed by SIGKILL.",
+        ),
+        (None, "rank 1 on h1 failed: y.", "rank 1 on h1 failed: y."),
+    ],
+)
+def test_a_failure_there_fails_the_job_with_the_more_telling_sentence(
+    here: str | None, there: str, told: str, cluster: Callable[..., Cluster]
+) -> None:
+    failed_there = threading.Event()
+
+    def ranks(job: Job, copy: Copy, others: Others) -> Outcome:
+        if copy.node_rank:
+            failed_there.set()
+            return Outcome(error=there)
+        failed_there.wait(TIMEOUT)
+        if here:
+            return Outcome(error=here)
+        wait_for("nothing", others, [])
+        raise AssertionError("it was not told")
+
+    two = cluster(2, ranks)
+    leader = two.leader()
+    assert leader.run(on(2), silent).error == told
+    leader.end()
+
+
+def test_a_node_that_is_lost_fails_this_job_and_later_ones_at_once(cluster: Callable[..., Cluster]) -> None:
+    class Dies(Exception):
+        pass
+
+    def ranks(job: Job, copy: Copy, others: Others) -> Outcome:
+        if copy.node_rank == 1 and job.repeat == 0:
+            others.connections[0].socket.shutdown(socket.SHUT_RDWR)
+            raise Dies
+        return take_part(job, copy, others)
+
+    two = cluster(2, ranks)
+    leader = two.leader()
+    first, second, third = jobs_on(2, 2, 1)
+    assert "node 1 (h1) is gone: its copy of the command ended" in str(leader.run(first, silent).error)
+    assert leader.run(second, silent).error == "node 1 (h1) is gone since an earlier job."
+    assert leader.run(third, silent).error is None, "a job that does not use the node goes on"
+    leader.end()
+    two.join()
+    assert isinstance(two.errors[1], Dies)
+
+
+def test_a_node_that_says_nothing_is_given_up(cluster: Callable[..., Cluster]) -> None:
+    def ranks(job: Job, copy: Copy, others: Others) -> Outcome:
+        if copy.node_rank:
+            time.sleep(2.0)
+            return Outcome()
+        raise RankFailed("given up.")
+
+    two = cluster(2, ranks)
+    leader = two.leader()
+    assert (
+        leader.run(on(2), silent).error == "node 1 (h1) is gone: its copy of the command ended or its network is down."
+    )
+    assert "is gone since" in str(leader.run(on(2, repeat=1), silent).error)
+    leader.end()
+
+
+def test_a_leader_that_is_gone_ends_its_followers(cluster: Callable[..., Cluster]) -> None:
+    two = cluster(2)
+    leader = two.leader()
+    leader.followers[1].socket.close()
+    two.join()
+    assert isinstance(two.errors[1], PeersLost) and "the first node (127.0.0.1) is gone" in str(two.errors[1])
+
+
+def test_what_disturbed_another_node_is_in_the_outcome(
+    cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = cluster(2)
+    monkeypatch.setattr(control.load, "noise", lambda before, after, own, cpus: ["Other programs used 9 s."])
+    leader = two.leader()
+    assert leader.run(on(2), silent).warnings == ["h1: Other programs used 9 s."]
+    assert leader.run(on(1), silent).warnings == []
+    leader.end()
+
+
+@pytest.mark.parametrize("numbers", [[], [0], [2], [1, 1], [1, 2]])
+def test_a_node_tells_of_its_own_ranks(numbers: list[int], cluster: Callable[..., Cluster]) -> None:
+    def ranks(job: Job, copy: Copy, others: Others) -> Outcome:
+        rank = {"rank": copy.node_rank, "hostname": "h", "alike": {}}
+        wait_for("go", others, others.ready([rank]))
+        told = [{"rank": number} for number in (numbers if copy.node_rank else [0])]
+        wait_for("end", others, others.told(told))
+        return Outcome()
+
+    two = cluster(2, ranks)
+    leader = two.leader()
+    outcome = leader.run(on(2), silent)
+    assert (
+        outcome.error == f"the nodes told of ranks {sorted([0, *numbers])}, and there are 2." and outcome.ranks is None
+    )
+    leader.end()
+
+
+@pytest.mark.parametrize(
+    "theirs, what", [({"version": "2"}, "version is 1 on h0 but 2 on h1"), ({}, None), ({"more": 1}, None)]
+)
+def test_what_two_copies_must_have_in_common_is_named_where_it_differs(
+    theirs: dict[str, Any], what: str | None
+) -> None:
+    said = disagreement(hello(0), hello(1, **theirs), {})
+    assert said is None if what is None else what in str(said)
+    missing = hello(1)
+    del missing["same"]["sweep"]
+    assert "sweep is a on h0 but None on h1" in str(disagreement(hello(0), missing, {}))
+
+
+@pytest.mark.parametrize(
+    "outcome, other, told",
+    [
+        (Outcome(), None, None),
+        (Outcome(error="x"), None, "x"),
+        (Outcome(), "y", "y"),
+        (Outcome(error="x"), "y", "x"),
+        (Outcome(error="x"), "rank 1 was killed by SIGKILL", "was killed"),
+        (Outcome(error="x"), "node 1 (h1) is gone", "is gone"),
+        (Outcome(error="rank 0 was killed by SIGKILL"), "node 1 (h1) is gone", "was killed"),
+    ],
+)
+def test_of_two_failures_the_one_that_tells_more_is_told(outcome: Outcome, other: str | None, told: str | None) -> None:
+    got = better(outcome, other).error
+    assert got is None if told is None else told in str(got)
+
+
+def test_two_copies_on_one_machine_are_told_by_its_boot_and_not_by_their_names() -> None:
+    """Containers have host names of their own, and two machines may both be called localhost."""
+
+    def at(name: str, boot: str, cpus: str = "0-3") -> dict[str, Any]:
+        return {**hello(1), "facts": {"hostname": name, "boot_id": boot, "cpu": {"affinity": cpus}}}
+
+    leader = at("localhost", "a")
+    assert disagreement(leader, at("localhost", "b"), {0: leader["facts"]}) is None
+    assert "two copies run on nodeB with the same cores" in str(
+        disagreement(leader, at("nodeB", "a"), {0: leader["facts"]})
+    )
+    assert disagreement(leader, at("nodeB", "a", "4-7"), {0: leader["facts"]}) is None
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"repeat": 3}, None),
+        ({"seed": 7}, "does not have"),
+        ({"allocator": {**to_dict(Job())["allocator"], "library": "/tmp/evil.so"}}, "does not have"),
+        ({"allocator": {**to_dict(Job())["allocator"], "env": {"LD_AUDIT": "/tmp/evil.so"}}}, "does not have"),
+        ({"repeat": "../../x"}, "does not have"),
+        ({"repeat": -1}, "repeat=-1"),
+        ({"typo": 1}, "no job"),
+        ({"model": None}, "no job"),
+        ({"model": 3}, "no job"),
+    ],
+)
+def test_a_follower_runs_what_its_own_command_line_has_and_nothing_else(change: dict[str, Any], words: str) -> None:
+    known, values = Known.of([Job(nodes=2)]), {**to_dict(Job(nodes=2)), **change}
+    if words is None:
+        assert known.checked(values) == Job(nodes=2, repeat=3)
+    else:
+        with pytest.raises(ConfigError, match=words):
+            known.checked(values)
+    for nonsense in (None, [], "x", 3):
+        with pytest.raises(ConfigError, match="no job"):
+            known.checked(nonsense)
+
+
+def test_an_order_that_a_follower_does_not_have_fails_the_job_and_not_the_sweep(
+    cluster: Callable[..., Cluster],
+) -> None:
+    two = cluster(2)
+    leader = two.leader()
+    strange = replace(on(2), allocator=Allocator("x", library="/tmp/x.so"))
+    assert "does not have: it is not run" in str(leader.run(strange, silent).error)
+    assert leader.run(on(2), silent).error is None
+    leader.end()
+    two.join()
+    assert (0, 1) in two.ran and two.ran.count((0, 1)) == 1
+
+
+def test_an_order_to_stop_that_comes_with_the_order_to_run_is_heard(cluster: Callable[..., Cluster]) -> None:
+    """Both in one segment: the socket is empty then, and would never wake the one who watches it."""
+    told: list[Any] = []
+
+    def ranks(job: Job, copy: Copy, others: Others) -> Outcome:
+        if copy.node_rank:
+            others.heard(0, others.connections[0].messages())
+            raise AssertionError("it was not told")
+        raise RankFailed("at once.")
+
+    two = cluster(2, ranks)
+    leader = two.leader()
+    follower = leader.followers[1]
+    real, held = follower.socket.sendall, []
+
+    class Together:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real.__self__, name)
+
+        def sendall(self, data: bytes) -> None:
+            held.append(data)
+            if len(held) == 2:
+                real(b"".join(held))
+                follower.socket = real.__self__
+
+    follower.socket = Together()  # type: ignore[assignment]
+    assert leader.run(on(2), silent).error == "at once."
+    leader.end()
+    two.join()
+    assert not told and not two.errors

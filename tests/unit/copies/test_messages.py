@@ -1,0 +1,157 @@
+"""What copies may say, and what somebody may say who knows their secret."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from typing import Any
+
+import pytest
+from cluster_of_copies import SECRET, hello
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.copies import wire
+from bench.copies.control import disagreement
+from bench.copies.meeting import Following, Leading, RankFailed
+from bench.copies.messages import BY_FOLLOWER, BY_LEADER, is_message
+from bench.job.job import Job
+from bench.workloads.gpt.rank.orders import Orders
+from bench.workloads.gpt.watchdog import Watchdog
+
+EXAMPLES = settings(max_examples=int(os.environ.get("BENCH_EXAMPLES", "100")), deadline=None)
+RANK = {"rank": 1, "hostname": "h1", "alike": {"torch": "1"}}
+REAL = {
+    True: [
+        *({"do": word} for word in ("welcome", "go", "leave", "end")),
+        {"do": "refuse", "why": "too many."},
+        {"do": "run", "job": {"nodes": 2}},
+        {"do": "kill", "hangs": True},
+        {"do": "store", "key": "a", "value": "00ff"},
+    ],
+    False: [
+        {**hello(1), "do": "hello"},
+        {**hello(1, "too many."), "do": "hello"},
+        {"do": "store", "key": "a", "value": ""},
+        {"do": "store", "key": "a", "add": 1},
+        {"do": "beat", "done": {"0": 12, "131071": 0}},
+        {"do": "ready", "ranks": [RANK]},
+        {"do": "told", "parts": [{"rank": 1, "proof": {}}]},
+        {"do": "done", "error": None, "warnings": [], "logs": {}},
+        {"do": "done", "error": "rank 1 died.", "warnings": ["noise"], "logs": {"1": "words"}},
+        {"do": "done", "error": None, "warnings": [], "logs": None},
+    ],
+}
+
+
+@pytest.mark.parametrize("by_leader", [True, False])
+def test_what_copies_say_is_understood_and_by_whom_it_may_be_said(by_leader: bool) -> None:
+    assert all(is_message(message, by_leader) for message in REAL[by_leader])
+    alike = {"store"}
+    assert not any(is_message(message, not by_leader) for message in REAL[by_leader] if message["do"] not in alike)
+    assert {message["do"] for message in REAL[by_leader]} == set(BY_LEADER if by_leader else BY_FOLLOWER)
+
+
+KEY = st.sampled_from(
+    "do rank ranks hostname alike parts done error warnings logs key value add job why hangs".split() + ["0", "1", "²"]
+)
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 2)
+    | st.floats()
+    | st.text(max_size=3)
+    | st.sampled_from(["0", "1", "ff", "\ud800", "²"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(KEY, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@st.composite
+def almost(draw: Any, by_leader: bool) -> Any:
+    """A message, with something of it changed, left out or added."""
+    message = json.loads(json.dumps(draw(st.sampled_from(REAL[by_leader]))))
+    where = draw(
+        st.sampled_from(
+            [
+                message,
+                *(v[0] for v in message.values() if isinstance(v, list) and v and isinstance(v[0], dict)),
+                *(v for v in message.values() if isinstance(v, dict)),
+            ]
+        )
+    )
+    key = draw(st.sampled_from(sorted(where)) | KEY) if where else draw(KEY)
+    if draw(st.booleans()) and key in where:
+        del where[key]
+    else:
+        where[key] = draw(ANYTHING)
+    return message
+
+
+def arrived(message: Any, by_leader: bool) -> list[dict[str, Any]]:
+    """As it comes out of the other end."""
+    said = json.loads(json.dumps(message))
+    return [said] if is_message(said, by_leader) else []
+
+
+@given(message=ANYTHING | almost(False))
+@EXAMPLES
+def test_whatever_a_follower_says_is_one_sentence_at_most(message: Any) -> None:
+    for said in arrived(message, by_leader=False):
+        part = Leading({}, ["h0", "h1"], Watchdog(Job()))
+        try:
+            for order in part.heard(1, [said]):
+                obey(order)
+        except RankFailed as error:
+            assert "\n" not in str(error).replace(str(said.get("error")), "")
+        if said["do"] == "hello":
+            disagreement({**hello(0), "do": "hello"}, said, {0: hello(0)["facts"]})
+
+
+@given(message=ANYTHING | almost(True))
+@EXAMPLES
+def test_whatever_the_first_node_says_is_an_order_that_a_rank_understands_or_the_end(message: Any) -> None:
+    class Wire:
+        def send(self, message: Any) -> None:
+            pass
+
+    for said in arrived(message, by_leader=True):
+        part = Following(Wire())  # type: ignore[arg-type]
+        try:
+            for order in part.heard(0, [said]):
+                obey(order)
+        except RankFailed:
+            assert said["do"] in ("kill", "end")
+
+
+def obey(order: dict[str, Any]) -> None:
+    """As a rank does."""
+    receive, send = os.pipe()
+    os.write(send, json.dumps(order).encode() + b"\n")
+    os.close(send)
+    orders = Orders(receive)
+    assert orders.take(1.0)
+    os.close(receive)
+
+
+@pytest.mark.parametrize(
+    "text", [b"[" * 100_000, b"{", b"1e", b"\xff", b'{"do": "told", "parts": [{"rank": 1, "loss": NaN}]}']
+)
+def test_what_is_no_json_ends_the_connection(text: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "keep_alive", lambda sock, timeout_seconds: None)
+    here, there = socket.socketpair()
+    with here, there:
+        connection = wire.Connection(here, 5.0, SECRET.key, True)
+        there.sendall(connection.mac(False, 0, text) + b" " + text + b"\n")
+        assert connection.receive(5.0) is None and not connection.alive
+
+
+def test_who_never_ends_his_line_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "keep_alive", lambda sock, timeout_seconds: None)
+    monkeypatch.setattr(wire, "MAX_BYTES", 1000)
+    here, there = socket.socketpair()
+    with here, there:
+        connection = wire.Connection(here, 5.0, SECRET.key, True)
+        there.sendall(b"x" * 2000)
+        assert connection.receive(5.0) is None and not connection.alive

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from cluster_of_copies import SECRET, TIMEOUT
+
+from bench.copies import wire
+from bench.copies.wire import Connection, Refused, Secret, secret_of
+
+# The secret
+
+
+def test_a_token_is_a_secret_and_what_a_launcher_says_is_a_weak_one() -> None:
+    token = secret_of("slurm", {"BENCH_TOKEN": "x", "SLURM_JOB_ID": "7"})
+    assert (token.source, token.weak) == ("BENCH_TOKEN", False) and token == secret_of("bench", {"BENCH_TOKEN": "x"})
+    step = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}
+    weak = secret_of("slurm", step)
+    assert weak.weak and weak == secret_of("slurm", {**step, "SLURM_PROCID": "3", "HOSTNAME": "elsewhere"})
+    others = [secret_of("slurm", {**step, "SLURM_STEP_ID": "1"}), secret_of("slurm", {"SLURM_JOB_ID": "8"}), token]
+    assert len({one.key for one in [weak, *others]}) == 4
+
+
+def test_two_users_do_not_share_a_weak_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = secret_of("bench", {})
+    monkeypatch.setattr(wire.os, "getuid", lambda: 4711)
+    assert secret_of("bench", {}).key != mine.key
+
+
+# The proof
+
+
+def shake(mine: Secret, theirs: Secret) -> list[Connection | Exception]:
+    """What each side gets, the leader first."""
+    here, there = socket.socketpair()
+    found: list[Connection | Exception] = [Exception(), Exception()]
+
+    def enter() -> None:
+        try:
+            found[1] = wire.enter(there, theirs, TIMEOUT)
+        except Refused as error:
+            found[1] = error
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    try:
+        found[0] = wire.welcome_in(here, mine, TIMEOUT)
+    except Refused as error:
+        found[0] = error
+    thread.join()
+    return found
+
+
+@pytest.fixture(autouse=True)
+def plain_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pair of sockets has no options of TCP."""
+    monkeypatch.setattr(wire, "keep_alive", lambda sock, timeout_seconds: sock.settimeout(None))
+
+
+def test_who_knows_the_secret_is_let_in_and_others_are_not() -> None:
+    for one in shake(SECRET, Secret(b"o" * 32, "", False)):
+        assert isinstance(one, Refused)
+    leader, follower = shake(SECRET, SECRET)
+    assert isinstance(leader, Connection) and isinstance(follower, Connection)
+    order, answer = {"do": "refuse", "why": "1"}, {"do": "done", "error": "é" * 5_000, "warnings": []}
+    leader.send(order)
+    follower.send(answer)
+    assert follower.receive(TIMEOUT) == order and leader.receive(TIMEOUT) == answer
+
+
+# Messages
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Connection, Connection]]:
+    here, there = socket.socketpair()
+    with here, there:
+        yield Connection(here, TIMEOUT, b"k", True), Connection(there, TIMEOUT, b"k", False)
+
+
+def lines(connection: Connection, *messages: dict) -> bytes:
+    """What ``connection`` would send."""
+    text = b""
+    for message in messages:
+        body = json.dumps(message).encode()
+        text += connection.mac(connection.leads, connection.sent, body) + b" " + body + b"\n"
+        connection.sent += 1
+    return text
+
+
+def said(number: int) -> dict[str, Any]:
+    return {"do": "store", "key": "k", "add": number}
+
+
+def test_messages_are_whole_however_they_are_cut(ends: tuple[Connection, Connection]) -> None:
+    connection, other = ends
+    text = lines(other, said(1), said(2), said(3))
+    other.socket.sendall(text[:-7])
+    assert connection.receive(TIMEOUT) == said(1) and connection.receive(TIMEOUT) == said(2)
+    assert connection.receive(0.05) is None and connection.alive, "slow is not gone"
+    other.socket.sendall(text[-7:])
+    assert connection.receive(TIMEOUT) == said(3)
+    other.socket.sendall(lines(other, said(4), said(5)))
+    connection.read()
+    assert connection.messages() == [said(4), said(5)] and connection.messages() == []
+    other.socket.close()
+    assert [connection.receive(TIMEOUT), connection.receive(), connection.alive] == [None, None, False]
+
+
+@pytest.mark.parametrize("how", ["changed", "again", "left out", "sent back", "no mac"])
+def test_a_message_that_is_not_the_next_of_the_other_side_ends_the_connection(
+    how: str, ends: tuple[Connection, Connection]
+) -> None:
+    connection, other = ends
+    first, second = (lines(other, {"do": "told", "parts": [], "n": n}) for n in (1, 2))
+    bad = {
+        "changed": first + second.replace(b'"n": 2', b'"n": 3'),
+        "again": first + first,
+        "left out": second,
+        "sent back": lines(connection, {"do": "store", "key": "k", "add": 1}),
+        "no mac": b'{"do": "run"}\n',
+    }[how]
+    other.socket.sendall(bad)
+    got = [connection.receive(TIMEOUT) for _ in range(bad.count(b"\n"))]
+    assert got[-1] is None and not connection.alive
+    assert got[:-1] == [{"do": "told", "parts": [], "n": 1}] * (len(got) - 1)
+
+
+def test_sending_to_nobody_is_noticed_and_no_error(ends: tuple[Connection, Connection]) -> None:
+    connection, other = ends
+    other.socket.close()
+    for _ in range(20):
+        connection.send({"a": "x" * 10_000})
+    assert not connection.alive
+
+
+def test_who_takes_nothing_any_more_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy that is stopped acknowledges nothing and closes nothing."""
+    monkeypatch.undo()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as sock:
+            connection = Connection(sock, 0.5, b"k", True)
+            connection.send({"a": "x" * (64 << 20)})
+            assert not connection.alive

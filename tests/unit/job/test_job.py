@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import with_value
+
+from bench.job.job import Job, Model, canonical, from_dict, to_dict
+
+# Small enough for milliseconds, and with dimensions that all differ, so that no two can be mistaken for each other.
+# Every key that decides what a job measures, with a value that is not the default.
+DECIDING: dict[str, Any] = {
+    "nodes": 2,
+    "ranks_per_node": 2,
+    "repeat": 1,
+    "seed": 1,
+    "allocator.name": "other",
+    "allocator.library": "libother.so.1",
+    "allocator.env": {"A": "1"},
+    "model.name": "other",
+    "model.layers": 13,
+    "model.hidden": 780,
+    "model.heads": 6,
+    "model.sequence": 1000,
+    "model.vocabulary": 50000,
+    "model.padded_vocabulary": 50305,
+    "model.ops": "lean",
+    "train.micro_batch_size": 2,
+    "train.global_batch_size": 512,
+    "train.dropout": 0.0,
+    "train.activation_checkpointing": False,
+    "train.lr": 1.0,
+    "train.weight_decay": 0.0,
+    "train.adam_beta1": 0.8,
+    "train.adam_beta2": 0.8,
+    "train.adam_eps": 1e-7,
+    "train.clip_grad": 2.0,
+    "train.init_method_std": 0.1,
+    "train.overlap_grad_reduce": False,
+    "parallel.tensor": 2,
+    "parallel.pipeline": 2,
+    "measure.mode": "full",
+    "measure.iteration_micro_batches": 5,
+    "measure.iterations": 3,
+    "measure.warmup_micro_batches": 4,
+    "measure.relative_half_width": 0.1,
+    "measure.min_samples": 9,
+    "measure.max_samples": 100,
+    "measure.min_seconds": 1.0,
+    "measure.max_seconds": 1.0,
+    "data.path": "/some/file",
+    "launch.threads_per_rank": 1,
+    "launch.oversubscribe": True,
+    "launch.blas": "stock",
+}
+NOT_DECIDING = {
+    "allocator.shows": "another sentence",
+    "allocator.package": "another-package",
+    "launch.interface": "eth1",
+    "launch.timeout_seconds": 1.0,
+    "launch.collective_timeout_seconds": 1.0,
+    "launch.silence_seconds": 1.0,
+    "launch.job_timeout_seconds": 1.0,
+}
+
+
+def keys_of(job: Job) -> set[str]:
+    return {
+        f"{part}.{name}" if dataclasses.is_dataclass(getattr(job, part)) else part
+        for part, value in to_dict(job).items()
+        for name in (value if isinstance(value, dict) else [""])
+    }
+
+
+def test_every_key_either_decides_the_measurement_or_does_not() -> None:
+    assert keys_of(Job()) == set(DECIDING) | set(NOT_DECIDING)
+
+
+@pytest.mark.parametrize("key", DECIDING)
+def test_content_hash_changes_with_what_is_measured(key: str) -> None:
+    changed = with_value(Job(), key, DECIDING[key])
+    assert changed.content_hash != Job().content_hash
+    assert changed.directory != Job().directory
+
+
+@pytest.mark.parametrize("key", NOT_DECIDING)
+def test_content_hash_stays_where_the_measurement_does(key: str) -> None:
+    assert with_value(Job(), key, NOT_DECIDING[key]).content_hash == Job().content_hash
+
+
+def test_content_hash_is_the_same_in_another_process_and_after_json() -> None:
+    job = with_value(Job(), "allocator.env", {"B": "2", "A": "1"})
+    again = from_dict(json.loads(json.dumps(to_dict(job))))
+    assert again == job and again.content_hash == job.content_hash
+    other_order = with_value(Job(), "allocator.env", {"A": "1", "B": "2"})
+    assert other_order.content_hash == job.content_hash
+    root = str(Path(__file__).resolve().parents[3])
+    code = f"import sys; sys.path.insert(0, {root!r}); from bench.job.job import Job; print(Job().content_hash)"
+    for seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True
+        )
+        assert done.stdout.strip() == Job().content_hash
+
+
+def test_from_dict_refuses_keys_that_are_not_there() -> None:
+    with pytest.raises(TypeError, match="typo"):
+        from_dict({**to_dict(Job()), "typo": 1})
+    with pytest.raises(TypeError, match="dropuot"):
+        from_dict({**to_dict(Job()), "train": {"dropuot": 0}})
+
+
+def test_canonical_has_one_spelling() -> None:
+    assert (
+        canonical({"b": [1, 2.5, None], "a": "é"})
+        == canonical({"a": "é", "b": [1, 2.5, None]})
+        == '{"a":"\\u00e9","b":[1,2.5,null]}'
+    )
+    with pytest.raises(ValueError):
+        canonical(float("nan"))
+
+
+@pytest.mark.parametrize(
+    "nodes, ranks, micro, batch, dp, num",
+    [(1, 1, 1, 1024, 1, 1024), (4, 2, 1, 1024, 8, 128), (64, 1, 2, 1024, 64, 8), (2, 1, 3, 12, 2, 2)],
+)
+def test_micro_batches_of_a_rank(nodes: int, ranks: int, micro: int, batch: int, dp: int, num: int) -> None:
+    job = with_value(
+        with_value(Job(nodes=nodes, ranks_per_node=ranks), "train.micro_batch_size", micro),
+        "train.global_batch_size",
+        batch,
+    )
+    assert (job.dp, job.num_ranks, job.num_micro_batches) == (dp, nodes * ranks, num)
+
+
+@pytest.mark.parametrize("job, start", [(Job(), "n001_glibc_r00-"), (Job(nodes=64, repeat=12), "n064_glibc_r12-")])
+def test_directory_carries_its_meaning(job: Job, start: str) -> None:
+    assert job.directory == start + job.content_hash[:8]
+    assert not set(job.directory) & set(",=: /")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda job: with_value(job, "train.activation_checkpointing", False),
+        lambda job: with_value(job, "train.micro_batch_size", 4),
+        lambda job: with_value(job, "model.layers", 48),
+        lambda job: with_value(job, "model.padded_vocabulary", 200_000),
+    ],
+)
+def test_memory_estimate_grows_with_what_takes_memory(change: Callable[[Job], Job]) -> None:
+    assert change(Job()).rank_bytes > 1.1 * Job().rank_bytes
+
+
+def test_memory_estimate_is_of_the_size_that_was_measured() -> None:
+    # notes of the published program: 3750 to 4050 MiB peak resident set on two hosts.
+    assert 3000 < Job().rank_bytes / 2**20 < 5000
+
+
+def test_published_model_has_the_published_number_of_parameters() -> None:
+    assert Model().num_parameters == 124_475_904

@@ -1,0 +1,226 @@
+"""The door for a job and for a record: whatever comes from outside is refused in one sentence, or is sound."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import builders
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from bench.commands.rerun import refuse_strange_arms
+from bench.host.likeness import fingerprint
+from bench.job.checks import checked
+from bench.job.errors import ConfigError, RecordError
+from bench.job.job import Allocator, Job, to_dict
+from bench.record import records
+from bench.report.costs import head_sentences, summary_line
+from bench.report.data import row
+from bench.report.tables import cell_tables, notes_of
+from bench.report.words import products_sentences
+from bench.statistics.grouping import sections
+from bench.workloads.gpt.figures import derive
+
+# BENCH_EXAMPLES=10000 looks longer.
+EXAMPLES = settings(
+    max_examples=int(os.environ.get("BENCH_EXAMPLES", "200")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+HOSTILE = st.sampled_from(
+    [10**400, -1, 0, 1e308, True, "../../x", "a/b", "\ud800", "\0", "x" * 10_000, {}, [], [[]], None, ""]
+)
+
+
+def with_change(value: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    changed = copy.deepcopy(value)
+    for key, new in changes.items():
+        part, _, name = key.partition("__")
+        if name:
+            changed[part][name] = new
+        else:
+            changed[part] = new
+    return changed
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"typo": 1}, "typo is not a key"),
+        ({"model__typo": 1}, "model.typo is not a key"),
+        ({"nodes": "2"}, "nodes=2 does not fit: it is int"),
+        ({"nodes": True}, "nodes=True does not fit"),
+        ({"nodes": 10**30}, "nodes=1000"),
+        ({"model": []}, r"model=\[\] is a group"),
+        ({"train__lr": float("nan")}, "train.lr=nan"),
+        ({"train__dropout": 5}, "train.dropout=5"),
+        ({"parallel__tensor": 2}, "parallel.tensor=2"),
+        ({"allocator__name": "x/../../y"}, "allocator.name=x/../../y becomes the name of a folder"),
+        ({"allocator__name": ".."}, "allocator.name=.. becomes"),
+        ({"allocator__library": 7}, "allocator.library=7 does not fit"),
+        ({"allocator__env": {"LD_PRELOAD": "x"}}, "must not set LD_PRELOAD"),
+        ({"allocator__env": {"LD_LIBRARY_PATH": "x"}}, "must not set LD_LIBRARY_PATH"),
+        ({"allocator__env": {"PYTHONPATH": "x"}}, "must not set PYTHONPATH"),
+        ({"allocator__env": {"PATH": "x"}}, "must not set PATH"),
+        ({"allocator__env": {"A=B": "x"}}, "no variable"),
+        ({"allocator__env": {"A": 1}}, "allocator.env="),
+        ({"data__path": "/no/such/file"}, "data.path=/no/such/file must be a file"),
+        ({"measure__iteration_micro_batches": 2}, "measure.iteration_micro_batches=2 must be at least 5"),
+        ({"measure__min_samples": 300}, "measure.min_samples=300 must not be more than measure.max_samples=200"),
+    ],
+)
+def test_a_job_is_refused_as_if_it_had_been_typed(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        checked(with_change(to_dict(Job()), **changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_good_job_comes_through_unchanged() -> None:
+    job = builders.job("tcmalloc", 3, 2)
+    assert checked(to_dict(job)) == job == checked(json.loads(json.dumps(to_dict(job))))
+
+
+def test_an_arm_of_a_record_is_run_only_when_this_host_has_it(tmp_path: Path) -> None:
+    refuse_strange_arms(
+        [
+            Job(),
+            Job(
+                allocator=Allocator(
+                    "tcmalloc", "libtcmalloc_minimal.so.4", {"TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD": "1099511627776"}
+                )
+            ),
+        ]
+    )
+    with pytest.raises(
+        ConfigError, match="allocator=mine of the record asks for library /tmp/evil.so .* say --trust-arms"
+    ):
+        refuse_strange_arms([Job(allocator=Allocator("mine", "/tmp/evil.so"))])
+
+
+@given(value=JSON)
+@EXAMPLES
+def test_any_value_for_a_job_is_a_job_or_a_sentence(value: Any) -> None:
+    for change in (value, *({**to_dict(Job()), key: value} for key in to_dict(Job()))):
+        try:
+            assert isinstance(checked(change), Job)
+        except ConfigError as error:
+            assert "\n" not in str(error)
+
+
+def places(value: Any, path: tuple = ()) -> list[tuple]:
+    """The way to every value in a record; of a column only to its first entry."""
+    inner = (
+        list(value.items())
+        if isinstance(value, dict)
+        else list(enumerate(value))[:1]
+        if isinstance(value, list)
+        else []
+    )
+    return [path, *(place for key, one in inner for place in places(one, (*path, key)))]
+
+
+SOUND = {key: value for key, value in builders.record(Path("/r"), builders.job()).items() if key != "path"}
+PRODUCT = {
+    "library": "Intel MKL",
+    "version": "2020.0.0",
+    "path": "AVX2",
+    "threads": 2,
+    "shell_line": "export A=1",
+    "shell_says": "It does.",
+}
+SOUND["hosts"][0]["products"] = {
+    "full": {**PRODUCT, "product_gflops": 160.0, "product_cpus": 1.9},
+    "stock": {**PRODUCT, "product_gflops": 40.0},
+}
+PLACES = places(SOUND)[1:]
+
+
+def read_by_all(path: Path) -> None:
+    """What report, compare, rerun and resume do with a record that was read."""
+    record = {**records.read(path), "path": str(path)}
+    row(record, path.parent)
+    [(fingerprint(host), products_sentences(host)) for host in record["hosts"]]
+    if record["valid"]:
+        derive(record)
+        for section in sections([record], "glibc"):
+            head_sentences(section), summary_line(section), notes_of(section), cell_tables(section)
+
+
+@given(place=st.sampled_from(PLACES), value=JSON | HOSTILE, remove=st.booleans())
+@example(place=("hosts", 0, "system", "virtualisation"), value={"\x1f": []}, remove=False)
+@example(place=("derived", "cautions"), value=[[]], remove=False)
+@example(place=("job", "model", "ops"), value="\0", remove=False)
+@example(place=("hosts", 0, "products", "full", "product_cpus"), value="two", remove=False)
+@EXAMPLES
+def test_a_record_that_was_changed_anywhere_is_sound_or_a_sentence(
+    tmp_path: Path, place: tuple, value: Any, remove: bool
+) -> None:
+    changed = copy.deepcopy(SOUND)
+    inner = changed
+    for key in place[:-1]:
+        inner = inner[key]
+    if remove:
+        del inner[place[-1]]
+    else:
+        inner[place[-1]] = value
+    path = tmp_path / "record.json"
+    try:
+        path.write_text(json.dumps(records.seal(changed)))
+    except ValueError:  # canonical JSON has no NaN: such a file cannot be sealed
+        path.write_text(json.dumps(changed))
+    try:
+        read_by_all(path)
+    except (RecordError, ConfigError) as error:
+        assert "\n" not in str(error) and str(error).isprintable()
+
+
+@given(content=st.binary(max_size=64) | JSON.map(lambda value: json.dumps(value).encode()))
+@EXAMPLES
+def test_a_file_of_any_bytes_is_refused_in_one_sentence(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "record.json"
+    path.write_bytes(content)
+    with pytest.raises(RecordError):
+        records.read(path)
+
+
+def test_what_is_no_file_and_what_is_too_deep_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "deep").write_text('{"schema":1,"a":' + "[" * 100_000 + "]" * 100_000 + "}")
+    (tmp_path / "huge").write_text('{"schema":1,"a":1e999}')
+    for name, words in (("folder", "not a file"), ("pipe", "not a file"), ("deep", "too deep"), ("huge", "too large")):
+        with pytest.raises(RecordError, match=words):
+            records.read(tmp_path / name)
+
+
+def test_a_record_of_a_later_version_is_refused_by_name_and_the_rest_is_shown(tmp_path: Path) -> None:
+    records.write(tmp_path / "a/record.json", SOUND)
+    later = {**SOUND, "bench_version": "9.9", "job": {**SOUND["job"], "newer": 1}}
+    records.write(tmp_path / "b/record.json", later)
+    found, refused = records.read_all([tmp_path])
+    assert len(found) == 1 and [path.parent.name for path, _ in refused] == ["b"]
+    assert "written by 9.9" in refused[0][1] and "newer is not a key of this version's jobs" in refused[0][1]
+
+
+def test_a_link_to_itself_is_refused_and_the_rest_is_read(tmp_path: Path) -> None:
+    records.write(tmp_path / "a/record.json", SOUND)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/record.json").symlink_to("record.json")
+    found, refused = records.read_all([tmp_path])
+    assert len(found) == 1 and [path.parent.name for path, _ in refused] == ["b"]
+
+
+def test_a_record_is_utf_8_whatever_the_locale_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("_bootlocale.getpreferredencoding", lambda do_setlocale=True: "ascii")
+    records.write_text(tmp_path / "table.md", "1.0 ± 0.1 → é")
+    assert (tmp_path / "table.md").read_bytes().decode("utf-8") == "1.0 ± 0.1 → é"

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import builders as b
+import pytest
+
+from bench.job.job import Measure
+from bench.report.sentences import losses_sentences
+from bench.report.verdicts import memory_sentence
+from bench.statistics.grouping import sections
+
+OUT = Path("/results/main")
+FAST = {"glibc": {"seconds": 0.2}, "tcmalloc": {"seconds": 0.1}}
+
+
+def only(records):
+    (found,) = sections(records, "glibc")
+    return found
+
+
+def test_quotient_of_the_tables_is_the_ratio():
+    section = only(b.study(OUT, FAST))
+    glibc, tcmalloc = section.cells
+    (found,) = section.pairs
+    assert glibc.sec_per_it.value / tcmalloc.sec_per_it.value == pytest.approx(found.ratio.value, rel=1e-9)
+    assert found.word == "faster" and found.ratio.value == pytest.approx(2, rel=0.05)
+    assert glibc.sec_per_it.low < glibc.sec_per_it.value < glibc.sec_per_it.high
+
+
+def test_one_block_shows_the_jobs_own_interval_and_no_direction():
+    section = only(b.study(OUT, FAST, blocks=1))
+    derived = section.cells[0].records[0]["derived"]
+    assert section.cells[0].sec_per_it.low == derived["sec_per_it_low"]
+    assert section.pairs[0].word == "cannot tell"
+
+
+def test_unlike_hosts_are_never_merged():
+    other = {**b.HOST, "cpu": {**b.HOST["cpu"], "model": "Another CPU"}}
+    found = sections(b.study(OUT, FAST) + b.study(OUT, {"glibc": {"seconds": 9.0}}, blocks=2, host=other), "glibc")
+    assert [section.host["cpu"]["model"] for section in found] == ["Some CPU", "Another CPU"]
+    assert [len(section.cells[0].records) for section in found] == [5, 2]
+    assert max(found[0].cells[0].seconds) < min(found[1].cells[0].seconds)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 7},
+        {"train": replace(b.job().train, dropout=0.0)},
+        {"model": replace(b.TINY, ops="lean")},
+        {"ranks_per_node": 2},
+    ],
+)
+def test_another_configuration_is_another_section(change):
+    records = b.study(OUT, FAST) + [b.record(OUT, b.job("glibc", repeat, **change)) for repeat in range(3)]
+    assert [section.num_records for section in sections(records, "glibc")] == [10, 3]
+
+
+def test_fewer_allowed_cpus_are_another_section():
+    one_core = {**b.HOST, "cpu": {**b.HOST["cpu"], "affinity": "1"}}
+    assert len(sections([b.record(OUT, b.job()), b.record(OUT, b.job(repeat=1), host=one_core)], "glibc")) == 2
+
+
+def test_the_note_of_full_mode_counts_its_iterations(tmp_path: Path) -> None:
+    full = Measure(mode="full", iterations=2)
+    made = [
+        b.record(tmp_path, b.job(measure=full), num_iterations=3, warm_up=64, simulated=simulated)
+        for simulated in (False, True)
+    ]
+    notes = [cell.notes for section in sections(made, "glibc") for cell in section.cells]
+    assert notes == ["full 2 it", "full 2 it, simulated nodes"]
+
+
+def test_simulated_nodes_are_not_merged_with_real_ones_and_are_named():
+    records = b.study(OUT, FAST, nodes=(1, 2)) + b.study(OUT / "simulated", FAST, nodes=(2,), simulated=True)
+    section = only(records)
+    assert [(c.nodes, c.simulated) for c in section.cells if c.arm == "glibc"] == [(1, False), (2, False), (2, True)]
+    assert all(len(cell.records) == 5 for cell in section.cells)
+    assert [cell.notes for cell in section.cells if cell.simulated] == ["sampled 32/32, simulated nodes"] * 2
+    assert any("say nothing about a cluster" in caution for caution in section.cautions)
+
+
+def test_the_same_repeat_of_two_runs_is_two_blocks():
+    section = only(b.study(Path("/a/main"), FAST, blocks=3) + b.study(Path("/b/main"), FAST, blocks=3))
+    assert section.pairs[0].ratio.num_blocks == 6
+
+
+def test_blocks_are_paired_and_the_rest_is_counted():
+    records = [
+        r
+        for r in b.study(OUT, FAST)
+        if (r["job"]["allocator"]["name"], r["job"]["repeat"]) not in {("glibc", 0), ("tcmalloc", 4)}
+    ]
+    found = only(records).pairs[0]
+    assert (found.ratio.num_blocks, found.unpaired_blocks) == (3, 2)
+
+
+def test_without_a_common_block_there_is_no_ratio():
+    records = [b.record(OUT, b.job("glibc", 0)), b.record(OUT, b.job("tcmalloc", 1))]
+    found = only(records).pairs[0]
+    assert found.ratio is None and "no block holds both" in found.invalid
+
+
+def test_drift_between_blocks_cancels_in_the_ratio():
+    records = [
+        b.record(OUT, b.job(arm, repeat), seconds=seconds * 1.3**repeat)
+        for repeat in range(5)
+        for arm, seconds in (("glibc", 0.2), ("tcmalloc", 0.1))
+    ]
+    section = only(records)
+    ratio = section.pairs[0].ratio
+    table = section.cells[0].sec_per_it
+    assert ratio.high / ratio.low < 1.1 < table.high / table.low
+
+
+def test_losses_that_disagree_make_the_comparison_invalid_by_name():
+    section = only(b.study(OUT, {**FAST, "tcmalloc_release": {"loss_shift": 0.01}}))
+    words = {c.arm: c.word for c in section.pairs}
+    assert words == {"tcmalloc": "faster", "tcmalloc_release": "invalid"}
+    (wrong,) = [c for c in section.pairs if c.invalid]
+    assert wrong.ratio is None and "tcmalloc_release disagree" in wrong.invalid
+    assert (
+        section.losses[0].disagreeing == ("tcmalloc_release",)
+        and "tcmalloc_release" in losses_sentences(section.losses)[0]
+    )
+
+
+def test_a_reference_that_disagrees_with_itself_spoils_every_comparison():
+    records = b.study(OUT, {"tcmalloc": {}}) + [b.record(OUT, b.job("glibc", r), loss_shift=0.01 * r) for r in range(5)]
+    assert [c.word for c in only(records).pairs] == ["invalid"]
+
+
+@pytest.mark.parametrize("shift, words", [(0.0, "bit for bit"), (1e-6, "not bit for bit")])
+def test_losses_say_whether_bit_for_bit(shift, words):
+    section = only(b.study(OUT, {"glibc": {}, "tcmalloc": {"loss_shift": shift}}))
+    assert section.pairs[0].word != "invalid" and words in losses_sentences(section.losses)[0]
+    assert section.losses[0].bit_for_bit is (shift == 0)
+
+
+def test_only_the_common_length_of_losses_counts():
+    section = only([b.record(OUT, b.job(), num_iterations=3), b.record(OUT, b.job("tcmalloc"), num_iterations=5)])
+    assert section.losses[0].num_compared == 36 and section.losses[0].bit_for_bit
+
+
+def test_two_settings_under_one_name_are_two_arms():
+    keep = replace(b.ARMS["tcmalloc"], env={"TCMALLOC_RELEASE_RATE": "0"})
+    section = only(b.study(OUT, FAST) + [b.record(OUT, b.job("tcmalloc", r, allocator=keep)) for r in range(2)])
+    assert len(section.arms) == 3 and sum(arm.startswith("tcmalloc-") for arm in section.arms) == 2
+
+
+def test_failed_jobs_give_no_number():
+    section = only([*b.study(OUT, FAST), b.record(OUT, b.job("glibc", 7), error="rank 1 was killed.")])
+    assert len(section.failed) == 1 and len(section.cells[0].records) == 5
+
+
+def test_failed_jobs_alone_give_no_cell_and_no_pair():
+    section = only([b.record(OUT, b.job(), error="no")])
+    assert section.cells == () and section.pairs == ()
+
+
+def test_memory_says_which_is_larger():
+    section = only(b.study(OUT, {"glibc": {"peak_bytes": 300 << 20}, "tcmalloc": {"peak_bytes": 360 << 20}}))
+    assert section.pairs[0].memory.value == pytest.approx(300 / 360)
+    said = memory_sentence(section.pairs[0])
+    assert "peak memory of tcmalloc is 1.20x" in said and "larger" in said

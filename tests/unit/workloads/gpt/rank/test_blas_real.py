@@ -1,0 +1,96 @@
+"""The matrix library of the PyTorch that is installed: which path it takes, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.workloads.gpt.rank import blas
+
+ROOT = str(Path(__file__).resolve().parents[5])
+CPU = blas.read_cpu()
+LIFTS = CPU.vendor not in (None, "GenuineIntel") and CPU.could is not None  # a stranger that could do more
+
+
+def python(code: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("MKL_")}
+    command = [sys.executable, "-W", "ignore", "-I", "-B", "-c", code, *arguments]
+    return subprocess.run(command, env={**env, **variables}, capture_output=True, text=True, timeout=120)
+
+
+def real(asked: str, **variables: str) -> subprocess.CompletedProcess:
+    """The module's own command in a process of its own, on one thread, without pandas, which torch would load."""
+    code = f"import sys; sys.modules['pandas'] = None; sys.path.insert(0, {ROOT!r})\n"
+    code += "from bench.workloads.gpt.rank import blas; sys.exit(blas.main(sys.argv[1:]))"
+    return python(code, asked, "1", **variables)
+
+
+@pytest.mark.parametrize("asked", ["stock", "full"])
+def test_the_real_library_takes_the_path_that_is_asked_for(asked: str) -> None:
+    done = real(asked)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["threads"] == 1 and facts["product_gflops"] > 0 and facts["batched_gflops"] > 0
+    assert (facts["shell_line"], facts["shell_says"]) == blas.shell_line(facts)
+    if platform.machine() != "x86_64":
+        assert (facts["library"], facts["step"]) == ("OpenBLAS", "as it comes")
+        return
+    assert (facts["library"], facts["version"]) == ("Intel MKL", "2020.0.0")
+    own = CPU.could is not None and (asked == "full" or CPU.vendor == "GenuineIntel")
+    assert facts["path"] == CPU.could if own else facts["number"] < blas.AVX2
+    answered = asked == "full" and LIFTS
+    assert facts["step"] == ("remembered answer" if answered else "as it comes")
+    assert facts["reached"] == ("vendor question answered" if answered else "as it comes")
+
+
+@pytest.mark.parametrize("forget", ["", "blas.remembered_at = lambda *_: None"])
+def test_the_real_library_is_answered_under_a_kernel_that_refuses_new_code(forget: str) -> None:
+    """prctl(PR_SET_MDWE), Linux 6.3, refuses what SELinux and MemoryDenyWriteExecute refuse, for one process.
+
+    No product follows: torch 1.10 waits for ever for threads, whose stacks it wants executable.
+    """
+    code = f"""import sys; sys.path.insert(0, {ROOT!r})
+import ctypes, json, torch
+from bench.workloads.gpt.rank import blas
+{forget}
+denied = ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) == 0
+done = blas.apply("full")
+facts = blas.ask()
+blas.check(done, facts)
+print(json.dumps([denied, done, facts]))"""
+    denied, done, facts = json.loads(python(code).stdout)
+    if not LIFTS:
+        assert (done["step"], facts["reached"]) == ("as it comes", "as it comes")
+        return
+    assert facts["path"] == ("AVX2" if done["step"] == "MKL_DEBUG_CPU_TYPE=5" else CPU.could)
+    if not forget:
+        assert (done["step"], done["refused"]) == ("remembered answer", [])
+    elif denied:
+        assert done["refused"][1] == "six bytes: mprotect: Permission denied" and "six bytes" != done["step"]
+    else:  # an older kernel, which knows no such refusal
+        assert done["step"] == "six bytes"
+
+
+@pytest.mark.parametrize(
+    ("asked", "variable", "words"),
+    [
+        ("stock", {"MKL_DEBUG_CPU_TYPE": "5"}, "does not run as it comes (MKL_DEBUG_CPU_TYPE)"),
+        ("full", {"MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}, "takes its SSE4.2 path on a CPU with"),
+    ],
+)
+def test_the_real_library_set_from_outside_fails_in_one_sentence(
+    asked: str, variable: dict[str, str], words: str
+) -> None:
+    done = real(asked, **variable)
+    if not (LIFTS if asked == "stock" else CPU.could):  # nothing is lifted, or nothing capped, on this machine
+        assert done.returncode == 0, done.stderr
+        return
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith(f"launch.blas={asked}, but Intel MKL") and words in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from bench.job.job import Job, Launch
+from bench.workloads.gpt import watchdog
+from bench.workloads.gpt.watchdog import TICK_SECONDS, Watchdog, start_seconds
+
+EVENT = {"event": "micro_batch"}
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def wait(dog: Watchdog, clock: Clock, seconds: float) -> str | None:
+    """Look every few seconds, as run_ranks does; the first sentence, if any."""
+    end = clock.now + seconds
+    while clock.now < end:
+        clock.now += min(TICK_SECONDS, end - clock.now)
+        said = dog.look()
+        if said:
+            return said
+    return None
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_the_pace_of_the_job_decides(clock: Clock) -> None:
+    dog = Watchdog(Job(), clock)
+    for _ in range(4):
+        dog.hear(0, EVENT)
+        assert wait(dog, clock, 30.0) is None
+    assert wait(dog, clock, 20 * 30.0 - 40.0) is None
+    assert "said nothing for" in str(wait(dog, clock, 60.0)) and dog.gave_up
+
+
+def test_a_fast_job_has_a_minute(clock: Clock) -> None:
+    dog = Watchdog(Job(), clock)
+    for _ in range(4):
+        dog.hear(0, EVENT)
+        clock.now += 0.1
+    assert wait(dog, clock, 55.0) is None and "longer than the time of 20" in str(wait(dog, clock, 20.0))
+
+
+def test_the_start_of_a_large_model_may_take_longer(clock: Clock) -> None:
+    assert start_seconds(Job()) == pytest.approx(300 + 8 * Job().model.num_parameters * 1024 / 5e9)
+    dog = Watchdog(Job(), clock)
+    dog.hear(0, {"event": "proved"})
+    assert wait(dog, clock, start_seconds(Job()) - 10) is None and "longest start" in str(wait(dog, clock, 20.0))
+
+
+def test_one_rank_that_speaks_keeps_all_alive(clock: Clock) -> None:
+    """The others may be waiting for it in a collective, for hours in full mode."""
+    dog = Watchdog(Job(), clock)
+    for rank in (0, 1):
+        dog.hear(rank, EVENT)
+    for _ in range(50):
+        assert wait(dog, clock, 10.0) is None
+        dog.hear(0, EVENT)
+    for _ in range(50):
+        assert wait(dog, clock, 10.0) is None
+        dog.hear_of({2: 7})
+    assert dog.behind() == [1]
+
+
+def test_a_driver_that_was_stopped_itself_does_not_count_that_time(clock: Clock) -> None:
+    dog = Watchdog(Job(), clock)
+    dog.hear(0, EVENT)
+    clock.now += 100_000.0
+    assert dog.look() is None and wait(dog, clock, 40.0) is None
+
+
+def test_limits_of_the_users_own_take_the_place_of_the_watchdogs(clock: Clock) -> None:
+    dog = Watchdog(Job(launch=Launch(silence_seconds=7.0)), clock)
+    dog.hear(0, EVENT)
+    assert "launch.silence_seconds" in str(wait(dog, clock, 15.0))
+    dog = Watchdog(Job(launch=Launch(job_timeout_seconds=100.0)), clock)
+    for _ in range(9):
+        dog.hear(0, EVENT)
+        assert wait(dog, clock, 10.0) is None
+    dog.hear(0, EVENT)
+    assert wait(dog, clock, 20.0) == "did not end within launch.job_timeout_seconds=100" and not dog.gave_up
+
+
+def test_limits_change_neither_the_hash_nor_the_folder_of_a_job() -> None:
+    for name in ("collective_timeout_seconds", "silence_seconds", "job_timeout_seconds"):
+        assert Job(launch=replace(Launch(), **{name: 5.0})).content_hash == Job().content_hash
+    assert watchdog.LEAST_SECONDS >= 60

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import pytest
+
+from bench.job.job import Measure
+from bench.workloads.program.watch.steps import MOST_JUDGED, Rate, enough, grouped, steady_from
+
+
+@pytest.mark.parametrize(
+    "pattern, line, seconds",
+    [
+        (r"took ([0-9.]+) s", "step 3 took 0.250 s", 0.25),
+        (r"(?P<seconds>[0-9.]+) s/it", "1.5 s/it", 1.5),
+        (r"(?P<milliseconds>[0-9.]+) ms", "40 ms", 0.04),
+        (r"(?P<per_second>[0-9.,]+) tok/s", "1,000 tok/s", 0.001),
+    ],
+)
+def test_a_number_of_the_line_by_its_unit(pattern: str, line: str, seconds: float) -> None:
+    rate = Rate(pattern)
+    assert not rate.line("nothing", 0.0)
+    assert rate.line(line, 1.0) and rate.seconds == [seconds]
+
+
+def test_without_a_number_the_time_between_lines() -> None:
+    rate = Rate("^step")
+    assert [rate.line(line, now) for line, now in (("step 1", 5.0), ("loss", 6.0), ("step 2", 7.5))] == [
+        False,
+        False,
+        True,
+    ]
+    assert rate.seconds == [2.5]
+
+
+def test_the_unit_that_the_line_has() -> None:
+    """As tqdm prints: by the second where a step is short, seconds where it is long."""
+    rate = Rate(r"[ ,](?:(?P<per_second>[0-9.]+)it/s|(?P<seconds>[0-9.]+)s/it)")
+    lines = ("0/12 [00:00<?, ?it/s]", "1/12 [00:01<00:02, 2.0it/s]", "2/12 [00:01<00:02, 1.5s/it]")
+    assert [rate.line(line, 0.0) for line in lines] == [False, True, True]
+    assert rate.seconds == [0.5, 1.5]
+    assert not Rate(r"step (?P<seconds>[0-9.]+)?").line("step", 0.0)
+
+
+@pytest.mark.parametrize("text", ["0", "-1"])
+def test_a_time_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="no time above 0"):
+        Rate(r"took (\S+)").line(f"took {text}", 0.0)
+
+
+def test_the_first_two_steps_never_count_and_a_late_change_is_cut_off() -> None:
+    assert steady_from([]) == 0 and steady_from([1.0]) == 0
+    assert steady_from([9.0, 9.0, 1.0, 1.1, 1.0]) == 2
+    falling = [5.0] * 10 + [1.0 + i % 2 / 100 for i in range(40)]
+    assert steady_from(falling) == 10
+    assert len(grouped([1.0] * 10_000)) == MOST_JUDGED
+
+
+def test_enough_by_steps_by_width_and_by_time() -> None:
+    narrow, wide = [1.0, 1.01] * 10, [1.0, 3.0] * 10
+    measure = Measure()
+    assert enough(narrow, 20.0, measure, None) and not enough(wide, 20.0, measure, None)
+    assert not enough(narrow, 0.5, measure, None)
+    assert enough(wide, 121.0, measure, None) and not enough(wide[:1], 121.0, measure, None)
+    assert enough(wide, 20.0, measure, 20) and not enough(narrow, 500.0, measure, 21)
