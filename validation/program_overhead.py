@@ -104,7 +104,7 @@ def measure(command: Sequence[str], folder: Path, seconds: float, draw: random.R
     """Run ``command``, which finds the shared file's name as its last word, under the watcher; what ``slices`` says of it."""
     shared = folder / "words"
     shared.write_bytes(bytes(8 * WORDS))
-    job = Job(program=Program(command=[*command, str(shared)], directory=str(folder)))
+    job = Job(workload="program", program=Program(command=[*command, str(shared)], directory=str(folder)))
     orders = {
         "program": asdict(job.program),
         "measure": asdict(job.measure),

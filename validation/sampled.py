@@ -32,7 +32,7 @@ import turns
 from run_job import results
 
 from bench.config.compose import jobs_of
-from bench.copies.meeting import RankFailed
+from bench.copies.rendezvous import RankFailed
 from bench.driver.resume import measured_code
 from bench.job.errors import AllocatorError
 from bench.job.job import Job, Measure, canonical, from_dict, to_dict
@@ -79,7 +79,7 @@ def jobs_of_block(overrides: Sequence[str]) -> tuple[Job, Job]:
 def path_of(out: Path, full: Job, sampled: Job | None) -> Path:
     """Of the block's answer; another one where the jobs, or the code that is measured, are others."""
     jobs = [to_dict(job) for job in (full, sampled) if job]
-    key = hashlib.sha256(canonical([*jobs, measured_code()]).encode()).hexdigest()[:8]
+    key = hashlib.sha256(canonical([*jobs, measured_code("gpt")]).encode()).hexdigest()[:8]
     return out / f"{full.allocator.name}_r{full.repeat}-{key}.json"
 
 

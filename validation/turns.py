@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.copies.launcher import Copy
-from bench.copies.meeting import RankFailed
+from bench.copies.rendezvous import RankFailed
 from bench.job.job import Job
-from bench.workloads.gpt.ranks import Rank, cause_of, end_rank, read_events, say, start_rank, starts
+from bench.workloads.gpt.ranks import Rank, cause_of, end_rank, rank_specs, read_events, send_order, start_rank
 
 WORDS = (sys.executable, "-I", "-B", "-W", "ignore", str(Path(__file__).with_name("rank_in_turns.py")))
 
@@ -24,15 +24,15 @@ class Player:
         self.job, self.rank = job, rank
         self.part: dict[str, Any] | None = None
         self.until("ready")
-        say(rank, {"do": "go"})
+        send_order(rank, {"do": "go"})
         self.until("connected")
 
     def turn(self) -> bool:
         """One micro-batch (behind the last of an iteration: its step, and the next); False when the job has ended instead."""
-        say(self.rank, {"do": "turn"})
+        send_order(self.rank, {"do": "turn"})
         if self.until("micro_batch", "after")["event"] == "micro_batch":
             return True
-        say(self.rank, {"do": "end"})
+        send_order(self.rank, {"do": "end"})
         self.rank.process.wait()
         return False
 
@@ -52,7 +52,7 @@ class Player:
 @contextlib.contextmanager
 def player(job: Job) -> Iterator[Player]:
     """``job``, of one rank, up to its first micro-batch. No process is left behind. Raises AllocatorError and RankFailed."""
-    ((number, orders, env),) = starts(job, Copy())
+    ((number, orders, env),) = rank_specs(job, Copy())
     rank = start_rank(number, orders, env, WORDS)
     try:
         yield Player(job, rank)

@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -33,9 +33,9 @@ from bench.report import verdict_json
 from bench.report.verdicts import show, verdict_sentence
 from bench.statistics import grouping
 from bench.statistics.stats import Ratio, verdict
+from bench.workloads.catalogue import workload_of
 
 FIRST_LOOK_SECONDS = 30.0
-STEPS_TO_LOOK = 12  # of a program: the first two are left out
 KEPT_AT_LEAST = 2
 FINALISTS = 2
 MOST_TO_CONFIRM = 10  # blocks
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
         )
     program, rest = program_of(options.overrides, options.after) if options.after else (None, options.overrides)
     jobs = candidates(rest, program)
-    study = Study(f"advise-{datetime.now(timezone.utc):%Y%m%dT%H%M%S}", reference="glibc")
+    study = Study(f"advise-{datetime.now(timezone.utc):%Y%m%dT%H%M%S}", reference="glibc", html=False)
     begun = time.monotonic()
     found, final = search(study, jobs, 60 * options.minutes, options.memory_limit_gib)
     minutes = (time.monotonic() - begun) / 60
@@ -77,6 +77,7 @@ def run(options: argparse.Namespace) -> int:
         )
     print(advice(found, {job.allocator.name: job.allocator for job in jobs}, options.memory_limit_gib, minutes, final))
     options.answer = answer(found, options.memory_limit_gib, final)
+    print(f"`report {os.path.relpath(results_directory() / study.name)}` writes the page.")
     return 0
 
 
@@ -103,7 +104,7 @@ def candidates(overrides: Sequence[str], program: Program | None = None) -> list
         print(f"bench: {sentence} It is passed over.", file=sys.stderr)
     jobs = jobs_of_arms(rest, [*dict.fromkeys(["glibc", *names])])
     if program is not None:
-        jobs = [dataclasses.replace(job, program=program) for job in jobs]
+        jobs = [dataclasses.replace(job, workload="program", program=program) for job in jobs]
         check(jobs[0])
     usable = [job for job in jobs if is_usable(job.allocator)]
     if len(usable) < KEPT_AT_LEAST:
@@ -147,23 +148,19 @@ class Final:
 def planned(record: records.Record, jobs: Sequence[Job], budget_seconds: float) -> Plan:
     """From the reference's own short job: a first look that leaves two thirds of the time, by shorter jobs and then by fewer arms.
     Raises ConfigError where the budget does not hold two arms."""
-    measure, program = jobs[0].measure, jobs[0].program
+    workload, measure = workload_of(jobs[0]), jobs[0].measure
     micro_seconds = record["derived"]["micro_batch_seconds"]
-    measured = micro_seconds * samples_of(record)
-    around = max(record["wall_seconds"] - measured, 0.0)  # starting, the price of a fault, ending
-    # A job of ours never has fewer: what is left out by design, and one iteration.
-    least = STEPS_TO_LOOK if program.command else measure.warmup_micro_batches + measure.iteration_micro_batches
-    shortest = around + least * micro_seconds
+    around = max(record["wall_seconds"] - micro_seconds * workload.num_samples(record), 0.0)  # to start, and to end
+    least = workload.fewest_samples(jobs[0])
     third, job_seconds = budget_seconds / 3, record["wall_seconds"]
-    as_it_is = bool(program.command) and (program.rate is None or program.stop_after_steps is not None)
-    if job_seconds * len(jobs) > third and not as_it_is:
-        job_seconds = min(job_seconds, max(third / len(jobs), shortest))
+    if job_seconds * len(jobs) > third and least is not None:
+        job_seconds = min(job_seconds, max(third / len(jobs), around + least * micro_seconds))
         measure = dataclasses.replace(measure, max_seconds=max(job_seconds - around, least * micro_seconds))
     kept = min(len(jobs), max(KEPT_AT_LEAST, int(third / job_seconds + 1e-9)))
     if KEPT_AT_LEAST * job_seconds > third:
         raise ConfigError(
             f"--minutes={budget_seconds / 60:g} is too short here: a job takes about {job_seconds:.0f} s, so give it at least "
-            f"{math.ceil(KEPT_AT_LEAST * job_seconds * 3 / 60)} minutes, or {'fewer steps' if program.command else 'a smaller model'}."
+            f"{math.ceil(KEPT_AT_LEAST * job_seconds * 3 / 60)} minutes, or a shorter job ({workload.shorter})."
         )
     arms, elapsed = kept, job_seconds * kept
     while (arms := max(KEPT_AT_LEAST, (arms + 1) // 2) + 1) > FINALISTS + 1:  # the faster half, and the reference
@@ -178,14 +175,6 @@ def planned(record: records.Record, jobs: Sequence[Job], budget_seconds: float) 
         job_seconds,
         blocks,
     )
-
-
-def samples_of(record: records.Record) -> int:
-    """Micro-batches of a job of ours; steps of a program that shows them, else its one run."""
-    rank = record["ranks"][0]
-    if "run" not in rank:
-        return len(rank["micro_batches"]["kind"])
-    return len(rank["steps"]["seconds"]) if rank["steps"] else 1
 
 
 @dataclass
@@ -278,94 +267,84 @@ def peak_bytes(found: Records, arm: str) -> int:
     return max(r["derived"]["peak_rss_bytes"] for r in found if r["valid"] and r["job"]["allocator"]["name"] == arm)
 
 
-def best(found: Records, limit_gib: float | None) -> tuple[str | None, dict[str, Ratio]]:
-    """The fastest arm within the limit among those measured most often (``glibc`` where none beats it, None where none fits),
-    and the ratio of each arm to glibc."""
-    ratios = {c.arm: c.ratio for c in grouping.pairs(found, "glibc") if c.ratio}
+@dataclass(frozen=True)
+class Conclusion:
+    """``arm``: the fastest within the limit, glibc where none beats it, None where none fits. ``ratios``: of each arm to glibc, by the
+    blocks that had no part in choosing, because those that chose the winner were lucky ones. ``between``: on the finalists."""
+
+    arm: str | None
+    ratios: dict[str, Ratio]
+    between: list[str]
+    tied: bool
+
+    @property
+    def sure(self) -> bool:
+        return not self.tied and self.arm in self.ratios and verdict(self.ratios[self.arm]).word == "faster"
+
+
+def conclude(found: Records, limit_gib: float | None, final: Final) -> Conclusion:
+    fresh = [record for record in found if record["job"]["repeat"] >= final.from_block]
     allowed = mean_seconds(found, limit_gib)
-    most = max((r.num_blocks for r in ratios.values()), default=0)
-    final = [arm for arm, r in ratios.items() if r.num_blocks == most and arm in allowed]
-    first = max(final, key=lambda arm: ratios[arm].value, default=None)
-    if "glibc" in allowed and (first is None or ratios[first].value <= 1):
-        return "glibc", ratios
-    return first, ratios
+    ratios = {c.arm: c.ratio for c in grouping.pairs(fresh, "glibc") if c.ratio}
+    order, between, tied = between_finalists(
+        fresh, [arm for arm in final.arms if arm in allowed and (arm in ratios or not ratios)]
+    )
+    first = order[0] if order else "glibc"
+    if "glibc" in allowed and first in ratios and ratios[first].value <= 1:
+        first = "glibc"
+    return Conclusion(first if allowed else None, ratios, between, tied)
 
 
-def advice(
-    found: Records, arms: dict[str, Allocator], limit_gib: float | None, minutes: float, final: Final | None = None
-) -> str:
-    """The answer in lines. Only blocks that had no part in choosing (``final``) are figures of it: those that chose the winner were
-    lucky ones."""
-    final = final or Final(tuple(arm for arm in (best(found, limit_gib)[0],) if arm and arm != "glibc"), 0)
-    fresh = fresh_of(found, final)
+def advice(found: Records, arms: dict[str, Allocator], limit_gib: float | None, minutes: float, final: Final) -> str:
+    """Return the answer in lines."""
+    end = conclude(found, limit_gib, final)
     within = f" within {limit_gib:g} GiB" if limit_gib else ""
-    if not mean_seconds(found, limit_gib):
+    if end.arm is None:
         lowest = min(peak_bytes(found, name) for name in {r["job"]["allocator"]["name"] for r in found if r["valid"]})
         return f"\nNo arm stays{within}: the smallest peak is {lowest / 2**30:.2f} GiB."
-    ratios = {c.arm: c.ratio for c in grouping.pairs(fresh, "glibc") if c.ratio}
     lines = ["", f"After {minutes:.0f} minutes, against stock glibc on this host, by fresh blocks that chose nothing:"]
-    for name, r in sorted(ratios.items(), key=lambda item: -item[1].value):
+    for name, r in sorted(end.ratios.items(), key=lambda item: -item[1].value):
         blocks = f"{r.num_blocks} block{'s' * (r.num_blocks > 1)}"
-        peak = f"peak RSS {peak_bytes(found, name) / 2**30:.2f} GiB"
-        lines.append(f"  {name:18} {show(r):24} {blocks}, {peak}")
-    if not ratios and final.arms:
+        lines.append(f"  {name:18} {show(r):24} {blocks}, peak RSS {peak_bytes(found, name) / 2**30:.2f} GiB")
+    if not end.ratios and final.arms:
         more = "no time was left to confirm it in fresh blocks (give it more minutes)"
         return "\n".join([*lines, f"  none: {final.arms[0]} was the fastest at first sight, and {more}."])
-    order, between = between_finalists(fresh, final, mean_seconds(found, limit_gib))
-    glibc_fits = "glibc" in mean_seconds(found, limit_gib)
-    if not order or (glibc_fits and ratios[order[0]].value <= 1):
+    if end.arm == "glibc":
         return "\n".join([*lines, "", f"Stock glibc is the best of them{within}: change nothing."])
-    first = order[0]
-    lines += ["", f"{verdict_sentence(ratios[first], first, 'glibc')}.", *between]
-    if verdict(ratios[first]).word != "faster" and glibc_fits:
+    ratio = end.ratios[end.arm]
+    lines += ["", f"{verdict_sentence(ratio, end.arm, 'glibc')}.", *end.between]
+    if verdict(ratio).word != "faster" and "glibc" in mean_seconds(found, limit_gib):
         sure = "Fastest by what was measured, but not surely (give it more minutes)"
-    elif between and "cannot be told apart" in between[0]:
-        sure = "Among the fastest"
     else:
-        sure = "Fastest"
-    lines += [f"{sure}{within}: {first} ({arms[first].shows}). For your job script:", ""]
-    lines += [paste(arms[first], program_in(found)), ""]
-    return "\n".join(lines)
+        sure = "Among the fastest" if end.tied else "Fastest"
+    lines += [f"{sure}{within}: {end.arm} ({arms[end.arm].shows}). For your job script:", ""]
+    return "\n".join([*lines, paste(arms[end.arm], command_in(found)), ""])
 
 
 def answer(found: Records, limit_gib: float | None, final: Final) -> dict[str, Any]:
-    """The advice as data, for --json."""
-    fresh, allowed = fresh_of(found, final), mean_seconds(found, limit_gib)
-    ratios = {c.arm: c.ratio for c in grouping.pairs(fresh, "glibc") if c.ratio}
-    order, between = between_finalists(fresh, final, allowed)
-    if not allowed:
-        arm = None
-    elif not order or ("glibc" in allowed and order[0] in ratios and ratios[order[0]].value <= 1):
-        arm = "glibc"
-    else:
-        arm = order[0]
-    tied = any("cannot be told apart" in sentence for sentence in between)
-    surely = not tied and arm in ratios and verdict(ratios[arm]).word == "faster"
-    return verdict_json.of_advice(arm, surely, ratios, {name: peak_bytes(found, name) for name in ratios}, limit_gib)
+    """Return the advice as data, for --json."""
+    end = conclude(found, limit_gib, final)
+    peaks = {name: peak_bytes(found, name) for name in end.ratios}
+    return verdict_json.of_advice(end.arm, end.sure, end.ratios, peaks, limit_gib)
 
 
-def fresh_of(found: Records, final: Final) -> Records:
-    return [record for record in found if record["job"]["repeat"] >= final.from_block]
-
-
-def between_finalists(fresh: Records, final: Final, allowed: Mapping[str, float]) -> tuple[list[str], list[str]]:
-    """The finalists in order, and what is to be said of the first against the second. The order in which they were chosen stays, unless
-    the fresh blocks say that the second is surely faster."""
-    order = [arm for arm in final.arms if arm in allowed]
+def between_finalists(fresh: Records, order: list[str]) -> tuple[list[str], list[str], bool]:
+    """Return the finalists in order, a sentence on the first against the second, and whether they are tied. The order in which they
+    were chosen stays, unless the fresh blocks show that the second is significantly faster."""
     if len(order) < 2:
-        return order, []
+        return order, [], False
     first, second = order[:2]
     ratio = next((c.ratio for c in grouping.pairs(fresh, second) if c.arm == first and c.ratio), None)
     if ratio is None:
-        return order, [f"{first} and {second} cannot be told apart: no fresh block holds both."]
+        return order, [f"{first} and {second} cannot be told apart: no fresh block holds both."], True
     word = verdict(ratio).word
     if word == "faster":
-        return order, [f"{verdict_sentence(ratio, first, second)}, the runner-up."]
+        return order, [f"{verdict_sentence(ratio, first, second)}, the runner-up."], False
     if word == "slower":
         turned = verdict_sentence(turn(ratio), second, first)
-        return [second, first, *order[2:]], [f"{turned}, which had been ahead before."]
+        return [second, first, *order[2:]], [f"{turned}, which had been ahead before."], False
     limits = "" if math.isnan(ratio.low) or ratio.says_nothing else f", 95 % {ratio.low:.3f} to {ratio.high:.3f}"
-    return order, [f"{first} and {second} cannot be told apart (ratio {ratio.value:.3f}{limits})."]
+    return order, [f"{first} and {second} cannot be told apart (ratio {ratio.value:.3f}{limits})."], True
 
 
 def turn(ratio: Ratio) -> Ratio:
@@ -373,6 +352,6 @@ def turn(ratio: Ratio) -> Ratio:
     return dataclasses.replace(ratio, value=1 / ratio.value, low=1 / ratio.high, high=1 / ratio.low)
 
 
-def program_in(found: Records) -> Program:
-    """The command that the lines to paste are for; of our own GPT, as anybody would write it."""
-    return Program(command=list((found[0]["job"].get("program") or {}).get("command") or ("python", "train.py", "...")))
+def command_in(found: Records) -> Sequence[str]:
+    """Return the command that the lines to paste are for; of our own GPT, as anybody would write it."""
+    return (found[0]["job"].get("program") or {}).get("command") or ("python", "train.py", "...")

@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import io
 import os
-from collections.abc import Sequence
 
 from bench.commands.arguments import add_json, positive_whole
 from bench.config import compose
@@ -23,6 +22,7 @@ from bench.job.job import Job, Measure
 from bench.paths import results_directory
 from bench.process.cpus import allowed_cpus
 from bench.report import plan_words
+from bench.workloads.catalogue import workload_of
 
 LOOK = "plan"  # the study of the looks: their records are earlier records for the next plan
 GOOD_ENOUGH = ("same job", "same arm", "another arm")
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     if copy.node_rank:
         return 0  # the first one says it
     host = facts.host()
-    if is_large(jobs):
+    if any(workload_of(job).wants_products(job) for job in jobs):
         host["products"] = products(len(cores(allowed_cpus())))
     out = results_directory() / study.name
     found = plan.plan(study, jobs, out, [host], copy.num_copies)
@@ -67,10 +67,6 @@ def run(options: argparse.Namespace) -> int:
     options.answer = dict(plan_words.as_data(found))
     check_hosts(jobs, copy, host)  # last, so that what is wanted and what is there have been said
     return 0
-
-
-def is_large(jobs: Sequence[Job]) -> bool:
-    return max(job.model.num_parameters for job in jobs) >= sweep.WORTH_A_LOOK and not jobs[0].program.command
 
 
 def needs_look(found: plan.Plan) -> bool:

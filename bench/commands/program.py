@@ -19,7 +19,7 @@ from bench.config.words import refuse_unknown
 from bench.driver import sweep
 from bench.job.checks import check
 from bench.job.errors import ConfigError
-from bench.job.job import OF_OUR_GPT, Allocator, Job, Program
+from bench.job.job import OWN_PARTS, Allocator, Job, Program
 from bench.paths import results_directory
 from bench.record import records
 from bench.statistics import grouping
@@ -138,7 +138,7 @@ def jobs_of(program: Program, words: Sequence[str]) -> tuple[Study, list[Job]]:
         "repeat": f"repeat={','.join(map(str, range(FEWEST_BLOCKS)))}",
     }
     study, jobs = compose.jobs_of([*words, *(line for key, line in defaults.items() if key not in given)])
-    jobs = [dataclasses.replace(job, program=program) for job in jobs]
+    jobs = [dataclasses.replace(job, workload="program", program=program) for job in jobs]
     check(jobs[0])
     if "allocator" not in given:
         usable = {job.allocator.name for job in jobs if job.repeat == jobs[0].repeat and is_usable(job.allocator)}
@@ -159,7 +159,7 @@ def refuse_gpt_keys(words: Sequence[str]) -> set[str]:
     """The keys that the words give; raises ConfigError for one that says something of our own GPT."""
     given = {word.lstrip("+").partition("=")[0] for word in words}
     for key in sorted(given):
-        if key.split(".")[0] in (*OF_OUR_GPT, "nodes", "ranks_per_node", "experiment"):
+        if key.split(".")[0] in (*OWN_PARTS["gpt"], "nodes", "ranks_per_node", "experiment"):
             raise ConfigError(f"{key} is of our own GPT and means nothing to a program; remove it.")
     return given
 
@@ -203,15 +203,15 @@ def advice(found: Sequence[records.Record], reference: str, arms: dict[str, Allo
             "",
             f"Fastest: {best.arm} ({arms[best.arm].shows}), {words}. To run with it:",
             "",
-            paste(arms[best.arm], program),
+            paste(arms[best.arm], program.command),
         ]
     )
 
 
-def paste(allocator: Allocator, program: Program) -> str:
+def paste(allocator: Allocator, command: Sequence[str]) -> str:
     """One `env` in front of the command, so that no shell and no helper runs under the preload."""
     path = library.resolve(allocator)
     settings = [f"{name}={shlex.quote(value)}" for name, value in allocator.env.items()] + (
         [f"LD_PRELOAD={path}"] if path else []
     )
-    return "    " + " \\\n        ".join([" ".join(["env", *settings]), shlex.join(program.command)])
+    return "    " + " \\\n        ".join([" ".join(["env", *settings]), shlex.join(command)])

@@ -15,7 +15,8 @@ from bench.record import records
 from bench.record.records import Record
 from bench.report.rederived import table
 from bench.statistics.rederive import Change, changes, largest
-from bench.workloads.gpt.figures import derive, derived_code
+from bench.workloads.catalogue import workload_of
+from bench.workloads.gpt.figures import derived_code
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +39,9 @@ def run(options: argparse.Namespace) -> int:
             f"; {len(read.refused)} files were refused, the first because {read.refused[0][1]}" if read.refused else "."
         )
         raise ConfigError(f"rederive {options.directory}: there are no records{why}")
-    derived = [(record, derive(record)) for record in [*read.records, *read.set_aside] if record["valid"]]
+    derived = [
+        (record, workload_of(record).figures(record)) for record in [*read.records, *read.set_aside] if record["valid"]
+    ]
     moved = [(name_of(record, options.directory), stored(record)) for record, _ in derived]
     found = [(name, old, changes(old["derived"], now)) for (name, old), (_, now) in zip(moved, derived)]
     changed = [(name, difference) for name, _, difference in found if difference]

@@ -1,8 +1,8 @@
 """The control connection: every copy of the command holds one TCP connection to the first, which leads.
 
 Only the leader decides what runs, what a resumed sweep skips, and when it is over, so no shared file system is needed.
-`wire` proves who belongs together. Messages: ``hello``, ``welcome`` or ``refuse``; for each job ``run``, what `meeting` says
-while it runs, ``done``; ``end``.
+`wire` proves who belongs together. Messages: ``hello``, ``welcome`` or ``refuse``; for each run ``run``, those of `rendezvous`,
+``done``; ``end``. What runs on a node is a function that the caller hands in.
 """
 
 from __future__ import annotations
@@ -19,22 +19,20 @@ from typing import Any, Callable
 
 from bench.copies import wire
 from bench.copies.launcher import Copy, is_own_address
-from bench.copies.meeting import Alone, Following, Leading, gone
 from bench.copies.messages import MAX_NODES
+from bench.copies.outcome import Outcome
+from bench.copies.rendezvous import Following, Leading, Part, gone
 from bench.copies.wire import Connection, Refused, Secret
 from bench.host import load
 from bench.job.checks import check
 from bench.job.errors import ConfigError
 from bench.job.job import Job, canonical, from_dict, to_dict
 from bench.process.cpus import allowed_cpus
-from bench.workloads.gpt.ranks import EXIT_SECONDS, STACKS_SECONDS, Outcome, children_seconds, run_ranks
-from bench.workloads.gpt.watchdog import Watchdog
 
-Tell = Callable[[int, dict[str, Any]], None]
 Hello = dict[str, Any]
 HELLO_SECONDS = 5.0  # from a follower's proof to its first words
-GRACE_SECONDS = EXIT_SECONDS + STACKS_SECONDS + 60.0  # for a follower to end its ranks and say so
-MAX_KNOCKING = 64  # connections that have not proved anything, at a time
+GRACE_SECONDS = 75.0  # for a follower to end its ranks and send what they left
+MAX_UNPROVED = 64  # connections that have not proved anything, at a time
 
 
 class PeersLost(RuntimeError):
@@ -42,7 +40,7 @@ class PeersLost(RuntimeError):
 
 
 class Leader:
-    """The first copy. With no others it simply runs the ranks here."""
+    """The first copy. With no others it simply runs everything here."""
 
     def __init__(self, copy: Copy, hello: Hello, timeout_seconds: float, secret: Secret | None = None):
         self.copy, self.followers = copy, dict[int, Connection]()
@@ -57,13 +55,13 @@ class Leader:
         deadline, wrong = time.monotonic() + timeout_seconds, refusal_of(hello)
         known: dict[int, dict[str, Any]] = {0: hello["facts"]}
         with listening(self.copy) as listener, contextlib.ExitStack() as unless_welcome:
-            door = Door(listener, self.secret, timeout_seconds)
+            acceptor = Acceptor(listener, self.secret, timeout_seconds)
             while len(known) < self.copy.num_copies:
                 if wrong:  # the copies still to come get the sentence too, if they come within the grace time
                     deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
                 if time.monotonic() > deadline:
                     break
-                for follower, other in door.came():
+                for follower, other in acceptor.accept():
                     unless_welcome.callback(follower.close)
                     # A name that means loopback here (127.0.1.1, as Debian writes it) reaches nobody: the others know better.
                     reached = follower.socket.getsockname()[0]
@@ -72,7 +70,7 @@ class Leader:
                     wrong = wrong or disagreement(hello, other, known)
                     known[other["node_rank"]] = other["facts"]
                     self.followers[other["node_rank"]] = follower
-            strangers = door.strangers
+            strangers = acceptor.strangers
             absent = ", ".join(str(n) for n in range(self.copy.num_copies) if n not in known)
             missing = absent and (
                 f"nodes {absent} of {self.copy.num_copies} did not reach {self.copy.master_addr}:{self.copy.master_port} within "
@@ -89,11 +87,8 @@ class Leader:
             unless_welcome.pop_all()
         self.facts = [known[n] for n in range(self.copy.num_copies)]
 
-    def run(self, job: Job, on_event: Tell) -> Outcome:
-        """Run one job on its first ``job.nodes`` nodes (all of them here when simulated)."""
-        watchdog = Watchdog(job)
-        if self.copy.num_copies == 1:
-            return run_ranks(job, self.copy, on_event, Alone(), watchdog)
+    def run(self, job: Job, run_here: Callable[[Part], Outcome]) -> Outcome:
+        """Run one job on its first ``job.nodes`` nodes (all of them here when simulated); ``run_here`` runs this node's part."""
         active = {n: c for n, c in self.followers.items() if n < job.nodes}
         names = [facts["hostname"] for facts in self.facts]
         missing = [n for n, c in active.items() if not c.alive]
@@ -101,12 +96,14 @@ class Leader:
             return Outcome(error=f"node {missing[0]} ({names[missing[0]]}) is gone since an earlier job.")
         for connection in active.values():
             connection.send({"do": "run", "job": to_dict(job)})
-        part = Leading(active, names, watchdog)
-        outcome = run_ranks(job, self.copy, on_event, part, watchdog)
+        part = Leading(self.copy, active, names)
+        outcome = run_here(part)
+        if self.copy.num_copies == 1:
+            return outcome
         logs = dict(outcome.logs)
         for n, connection in active.items():
             if outcome.error and n not in part.done:
-                connection.send({"do": "kill", "hangs": watchdog.gave_up})
+                connection.send({"do": "kill", "hangs": outcome.hangs})
             done = part.done.get(n) or last_message(connection)
             if done is None:
                 connection.alive = False
@@ -157,7 +154,7 @@ def listening(copy: Copy) -> socket.socket:
             if everywhere
             else socket.getaddrinfo(copy.master_addr, copy.master_port, family, socket.SOCK_STREAM)[0][4]
         )
-        listener.listen(max(MAX_KNOCKING, copy.num_copies))
+        listener.listen(max(MAX_UNPROVED, copy.num_copies))
     except OSError as error:
         listener.close()
         raise ConfigError(
@@ -167,41 +164,34 @@ def listening(copy: Copy) -> socket.socket:
     return listener
 
 
-class Door:
-    """Who knocks proves that he belongs to this job, each in a thread of his own, so that nobody makes the others wait."""
+class Acceptor:
+    """Authenticates each connection in its own thread, so that none delays the others."""
 
     def __init__(self, listener: socket.socket, secret: Secret, timeout_seconds: float):
         self.listener, self.secret, self.timeout_seconds = listener, secret, timeout_seconds
-        self.inside: queue.Queue[tuple[Connection, Hello]] = queue.Queue()
-        self.free = threading.BoundedSemaphore(MAX_KNOCKING)
+        self.proved: queue.Queue[tuple[Connection, Hello]] = queue.Queue()
+        self.free = threading.BoundedSemaphore(MAX_UNPROVED)
         self.strangers = 0
         listener.settimeout(0.1)
 
-    def came(self) -> list[tuple[Connection, Hello]]:
-        """Who has proved it and said its hello, within the next tenth of a second."""
-        try:
+    def accept(self) -> list[tuple[Connection, Hello]]:
+        """Return the copies that have proved themselves and sent their hello, within the next tenth of a second."""
+        with contextlib.suppress(OSError):  # a time-out, or a peer that has left already
             sock = self.listener.accept()[0]
-        except OSError:  # a time-out, or one that has left already
-            pass
-        else:
             if self.free.acquire(blocking=False):
-                threading.Thread(target=self.let_in, args=(sock,), daemon=True).start()
+                threading.Thread(target=self.authenticate, args=(sock,), daemon=True).start()
             else:  # a follower tries again
                 sock.close()
-        found = []
-        with contextlib.suppress(queue.Empty):
-            while True:
-                found.append(self.inside.get_nowait())
-        return found
+        return [self.proved.get_nowait() for _ in range(self.proved.qsize())]
 
-    def let_in(self, sock: socket.socket) -> None:
+    def authenticate(self, sock: socket.socket) -> None:
         try:
             connection = wire.welcome_in(sock, self.secret, self.timeout_seconds)
             hello = connection.receive(min(HELLO_SECONDS, self.timeout_seconds))
             if hello is None or hello.get("do") != "hello":
                 connection.close()
             else:
-                self.inside.put((connection, hello))
+                self.proved.put((connection, hello))
         except Refused:
             self.strangers += 1
         finally:
@@ -289,8 +279,13 @@ def but_repeat(job: Job) -> str:
     return canonical(content)
 
 
-def follow(copy: Copy, hello: Hello, timeout_seconds: float, jobs: Sequence[Job], secret: Secret) -> None:
-    """A copy that does not lead: connect, run what the leader says, until it says that it is over or is gone."""
+RunHere = Callable[[Job, Part], Outcome]
+
+
+def follow(
+    copy: Copy, hello: Hello, timeout_seconds: float, jobs: Sequence[Job], secret: Secret, run_here: RunHere
+) -> None:
+    """Connect, and run this node's part of what the leader orders, until it ends the sweep. Raises PeersLost and ConfigError."""
     known = Known.of(jobs)
     connection = connect(copy, timeout_seconds, secret)
     connection.send({**hello, "do": "hello", "node_rank": copy.node_rank})
@@ -310,20 +305,19 @@ def follow(copy: Copy, hello: Hello, timeout_seconds: float, jobs: Sequence[Job]
         if message["do"] == "end":
             return
         if message["do"] == "run":
-            run_here(copy, connection, message, known)
+            follow_run(copy, connection, message, known, run_here)
 
 
-def run_here(copy: Copy, connection: Connection, message: dict[str, Any], known: Known) -> None:
-    """One job's ranks of this node. Raises PeersLost if the first node ends the sweep meanwhile."""
-    before, cpu, part = load.now(), children_seconds(), Following(connection)
+def follow_run(copy: Copy, connection: Connection, message: dict[str, Any], known: Known, run_here: RunHere) -> None:
+    """Run this node's part of one job. Raises PeersLost if the first node ends the sweep meanwhile."""
+    before, cpu, part = load.now(), load.children_seconds(), Following(copy, connection)
     try:
-        job = known.checked(message["job"])
-        outcome = run_ranks(job, copy, lambda rank, event: None, part, Watchdog(job))
+        outcome = run_here(known.checked(message["job"]), part)
     except ConfigError as error:
         outcome = Outcome(error=f"{os.uname().nodename}: {error}")
     if part.ended:
         raise PeersLost("the first node ended the sweep.")
-    disturbed = load.noise(before, load.now(), children_seconds() - cpu, len(allowed_cpus()))
+    disturbed = load.noise(before, load.now(), load.children_seconds() - cpu, len(allowed_cpus()))
     connection.send({"do": "done", "error": outcome.error, "warnings": disturbed, "logs": outcome.logs})
 
 

@@ -21,6 +21,7 @@ from bench.record import records
 from bench.statistics import grouping
 from bench.statistics.forecast import Duration, Forecast, duration, forecast, with_auto_blocks
 from bench.statistics.stats import FEWEST_BLOCKS, needed_blocks
+from bench.workloads.catalogue import workload_of
 
 MOST_READ = 300  # earlier records, the newest: a folder of thousands would take longer to read than it is worth
 RECORD_BYTES, BYTES_OF_A_MICRO_BATCH, REPORT_BYTES = 24_000, 260, 3_000_000
@@ -71,7 +72,7 @@ def plan(study: Study, jobs: Sequence[Job], out: Path, hosts: Sequence[Host], nu
         else duration(forecasts, len(jobs), large)
     )
     ranks = [(job.num_ranks if alone else job.ranks_per_node) for job in jobs]
-    of_program = bool(jobs[0].program.command)
+    needs = [workload_of(job).rank_bytes(job) for job in jobs]
     return Plan(
         study.name,
         len(jobs),
@@ -82,7 +83,7 @@ def plan(study: Study, jobs: Sequence[Job], out: Path, hosts: Sequence[Host], nu
         auto,
         max(job.nodes for job in jobs),
         alone and any(job.nodes > 1 for job in jobs),
-        None if of_program else max(n * job.rank_bytes for n, job in zip(ranks, jobs)),
+        None if None in needs else max(n * (need or 0) for n, need in zip(ranks, needs)),
         usable_memory(hosts[0]),
         disk_bytes(todo) * (took.num_blocks or 1),
         free_bytes(out),

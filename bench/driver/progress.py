@@ -14,6 +14,7 @@ from rich.progress import Progress as Bar
 
 from bench.job.job import Job
 from bench.statistics.stats import FEWEST_BLOCKS
+from bench.workloads.catalogue import workload_of
 
 if TYPE_CHECKING:
     from bench.statistics.pairing import Pair
@@ -75,29 +76,21 @@ class Progress:
         if not self.bar:
             self.say(f"job {self.ended + 1}/{len(self.jobs)} {label(job)} ...{f' ({left})' if left else ''}")
 
-    def step(self, job: Job, event: dict[str, Any], elapsed_seconds: float) -> None:
+    def step(self, job: Job, event: Mapping[str, Any], elapsed_seconds: float) -> None:
+        workload = workload_of(job)
+        state = workload.state(job, event)
+        if not state:
+            return
         self.seen += 1
-        expected = expected_seconds(job, self.seen, elapsed_seconds)
-        state = f"iteration {event['iteration']}.{event['index']} loss {event['loss']:.2f}"
-        self._show(job, state, min(0.99, elapsed_seconds / expected), self.left_words(expected, elapsed_seconds))
-
-    def program_step(self, job: Job, event: dict[str, Any]) -> None:
-        steps = f"{event['steps']} steps, " if job.program.rate is not None else ""
-        self._show(job, f"{steps}{event['seconds']:.0f} s", 0.5, self.left_words(None))
+        expected = workload.expected_seconds(job, self.seen, elapsed_seconds)
+        part = 0.5 if expected is None else min(0.99, elapsed_seconds / expected)
+        self._show(job, state, part, self.left_words(expected, elapsed_seconds))
 
     def end(self, job: Job, record: dict[str, Any]) -> None:
         self.ended += 1
         again = not hasattr(self, "begun")
         if record["valid"]:
-            derived = record["derived"]
-            words = (
-                program_words(derived)
-                if job.program.command
-                else (
-                    f"{derived['sec_per_it']:.1f} s/it, {derived['micro_batch_seconds']:.3f} s/micro-batch, "
-                    f"{derived['minor_faults_per_it'] / derived['micro_batches_per_it']:,.0f} minor faults/micro-batch ({derived['notes']})"
-                )
-            )
+            words = workload_of(job).summary(record["derived"])
         else:
             words = f"failed: {record['error']}"
         self.say(f"{self.ended}/{len(self.jobs)} {label(job)}: {words}" + (" [already there]" if again else ""))
@@ -162,15 +155,6 @@ class Progress:
             self.bar.update(self.task, label=name, rest=rest, completed=completed, refresh=True)
 
 
-def expected_seconds(job: Job, done: int, elapsed: float) -> float:
-    """What a job takes from its start to its end, by the pace of its ``done`` micro-batches: the warm-up, and in full mode all of its
-    iterations; else one counted iteration at least, and on to measure.max_seconds, where it ends at the latest."""
-    pace, measure = elapsed / done, job.measure
-    if measure.mode == "full":
-        return pace * (job.warm_up + measure.iterations * job.num_micro_batches)
-    return max(pace * (job.warm_up + measure.iteration_micro_batches), measure.max_seconds + pace)
-
-
 def fitting(parts: Sequence[str], room: int) -> str:
     """As many of the parts, from the first on, as fit into ``room`` columns: none is cut, for half a number is a wrong one."""
     said = ""
@@ -203,11 +187,6 @@ def so_far_words(pair: Pair) -> str:
         return f"{said}; no interval yet: the blocks disagree too much"
     width = 100 * (math.sqrt(ratio.high / ratio.low) - 1)
     return f"{said}, 95 % [{ratio.low:.2f}, {ratio.high:.2f}], +-{width:.1f} %: {verdict_text(ratio)}"
-
-
-def program_words(derived: Mapping[str, Any]) -> str:
-    what = next(iter(derived["phases"]))
-    return f"{derived['sec_per_it']:.4g} s/{what}, {derived['minor_faults_per_it']:,.0f} minor faults/{what} ({derived['notes']})"
 
 
 def label(job: Job) -> str:

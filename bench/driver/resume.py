@@ -14,9 +14,10 @@ from typing import Any, Callable, TextIO
 from bench.allocators import library
 from bench.host.likeness import kind_of
 from bench.job.errors import AllocatorError, ConfigError, RecordError
-from bench.job.job import Allocator, Job, canonical
+from bench.job.job import Allocator, Job, canonical, workload_name
 from bench.paths import CHECKOUT
 from bench.record import records
+from bench.workloads.catalogue import WORKLOADS
 
 LOCK_FLAGS = (
     os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
@@ -60,7 +61,6 @@ def locked(directory: Path, say: Say) -> Iterator[None]:
 
 
 MEASURED = (
-    "workloads/gpt/rank/*.py",
     "process/*.py",
     "job/job.py",
     "job/kinds.py",
@@ -68,11 +68,10 @@ MEASURED = (
 )
 
 
-def measured_code(of_program: bool = False) -> str:
-    """12 hex digits over the files that decide the measured work; for a user's program the watcher's folder too."""
+def measured_code(workload: str) -> str:
+    """12 hex digits over the files that decide the measured work."""
     bench, digest = CHECKOUT / "bench", hashlib.sha256()
-    patterns = (*MEASURED, "workloads/program/watch/*.py") if of_program else MEASURED
-    for path in [path for pattern in patterns for path in sorted(bench.glob(pattern))]:
+    for path in [path for pattern in (*MEASURED, *WORKLOADS[workload].code) for path in sorted(bench.glob(pattern))]:
         digest.update(f"{path.name} ".encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:12]
 
@@ -92,11 +91,7 @@ def key_of(hosts: Sequence[Mapping[str, Any]], code: str | None, library_sha256:
 
 
 def key_of_job(job: Job, hosts: Sequence[Mapping[str, Any]]) -> str:
-    return key_of(hosts, measured_code(bool(job.program.command)), library_here(job.allocator))
-
-
-def is_of_program(job: Mapping[str, Any]) -> bool:
-    return bool((job.get("program") or {}).get("command"))
+    return key_of(hosts, measured_code(job.workload), library_here(job.allocator))
 
 
 def key_of_record(record: records.Record) -> str:
@@ -133,7 +128,7 @@ def why_other(record: records.Record, hosts: Sequence[Mapping[str, Any]]) -> str
     """Of what a valid record of this job is that does not answer it here and now."""
     if kind_of(record["hosts"]) != kind_of(hosts):
         return "of another kind of host, or of another number of CPUs"
-    before, code = record.get("measured_code"), measured_code(is_of_program(record["job"]))
+    before, code = record.get("measured_code"), measured_code(workload_name(record["job"]))
     if before != code:
         return f"of another revision of the measured code ({before or 'none recorded'}, now {code})"
     return "of another file of the allocator's library"

@@ -21,10 +21,12 @@ from bench import __version__
 from bench.config.study import Study
 from bench.copies.control import Leader, PeersLost, follow, machine_of
 from bench.copies.launcher import chosen_interface, which_copy
+from bench.copies.outcome import Outcome
+from bench.copies.rendezvous import Part
 from bench.copies.wire import secret_of
-from bench.driver.fits import check_hosts, check_network
+from bench.driver.fits import check_hosts
 from bench.driver.order import in_blocks
-from bench.driver.plan import plan
+from bench.driver.plan import Plan, plan
 from bench.driver.progress import Progress
 from bench.driver.resume import answer, locked, measured_code
 from bench.host import facts, load
@@ -40,19 +42,15 @@ from bench.job.job import Job, canonical, to_dict
 from bench.paths import results_directory
 from bench.process.cpus import allowed_cpus
 from bench.record import records
-from bench.record.shape import check_host, check_rank
+from bench.record.shape import check_host
 from bench.report import plan_words
 from bench.report.words import products_sentences
 from bench.statistics.grouping import pairs
 from bench.statistics.stats import FEWEST_BLOCKS, needed_blocks
-from bench.workloads.gpt.figures import derive, derived_code
-from bench.workloads.gpt.ranks import children_seconds
-from bench.workloads.program.run import run_program
+from bench.workloads.catalogue import workload_of
+from bench.workloads.gpt.figures import derived_code
 
 INTERRUPTED = 130  # exit code: there is more to do, and the same command goes on
-WORTH_A_LOOK = (
-    50_000_000  # parameters: for smaller models a few seconds to time matrix products would be most of the run
-)
 
 
 def run(study: Study, jobs: Sequence[Job]) -> int:
@@ -74,7 +72,7 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
             "image": (host["image"] or {}).get("content_sha256"),
             "revision": f"{revision.get('revision')}{' with changes' * bool(revision.get('dirty'))}",
             "number of copies": copy.num_copies,
-            "measured code": measured_code(bool(jobs[0].program.command)),
+            "measured code": measured_code(jobs[0].workload),
         },
     }
     progress = Progress(jobs, 60 * study.blocks_max_minutes if study.blocks == "auto" else None)
@@ -83,19 +81,14 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
             out = results_directory() / study.name
             try:
                 check_hosts(jobs, copy, host)
-                if max(job.model.num_parameters for job in jobs) >= WORTH_A_LOOK and not jobs[0].program.command:
-                    host["products"] = products(len(cores(allowed_cpus())))
-                    for sentence in products_sentences(host):
-                        progress.say(sentence)
-                check_network(jobs, copy)
                 if copy.node_rank == 0:
                     stack.enter_context(locked(out, progress.say))
             except ConfigError as error:
                 if copy.num_copies == 1:
                     raise
-                hello["refused"] = str(error)  # for the others to hear, who would wait for this copy otherwise
+                hello["refused"] = str(error)  # sent to the others, which would wait for this copy otherwise
             if copy.node_rank:
-                follow(copy, hello, timeout_seconds, jobs, secret)
+                follow(copy, hello, timeout_seconds, jobs, secret, run_part)
                 return 0
             if secret.weak and copy.num_copies > 1:
                 progress.say(WEAK)
@@ -113,12 +106,19 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
             return 1
 
 
-TELL_SECONDS = 30.0  # for the other copies to come and hear why this one does not take part
+def run_part(job: Job, part: Part) -> Outcome:
+    """Run the part of a node that does not lead, whose events nobody watches."""
+    return workload_of(job).run(job, None, part, lambda rank, event: None)
+
+
+TELL_SECONDS = 30.0  # for the other copies to connect and receive why this one does not take part
 
 
 def tell_others(refused: str) -> None:
-    """This copy's words were wrong on this host, where those of the others may be right (a file that only they have): they hear so at
-    once, or would wait for it until their time is over. Says nothing here, and raises nothing."""
+    """Send ``refused`` to the other copies: the arguments are invalid on this host alone, and they would wait for this copy.
+
+    Prints nothing and raises nothing.
+    """
     with interruptible(), contextlib.suppress(ConfigError, PeersLost, Interrupted):
         copy = which_copy(os.environ)
         if copy.num_copies == 1:
@@ -126,7 +126,7 @@ def tell_others(refused: str) -> None:
         secret = secret_of(copy.launcher, os.environ)
         hello = {"facts": {"hostname": os.uname().nodename}, "refused": refused, "same": {}}
         if copy.node_rank:
-            follow(copy, hello, TELL_SECONDS, [], secret)
+            follow(copy, hello, TELL_SECONDS, [], secret, run_part)
         else:
             Leader(copy, hello, TELL_SECONDS, secret)
 
@@ -155,7 +155,7 @@ class Runner:
 
     def run(self, jobs: Sequence[Job]) -> int:
         done: list[records.Record] = []
-        ahead = plan(self.study, jobs, self.out, self.leader.facts, len(self.leader.facts))
+        ahead = self.plan(jobs)
         for finding in findings(self.leader.facts[0], load.now(), needed_bytes=ahead.memory_needed_bytes):
             if finding.level == "bad":
                 self.progress.say(f"{finding.what} {finding.advice}")
@@ -184,6 +184,17 @@ class Runner:
         self.publish(done, final=True)
         failed = [r for r in done if not r["valid"]]
         return 1 if failed else 0
+
+    def plan(self, jobs: Sequence[Job]) -> Plan:
+        """Return what is to run. The host's matrix products are timed first where something will run."""
+        hosts = self.leader.facts
+        ahead = plan(self.study, jobs, self.out, hosts, len(hosts))
+        if not ahead.forecasts or not any(workload_of(job).wants_products(job) for job in jobs):
+            return ahead
+        hosts[0]["products"] = products(len(cores(allowed_cpus())))
+        for sentence in products_sentences(hosts[0]):
+            self.progress.say(sentence)
+        return plan(self.study, jobs, self.out, hosts, len(hosts))
 
     def time_is_over(self, started: float) -> bool:
         """Whether sweep.max_minutes have passed since ``started`` (monotonic seconds), which is said then."""
@@ -249,25 +260,23 @@ class Runner:
                 self.progress.say(sentence)
 
     def measure(self, job: Job) -> records.Record:
-        code = measured_code(bool(job.program.command))
-        started, clock, cpu = datetime.now(timezone.utc), time.monotonic(), children_seconds()
+        workload = workload_of(job)
+        started, clock, cpu = datetime.now(timezone.utc), time.monotonic(), load.children_seconds()
         before = load.now()
-        used_mib: list[float | None] = []
 
         def on_event(rank: int, event: dict[str, Any]) -> None:
-            if event["event"] == "step":
-                self.progress.program_step(job, event)
-            elif event["event"] == "micro_batch" and rank == 0:
-                if event["iteration"] == 1 and not used_mib:
-                    used_mib.append(load.used_memory_mib())  # the published column: after the first iteration
+            if rank == 0:
                 self.progress.step(job, event, time.monotonic() - clock)
 
         folder = self.out / job.directory
-        outcome = run_program(job, folder, on_event) if job.program.command else self.leader.run(job, on_event)
+        outcome = self.leader.run(job, lambda part: workload.run(job, folder, part, on_event))
         after = load.now()
-        wrong = None if outcome.error or job.program.command else wrong_in(outcome.ranks or [])
-        if wrong:
-            outcome = dataclasses.replace(outcome, error=wrong, ranks=None)
+        try:  # what another node sent of its ranks is validated before anything is calculated from it
+            workload.checked_ranks(outcome.ranks or [])
+        except ConfigError as error:
+            outcome = dataclasses.replace(
+                outcome, error=f"what a rank sent is no part of a record: {error}", ranks=None
+            )
         if outcome.ranks and (unseen := load.unseen(before)):
             outcome.ranks[0]["without"] = [*outcome.ranks[0].get("without", ()), *unseen]
         self.say_without(outcome.ranks or [])
@@ -276,15 +285,15 @@ class Runner:
         record: records.Record = {
             "schema": records.SCHEMA,
             "bench_version": __version__,
-            "measured_code": code,
+            "measured_code": measured_code(job.workload),
             "derived_code": derived_code(),
             "content_hash": job.content_hash,
             "job": to_dict(job),
             "status": "failed" if outcome.error else "ok",
             "valid": not outcome.error,
             "error": outcome.error,
-            "warnings": load.noise(before, after, children_seconds() - cpu, len(allowed_cpus()))
-            + load.standstill([] if job.program.command else outcome.ranks or [])
+            "warnings": load.noise(before, after, load.children_seconds() - cpu, len(allowed_cpus()))
+            + workload.disturbances(outcome.ranks or [])
             + outcome.warnings,
             "started_at": started.isoformat(timespec="seconds"),
             "wall_seconds": time.monotonic() - clock,
@@ -299,12 +308,12 @@ class Runner:
             },
             "hosts": self.hosts(job),
             "load": {"before": before, "after": after},
-            "host_used_mib": used_mib[0] if used_mib else None,
+            "host_used_mib": outcome.host_used_mib,
             "ranks": outcome.ranks,
             "derived": None,
         }
         if not outcome.error:
-            record["derived"] = derive(record)
+            record["derived"] = workload.figures(record)
         path = folder / "record.json"
         records.write(path, record)
         keep_logs(path.parent, outcome.logs)
@@ -315,16 +324,6 @@ def check_facts(hosts: Sequence[Mapping[str, Any]]) -> None:
     """What the nodes said that they are. Raises ConfigError."""
     for node, host in enumerate(hosts):
         check_host(host, f"facts of node {node}")
-
-
-def wrong_in(ranks: Sequence[Mapping[str, Any]]) -> str | None:
-    """What another node told of its ranks is data from outside: nothing is calculated from it before it is looked at."""
-    try:
-        for rank in ranks:
-            check_rank(rank, f"rank {rank['rank']}")
-    except ConfigError as error:
-        return f"what a rank told is no part of a record: {error}"
-    return None
 
 
 def keep_logs(directory: Path, logs: Mapping[int, str]) -> None:

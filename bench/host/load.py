@@ -122,6 +122,12 @@ def noise(before: Mapping[str, Any], after: Mapping[str, Any], own_cpu_seconds: 
     return sentences
 
 
+def children_seconds() -> float:
+    """Return the CPU seconds of all child processes that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 def standstill(ranks: Sequence[Mapping[str, Any]]) -> list[str]:
     """A sentence for each rank that stood still: time passed in which it could have computed and used no CPU.
 

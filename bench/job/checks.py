@@ -7,12 +7,12 @@ import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional, get_args, get_origin, get_type_hints
 
 from bench.job.errors import ConfigError
-from bench.job.job import PARTS, Job, Program
+from bench.job.job import OWN_PARTS, PARTS, Job, Program, workload_name
 from bench.job.kinds import SETTLING
 
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"  # of a folder, too
@@ -34,7 +34,7 @@ def shaped(values: Any) -> Job:
         raise ConfigError(f"a job is a group of keys, and not {brief(values)}.")
     parts = {name: part_of(schema, values.get(name, {}), f"{name}.") for name, schema in PARTS.items()}
     scalars = part_of(Job, {key: value for key, value in values.items() if key not in PARTS}, "")
-    job = Job(**{**{f.name: getattr(scalars, f.name) for f in fields(Job)}, **parts})
+    job = replace(scalars, **parts, workload=workload_name(values))
     check_numbers(job)
     check_rules(job)
     return job
@@ -127,6 +127,10 @@ def check_numbers(job: Job) -> None:
 
 def check_rules(job: Job) -> None:
     rules = [
+        (
+            job.workload in OWN_PARTS and (job.workload == "program") == bool(job.program.command),
+            f"workload={brief(job.workload)} is not one of {', '.join(OWN_PARTS)}, or is not what the rest of this job describes.",
+        ),
         (job.repeat >= 0, f"repeat={job.repeat} must be 0 or more: it numbers the blocks."),
         (job.seed >= 0, f"seed={job.seed} must be 0 or more."),
         (

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 PADDING = "BENCH_PADDING"  # beginning of the names of variables that only fill an environment up
 
@@ -149,6 +149,7 @@ WARM_UP_ITERATION = 2  # micro-batches between two optimizer steps of the warm-u
 class Job:
     """Everything that decides what one job runs."""
 
+    workload: str = "gpt"  # what is run: a key of OWN_PARTS
     nodes: int = 1
     ranks_per_node: int = 1
     repeat: int = 0
@@ -226,18 +227,26 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-OF_OUR_GPT = ("model", "train", "parallel", "data")  # what a program has none of
+# The workloads, and which parts of a job each has for itself. The other parts belong to all of them.
+OWN_PARTS: Dict[str, Tuple[str, ...]] = {"gpt": ("model", "train", "parallel", "data"), "program": ("program",)}
 
 
 def to_dict(job: Job) -> Dict[str, Any]:
-    """As plain data: without a program for our own GPT, and without the GPT for a program, so that nothing is said which
-    decides nothing."""
+    """Return the job as plain data, without the parts of other workloads."""
     content = dataclasses.asdict(job)
-    for part in OF_OUR_GPT if job.program.command else ("program",):
-        del content[part]
+    for workload, parts in OWN_PARTS.items():
+        for part in parts if workload != job.workload else ():
+            del content[part]
     if job.launch.python is None:
         del content["launch"]["python"]
     return content
+
+
+def workload_name(values: Mapping[str, Any]) -> str:
+    """Return which workload a job's plain data is of. Records that were made before the key existed have a command or not."""
+    program = values.get("program")
+    of_program = isinstance(program, Mapping) and bool(program.get("command"))
+    return str(values.get("workload") or ("program" if of_program else "gpt"))
 
 
 PARTS = {
@@ -254,4 +263,5 @@ PARTS = {
 
 def from_dict(values: Dict[str, Any]) -> Job:
     """The inverse of :func:`to_dict`. Raises TypeError on a key that Job does not have."""
-    return Job(**{key: PARTS[key](**value) if key in PARTS else value for key, value in values.items()})
+    parts = {key: PARTS[key](**value) if key in PARTS else value for key, value in values.items()}
+    return Job(**{**parts, "workload": workload_name(values)})

@@ -87,7 +87,7 @@ def summary_line(section: Section) -> str:
 def head_sentences(section: Section) -> list[str]:
     """Where the host's math library is slow as it comes: what that costs a program of the user's own, and what to do about it."""
     found = section.host.get("products")
-    if not found or gain(found) <= 1.2 or section.job.program.command:
+    if not found or gain(found) <= 1.2:
         return []
     full, stock = found["full"], found["stock"]
     times = [one.as_it_comes for one in costs_of(section) if one.as_it_comes]

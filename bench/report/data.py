@@ -12,13 +12,14 @@ from typing import Any
 
 from bench.host.likeness import fingerprint
 from bench.job.errors import RecordError
-from bench.job.job import Job, from_dict
+from bench.job.job import from_dict
 from bench.record.records import Record
 from bench.report.verdicts import verdict_text
-from bench.report.words import frequency_text, significant, size_text, truncated
+from bench.report.words import frequency_text, significant, truncated
 from bench.statistics.grouping import Section
 from bench.statistics.pairing import Pair
 from bench.statistics.stats import time_interval
+from bench.workloads.catalogue import workload_of
 
 COLUMNS = (
     "allocator,nodes,freq,size,dp,tp,pp,mbs,gbs,mem_mib,sec_per_it,tflops,est_aggr_petaflops,notes,repeat,sec_per_it_low,"
@@ -65,7 +66,7 @@ def _ratio_row(section: Section, c: Pair) -> dict[str, Any]:
     time, memory = (c.ratio, c.memory) if c.ratio and c.memory else (None, None)
     return {
         "host": fingerprint(section.host),
-        "model": " ".join(section.job.program.command)[:80] or section.job.model.name,
+        "model": workload_of(section.job).title(section.job),
         "nodes": c.nodes,
         "simulated": c.simulated,
         "arm": c.arm,
@@ -109,10 +110,11 @@ def row(record: Record, out: Path) -> dict[str, Any]:
         return None if math.isnan(value) else significant(value, 6)
 
     return {
+        **dict.fromkeys(COLUMNS),
         "allocator": job.allocator.name,
         "nodes": job.nodes,
         "freq": frequency_text(ghz) if ghz else None,
-        **workload_columns(job),
+        **workload_of(job).columns(job),
         "mem_mib": figure("mem_mib", 6),
         "sec_per_it": figure("sec_per_it", 6),
         "tflops": figure("tflops", 4),
@@ -126,20 +128,6 @@ def row(record: Record, out: Path) -> dict[str, Any]:
         "simulated": record["launch"]["simulated"],
         "valid": record["valid"],
         "record": below(record["path"], str(out)),
-    }
-
-
-def workload_columns(job: Job) -> dict[str, Any]:
-    """What is trained; empty for a program, of which nothing of the kind is known."""
-    if job.program.command:
-        return dict.fromkeys(("size", "dp", "tp", "pp", "mbs", "gbs"))
-    return {
-        "size": size_text(job.model),
-        "dp": job.dp,
-        "tp": job.parallel.tensor,
-        "pp": job.parallel.pipeline,
-        "mbs": job.train.micro_batch_size,
-        "gbs": job.train.global_batch_size,
     }
 
 

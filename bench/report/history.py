@@ -10,10 +10,12 @@ from typing import Any
 
 import matplotlib
 
+from bench.job.job import from_dict
 from bench.report.markdown import lines_of_table
 from bench.report.style import INK, STYLE, clip, looks, new, plain_log, svg_text
 from bench.statistics.cells import nodes_text
 from bench.statistics.history import Series, Step
+from bench.workloads.catalogue import workload_of
 
 HEADINGS = ("Step", "From", "Blocks", "Gain", "95 %", "Against the step before", "What changed")
 
@@ -21,8 +23,8 @@ HEADINGS = ("Step", "From", "Blocks", "Gain", "95 %", "Against the step before",
 def title(one: Series) -> str:
     host = one.question["hosts"][0]
     job = one.question["job"]
-    what = " ".join((job.get("program") or {}).get("command", [])) or job["model"]["name"]
-    return f"{what[:80]}: {one.arm} against {one.reference}, {nodes_text(one.nodes, one.simulated)} of {host['cpu']['model'] or host['machine']}"
+    what = workload_of(one.question).title(from_dict(job))
+    return f"{what}: {one.arm} against {one.reference}, {nodes_text(one.nodes, one.simulated)} of {host['cpu']['model'] or host['machine']}"
 
 
 def row(number: int, step: Step) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from bench.process.cpus import cpu_numbers
 from bench.report.across import gain_words
 from bench.statistics.cells import nodes_text
 from bench.statistics.hosts import OnHost, Question, side_by_side
+from bench.workloads.catalogue import workload_of
 
 if TYPE_CHECKING:
     from bench.statistics.grouping import Section
@@ -45,8 +45,7 @@ def host_tables(found: Sequence[Section]) -> list[tuple[str, list[list[str]]]]:
 
 def _title(question: Question) -> str:
     job, pair = question.rows[0].section.job, question.rows[0].pair
-    what = shlex.join(job.program.command)[:80] or job.model.name
-    return f"{what}: {question.arm} against {question.reference}, {nodes_text(pair.nodes, pair.simulated)}"
+    return f"{workload_of(job).title(job)}: {question.arm} against {question.reference}, {nodes_text(pair.nodes, pair.simulated)}"
 
 
 def _apart(question: Question, asked: Sequence[Question]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from bench.job.job import to_dict
 from bench.paths import TEMPLATES
 from bench.report import across, costs, hosts, tables
 from bench.statistics.grouping import Section
-from bench.statistics.published import published_tables
+from bench.statistics.published import HEADINGS, published_tables
+from bench.workloads.catalogue import workload_of
 
 MOST_DRAWN = 4  # sections with pictures; the rest have their tables
 MOST_WARNINGS = 40
@@ -70,7 +70,7 @@ def page(found: Sequence[Section], refused: tables.Refused) -> str:
             keeping_headings=across.KEEPING,
             keeping_legend=across.KEEPING_LEGEND,
             invalid=tables.unusable(found, refused),
-            headings=tables.HEADINGS,
+            headings=HEADINGS,
             left=tables.LEFT,
             compared=tables.COMPARED,
             tax_headings=tables.TAX,
@@ -110,7 +110,7 @@ def section_view(section: Section, first: Section, number: int) -> dict[str, Any
     )
     return {
         "title": section.title,
-        "configuration": configuration(section),
+        "configuration": workload_of(section.job).description(section.job),
         "verdicts": [linked(said, SHOWN_BY, parts, prefix) for said in tables.verdict_sentences(section)],
         "words": [c.word for c in section.pairs],
         "causes": [linked(said, CAUSE_SHOWN_BY, parts, prefix) for said in causes[:MOST_CAUSES]],
@@ -129,7 +129,7 @@ def section_view(section: Section, first: Section, number: int) -> dict[str, Any
             }
             for p in drawn
         ],
-        "tables": tables.cell_tables(section),
+        "tables": workload_of(section.job).tables(section),
         "reference": section.reference,
         "pairs": [tables.pair_row(section, c) for c in section.pairs],
         "memory": tables.memory_sentences(section),
@@ -165,23 +165,6 @@ def coded(sentence: str) -> Markup:
     """What stands between backticks, as in report.md, as code."""
     pieces = re.split(r"`([^`]+)`", sentence)
     return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(pieces))
-
-
-def configuration(section: Section) -> str:
-    job = section.job
-    if job.program.command:
-        keys = {
-            key: value for key, value in to_dict(job)["program"].items() if value and key not in ("command", "files")
-        }
-        return f"{shlex.join(job.program.command)}; {', '.join(f'{key} {value}' for key, value in keys.items())}; seed {job.seed}."
-    model, train = job.model, job.train
-    data = "synthetic tokens" if job.data.path is None else f"tokens of {job.data.path}"
-    return (
-        f"{model.num_parameters:,} parameters: {model.layers} layers, hidden {model.hidden}, {model.heads} heads, sequence {model.sequence}, "
-        f"{model.ops} operations; micro-batch {train.micro_batch_size}, global batch {train.global_batch_size}, dropout {train.dropout:g}, "
-        f"activation checkpointing {'on' if train.activation_checkpointing else 'off'}; ranks on a node: {job.ranks_per_node}; "
-        f"{job.measure.mode} mode; {data}; seed {job.seed}."
-    )
 
 
 PROOF = ("Arm", "What it shows", "Library that answered malloc", "Version", "SHA-256", "Environment")

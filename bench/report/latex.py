@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from bench.workloads.catalogue import workload_of
+
 if TYPE_CHECKING:
     from bench.statistics.grouping import Section
-from bench.report.tables import HEADINGS, OURS, PROGRAM, cell_row, program_row
 
 
 def latex(found: Sequence[Section]) -> str:
@@ -20,18 +21,11 @@ def latex(found: Sequence[Section]) -> str:
     }
     blocks = []
     for section in found:
-        if section.job.program.command:
-            headings: tuple[str, ...] = PROGRAM
-            body = [program_row(cell) for cell in section.cells]
-        else:
-            every = (*HEADINGS, *OURS)
-            kept = [place for place, heading in enumerate(every) if heading not in ("Notes", "Peak RSS")]
-            headings = ("Allocator", *(every[place] for place in kept))
-            body = [[cell.arm, *(cell_row(cell)[place] for place in kept)] for cell in section.cells]
+        title, headings, body = workload_of(section.job).table_for_paper(section)
         escaped = [
             " & ".join("".join(special.get(c, c) for c in text) for text in line) + r" \\" for line in (headings, *body)
         ]
-        caption = "".join(special.get(c, c) for c in section.title)
+        caption = "".join(special.get(c, c) for c in title)
         blocks.append(
             "\n".join(
                 [

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from bench.statistics.grouping import Section
 from bench.report.tables import (
     COMPARED,
-    HEADINGS,
     LEFT,
     PUBLISHED_MACHINE,
     Refused,
@@ -25,7 +24,8 @@ from bench.report.tables import (
     verdict_sentences,
 )
 from bench.report.wandering import wandering_sentences
-from bench.statistics.published import published_tables
+from bench.statistics.published import HEADINGS, published_tables
+from bench.workloads.catalogue import workload_of
 
 # ---- the report as text
 
@@ -40,7 +40,7 @@ def markdown(found: Sequence[Section], refused: Refused) -> str:
             *_bullets(costs.head_sentences(section)),
             *_bullets(notes_of(section)),
         ]
-        for title, headings, rows in tables.cell_tables(section):
+        for title, headings, rows in workload_of(section.job).tables(section):
             lines += [f"### {title}", "", *lines_of_table(headings, rows)]
         if section.pairs:
             lines += [

@@ -44,6 +44,7 @@ from bench.report.style import (
 from bench.statistics import scaling
 from bench.statistics.cause import PHASES, fault_prices, total
 from bench.statistics.published import read_published
+from bench.workloads.catalogue import workload_of
 
 if TYPE_CHECKING:
     from bench.record.records import Record
@@ -73,10 +74,9 @@ def plots(section: Section, prefix: str = "") -> list[Plot]:
     """Every picture that this section's records can fill, the most telling first. ``prefix`` keeps ids of sections apart."""
     drawn = []
     with matplotlib.rc_context(STYLE):
-        # A program is seen from outside: it has no micro-batches to draw.
-        ours = (gains, phases, samples, wandering, against_nodes, over_time, pareto)
-        for draw in (gains, pareto) if section.job.program.command else ours:
-            plot = draw(section)
+        drawings = (gains, phases, samples, wandering, against_nodes, over_time, pareto)
+        for draw in drawings:
+            plot = draw(section) if draw.__name__ in workload_of(section.job).pictures else None
             if plot:
                 title, caption, figure = plot
                 name = f"{prefix}{draw.__name__}"

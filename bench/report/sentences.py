@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from bench.job.words import count, percent, seconds
 from bench.statistics.cause import Cause
-from bench.statistics.cells import nodes_text
 from bench.statistics.pairing import Losses
+from bench.workloads.catalogue import WORKLOADS
 
 
 def cause_sentence(cause: Cause, reference: str, arm: str) -> str:
@@ -101,33 +101,11 @@ def losses_sentences(checks: Sequence[Losses]) -> list[str]:
     if len(several) > 1 and not any(check.disagreeing for check in several):
         worst = max(several, key=lambda check: check.largest_difference)
         return [
-            f"At each number of nodes all records follow the same losses, {_agreement(worst)} "
+            f"At each number of nodes all records follow the same losses, {agreement(worst)} "
             f"({sum(check.num_compared for check in several)} values compared)."
         ]
-    return [_values_sentence(check) if check.of_program else _losses_sentence(check) for check in checks]
+    return [WORKLOADS[check.workload].agreement(check) for check in checks]
 
 
-def _losses_sentence(check: Losses) -> str:
-    where = f"At {nodes_text(check.nodes, check.simulated)}"
-    if check.num_records < 2:
-        return f"{where} there is one record, so no losses to compare."
-    if check.disagreeing:
-        return (
-            f"{where} the losses of {', '.join(check.disagreeing)} disagree (by up to {check.largest_difference:.2g} relative): "
-            "they did not do the same work, and no comparison with them is valid."
-        )
-    return f"{where} all {check.num_records} records follow the same losses, {_agreement(check)} ({check.num_compared} values compared)."
-
-
-def _values_sentence(check: Losses) -> str:
-    """Of a program: what program.check found in its output."""
-    if check.disagreeing:
-        differ = f"{check.largest_difference:.2g} relative"
-        return f"{', '.join(check.disagreeing)} printed other values (by up to {differ}): no comparison is valid."
-    if not check.num_compared:
-        return f"All {check.num_records} runs ended as they should; what they computed was not compared (check='REGEX' compares a value)."
-    return f"All {check.num_records} runs printed the same values, {_agreement(check)} ({check.num_compared} compared)."
-
-
-def _agreement(check: Losses) -> str:
+def agreement(check: Losses) -> str:
     return "bit for bit" if check.bit_for_bit else f"to {check.largest_difference:.1g} relative, not bit for bit"

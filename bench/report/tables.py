@@ -21,13 +21,9 @@ if TYPE_CHECKING:
 from bench.report.sentences import cause_sentence, losses_sentences
 from bench.report.verdicts import memory_sentence, note, pair_sentence, verdict_text
 from bench.report.words import (
-    frequency_text,
     interval_text,
     mebibytes,
     number,
-    size_text,
-    speed_text,
-    truncated,
 )
 from bench.statistics.published import published_gain, published_seconds
 
@@ -79,49 +75,14 @@ def price_rows(name: str, cause: Cause, sure: bool) -> list[list[str]]:
 
 
 PUBLISHED_MACHINE = "somebody else's machine: A64FX at 2.0 GHz, PyTorch 1.10, one run per row"
-HEADINGS = (
-    *("Nodes", "Freq", "Size", "DP", "TP", "PP", "MBS", "GBS", "Mem", "Sec/it", "TFLOPs"),
-    *("Est. Aggr. PetaFLOPs", "Notes"),
-)
-OURS = ("95 % of Sec/it", "GFLOP/s", "Peak RSS", "Blocks")
 Refused = Sequence[tuple[Path, str]]
 
 
-def cell_row(cell: Cell) -> list[str]:
-    """One row of a published-style table: HEADINGS, then OURS. GFLOP/s are of all nodes together, for the PetaFLOPs of one small
-    host print as 0.0000."""
-    job, interval = cell.job, cell.sec_per_it
-    return [
-        str(cell.nodes),
-        frequency_text(cell.ghz),
-        size_text(job.model),
-        *map(
-            str,
-            (
-                job.dp,
-                job.parallel.tensor,
-                job.parallel.pipeline,
-                job.train.micro_batch_size,
-                job.train.global_batch_size,
-            ),
-        ),
-        number(cell.mean("mem_mib")),
-        number(interval.value),
-        speed_text(cell.tflops),
-        truncated(cell.tflops * cell.nodes / 1024),
-        cell.notes,
-        interval_text(interval.low, interval.high),
-        number(1000 * cell.tflops * cell.nodes),
-        mebibytes(cell.mean("peak_rss_bytes")),
-        str(len(cell.records)),
-    ]
+ARMS = ("Arm", "Version", "Blocks", "Seconds", "95 %", "Peak RSS", "Minor faults", "In the kernel", "Notes")
 
 
-PROGRAM = ("Arm", "Version", "Blocks", "Seconds", "95 %", "Peak RSS", "Minor faults", "In the kernel", "Notes")
-
-
-def program_row(cell: Cell) -> list[str]:
-    """One row of PROGRAM: an arm's runs, or the steps of them."""
+def arm_row(cell: Cell) -> list[str]:
+    """Return one row of ARMS."""
     interval, kernel = cell.sec_per_it, cell.mean("system_seconds_per_it") or 0.0
     return [
         cell.arm,
@@ -140,23 +101,6 @@ def version_of(cells: Sequence[Cell], arm: str) -> str:
     """What served the arm, in its own words."""
     found = (record["ranks"][0]["proof"].get("version") for cell in cells if cell.arm == arm for record in cell.records)
     return (next(found, None) or "not told")[:24]
-
-
-def cell_tables(section: Section) -> list[tuple[str, tuple[str, ...], list[list[str]]]]:
-    """Title, headings and rows: for our own workload a table of each arm's numbers of nodes, as published; for a program one of all
-    arms."""
-    if section.job.program.command:
-        what = "step" if section.job.program.rate is not None else "run"
-        rows = [program_row(cell) for cell in section.cells]
-        return [(f"each arm, figures of one {what}", PROGRAM, rows)] if rows else []
-    return [
-        (
-            f"{arm} ({version_of(section.cells, arm)})",
-            (*HEADINGS, *OURS),
-            [cell_row(cell) for cell in section.cells if cell.arm == arm],
-        )
-        for arm in section.arms
-    ]
 
 
 LEFT = ("Version", "Notes", "Arm", "Verdict", "Phase")  # columns of words

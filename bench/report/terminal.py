@@ -16,13 +16,13 @@ from bench.report.tables import (
     LEFT,
     Refused,
     cause_sentences,
-    cell_tables,
     notes_of,
     pair_row,
     unusable,
     verdict_sentences,
 )
 from bench.statistics.grouping import Section
+from bench.workloads.catalogue import workload_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,7 +38,7 @@ def show(found: Sequence[Section], refused: Refused, files: Sequence[Path]) -> N
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for section in found:
         console.print(f"\n{section.title}", style="bold")
-        for number, (title, headings, rows) in enumerate(cell_tables(section)):
+        for number, (title, headings, rows) in enumerate(workload_of(section.job).tables(section)):
             _show_table(console, title, headings, rows, behind_a_table=number > 0)
         for sentence in verdict_sentences(section):
             console.print(sentence, style="bold")

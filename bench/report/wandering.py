@@ -10,6 +10,7 @@ from bench.job.series import correlation_factor
 from bench.job.words import count, seconds
 from bench.record.records import Record
 from bench.report.drawn import at_fewest_nodes, micro_batch_faults, micro_batch_seconds
+from bench.workloads.catalogue import workload_of
 
 if TYPE_CHECKING:
     from bench.statistics.cells import Cell
@@ -45,7 +46,7 @@ def first_counted(record: Record) -> int:
 
 def wandering_sentences(section: Section) -> list[str]:
     """A line for each arm that is drawn: how far its counted micro-batches lie apart, and their faults as bars, in order."""
-    if section.job.program.command:
+    if "wandering" not in workload_of(section.job).pictures:
         return []
     return [_wandering(cell.arm, typical_record(cell)) for cell in drawn_cells(section)]
 

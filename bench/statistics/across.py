@@ -13,6 +13,7 @@ from bench.job.job import canonical, to_dict
 from bench.statistics.cells import Cell
 from bench.statistics.grouping import Section
 from bench.statistics.pairing import Pair
+from bench.workloads.catalogue import workload_of
 
 FEWEST_ARMS = 4  # of a table of what keeps memory: two or three are in the comparison itself
 
@@ -34,7 +35,7 @@ def across_interpreters(sections: Sequence[Section]) -> list[list[Under]]:
     first."""
     groups: dict[str, list[Section]] = {}
     for section in sections:
-        if section.pairs and not section.job.program.command:
+        if section.pairs and workload_of(section.job).uses_pytorch:
             groups.setdefault(_but_for_interpreter(section), []).append(section)
     made = []
     for group in groups.values():

@@ -9,7 +9,7 @@ from datetime import datetime
 from bench.host.likeness import fingerprint
 from bench.record.records import Record
 from bench.statistics.cells import Cell, block_of, nodes_text
-from bench.workloads.program.figures import memory_of_others
+from bench.workloads.catalogue import workload_of
 
 
 def cautions_of(good: Sequence[Record], chosen: str, reference: str, num_arms: int) -> list[str]:
@@ -32,7 +32,7 @@ def cautions_of(good: Sequence[Record], chosen: str, reference: str, num_arms: i
             f"The jobs of {stretched} block{'s' * (stretched > 1)} do not follow one another (the sweep was resumed): what drifted between "
             "them does not cancel."
         )
-    of_jobs = Counter(caution for record in good for caution in _of_the_job(record))
+    of_jobs = Counter(caution for record in good for caution in workload_of(record).cautions(record))
     said += [f"In {count} of {len(good)} jobs: {caution}" for caution, count in of_jobs.items()]
     noisy = [record for record in good if record["warnings"]]
     if noisy:
@@ -73,13 +73,3 @@ def _stretched_blocks(good: Sequence[Record]) -> int:
         own = sum(record["wall_seconds"] for record in found)
         stretched += max(starts) - min(starts) > own + 600
     return stretched
-
-
-def _of_the_job(record: Record) -> list[str]:
-    """Too few samples; memory of a program that the arm does not serve; an end of which there is no proof."""
-    if "processes" in record["ranks"][0]["proof"]:
-        return memory_of_others(record)
-    said: list[str] = list(record["derived"].get("cautions", []))
-    if any(rank.get("proof_end") is None for rank in record["ranks"]):
-        said.append("a rank was not there any more, or could not be asked, to prove its allocator at the end.")
-    return said

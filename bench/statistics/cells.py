@@ -11,7 +11,7 @@ import numpy as np
 from bench.job.job import Job, from_dict
 from bench.record.records import Record
 from bench.statistics import stats
-from bench.workloads.gpt.flops import tflops
+from bench.workloads.catalogue import workload_of
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Cell:
         return stats.Interval(*(math.exp(min(max(x, -700.0), 700.0)) for x in (logs.value, logs.low, logs.high)))
 
     @property
-    def tflops(self) -> float:
-        return tflops(self.job, self.sec_per_it.value)
+    def tflops(self) -> float | None:
+        return workload_of(self.job).tflops(self.job, self.sec_per_it.value)
 
     @property
     def ghz(self) -> float | None:
@@ -61,15 +61,7 @@ class Cell:
     @property
     def notes(self) -> str:
         """As the published Notes column: what was sampled, what is simulated, what was noisy."""
-        if self.job.program.command:
-            return self.records[0]["derived"]["notes"] + self.noisy
-        if self.job.measure.mode == "full":
-            words = f"full {sum(self.records[0]['ranks'][0]['iterations']['steady'])} it"
-        else:
-            done = [record["derived"]["sampled_micro_batches"] for record in self.records]
-            span = f"{min(done)}" if min(done) == max(done) else f"{min(done)}-{max(done)}"
-            words = f"sampled {span}/{self.records[0]['derived']['micro_batches_per_it']}"
-        return words + ", simulated nodes" * self.simulated + self.noisy
+        return workload_of(self.job).notes(self) + self.noisy
 
     @property
     def noisy(self) -> str:

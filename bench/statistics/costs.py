@@ -46,9 +46,11 @@ def costs(cell: Cell, host: Mapping[str, Any]) -> Costs:
     def of_iteration(value: float) -> float:
         return value / seconds
 
-    phases = [record["derived"]["phases"] for record in cell.records]
-    ours = not cell.job.program.command
-    gflops = 1000 * cell.tflops * cell.nodes if ours else None
+    def share_of(phase: str) -> float | None:
+        phases = [record["derived"]["phases"] for record in cell.records]
+        return of_iteration(fmean(one[phase]["seconds"] for one in phases)) if phase in phases[0] else None
+
+    gflops = None if cell.tflops is None else 1000 * cell.tflops * cell.nodes
     cores = cores_of(cell)
     limit = limit_gflops(host, cores)
     fast, slow = (product_of_a_thread(cell, host, path) for path in (cell.job.launch.blas, "stock"))
@@ -64,8 +66,8 @@ def costs(cell: Cell, host: Mapping[str, Any]) -> Costs:
         if prices
         else None,
         kernel_share=of_iteration(fmean(total(r, "system_seconds") for r in cell.records) / threads),
-        optimizer_share=of_iteration(fmean(p["optimizer"]["seconds"] for p in phases)) if ours else None,
-        sync_share=of_iteration(fmean(p["sync"]["seconds"] for p in phases)) if ours else None,
+        optimizer_share=share_of("optimizer"),
+        sync_share=share_of("sync"),
     )
 
 

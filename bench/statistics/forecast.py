@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.job.job import Job, canonical, from_dict
+from bench.job.job import Job, canonical, from_dict, workload_name
 from bench.job.series import relative_half_width
 from bench.record.records import Record
 from bench.statistics.stats import FEWEST_BLOCKS
-from bench.workloads.gpt.flops import tflops
+from bench.workloads.catalogue import workload_of
 
 # How far off an estimate may be, as a share, by where it comes from; the best source first.
 SOURCES = {"same job": 0.15, "same arm": 0.2, "another arm": 0.35, "another width": 0.5, "products": 1.0}
@@ -100,11 +100,11 @@ def job_seconds(job: Job, pace: Pace) -> float:
 def forecast(job: Job, found: Sequence[Record], alone: bool, gflops: float | None = None) -> Forecast:
     """``found``: valid records of this kind of host, the newest last. ``alone``: all ranks share one host (no launcher gave more).
     ``gflops``: the speed of matrix products, for where no record helps."""
-    if job.program.command:
+    if workload_of(job).rank_bytes(job) is None:  # XXX
         return _of_program(job, found)
     known: dict[str, list[float]] = {}
     for record in found:
-        if record["job"].get("program") or not record["ranks"][0]["iterations"]["wall_seconds"]:
+        if workload_name(record["job"]) != job.workload or not record["ranks"][0]["iterations"]["wall_seconds"]:
             continue
         theirs = from_dict(record["job"])
         if _workload(theirs) != _workload(job):
@@ -123,7 +123,13 @@ def forecast(job: Job, found: Sequence[Record], alone: bool, gflops: float | Non
             return Forecast(job, statistics.fmean(newest), source, len(newest))
     if not gflops:
         return Forecast(job, math.nan, "")
-    flops = tflops(job, 1.0) * job.nodes * 1e12 * job.train.micro_batch_size / job.train.global_batch_size
+    flops = (
+        (workload_of(job).tflops(job, 1.0) or 0.0)
+        * job.nodes
+        * 1e12
+        * job.train.micro_batch_size
+        / job.train.global_batch_size
+    )
     micro = flops * _ranks_here(job, alone) / (EFFICIENCY * gflops * 1e9)
     return Forecast(job, job_seconds(job, Pace(STARTUP_SECONDS, micro, micro, micro / 4)), "products")
 

@@ -8,7 +8,6 @@ within blocks, at the same number of nodes, and only if they computed the same l
 from __future__ import annotations
 
 import hashlib
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +20,7 @@ from bench.record.records import Record
 from bench.statistics.cautions import cautions_of, without_reference
 from bench.statistics.cells import Cell, block_of
 from bench.statistics.pairing import Losses, Pair, check_losses, pairs_of
+from bench.workloads.catalogue import workload_of
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Section:
     def title(self) -> str:
         cpu = self.host["cpu"]
         cores = f"{len(cpu_numbers(cpu['affinity'])) or cpu['logical']} cores"
-        what = shlex.join(self.job.program.command)[:80] or self.job.model.name
+        what = workload_of(self.job).title(self.job)
         if self.job.launch.python is not None:
             what += f" under PyTorch {self.host['packages']['torch']}, Python {self.host['python']['version']},"
         return f"{what} on {cpu['model'] or self.host['machine']}, {cores}"
@@ -49,9 +49,7 @@ class Section:
     @property
     def is_published_workload(self) -> bool:
         """Whether the published table's figures may stand beside these at all."""
-        model, train = self.job.model, self.job.train
-        what = (model.num_parameters // 10**6, model.sequence, train.global_batch_size, train.micro_batch_size)
-        return what == (124, 1024, 1024, 1) and not self.job.program.command
+        return workload_of(self.job).is_published(self.job)
 
     @property
     def num_records(self) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from bench.statistics import stats
 from bench.statistics.cause import Cause, explain
 from bench.statistics.cells import Cell, block_of
+from bench.workloads.catalogue import workload_of
 
 LOSS_TOLERANCE = 1e-5  # relative; another allocator moves addresses, and alignment may change a vector loop's order
 
@@ -26,7 +27,7 @@ class Losses:
     bit_for_bit: bool
     largest_difference: float  # relative
     disagreeing: tuple[str, ...]  # arms
-    of_program: bool = False  # then the values are what program.check finds in its output
+    workload: str = "gpt"
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def check_losses(cells: Sequence[Cell], reference: str) -> Losses:
         same_bits,
         largest,
         tuple(disagreeing),
-        bool(cells[0].job.program.command),
+        cells[0].job.workload,
     )
 
 
@@ -98,7 +99,7 @@ def pair(base: Cell, cell: Cell, losses: Losses) -> Pair:
 
     wrong = [arm for arm in (base.arm, cell.arm) if arm in losses.disagreeing]
     if wrong:
-        what = "values" if losses.of_program else "losses"
+        what = workload_of(base.job).compared
         return invalid(
             f"the {what} of {' and '.join(wrong)} disagree by up to {losses.largest_difference:.2g}, so they did not do the same work."
         )

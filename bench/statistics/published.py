@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 PLAIN = r"[0-9]*\.?[0-9]*([eE][+-]?[0-9]+)?"
 MOST_NODES = 1 << 20
+HEADINGS = (  # of the table, after the allocator
+    *("Nodes", "Freq", "Size", "DP", "TP", "PP", "MBS", "GBS", "Mem", "Sec/it", "TFLOPs"),
+    *("Est. Aggr. PetaFLOPs", "Notes"),
+)
 NEEDED = ("allocator", "nodes", "sec_per_it")
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from bench.host.likeness import flat
 from bench.record.records import Record
-from bench.workloads.gpt.figures import derive, derived_code
+from bench.workloads.catalogue import workload_of
+from bench.workloads.gpt.figures import derived_code
 
 SAME = 1e-9  # relative: below it two figures are one, written and read again, or added up in another order
 
@@ -53,7 +54,7 @@ def of_other_code(found: Sequence[Record]) -> list[tuple[Record, list[Change]]]:
     """The records whose figures were made by other code than today's, and come out otherwise now. ``found`` are migrated, so that
     a meaning that moved is no change here."""
     older = [record for record in found if record["valid"] and record.get("derived_code") != derived_code()]
-    compared = [(record, changes(record["derived"], derive(record))) for record in older]
+    compared = [(record, changes(record["derived"], workload_of(record).figures(record))) for record in older]
     return [(record, moved) for record, moved in compared if moved]
 
 

@@ -353,3 +353,8 @@ def _smallest_detectable(error: float, degrees: float) -> float:
 
 def _exp(x: float) -> float:
     return x if math.isnan(x) else math.exp(min(max(x, -700.0), 700.0))  # two wild blocks would overflow a float
+
+
+def finite(value: float) -> float | None:
+    """Return the value, or None where it is infinite or not a number: JSON has neither."""
+    return value if value == value and abs(value) != float("inf") else None

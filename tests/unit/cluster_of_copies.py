@@ -13,14 +13,14 @@ import pytest
 from bench.copies import control
 from bench.copies.control import Leader, follow
 from bench.copies.launcher import Copy
-from bench.copies.meeting import Others, RankFailed
+from bench.copies.outcome import Outcome
+from bench.copies.rendezvous import Part, RankFailed
 from bench.copies.wire import Secret
 from bench.job.job import Job, Train
-from bench.workloads.gpt.ranks import Outcome
 
 TIMEOUT = 5.0
 SECRET = Secret(b"s" * 32, "BENCH_TOKEN", False)
-RunRanks = Callable[[Job, Copy, Others], Outcome]
+RunHere = Callable[[Job, Part], Outcome]
 
 
 def hello(node: int, refused: str | None = None, **same: Any) -> dict[str, Any]:
@@ -45,46 +45,46 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(word: str, others: Others, orders: list[dict[str, Any]], seconds: float = TIMEOUT) -> None:
+def wait_for(word: str, part: Part, orders: list[dict[str, Any]], seconds: float = TIMEOUT) -> None:
     """What run_ranks does until its ranks are told ``word``. Raises RankFailed."""
     while not any(order["do"] == word for order in orders):
-        nodes = {connection.socket: node for node, connection in others.connections.items()}
+        nodes = {connection.socket: node for node, connection in part.connections.items()}
         ready = select.select(list(nodes), [], [], seconds)[0]
         if not ready:
             raise RankFailed("nobody said anything in time")
         for sock in ready:
-            connection = others.connections[nodes[sock]]
+            connection = part.connections[nodes[sock]]
             connection.read()
-            orders = orders + others.heard(nodes[sock], connection.messages())
+            orders = orders + part.on_messages(nodes[sock], connection.messages())
             if not connection.alive:
-                others.heard(nodes[sock], None)
+                part.on_messages(nodes[sock], None)
 
 
-def take_part(job: Job, copy: Copy, others: Others) -> Outcome:
+def take_part(job: Job, part: Part) -> Outcome:
     """One rank on each node, which is ready, trains, and tells everything."""
-    rank = {"rank": copy.node_rank, "hostname": f"h{copy.node_rank}", "alike": {"torch": "1"}}
-    wait_for("go", others, others.ready([rank]))
-    wait_for("end", others, others.told([{"rank": copy.node_rank, "repeat": job.repeat}]))
+    rank = {"rank": part.copy.node_rank, "hostname": f"h{part.copy.node_rank}", "alike": {"torch": "1"}}
+    wait_for("go", part, part.ready([rank]))
+    wait_for("end", part, part.told([{"rank": part.copy.node_rank, "repeat": job.repeat}]))
     return Outcome()
 
 
 class Cluster:
     """A leader in this thread, and followers each in its own."""
 
-    def __init__(self, num_copies: int, ranks: RunRanks, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, num_copies: int, run_here: RunHere, monkeypatch: pytest.MonkeyPatch) -> None:
         self.port, self.num_copies = free_port(), num_copies
         self.ran: list[tuple[int, int]] = []
         self.errors: dict[int, Exception] = {}
         self.threads: list[threading.Thread] = []
 
-        def run_ranks(job: Job, copy: Copy, on_event: Any, others: Others, watchdog: Any) -> Outcome:
-            self.ran.append((job.repeat, copy.node_rank))
+        def run(job: Job, part: Part) -> Outcome:
+            self.ran.append((job.repeat, part.copy.node_rank))
             try:
-                return ranks(job, copy, others)
+                return run_here(job, part)
             except RankFailed as error:
-                return Outcome(error=str(error))
+                return Outcome(error=str(error), hangs=error.hangs)
 
-        monkeypatch.setattr(control, "run_ranks", run_ranks)
+        self.run_here = run
         monkeypatch.setattr(control, "GRACE_SECONDS", 1.0)
         monkeypatch.setattr(control.load, "noise", lambda *arguments: [])  # of whatever else runs here
 
@@ -96,7 +96,7 @@ class Cluster:
     ) -> None:
         def run() -> None:
             try:
-                follow(self.copy(node), words or hello(node), timeout, JOBS, secret)
+                follow(self.copy(node), words or hello(node), timeout, JOBS, secret, self.run_here)
             except Exception as error:
                 self.errors[node] = error
 
@@ -105,6 +105,9 @@ class Cluster:
 
     def leader(self, timeout: float = TIMEOUT, words: dict[str, Any] | None = None) -> Leader:
         return Leader(self.copy(0), words or hello(0), timeout, SECRET)
+
+    def run(self, leader: Leader, job: Job) -> Outcome:
+        return leader.run(job, lambda part: self.run_here(job, part))
 
     def join(self) -> None:
         for thread in self.threads:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from builders import SMALL
-from cluster_of_copies import Cluster, RunRanks, take_part
+from cluster_of_copies import Cluster, RunHere, take_part
 
 from bench import cli
 from bench.config.study import Study
@@ -171,7 +171,7 @@ def conf() -> Path:
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Cluster]]:
     made: list[Cluster] = []
 
-    def make(num_copies: int, ranks: RunRanks = take_part) -> Cluster:
+    def make(num_copies: int, ranks: RunHere = take_part) -> Cluster:
         made.append(Cluster(num_copies, ranks, monkeypatch))
         for node in reversed(range(1, num_copies)):
             made[-1].follower(node)

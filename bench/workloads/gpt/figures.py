@@ -12,9 +12,8 @@ from typing import Any
 from bench.job.job import Job, from_dict
 from bench.job.kinds import KINDS, SETTLING, typical
 from bench.record.records import COUNTERS, Record
-from bench.statistics.stats import time_interval
+from bench.statistics.stats import finite, time_interval
 from bench.workloads.gpt.flops import tflops
-from bench.workloads.program.figures import derive_program, finite
 
 
 @functools.cache
@@ -35,8 +34,6 @@ def derived_code() -> str:
 def derive(record: Record) -> dict[str, Any]:
     """Every summary of a job, from its raw samples. Times are those of the slowest rank; see docs/record.md for the fields."""
     job = from_dict(record["job"])
-    if job.program.command:
-        return derive_program(record)
     parts = [derive_rank(job, rank) for rank in record["ranks"]]
     slowest = max(parts, key=lambda part: part["sec_per_it"])
     by_node: dict[int, dict[str, float]] = {}

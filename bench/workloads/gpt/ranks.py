@@ -1,8 +1,7 @@
-"""How this copy starts the ranks of its own node, watches them, and takes what they tell.
+"""Start the ranks of this node, watch them, and collect what they send.
 
-Each rank is a fresh process with a pipe of its own each way. It tells its driver everything, as lines of JSON, and hears from
-it; the copies pass on what the ranks of other nodes must know (`meeting`). torch.distributed is where the ranks meet to
-train, and for nothing else. With no launcher one copy starts all of them.
+Each rank is a fresh process with a pipe each way, over which it and its driver exchange lines of JSON; the copies pass on what the
+ranks of other nodes need (`bench.copies.rendezvous`). torch.distributed is where the ranks meet to train, and for nothing else.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import IO, Any, Callable
 
 import psutil
@@ -25,7 +24,9 @@ import psutil
 from bench.allocators import library
 from bench.allocators.environment import environment
 from bench.copies.launcher import Copy, chosen_interface
-from bench.copies.meeting import Message, Others, RankFailed
+from bench.copies.outcome import Outcome
+from bench.copies.rendezvous import Message, Part, RankFailed
+from bench.host import load
 from bench.host.files import scratch_file
 from bench.host.interrupt import raise_if_interrupted
 from bench.host.topology import crowded, refuses_binding, shares_here
@@ -35,18 +36,6 @@ from bench.paths import CHECKOUT
 from bench.workloads.gpt.watchdog import TICK_SECONDS, Watchdog
 
 OnEvent = Callable[[int, dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """``error`` is None and ``ranks`` every rank's part of the record (on the first node), or error is one sentence.
-    ``warnings``: what disturbed the other nodes, a sentence each. ``logs``: the output of failed
-    ranks, by rank."""
-
-    error: str | None = None
-    ranks: list[dict[str, Any]] | None = None
-    warnings: list[str] = field(default_factory=list)
-    logs: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -63,40 +52,38 @@ class Rank:
     told_all: bool = False
 
 
-EXIT_SECONDS = 10.0  # from a rank's last word to its end
+EXIT_SECONDS = 10.0  # from a rank's last message to its end
 STACKS_SECONDS = 1.0  # for a rank that hangs to write where it is
 LOG_BYTES = 1 << 20  # of a rank's output, its end, is kept
 HERE = os.uname().nodename
 
 
-def run_ranks(job: Job, copy: Copy, on_event: OnEvent, others: Others, watchdog: Watchdog) -> Outcome:
-    """Start this node's ranks of ``job``, tell ``on_event`` what they say, and end when all have ended or one failed.
-
-    ``others``: this node's part in the job. No process is left behind, whatever happens.
-    """
+def run_ranks(job: Job, part: Part, on_event: OnEvent) -> Outcome:
+    """Run this node's ranks of ``job`` until all have ended or one failed. No process is left, whatever happens."""
     ranks: list[Rank] = []
     try:
-        for number, orders, env in starts(job, copy):
-            ranks.append(start_rank(number, orders, env, rank_words(job.launch.python)))
-        watch_ranks(ranks, on_event, others, watchdog)
-        return Outcome(ranks=[rank.part for rank in ranks if rank.part])
+        for number, orders, env in rank_specs(job, part.copy):
+            ranks.append(start_rank(number, orders, env, rank_command(job.launch.python)))
+        run = Run(ranks, on_event, part, Watchdog(job))
+        run.run()
+        return Outcome(ranks=[rank.part for rank in ranks if rank.part], host_used_mib=run.host_used_mib)
     except (AllocatorError, RankFailed) as error:
-        if isinstance(error, RankFailed) and error.hangs:
-            ask_where(ranks)
-        return Outcome(error=str(error), logs={rank.number: words for rank in ranks if (words := output_of(rank))})
+        hangs = isinstance(error, RankFailed) and error.hangs
+        if hangs:
+            ask_for_stacks(ranks)
+        logs = {rank.number: text for rank in ranks if (text := output_of(rank))}
+        return Outcome(error=str(error), logs=logs, hangs=hangs)
     finally:
         for rank in ranks:
             end_rank(rank)
 
 
-def starts(job: Job, copy: Copy) -> list[tuple[int, dict[str, Any], dict[str, str]]]:
-    """For each rank of this node its number, its orders and its environment. Raises AllocatorError, or RankFailed for an
-    interface that is not there."""
-    here = (
-        range(job.num_ranks)
-        if copy.num_copies == 1
-        else range(copy.node_rank * job.ranks_per_node, (copy.node_rank + 1) * job.ranks_per_node)
-    )
+def rank_specs(job: Job, copy: Copy) -> list[tuple[int, dict[str, Any], dict[str, str]]]:
+    """Return number, orders and environment of each rank of this node. Raises AllocatorError, and RankFailed for an interface that
+    is not there."""
+    here = range(job.num_ranks)
+    if copy.num_copies > 1:
+        here = here[copy.node_rank * job.ranks_per_node :][: job.ranks_per_node]
     path = library.resolve(job.allocator)
     shares = shares_here(len(here), job.launch.threads_per_rank)
     threads = job.launch.threads_per_rank or len(shares[0])
@@ -126,8 +113,8 @@ def starts(job: Job, copy: Copy) -> list[tuple[int, dict[str, Any], dict[str, st
     return found
 
 
-def rank_words(python: str | None) -> list[str]:
-    """The interpreter and what it is to run. Another interpreter has no .pth file that names the checkout, so it is told."""
+def rank_command(python: str | None) -> list[str]:
+    """Return the interpreter and what it runs. Another interpreter has no .pth file that names the checkout."""
     options = ["-I", "-B", "-W", "ignore"]
     if python is None:
         return [sys.executable, *options, "-m", "bench.workloads.gpt.rank"]
@@ -135,9 +122,9 @@ def rank_words(python: str | None) -> list[str]:
     return [python, *options, "-c", code]
 
 
-def start_rank(number: int, orders: dict[str, Any], env: dict[str, str], words: Sequence[str]) -> Rank:
-    """``words``: what to run; the number of its pipe is put behind them. Raises RankFailed in one sentence where this host
-    refuses another process, pipe or file; nothing of it is left then."""
+def start_rank(number: int, orders: dict[str, Any], env: dict[str, str], command: Sequence[str]) -> Rank:
+    """Start ``command`` with the number of its pipe appended. Raises RankFailed where this host denies another process, pipe or
+    file; nothing of it is left then."""
     # LD_PRELOAD is in the environment of this one exec: no shell and no helper comes between it and Python.
     with contextlib.ExitStack() as undo:
         try:
@@ -147,7 +134,7 @@ def start_rank(number: int, orders: dict[str, Any], env: dict[str, str], words: 
                 ours.callback(os.close, send)
                 log = undo.enter_context(scratch_file())
                 process = subprocess.Popen(
-                    [*words, str(send)],
+                    [*command, str(send)],
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,
@@ -163,7 +150,7 @@ def start_rank(number: int, orders: dict[str, Any], env: dict[str, str], words: 
     assert process.stdin is not None
     os.set_blocking(process.stdin.fileno(), False)
     rank = Rank(number, process, os.fdopen(receive, "rb", buffering=0), log)
-    say(rank, orders)
+    send_order(rank, orders)
     return rank
 
 
@@ -179,8 +166,8 @@ def refusal(error: OSError) -> str:
     )
 
 
-def say(rank: Rank, order: Message) -> None:
-    """As much as the pipe takes now; the rest when the rank has read."""
+def send_order(rank: Rank, order: Message) -> None:
+    """Send as much as the pipe takes now; the rest when the rank has read."""
     rank.outbox += json.dumps(order).encode() + b"\n"
     flush(rank)
 
@@ -192,53 +179,59 @@ def flush(rank: Rank) -> None:
             rank.outbox = rank.outbox[os.write(rank.process.stdin.fileno(), rank.outbox) :]
     except BlockingIOError:
         pass
-    except BrokenPipeError:  # it has died, which the end of its pipe will tell
+    except BrokenPipeError:  # it has died: its own pipe ends next
         rank.outbox = b""
 
 
-class Watch:
-    """One job on this node while it runs."""
+class Run:
+    """The ranks of one job on this node while they run."""
 
-    def __init__(self, ranks: list[Rank], on_event: OnEvent, others: Others, watchdog: Watchdog):
-        self.ranks, self.on_event, self.others, self.watchdog = ranks, on_event, others, watchdog
+    def __init__(self, ranks: list[Rank], on_event: OnEvent, part: Part, watchdog: Watchdog):
+        self.ranks, self.on_event, self.part, self.watchdog = ranks, on_event, part, watchdog
+        self.part.on_beat = watchdog.hear_of
         self.selector = selectors.DefaultSelector()
         self.all_ready = self.all_told = self.may_end = False
+        self.host_used_mib: float | None = None
 
     def run(self) -> None:
         with self.selector:
             for rank in self.ranks:
                 self.selector.register(rank.events, selectors.EVENT_READ, rank)
-            for node, connection in self.others.connections.items():
+            for node, connection in self.part.connections.items():
                 self.selector.register(connection.socket, selectors.EVENT_READ, node)
-                self.hear(node, connection.messages())  # what came with the order to run will not wake the selector
+                self.on_messages(
+                    node, connection.messages()
+                )  # what came with the order to run does not wake the selector
             while not self.may_end:
-                self.wait_and_take()
+                self.tick()
             deadline = time.monotonic() + EXIT_SECONDS
-            for rank in self.ranks:  # who has told everything may take what time it needs, but not for long
+            for rank in self.ranks:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     rank.process.wait(max(0.0, deadline - time.monotonic()))
 
-    def wait_and_take(self) -> None:
+    def tick(self) -> None:
+        """Wait for the next events and messages, and act on them. Raises RankFailed."""
         raise_if_interrupted()
         waiting = any(rank.outbox for rank in self.ranks)
         for key, _ in self.selector.select(0.01 if waiting else TICK_SECONDS):
             if isinstance(key.data, Rank):
-                self.take(key.data)
+                self.on_readable(key.data)
             else:
-                connection = self.others.connections[key.data]
+                connection = self.part.connections[key.data]
                 connection.read()
-                self.hear(key.data, connection.messages())
+                self.on_messages(key.data, connection.messages())
                 if not connection.alive and not self.may_end:
                     self.selector.unregister(connection.socket)
-                    self.hear(key.data, None)
+                    self.on_messages(key.data, None)
         for rank in self.ranks:
             flush(rank)
-        given_up = self.others.look(self.watchdog)
-        if given_up:
+        self.part.beat(self.watchdog.heard, self.watchdog.done)
+        if self.part.leads and (
+            given_up := self.watchdog.look()
+        ):  # the ranks of other nodes may only wait for those elsewhere
             raise RankFailed(self.who_hangs(given_up), hangs=True)
 
-    def take(self, rank: Rank) -> None:
-        """Act on what a rank said."""
+    def on_readable(self, rank: Rank) -> None:
         events = read_events(rank)
         for event in events or []:
             self.watchdog.hear(rank.number, event)
@@ -256,10 +249,12 @@ class Watch:
                 rank.part.update(event["values"])
                 rank.told_all = True
             else:
+                if (kind, rank.number, event.get("iteration"), event.get("index")) == ("micro_batch", 0, 1, 0):
+                    self.host_used_mib = load.used_memory_mib()  # the published column: after the first iteration
                 self.on_event(rank.number, event)
         if events is None:
             self.selector.unregister(rank.events)
-            self.judge(rank)
+            self.on_exit(rank)
         self.agree()
 
     def publish(self, rank: Rank, event: dict[str, Any]) -> None:
@@ -267,39 +262,36 @@ class Watch:
         del message["event"]
         for other in self.ranks:
             if other is not rank:
-                say(other, message)
-        self.others.published(message)
+                send_order(other, message)
+        self.part.publish(message)
 
     def agree(self) -> None:
-        """All ranks of this node are ready, or have told everything: the others are told so, once."""
+        """Tell the other nodes, once, that all ranks of this node are ready, or have sent everything."""
         if not self.all_ready and all(rank.ready for rank in self.ranks):
             self.all_ready = True
-            self.obey(self.others.ready([rank.ready for rank in self.ranks if rank.ready]))
+            self.apply_orders(self.part.ready([rank.ready for rank in self.ranks if rank.ready]))
         if not self.all_told and all(rank.told_all for rank in self.ranks):
             self.all_told = True
-            parts = [rank.part for rank in self.ranks if rank.part]
-            self.obey(self.others.told(parts))
+            self.apply_orders(self.part.told([rank.part for rank in self.ranks if rank.part]))
 
-    def hear(self, node: int, messages: list[Message] | None) -> None:
-        self.obey(self.others.heard(node, messages))
+    def on_messages(self, node: int, messages: list[Message] | None) -> None:
+        self.apply_orders(self.part.on_messages(node, messages))
 
-    def obey(self, orders: list[Message]) -> None:
+    def apply_orders(self, orders: list[Message]) -> None:
         for order in orders:
             for rank in self.ranks:
-                say(rank, order)
+                send_order(rank, order)
             self.may_end = self.may_end or order["do"] == "end"
 
-    def judge(self, rank: Rank) -> None:
-        """A rank has ended. Raises RankFailed if it had not told its part of the record, or if another allocator served;
-        what ended it after that has cost what is measured last, and no more."""
+    def on_exit(self, rank: Rank) -> None:
+        """Raise RankFailed if the rank ended without its part of the record, or if another allocator served. What ended it after
+        that costs only what is measured last."""
         if rank.part is None or rank.error:
             raise RankFailed(cause_of(rank, self.ranks))
         if not rank.told_all:
             words = f"{cause_of(rank, [rank]).rstrip('.')}, after its training: what is measured then is missing."
-            rank.part = {
-                **dict.fromkeys(("proof_end", "parameters_sha256", "fault_cost_seconds", "openmp")),
-                **rank.part,
-            }
+            missing = dict.fromkeys(("proof_end", "parameters_sha256", "fault_cost_seconds", "openmp"))
+            rank.part = {**missing, **rank.part}
             rank.part["without"] = [*rank.part.get("without", ()), words]
             rank.told_all = True
 
@@ -311,10 +303,6 @@ class Watch:
         note = f" ({', '.join(sorted(states))})" if states else ""
         subject = f"rank{'s' * (len(done) > 1)} {named}{note}, after {count} micro-batches,"
         return f"{subject} {what}; where it was is in rank-N.log beside the record."
-
-
-def watch_ranks(ranks: list[Rank], on_event: OnEvent, others: Others, watchdog: Watchdog) -> None:
-    Watch(ranks, on_event, others, watchdog).run()
 
 
 def state_of(rank: Rank) -> str | None:
@@ -369,7 +357,7 @@ def last_words(text: str, count: int = 1) -> str:
     return "; ".join(line.strip() for line in lines[-count:])[:500]
 
 
-def ask_where(ranks: list[Rank]) -> None:
+def ask_for_stacks(ranks: list[Rank]) -> None:
     """Have each rank write the stacks of its threads into its log (faulthandler)."""
     for rank in ranks:
         if rank.process.poll() is None:
@@ -391,9 +379,3 @@ def end_rank(rank: Rank) -> None:
             rank.process.stdin.close()
     rank.events.close()
     rank.log.close()
-
-
-def children_seconds() -> float:
-    """CPU seconds of all children that have ended: the ranks of this copy."""
-    times = os.times()
-    return times.children_user + times.children_system

@@ -28,12 +28,13 @@ class Watchdog:
     def __init__(self, job: Job, clock: Callable[[], float] = time.monotonic):
         self.job, self.clock = job, clock
         self.begun = self.looked = clock()
-        self.silence, self.slowest, self.gave_up = 0.0, 0.0, False
+        self.silence, self.slowest, self.heard = 0.0, 0.0, 0
         self.last: dict[int, float] = {}  # rank -> time of its last micro-batch
         self.done: dict[int, int] = {}  # rank -> micro-batches that it has told
 
     def hear(self, rank: int, event: Mapping[str, Any]) -> None:
         self.silence = 0.0
+        self.heard += 1
         self.done.setdefault(rank, 0)
         if event["event"] == "micro_batch":
             now = self.clock()
@@ -60,8 +61,7 @@ class Watchdog:
         self.silence += min(now - self.looked, 2 * TICK_SECONDS)
         self.looked = now
         limit, why = self.limit()
-        self.gave_up = self.silence > limit
-        if self.gave_up:
+        if self.silence > limit:
             return f"said nothing for {self.silence:.0f} s, longer than {why}: it hangs, and was ended"
         longest = self.job.launch.job_timeout_seconds
         if longest and now - self.begun > longest:

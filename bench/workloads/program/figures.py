@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from bench.record.records import COUNTERS, Record
-from bench.statistics.stats import mean_interval
+from bench.statistics.stats import finite, mean_interval
 
 
 def derive_program(record: Record) -> dict[str, Any]:
@@ -51,7 +51,3 @@ def memory_of_others(record: Record) -> list[str]:
     processes = record["ranks"][0]["proof"]["processes"]
     said = [f"{one['command'].split(' ')[0]} {one['why']}." for one in processes if one["reached"] and one["why"]]
     return list(dict.fromkeys(said))
-
-
-def finite(value: float) -> float | None:
-    return value if value == value and abs(value) != float("inf") else None

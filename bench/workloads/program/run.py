@@ -19,12 +19,12 @@ from typing import Any, Callable
 
 from bench.allocators import library, retention
 from bench.allocators.environment import bytes_of, padded
+from bench.copies.outcome import Outcome
 from bench.host.foreign import OF_ALLOCATORS
 from bench.host.interrupt import raise_if_interrupted
 from bench.job.errors import AllocatorError
 from bench.job.job import Allocator, Job, canonical
 from bench.process.cpus import allowed_cpus
-from bench.workloads.gpt.ranks import Outcome
 
 OURS = ("BENCH_DROPPED_ENVIRONMENT", "HYDRA_FULL_ERROR")
 OUTPUT = "output.txt"

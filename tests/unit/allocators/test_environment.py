@@ -26,7 +26,7 @@ def ranks_environment(arm: Allocator, path: str | None) -> dict[str, str]:
 
 
 def programs_environment(arm: Allocator, path: str | None) -> dict[str, str]:
-    return program.environment(Job(allocator=arm, program=PROGRAM), path, BASE)
+    return program.environment(Job(allocator=arm, workload="program", program=PROGRAM), path, BASE)
 
 
 @pytest.mark.parametrize("environment_of", [ranks_environment, programs_environment])

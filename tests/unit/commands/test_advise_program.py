@@ -75,7 +75,7 @@ def record(seconds: float, steps: int | None) -> dict[str, Any]:
 
 def programs(**words: Any) -> list[Job]:
     one = Program(command=["true"], **words)
-    return [dataclasses.replace(builders.job(arm), program=one) for arm in builders.ARMS]
+    return [dataclasses.replace(builders.job(arm), workload="program", program=one) for arm in builders.ARMS]
 
 
 def test_a_run_without_steps_is_never_shortened_and_arms_are_left_out_instead() -> None:

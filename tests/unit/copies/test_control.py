@@ -15,14 +15,10 @@ from cluster_of_copies import TIMEOUT, Cluster, hello, jobs_on, on, take_part, w
 from bench.copies import control
 from bench.copies.control import Known, Leader, PeersLost, better, disagreement
 from bench.copies.launcher import Copy
-from bench.copies.meeting import Others, RankFailed
+from bench.copies.outcome import Outcome
+from bench.copies.rendezvous import Part, RankFailed
 from bench.job.errors import ConfigError
 from bench.job.job import Allocator, Job, to_dict
-from bench.workloads.gpt.ranks import Outcome
-
-
-def silent(rank: int, event: dict[str, Any]) -> None:
-    pass
 
 
 def test_jobs_run_on_the_nodes_that_they_use_and_nowhere_else(cluster: Callable[..., Cluster]) -> None:
@@ -30,7 +26,7 @@ def test_jobs_run_on_the_nodes_that_they_use_and_nowhere_else(cluster: Callable[
     leader = three.leader()
     assert [f["hostname"] for f in leader.facts] == ["h0", "h1", "h2"]
     for job in jobs_on(3, 1, 2):
-        outcome = leader.run(job, silent)
+        outcome = three.run(leader, job)
         assert outcome == Outcome(ranks=[{"rank": n, "repeat": job.repeat} for n in range(job.nodes)])
     leader.end()
     three.join()
@@ -41,47 +37,44 @@ def test_jobs_run_on_the_nodes_that_they_use_and_nowhere_else(cluster: Callable[
 def test_the_job_arrives_whole(cluster: Callable[..., Cluster]) -> None:
     seen: list[Job] = []
 
-    def ranks(job: Job, copy: Copy, others: Others) -> Outcome:
+    def run_here(job: Job, part: Part) -> Outcome:
         seen.append(job)
-        return take_part(job, copy, others)
+        return take_part(job, part)
 
-    two = cluster(2, ranks)
+    two = cluster(2, run_here)
     leader = two.leader()
-    leader.run(on(2, repeat=7), silent)
+    two.run(leader, on(2, repeat=7))
     leader.end()
     two.join()
     assert seen == [on(2, repeat=7)] * 2
 
 
-def test_with_no_others_the_leader_simply_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run_ranks(job: Job, copy: Copy, on_event: Any, others: Others, watchdog: Any) -> Outcome:
-        return Outcome(ranks=[{"others": len(others.connections)}])
-
-    monkeypatch.setattr(control, "run_ranks", run_ranks)
+def test_with_no_others_the_leader_simply_runs() -> None:
     leader = Leader(Copy(), hello(0), TIMEOUT)
-    assert leader.run(Job(nodes=4), silent) == Outcome(ranks=[{"others": 0}])
+    outcome = leader.run(Job(nodes=4), lambda part: Outcome(ranks=[{"others": len(part.connections)}]))
+    assert outcome == Outcome(ranks=[{"others": 0}])
     leader.end()
 
 
 def test_what_one_rank_publishes_every_other_node_hears(cluster: Callable[..., Cluster]) -> None:
     heard: dict[int, list[Any]] = {}
 
-    def ranks(job: Job, copy: Copy, others: Others) -> Outcome:
-        others.published({"do": "store", "key": f"k{copy.node_rank}", "value": "00"})
+    def run_here(job: Job, part: Part) -> Outcome:
+        part.publish({"do": "store", "key": f"k{part.copy.node_rank}", "value": "00"})
         orders: list[Any] = []
-        heard[copy.node_rank] = orders
-        real = others.heard
+        heard[part.copy.node_rank] = orders
+        real = part.on_messages
 
         def hear(node: int, messages: Any) -> list[Any]:
             orders.extend(got := real(node, messages))
             return got
 
-        others.heard = hear  # type: ignore[method-assign]
-        return take_part(job, copy, others)
+        part.on_messages = hear  # type: ignore[method-assign]
+        return take_part(job, part)
 
-    three = cluster(3, ranks)
+    three = cluster(3, run_here)
     leader = three.leader()
-    assert leader.run(on(3), silent).error is None
+    assert three.run(leader, on(3)).error is None
     leader.end()
     three.join()
     keys = {node: sorted(o["key"] for o in orders if o["do"] == "store") for node, orders in heard.items()}
@@ -89,36 +82,40 @@ def test_what_one_rank_publishes_every_other_node_hears(cluster: Callable[..., C
 
 
 def test_ranks_that_differ_fail_on_all_nodes_before_they_train(cluster: Callable[..., Cluster]) -> None:
-    def ranks(job: Job, copy: Copy, others: Others) -> Outcome:
-        me = {"rank": copy.node_rank, "hostname": f"h{copy.node_rank}", "alike": {"threads": copy.node_rank // 2}}
-        wait_for("go", others, others.ready([me]))
+    def run_here(job: Job, part: Part) -> Outcome:
+        me = {
+            "rank": part.copy.node_rank,
+            "hostname": f"h{part.copy.node_rank}",
+            "alike": {"threads": part.copy.node_rank // 2},
+        }
+        wait_for("go", part, part.ready([me]))
         raise AssertionError("they train")
 
-    three = cluster(3, ranks)
+    three = cluster(3, run_here)
     leader = three.leader()
     words = "mixed configuration: threads is 0 on rank 0 (h0) but 1 on rank 2 (h2); make the nodes alike."
-    assert leader.run(on(3), silent).error == words
+    assert three.run(leader, on(3)).error == words
     leader.end()
     three.join()
     assert not three.errors
 
 
 def test_a_failure_here_stops_the_others_and_the_next_job_runs(cluster: Callable[..., Cluster]) -> None:
-    def ranks(job: Job, copy: Copy, others: Others) -> Outcome:
+    def run_here(job: Job, part: Part) -> Outcome:
         if job.repeat == 1:
-            return take_part(job, copy, others)
-        if copy.node_rank == 0:
+            return take_part(job, part)
+        if part.copy.node_rank == 0:
             time.sleep(0.1)
             return Outcome(error="rank 0 on h0 failed: x.")
         with pytest.raises(RankFailed, match="stopped by the first node.") as stopped:
-            wait_for("nothing", others, [])
+            wait_for("nothing", part, [])
         raise stopped.value
 
-    three = cluster(3, ranks)
+    three = cluster(3, run_here)
     leader = three.leader()
     first, second = jobs_on(3, 3)
-    assert leader.run(first, silent).error == "rank 0 on h0 failed: x."
-    assert leader.run(second, silent).error is None
+    assert three.run(leader, first).error == "rank 0 on h0 failed: x."
+    assert three.run(leader, second).error is None
     leader.end()
     three.join()
     assert not three.errors
@@ -145,19 +142,19 @@ def test_a_failure_there_fails_the_job_with_the_more_telling_sentence(
 ) -> None:
     failed_there = threading.Event()
 
-    def ranks(job: Job, copy: Copy, others: Others) -> Outcome:
-        if copy.node_rank:
+    def run_here(job: Job, part: Part) -> Outcome:
+        if part.copy.node_rank:
             failed_there.set()
             return Outcome(error=there)
         failed_there.wait(TIMEOUT)
         if here:
             return Outcome(error=here)
-        wait_for("nothing", others, [])
+        wait_for("nothing", part, [])
         raise AssertionError("it was not told")
 
-    two = cluster(2, ranks)
+    two = cluster(2, run_here)
     leader = two.leader()
-    assert leader.run(on(2), silent).error == told
+    assert two.run(leader, on(2)).error == told
     leader.end()
 
 
@@ -165,36 +162,34 @@ def test_a_node_that_is_lost_fails_this_job_and_later_ones_at_once(cluster: Call
     class Dies(Exception):
         pass
 
-    def ranks(job: Job, copy: Copy, others: Others) -> Outcome:
-        if copy.node_rank == 1 and job.repeat == 0:
-            others.connections[0].socket.shutdown(socket.SHUT_RDWR)
+    def run_here(job: Job, part: Part) -> Outcome:
+        if part.copy.node_rank == 1 and job.repeat == 0:
+            part.connections[0].socket.shutdown(socket.SHUT_RDWR)
             raise Dies
-        return take_part(job, copy, others)
+        return take_part(job, part)
 
-    two = cluster(2, ranks)
+    two = cluster(2, run_here)
     leader = two.leader()
     first, second, third = jobs_on(2, 2, 1)
-    assert "node 1 (h1) is gone: its copy of the command ended" in str(leader.run(first, silent).error)
-    assert leader.run(second, silent).error == "node 1 (h1) is gone since an earlier job."
-    assert leader.run(third, silent).error is None, "a job that does not use the node goes on"
+    assert "node 1 (h1) is gone: its copy of the command ended" in str(two.run(leader, first).error)
+    assert two.run(leader, second).error == "node 1 (h1) is gone since an earlier job."
+    assert two.run(leader, third).error is None, "a job that does not use the node goes on"
     leader.end()
     two.join()
     assert isinstance(two.errors[1], Dies)
 
 
 def test_a_node_that_says_nothing_is_given_up(cluster: Callable[..., Cluster]) -> None:
-    def ranks(job: Job, copy: Copy, others: Others) -> Outcome:
-        if copy.node_rank:
+    def run_here(job: Job, part: Part) -> Outcome:
+        if part.copy.node_rank:
             time.sleep(2.0)
             return Outcome()
         raise RankFailed("given up.")
 
-    two = cluster(2, ranks)
+    two = cluster(2, run_here)
     leader = two.leader()
-    assert (
-        leader.run(on(2), silent).error == "node 1 (h1) is gone: its copy of the command ended or its network is down."
-    )
-    assert "is gone since" in str(leader.run(on(2, repeat=1), silent).error)
+    assert two.run(leader, on(2)).error == "node 1 (h1) is gone: its copy of the command ended or its network is down."
+    assert "is gone since" in str(two.run(leader, on(2, repeat=1)).error)
     leader.end()
 
 
@@ -212,23 +207,23 @@ def test_what_disturbed_another_node_is_in_the_outcome(
     two = cluster(2)
     monkeypatch.setattr(control.load, "noise", lambda before, after, own, cpus: ["Other programs used 9 s."])
     leader = two.leader()
-    assert leader.run(on(2), silent).warnings == ["h1: Other programs used 9 s."]
-    assert leader.run(on(1), silent).warnings == []
+    assert two.run(leader, on(2)).warnings == ["h1: Other programs used 9 s."]
+    assert two.run(leader, on(1)).warnings == []
     leader.end()
 
 
 @pytest.mark.parametrize("numbers", [[], [0], [2], [1, 1], [1, 2]])
 def test_a_node_tells_of_its_own_ranks(numbers: list[int], cluster: Callable[..., Cluster]) -> None:
-    def ranks(job: Job, copy: Copy, others: Others) -> Outcome:
-        rank = {"rank": copy.node_rank, "hostname": "h", "alike": {}}
-        wait_for("go", others, others.ready([rank]))
-        told = [{"rank": number} for number in (numbers if copy.node_rank else [0])]
-        wait_for("end", others, others.told(told))
+    def run_here(job: Job, part: Part) -> Outcome:
+        rank = {"rank": part.copy.node_rank, "hostname": "h", "alike": {}}
+        wait_for("go", part, part.ready([rank]))
+        told = [{"rank": number} for number in (numbers if part.copy.node_rank else [0])]
+        wait_for("end", part, part.told(told))
         return Outcome()
 
-    two = cluster(2, ranks)
+    two = cluster(2, run_here)
     leader = two.leader()
-    outcome = leader.run(on(2), silent)
+    outcome = two.run(leader, on(2))
     assert (
         outcome.error == f"the nodes told of ranks {sorted([0, *numbers])}, and there are 2." and outcome.ranks is None
     )
@@ -311,8 +306,8 @@ def test_an_order_that_a_follower_does_not_have_fails_the_job_and_not_the_sweep(
     two = cluster(2)
     leader = two.leader()
     strange = replace(on(2), allocator=Allocator("x", library="/tmp/x.so"))
-    assert "does not have: it is not run" in str(leader.run(strange, silent).error)
-    assert leader.run(on(2), silent).error is None
+    assert "does not have: it is not run" in str(two.run(leader, strange).error)
+    assert two.run(leader, on(2)).error is None
     leader.end()
     two.join()
     assert (0, 1) in two.ran and two.ran.count((0, 1)) == 1
@@ -322,13 +317,13 @@ def test_an_order_to_stop_that_comes_with_the_order_to_run_is_heard(cluster: Cal
     """Both in one segment: the socket is empty then, and would never wake the one who watches it."""
     told: list[Any] = []
 
-    def ranks(job: Job, copy: Copy, others: Others) -> Outcome:
-        if copy.node_rank:
-            others.heard(0, others.connections[0].messages())
+    def run_here(job: Job, part: Part) -> Outcome:
+        if part.copy.node_rank:
+            part.on_messages(0, part.connections[0].messages())
             raise AssertionError("it was not told")
         raise RankFailed("at once.")
 
-    two = cluster(2, ranks)
+    two = cluster(2, run_here)
     leader = two.leader()
     follower = leader.followers[1]
     real, held = follower.socket.sendall, []
@@ -344,7 +339,7 @@ def test_an_order_to_stop_that_comes_with_the_order_to_run_is_heard(cluster: Cal
                 follower.socket = real.__self__
 
     follower.socket = Together()  # type: ignore[assignment]
-    assert leader.run(on(2), silent).error == "at once."
+    assert two.run(leader, on(2)).error == "at once."
     leader.end()
     two.join()
     assert not told and not two.errors

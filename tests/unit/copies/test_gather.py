@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from cluster_of_copies import JOBS, SECRET, TIMEOUT, Cluster, free_port, hello
+from cluster_of_copies import JOBS, SECRET, TIMEOUT, Cluster, free_port, hello, take_part
 
 from bench.copies import wire
 from bench.copies.control import Leader, PeersLost, follow, listening
@@ -76,7 +76,7 @@ def test_a_leader_that_does_not_come_is_given_up_in_time() -> None:
     with pytest.raises(
         PeersLost, match=f"does not answer at 127.0.0.1:{port} within launch.timeout_seconds=0.5.*BENCH_MASTER_ADDR"
     ):
-        follow(Copy("bench", 1, 2, "127.0.0.1", port), hello(1), 0.5, JOBS, SECRET)
+        follow(Copy("bench", 1, 2, "127.0.0.1", port), hello(1), 0.5, JOBS, SECRET, take_part)
 
 
 def test_a_follower_may_come_first(cluster: Callable[..., Cluster]) -> None:
@@ -241,7 +241,7 @@ def test_a_first_node_that_says_what_no_first_node_says_is_given_up(answer: Any)
 
     def run() -> None:
         try:
-            follow(Copy("bench", 1, 2, "127.0.0.1", port), hello(1), TIMEOUT, JOBS, SECRET)
+            follow(Copy("bench", 1, 2, "127.0.0.1", port), hello(1), TIMEOUT, JOBS, SECRET, take_part)
         except Exception as error:
             wrong.append(error)
 
@@ -268,7 +268,7 @@ def test_a_follower_takes_no_order_from_a_stranger_who_answers_first(words: byte
 
     def run() -> None:
         try:
-            follow(copies[1], hello(1), 2 * TIMEOUT, JOBS, SECRET)
+            follow(copies[1], hello(1), 2 * TIMEOUT, JOBS, SECRET, take_part)
         except Exception as error:
             errors.append(error)
 
@@ -322,7 +322,7 @@ def test_over_ipv6(cluster: Callable[..., Cluster]) -> None:
         pytest.skip("this host has no IPv6")
     copies = [Copy("bench", n, 2, "::1", free_port()) for n in (0, 1)]
     copies[1] = replace(copies[0], node_rank=1)
-    thread = threading.Thread(target=follow, args=(copies[1], hello(1), TIMEOUT, JOBS, SECRET), daemon=True)
+    thread = threading.Thread(target=follow, args=(copies[1], hello(1), TIMEOUT, JOBS, SECRET, take_part), daemon=True)
     thread.start()
     leader = Leader(copies[0], hello(0), TIMEOUT, SECRET)
     assert leader.followers[1].socket.family == socket.AF_INET6

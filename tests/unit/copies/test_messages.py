@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from cluster_of_copies import SECRET, hello
@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 
 from bench.copies import wire
 from bench.copies.control import disagreement
-from bench.copies.meeting import Following, Leading, RankFailed
+from bench.copies.launcher import Copy
 from bench.copies.messages import BY_FOLLOWER, BY_LEADER, is_message
-from bench.job.job import Job
+from bench.copies.rendezvous import Following, Leading, RankFailed
 from bench.workloads.gpt.rank.orders import Orders
-from bench.workloads.gpt.watchdog import Watchdog
 
 EXAMPLES = settings(max_examples=int(os.environ.get("BENCH_EXAMPLES", "100")), deadline=None)
 RANK = {"rank": 1, "hostname": "h1", "alike": {"torch": "1"}}
@@ -50,7 +49,8 @@ def test_what_copies_say_is_understood_and_by_whom_it_may_be_said(by_leader: boo
     assert all(is_message(message, by_leader) for message in REAL[by_leader])
     alike = {"store"}
     assert not any(is_message(message, not by_leader) for message in REAL[by_leader] if message["do"] not in alike)
-    assert {message["do"] for message in REAL[by_leader]} == set(BY_LEADER if by_leader else BY_FOLLOWER)
+    kinds = get_args(BY_LEADER if by_leader else BY_FOLLOWER)
+    assert {message["do"] for message in REAL[by_leader]} == {kind.__struct_config__.tag for kind in kinds}
 
 
 KEY = st.sampled_from(
@@ -99,9 +99,9 @@ def arrived(message: Any, by_leader: bool) -> list[dict[str, Any]]:
 @EXAMPLES
 def test_whatever_a_follower_says_is_one_sentence_at_most(message: Any) -> None:
     for said in arrived(message, by_leader=False):
-        part = Leading({}, ["h0", "h1"], Watchdog(Job()))
+        part = Leading(Copy(), {}, ["h0", "h1"])
         try:
-            for order in part.heard(1, [said]):
+            for order in part.on_messages(1, [said]):
                 obey(order)
         except RankFailed as error:
             assert "\n" not in str(error).replace(str(said.get("error")), "")
@@ -117,9 +117,9 @@ def test_whatever_the_first_node_says_is_an_order_that_a_rank_understands_or_the
             pass
 
     for said in arrived(message, by_leader=True):
-        part = Following(Wire())  # type: ignore[arg-type]
+        part = Following(Copy(), Wire())  # type: ignore[arg-type]
         try:
-            for order in part.heard(0, [said]):
+            for order in part.on_messages(0, [said]):
                 obey(order)
         except RankFailed:
             assert said["do"] in ("kill", "end")

@@ -9,12 +9,14 @@ import pytest
 
 from bench.config.study import Study
 from bench.copies.launcher import Copy
+from bench.copies.outcome import Outcome
+from bench.copies.rendezvous import Leading
 from bench.driver.progress import Progress
 from bench.driver.sweep import Runner
 from bench.host import facts
 from bench.job.job import Job
 from bench.report import write
-from bench.workloads.gpt.ranks import Outcome
+from bench.workloads.gpt.workload import Gpt
 
 # A loop over jobs, with a leader that only pretends
 
@@ -26,8 +28,14 @@ class FakeLeader:
         self.copy = Copy("slurm" if len(hosts) > 1 else "none", 0, len(hosts))
         self.ran: list[Job] = []
 
-    def run(self, job: Job, on_event: Callable[[int, dict[str, Any]], None]) -> Outcome:
+    def run(self, job: Job, run_here: Callable[[Leading], Outcome]) -> Outcome:
         self.ran.append(job)
+        return run_here(Leading(self.copy, {}, ["h"]))
+
+    def run_gpt(
+        self, job: Job, folder: Path, part: Leading, on_event: Callable[[int, dict[str, Any]], None]
+    ) -> Outcome:
+        """In place of that of the GPT."""
         for iteration in (0, 1):
             for rank in (0, 1):
                 on_event(rank, {"event": "micro_batch", "iteration": iteration, "index": 0, "loss": 1.0})
@@ -65,14 +73,16 @@ def run_sweep(
                 Outcome(error=said)
                 if said
                 else Outcome(
+                    host_used_mib=7.0,
                     ranks=[
                         {**(made := make_rank(rank=i)), "proof": {**made["proof"], **(proof or {})}}
                         for i in range(job.num_ranks)
-                    ]
+                    ],
                 )
             )
 
         leader = FakeLeader(here if isinstance(here, list) else [here or host], outcome)
+        monkeypatch.setattr(Gpt, "run", lambda self, *arguments: leader.run_gpt(*arguments))
         code = Runner(study or Study("main"), tmp_path, leader, Progress(jobs)).run(jobs)  # type: ignore[arg-type]
         assert [final for _, final in published] == [False] * (len(published) - 1) + [True]
         assert [len(done) for done, _ in published[:-1]] == list(range(1, len(published)))

@@ -9,9 +9,11 @@ import pytest
 
 from bench.copies.launcher import Copy
 from bench.driver import fits
-from bench.driver.fits import check_hosts, check_network
+from bench.driver.fits import check_hosts
 from bench.job.errors import ConfigError
 from bench.job.job import Allocator, Job
+from bench.workloads.gpt import fits as gpt_fits
+from bench.workloads.gpt.fits import check_network
 
 UNLIMITED = {"container": {"memory_limit_bytes": None}}
 
@@ -34,8 +36,8 @@ def test_a_numa_node_without_room_for_its_ranks_is_refused(
     copies: int, ranks: int, small_job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(fits, "shares_here", lambda *words: asked.append(words) or [[0]] * words[0])
-    monkeypatch.setattr(fits, "needs_of_domains", lambda shares: [(3, len(shares), 1 << 20)])
+    monkeypatch.setattr(gpt_fits, "shares_here", lambda *words: asked.append(words) or [[0]] * words[0])
+    monkeypatch.setattr(gpt_fits, "needs_of_domains", lambda shares: [(3, len(shares), 1 << 20)])
     one, two = replace(small_job, nodes=2), replace(small_job, nodes=2, repeat=1)
     launch = replace(small_job.launch, oversubscribe=True)
     jobs = [replace(job, launch=launch) for job in (one, two)]
@@ -83,7 +85,7 @@ def test_the_interface_that_a_host_names_is_honoured_or_refused(
 
 def test_a_host_without_a_way_to_itself_is_told_so(monkeypatch: pytest.MonkeyPatch, small_job: Job) -> None:
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
-    monkeypatch.setattr(fits, "chosen_interface", lambda asked, address, environ: None)
+    monkeypatch.setattr(gpt_fits, "chosen_interface", lambda asked, address, environ: None)
     with pytest.raises(ConfigError, match="no way from .* to 127.0.0.1.*ip link set lo up"):
         check_network([small_job], Copy())
 
@@ -92,6 +94,6 @@ def test_a_host_that_lists_no_interfaces_is_told_what_to_allow(monkeypatch: pyte
     def refused() -> dict[str, list]:
         raise OSError(97, "Address family not supported by protocol")
 
-    monkeypatch.setattr(fits.psutil, "net_if_addrs", refused)
+    monkeypatch.setattr(gpt_fits.psutil, "net_if_addrs", refused)
     with pytest.raises(ConfigError, match=r"network interfaces \(Address family .* allow sockets of AF_NETLINK"):
         check_network([], Copy())

@@ -84,7 +84,7 @@ def test_the_limit_of_a_container_is_what_is_there(jobs: list[Job], tmp_path: Pa
 
 
 def test_a_program_has_no_memory_that_is_known(jobs: list[Job], tmp_path: Path, host: dict[str, Any]) -> None:
-    found = of([dataclasses.replace(jobs[0], program=Program(command=["./a"]))], tmp_path, host)
+    found = of([dataclasses.replace(jobs[0], workload="program", program=Program(command=["./a"]))], tmp_path, host)
     assert found.memory_needed_bytes is None and "memory" not in plan_words.head(found)
 
 

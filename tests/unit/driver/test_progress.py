@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.text import Text
 
 from bench.driver import progress
-from bench.driver.progress import Progress, clock_words, expected_seconds, fitting, label, so_far_words
+from bench.driver.progress import Progress, clock_words, fitting, label, so_far_words
 from bench.job.job import Allocator, Job, Measure, Train
 from bench.report.verdicts import pair_sentence
 from bench.statistics.grouping import pairs
+from bench.workloads.gpt.workload import Gpt
 
 JOB = Job(nodes=4, repeat=2, allocator=Allocator("tcmalloc"))
 GOOD = {
@@ -171,13 +172,13 @@ def test_the_first_job_tells_the_time_by_its_own_pace(watch: Any) -> None:
     job = replace(JOB, measure=Measure(max_seconds=1))
     bar, _ = watch(terminal=False, jobs=[job, job])
     bar.start(job)
-    expected = expected_seconds(job, 2, 20.0)
+    expected = Gpt().expected_seconds(job, 2, 20.0)
     assert expected == 200.0, "8 micro-batches of warm-up and an iteration of 12, at 10 s each"
     assert bar.left_words(expected, 20.0) == "6:20 left"
     long = replace(job, measure=Measure(max_seconds=500))
-    assert expected_seconds(long, 2, 20.0) == 510.0
+    assert Gpt().expected_seconds(long, 2, 20.0) == 510.0
     full = replace(job, measure=Measure(mode="full", iterations=2), train=Train(global_batch_size=8))
-    assert expected_seconds(full, 1, 10.0) == 10.0 * (8 + 2 * full.num_micro_batches)
+    assert Gpt().expected_seconds(full, 1, 10.0) == 10.0 * (8 + 2 * full.num_micro_batches)
 
 
 def test_with_blocks_auto_three_blocks_are_run_and_then_the_budget_ends_it(watch: Any) -> None:

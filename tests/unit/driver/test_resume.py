@@ -97,7 +97,7 @@ def test_a_record_of_other_code_is_measured_again_and_said_so(
 ) -> None:
     """Somebody edits what a rank does and repeats his command: yesterday's answer is none."""
     run_sweep(jobs[:1])
-    assert records.read(record_path(tmp_path, jobs[0]))["measured_code"] == measured_code()
+    assert records.read(record_path(tmp_path, jobs[0]))["measured_code"] == measured_code("gpt")
     assert run_sweep(jobs[:1])[1] == []
     with monkeypatch.context() as patch:
         patch.setattr(resume, "measured_code", lambda *of: "another")
@@ -106,28 +106,28 @@ def test_a_record_of_other_code_is_measured_again_and_said_so(
         said = [line for line in capsys.readouterr().err.splitlines() if "revision of the measured code" in line]
         assert code == 0 and ran == jobs[:1] and len(said) == 1
     (aside,) = record_path(tmp_path, jobs[0]).parent.glob("record-????????.json")
-    assert f"({measured_code()}, now another)" in said[0]
+    assert f"({measured_code('gpt')}, now another)" in said[0]
     assert aside.name in said[0] and "measured again" in said[0]
     assert run_sweep(jobs[:1])[1] == [], "it comes back when the code does"
 
 
 def test_the_measured_code_is_the_bytes_of_what_a_rank_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(resume.CHECKOUT / "bench", tmp_path / "bench", ignore=shutil.ignore_patterns("__pycache__"))
-    now = measured_code()
+    now = measured_code("gpt")
     monkeypatch.setattr(resume, "CHECKOUT", tmp_path)
-    assert measured_code() == now, "a copy elsewhere, as in an image, is the same code"
+    assert measured_code("gpt") == now, "a copy elsewhere, as in an image, is the same code"
     for name in ("workloads/gpt/rank/trainer.py", "job/job.py", "job/series.py", "process/cpus.py", "process/new.py"):
         with open(tmp_path / "bench" / name, "a") as f:
             f.write("\n# changed\n")
-        now, before = measured_code(), now
+        now, before = measured_code("gpt"), now
         assert now != before, name
-    of_program = measured_code(of_program=True)
+    of_program = measured_code("program")
     with open(tmp_path / "bench/workloads/program/watch/steps.py", "a") as f:
         f.write("\n# changed\n")
-    assert measured_code(of_program=True) != of_program, "which steps of a program count is decided there"
+    assert measured_code("program") != of_program, "which steps of a program count is decided there"
     with open(tmp_path / "bench" / "report" / "words.py", "a") as f:
         f.write("\n# changed\n")
-    assert measured_code() == now, "what a report says is not measured"
+    assert measured_code("gpt") == now, "what a report says is not measured"
 
 
 def test_another_file_of_the_library_is_another_measurement(

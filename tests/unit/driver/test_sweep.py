@@ -13,6 +13,7 @@ import pytest
 from bench.config.compose import Study
 from bench.copies.control import PeersLost
 from bench.copies.launcher import Copy
+from bench.copies.outcome import Outcome
 from bench.driver import sweep
 from bench.driver.sweep import keep_logs
 from bench.job.errors import ConfigError
@@ -21,7 +22,6 @@ from bench.paths import results_directory
 from bench.record import records
 from bench.report import write
 from bench.workloads.gpt.figures import derive
-from bench.workloads.gpt.ranks import Outcome
 
 Sweep = Callable[..., tuple[int, list[Job], list[dict[str, Any]]]]
 
@@ -198,7 +198,7 @@ def whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_job: Job) -
         monkeypatch.setenv("BENCH_OUT", str(tmp_path))
         monkeypatch.setattr(write, "write_sweep", lambda *arguments: None)
         monkeypatch.setattr(sweep, "which_copy", lambda environ: Copy())
-        monkeypatch.setattr(sweep.Leader, "run", lambda self, job, on_event: act(job))
+        monkeypatch.setattr(sweep.Leader, "run", lambda self, job, run_here: act(job))
         return sweep.run(Study("s"), [replace(small_job, repeat=repeat) for repeat in range(3)])
 
     return run
@@ -226,7 +226,7 @@ def test_a_part_that_is_none_fails_the_job(whole_run: Callable[..., int], tmp_pa
         == 1
     )
     found = {r["job"]["repeat"]: r["error"] for r in records.read_all([tmp_path])[0]}
-    assert found[0] is None and "what a rank told is no part of a record: rank 0.micro_batches" in found[1]
+    assert found[0] is None and "what a rank sent is no part of a record: rank 0.micro_batches" in found[1]
 
 
 def test_facts_that_are_none_are_refused(

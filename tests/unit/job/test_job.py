@@ -16,6 +16,7 @@ from bench.job.job import Job, Model, canonical, from_dict, to_dict
 # Small enough for milliseconds, and with dimensions that all differ, so that no two can be mistaken for each other.
 # Every key that decides what a job measures, with a value that is not the default.
 DECIDING: dict[str, Any] = {
+    "workload": "program",
     "nodes": 2,
     "ranks_per_node": 2,
     "repeat": 1,

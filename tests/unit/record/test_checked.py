@@ -21,9 +21,10 @@ from bench.job.job import Allocator, Job, to_dict
 from bench.record import records
 from bench.report.costs import head_sentences, summary_line
 from bench.report.data import row
-from bench.report.tables import cell_tables, notes_of
+from bench.report.tables import notes_of
 from bench.report.words import products_sentences
 from bench.statistics.grouping import sections
+from bench.workloads.catalogue import workload_of
 from bench.workloads.gpt.figures import derive
 
 # BENCH_EXAMPLES=10000 looks longer.
@@ -153,7 +154,7 @@ def read_by_all(path: Path) -> None:
     if record["valid"]:
         derive(record)
         for section in sections([record], "glibc"):
-            head_sentences(section), summary_line(section), notes_of(section), cell_tables(section)
+            head_sentences(section), summary_line(section), notes_of(section), workload_of(section.job).tables(section)
 
 
 @given(place=st.sampled_from(PLACES), value=JSON | HOSTILE, remove=st.booleans())

@@ -123,7 +123,7 @@ PROOF = {
 @pytest.fixture
 def of_program(record: dict[str, Any]) -> dict[str, Any]:
     """As the driver makes it of what the watcher tells; a real one is in tests/integration/test_program.py."""
-    job = to_dict(Job(program=Program(command=["true"])))
+    job = to_dict(Job(workload="program", program=Program(command=["true"])))
     return {**record, "job": job, "ranks": [{**part_of(EVENT, PROOF, [2.5]), "environment_bytes": 4096}]}
 
 

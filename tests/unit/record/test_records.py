@@ -20,7 +20,8 @@ from bench.job.errors import RecordError
 from bench.job.job import Job, to_dict
 from bench.record import records
 from bench.report.words import truncated
-from bench.workloads.gpt.figures import derive, finite
+from bench.statistics.stats import finite
+from bench.workloads.gpt.figures import derive
 from bench.workloads.gpt.flops import tflops
 
 PUBLISHED = list(csv.DictReader((Path(__file__).resolve().parents[3] / "conf/reference/published.csv").open()))

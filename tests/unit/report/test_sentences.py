@@ -114,10 +114,10 @@ SAME = Losses(1, False, 4, 40, True, 0.0, ())
             ["At 1 node all 4", "At 2 simulated nodes the losses of x disagree (by up to 0.031 relative)"],
         ),
         ([replace(SAME, bit_for_bit=False, largest_difference=2e-7)], ["to 2e-07 relative, not bit for bit"]),
-        ([replace(SAME, of_program=True)], ["All 4 runs printed the same values, bit for bit (40 compared)."]),
-        ([replace(SAME, of_program=True, num_compared=0)], ["what they computed was not compared (check='REGEX'"]),
+        ([replace(SAME, workload="program")], ["All 4 runs printed the same values, bit for bit (40 compared)."]),
+        ([replace(SAME, workload="program", num_compared=0)], ["what they computed was not compared (check='REGEX'"]),
         (
-            [replace(SAME, of_program=True, disagreeing=("x",), largest_difference=0.5)],
+            [replace(SAME, workload="program", disagreeing=("x",), largest_difference=0.5)],
             ["x printed other values (by up to 0.5"],
         ),
     ],

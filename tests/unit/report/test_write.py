@@ -20,6 +20,7 @@ from bench.job.job import Job
 from bench.paths import CHECKOUT, PUBLISHED
 from bench.report import data, latex, markdown, tables, words, write
 from bench.statistics.grouping import sections
+from bench.workloads.gpt import tables as gpt_tables
 from bench.workloads.gpt.flops import tflops
 
 COLUMNS = (
@@ -324,7 +325,7 @@ def test_pipes_in_a_cell_do_not_break_the_table(tmp_path):
 def test_an_interval_that_says_nothing_is_not_printed_as_a_number(tmp_path):
     made = [b.record(tmp_path, b.job("glibc", r), seconds=s) for r, s in ((0, 0.1), (1, 40.0))]
     (section,) = sections(made, "glibc")
-    assert tables.cell_row(section.cells[0])[13] == "unknown: blocks disagree too much"
+    assert gpt_tables.cell_row(section.cells[0])[13] == "unknown: blocks disagree too much"
 
 
 @pytest.mark.parametrize(
@@ -343,7 +344,7 @@ def test_petaflops_are_cut_not_rounded(value, text):
 def test_a_small_host_has_a_speed_that_a_person_can_use(tmp_path):
     """The PetaFLOPs of one small host are 0.0000 in the published column; GFLOP/s stand beside it."""
     (section,) = sections(b.study(tmp_path, FAST, blocks=2), "glibc")
-    row = dict(zip((*tables.HEADINGS, *tables.OURS), tables.cell_row(section.cells[0])))
+    row = dict(zip((*gpt_tables.HEADINGS, *gpt_tables.OURS), gpt_tables.cell_row(section.cells[0])))
     assert row["Est. Aggr. PetaFLOPs"] == "0.0000" and row["Freq"] == "2.6GHz"
     assert float(row["GFLOP/s"]) == pytest.approx(1000 * section.cells[0].tflops, rel=0.01)
 

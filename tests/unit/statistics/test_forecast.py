@@ -117,7 +117,7 @@ def test_without_any_record_the_products_guess_and_say_so() -> None:
 
 
 def test_a_program_is_foretold_by_its_own_records_alone(tmp_path: Path) -> None:
-    mine = builders.job(program=Program(command=["./a"]))
+    mine = builders.job(workload="program", program=Program(command=["./a"]))
     record = {**builders.record(tmp_path, builders.job()), "wall_seconds": 5.0}
     assert forecast.forecast(mine, [record], alone=True).source == ""
     record["job"] = {**record["job"], "program": dataclasses.asdict(mine.program)}

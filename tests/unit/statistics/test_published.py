@@ -8,9 +8,8 @@ import pytest
 
 from bench.job.errors import ConfigError
 from bench.paths import PUBLISHED
-from bench.report.tables import HEADINGS
 from bench.statistics import reproduction
-from bench.statistics.published import published_rows, published_tables, read_published
+from bench.statistics.published import HEADINGS, published_rows, published_tables, read_published
 
 HEAD = "allocator,nodes,sec_per_it,notes\n"
 

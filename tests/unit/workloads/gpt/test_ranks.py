@@ -20,7 +20,8 @@ import psutil
 import pytest
 
 from bench.copies.launcher import Copy
-from bench.copies.meeting import Alone, RankFailed
+from bench.copies.outcome import Outcome
+from bench.copies.rendezvous import Leading, RankFailed
 from bench.copies.wire import Connection
 from bench.job.job import Allocator, Job, from_dict
 from bench.workloads.gpt import ranks
@@ -68,7 +69,7 @@ def ranks_run(monkeypatch: pytest.MonkeyPatch, small_job: Job) -> Iterator[Calla
     started: list[Rank] = []
     real = subprocess.Popen
 
-    def run(program: str, job: Job | None = None, copy: Copy | None = None, others: Any = None, dog: Any = None) -> Any:
+    def run(program: str, job: Job | None = None, copy: Copy | None = None, part: Any = None, dog: Any = None) -> Any:
         def popen(command: list[str], **options: Any) -> Any:
             return real([sys.executable, "-c", START + program, command[-1]], **options)
 
@@ -82,13 +83,13 @@ def ranks_run(monkeypatch: pytest.MonkeyPatch, small_job: Job) -> Iterator[Calla
 
         with monkeypatch.context() as patch:
             patch.setattr(ranks, "start_rank", start_rank)
+            if dog:
+                patch.setattr(ranks, "Watchdog", lambda job: dog)
             said: list[Any] = []
             outcome = run_ranks(
                 job or replace(small_job, nodes=2),
-                copy or Copy(),
+                part or Leading(copy or Copy(), {}, ["h"]),
                 lambda rank, event: said.append((rank, event)),
-                others or Alone(),
-                dog or Watchdog(job or small_job),
             )
         return outcome, said
 
@@ -115,7 +116,7 @@ part(); after()
         allocator=Allocator("mine", env={"A": "b"}),
     )
     outcome, said = ranks_run(program, job)
-    assert outcome == ranks.Outcome(ranks=[{"rank": rank, "hash": "x"} for rank in range(4)])
+    assert outcome == Outcome(ranks=[{"rank": rank, "hash": "x"} for rank in range(4)])
     orders = {rank: event["orders"] for rank, event in said}
     assert {rank: (o["rank"], o["node"]) for rank, o in orders.items()} == {0: (0, 0), 1: (1, 0), 2: (2, 1), 3: (3, 1)}
     for rank, event in said:
@@ -267,13 +268,11 @@ class Between:
     def ready(self, ranks: Any) -> list[Any]:
         return []
 
-    told = published = lambda self, *arguments: []
+    copy, leads = Copy(), False
+    told = publish = beat = lambda self, *arguments: []
 
-    def heard(self, node: int, messages: Any) -> Any:
+    def on_messages(self, node: int, messages: Any) -> Any:
         return self.hear(messages) if messages or messages is None else []
-
-    def look(self, watchdog: Watchdog) -> None:
-        return None
 
 
 @pytest.fixture
@@ -293,7 +292,7 @@ def test_a_word_from_another_copy_ends_the_ranks(
 
     connections[1].send({"do": "kill"})
     started = time.monotonic()
-    outcome, _ = ranks_run("time.sleep(60)", others=Between(connections[0], stop))
+    outcome, _ = ranks_run("time.sleep(60)", part=Between(connections[0], stop))
     assert outcome.error == "stopped by the first node." and time.monotonic() - started < 30
 
 
@@ -307,7 +306,7 @@ def test_a_connection_that_is_gone_is_told_once(
         raise RankFailed("gone.")
 
     connections[1].close()
-    assert ranks_run("time.sleep(60)", others=Between(connections[0], gone))[0].error == "gone." and told == [None]
+    assert ranks_run("time.sleep(60)", part=Between(connections[0], gone))[0].error == "gone." and told == [None]
 
 
 @pytest.mark.parametrize(
@@ -318,7 +317,7 @@ def test_a_connection_that_is_gone_is_told_once(
     ],
 )
 def test_what_cannot_be_started_is_an_outcome(job: Job, words: str) -> None:
-    outcome = run_ranks(job, Copy(), lambda rank, event: None, Alone(), Watchdog(job))
+    outcome = run_ranks(job, Leading(Copy(), {}, ["h"]), lambda rank, event: None)
     assert outcome.ranks is None and words in str(outcome.error)
 
 
@@ -338,7 +337,7 @@ def test_a_host_that_refuses_another_process_says_why_and_nothing_leaks(
 
     monkeypatch.setattr(os if what == "pipe" else subprocess, what, refuse)
     before = set(os.listdir("/proc/self/fd"))
-    outcome = run_ranks(small_job, Copy(), lambda rank, event: None, Alone(), Watchdog(small_job))
+    outcome = run_ranks(small_job, Leading(Copy(), {}, ["h"]), lambda rank, event: None)
     assert f"could not be started ({os.strerror(number)}): " in str(outcome.error) and words in str(outcome.error)
     assert set(os.listdir("/proc/self/fd")) == before
 
@@ -354,7 +353,7 @@ def test_an_exception_on_the_way_leaves_no_process(
 
     connections[1].send({"do": "x"})
     with pytest.raises(Interrupted):
-        ranks_run("time.sleep(60)", others=Between(connections[0], interrupt))
+        ranks_run("time.sleep(60)", part=Between(connections[0], interrupt))
 
 
 # Ranks that hang

@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 
-from bench.copies.meeting import Following, Leading, RankFailed, refuse_mixture
-from bench.job.job import Job
-from bench.workloads.gpt.watchdog import Watchdog
+from bench.copies.launcher import Copy
+from bench.copies.rendezvous import Following, Leading, RankFailed, refuse_mixture
 
 
 class Wire:
@@ -35,17 +34,17 @@ def test_a_mixture_is_named(what: str) -> None:
 
 def leading() -> tuple[Leading, dict[int, Wire]]:
     wires = {1: Wire(), 2: Wire()}
-    return Leading(wires, ["h0", "h1", "h2"], Watchdog(Job())), wires  # type: ignore[arg-type]
+    return Leading(Copy(), wires, ["h0", "h1", "h2"]), wires  # type: ignore[arg-type]
 
 
 def test_nobody_trains_before_all_are_ready_and_nobody_leaves_before_all_have_told() -> None:
     part, wires = leading()
-    assert part.heard(2, [{"do": "ready", "ranks": [rank(2)]}]) == [] == part.ready([rank(0)])
-    assert part.heard(1, [{"do": "ready", "ranks": [rank(1)]}]) == [{"do": "go"}]
+    assert part.on_messages(2, [{"do": "ready", "ranks": [rank(2)]}]) == [] == part.ready([rank(0)])
+    assert part.on_messages(1, [{"do": "ready", "ranks": [rank(1)]}]) == [{"do": "go"}]
     assert [wire.sent for wire in wires.values()] == [[{"do": "go"}]] * 2
     assert part.told([{"rank": 0}]) == []
-    assert part.heard(1, [{"do": "told", "parts": [{"rank": 1}]}]) == []
-    assert part.heard(2, [{"do": "told", "parts": [{"rank": 2}]}]) == [{"do": "end"}]
+    assert part.on_messages(1, [{"do": "told", "parts": [{"rank": 1}]}]) == []
+    assert part.on_messages(2, [{"do": "told", "parts": [{"rank": 2}]}]) == [{"do": "end"}]
     assert [wire.sent[-1] for wire in wires.values()] == [{"do": "leave"}] * 2
     assert sorted(part.parts) == [0, 1, 2]
 
@@ -53,25 +52,23 @@ def test_nobody_trains_before_all_are_ready_and_nobody_leaves_before_all_have_to
 def test_a_node_that_is_lost_costs_the_job_unless_it_had_told_everything() -> None:
     part, _ = leading()
     with pytest.raises(RankFailed, match="node 1 .h1. is gone"):
-        part.heard(1, None)
-    part.heard(2, [{"do": "told", "parts": [{"rank": 2}]}])
-    assert part.heard(2, None) == [] and "It had told everything." in part.done[2]["warnings"][0]
+        part.on_messages(1, None)
+    part.on_messages(2, [{"do": "told", "parts": [{"rank": 2}]}])
+    assert part.on_messages(2, None) == [] and "It had told everything." in part.done[2]["warnings"][0]
 
 
 def test_a_follower_says_that_its_ranks_live_only_when_they_do() -> None:
     wire = Wire()
-    part, dog = Following(wire), Watchdog(Job())  # type: ignore[arg-type]
-    for _ in range(2):
-        part.beaten -= 10
-        dog.hear(3, {"event": "micro_batch"})
-        part.look(dog)
-        part.beaten -= 10
-        part.look(dog)
+    part = Following(Copy(), wire)  # type: ignore[arg-type]
+    for heard in (1, 1, 2, 2):
+        part.beaten_at -= 10
+        part.beat(heard, {3: heard})
     assert wire.sent == [{"do": "beat", "done": {3: 1}}, {"do": "beat", "done": {3: 2}}]
 
 
-def test_the_leader_counts_what_other_nodes_say_as_life() -> None:
+def test_the_leader_passes_on_that_other_ranks_live() -> None:
     part, _ = leading()
-    part.watchdog.silence = 50.0
-    part.heard(1, [{"do": "beat", "done": {"3": 2}}])
-    assert part.watchdog.silence == 0.0 and part.watchdog.done == {3: 2}
+    told: list[Any] = []
+    part.on_beat = told.append
+    part.on_messages(1, [{"do": "beat", "done": {"3": 2}}])
+    assert told == [{3: 2}]

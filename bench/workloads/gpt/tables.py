@@ -1,0 +1,53 @@
+"""The tables of the GPT's runs, with the columns of the published table and our own."""
+
+from __future__ import annotations
+
+from bench.report.tables import version_of
+from bench.report.words import frequency_text, interval_text, mebibytes, number, speed_text, truncated
+from bench.statistics.cells import Cell
+from bench.statistics.grouping import Section
+from bench.statistics.published import HEADINGS
+from bench.workloads.catalogue import workload_of
+from bench.workloads.workload import Table
+
+OURS = ("95 % of Sec/it", "GFLOP/s", "Peak RSS", "Blocks")
+
+
+def cell_row(cell: Cell) -> list[str]:
+    """Return one row: HEADINGS, then OURS. GFLOP/s are of all nodes together, because the PetaFLOPs of one small host print as 0.0000."""
+    interval, speed = cell.sec_per_it, cell.tflops
+    assert speed is not None
+    return [
+        str(cell.nodes),
+        frequency_text(cell.ghz),
+        *map(str, workload_of(cell.job).columns(cell.job).values()),
+        number(cell.mean("mem_mib")),
+        number(interval.value),
+        speed_text(speed),
+        truncated(speed * cell.nodes / 1024),
+        cell.notes,
+        interval_text(interval.low, interval.high),
+        number(1000 * speed * cell.nodes),
+        mebibytes(cell.mean("peak_rss_bytes")),
+        str(len(cell.records)),
+    ]
+
+
+def tables(section: Section) -> list[Table]:
+    """Return a table of each arm's numbers of nodes, as published."""
+    return [
+        (
+            f"{arm} ({version_of(section.cells, arm)})",
+            (*HEADINGS, *OURS),
+            [cell_row(cell) for cell in section.cells if cell.arm == arm],
+        )
+        for arm in section.arms
+    ]
+
+
+def table_for_paper(section: Section) -> Table:
+    """Return one table of all arms, without the columns that only fill a page."""
+    every = (*HEADINGS, *OURS)
+    kept = [place for place, heading in enumerate(every) if heading not in ("Notes", "Peak RSS")]
+    rows = [[cell.arm, *(cell_row(cell)[place] for place in kept)] for cell in section.cells]
+    return section.title, ("Allocator", *(every[place] for place in kept)), rows

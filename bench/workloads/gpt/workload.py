@@ -1,0 +1,151 @@
+"""The GPT as a workload."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.job.job import Job
+from bench.record.records import Record
+from bench.workloads.workload import OnEvent, Outcome, Table, Workload
+
+if TYPE_CHECKING:
+    from bench.copies.launcher import Copy
+    from bench.copies.rendezvous import Part
+    from bench.statistics.cells import Cell
+    from bench.statistics.grouping import Section
+
+WORTH_TIMING = 50_000_000  # parameters: with a smaller model, timing the products would take longer than the runs
+
+
+class Gpt(Workload):
+    """The training of a GPT, by ranks of our own on one node or several."""
+
+    turn = "micro-batch"
+    shorter = "a smaller model"
+    compared = "losses"
+    uses_pytorch = True
+    code = ("workloads/gpt/rank/*.py",)
+    pictures = ("gains", "phases", "samples", "wandering", "against_nodes", "over_time", "pareto")
+
+    def title(self, job: Job) -> str:
+        return job.model.name
+
+    def description(self, job: Job) -> str:
+        model, train = job.model, job.train
+        data = "synthetic tokens" if job.data.path is None else f"tokens of {job.data.path}"
+        return (
+            f"{model.num_parameters:,} parameters: {model.layers} layers, hidden {model.hidden}, {model.heads} heads, "
+            f"sequence {model.sequence}, {model.ops} operations; micro-batch {train.micro_batch_size}, "
+            f"global batch {train.global_batch_size}, dropout {train.dropout:g}, activation checkpointing "
+            f"{'on' if train.activation_checkpointing else 'off'}; ranks on a node: {job.ranks_per_node}; "
+            f"{job.measure.mode} mode; {data}; seed {job.seed}."
+        )
+
+    def check_host(self, jobs: Sequence[Job], copy: Copy, host: Mapping[str, Any]) -> None:
+        from bench.workloads.gpt.fits import check_host, check_network
+
+        check_host(jobs, copy, host)
+        check_network(jobs, copy)
+
+    def rank_bytes(self, job: Job) -> int | None:
+        return job.rank_bytes
+
+    def wants_products(self, job: Job) -> bool:
+        return job.model.num_parameters >= WORTH_TIMING
+
+    def fewest_samples(self, job: Job) -> int | None:
+        return job.measure.warmup_micro_batches + job.measure.iteration_micro_batches
+
+    def run(self, job: Job, folder: Path | None, part: Part, on_event: OnEvent) -> Outcome:
+        from bench.workloads.gpt.ranks import run_ranks
+
+        return run_ranks(job, part, on_event)
+
+    def checked_ranks(self, ranks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        from bench.record.shape import check_rank
+
+        for rank in ranks:
+            check_rank(rank, f"rank {rank['rank']}")
+        return ranks
+
+    def disturbances(self, ranks: Sequence[Mapping[str, Any]]) -> list[str]:
+        from bench.host.load import standstill
+
+        return standstill(ranks)
+
+    def state(self, job: Job, event: Mapping[str, Any]) -> str:
+        if event["event"] != "micro_batch":
+            return ""
+        return f"iteration {event['iteration']}.{event['index']} loss {event['loss']:.2f}"
+
+    def expected_seconds(self, job: Job, turns: int, elapsed_seconds: float) -> float | None:
+        """Full mode: the warm-up and all iterations. Sampled mode: one counted iteration at least, at most to measure.max_seconds."""
+        pace, measure = elapsed_seconds / turns, job.measure
+        if measure.mode == "full":
+            return pace * (job.warm_up + measure.iterations * job.num_micro_batches)
+        return max(pace * (job.warm_up + measure.iteration_micro_batches), measure.max_seconds + pace)
+
+    def figures(self, record: Record) -> dict[str, Any]:
+        from bench.workloads.gpt.figures import derive
+
+        return derive(record)
+
+    def num_samples(self, record: Record) -> int:
+        return len(record["ranks"][0]["micro_batches"]["kind"])
+
+    def tflops(self, job: Job, sec_per_it: float) -> float | None:
+        from bench.workloads.gpt.flops import tflops
+
+        return tflops(job, sec_per_it)
+
+    def is_published(self, job: Job) -> bool:
+        model, train = job.model, job.train
+        what = (model.num_parameters // 10**6, model.sequence, train.global_batch_size, train.micro_batch_size)
+        return what == (124, 1024, 1024, 1)
+
+    def summary(self, figures: Mapping[str, Any]) -> str:
+        faults = figures["minor_faults_per_it"] / figures["micro_batches_per_it"]
+        return (
+            f"{figures['sec_per_it']:.1f} s/it, {figures['micro_batch_seconds']:.3f} s/micro-batch, "
+            f"{faults:,.0f} minor faults/micro-batch ({figures['notes']})"
+        )
+
+    def notes(self, cell: Cell) -> str:
+        first = cell.records[0]
+        if cell.job.measure.mode == "full":
+            said = f"full {sum(first['ranks'][0]['iterations']['steady'])} it"
+        else:
+            done = [record["derived"]["sampled_micro_batches"] for record in cell.records]
+            span = f"{min(done)}" if min(done) == max(done) else f"{min(done)}-{max(done)}"
+            said = f"sampled {span}/{first['derived']['micro_batches_per_it']}"
+        return said + ", simulated nodes" * cell.simulated
+
+    def cautions(self, record: Record) -> list[str]:
+        said: list[str] = list(record["derived"].get("cautions", []))
+        if any(rank.get("proof_end") is None for rank in record["ranks"]):
+            said.append("a rank was not there any more, or could not be asked, to prove its allocator at the end.")
+        return said
+
+    def columns(self, job: Job) -> dict[str, Any]:
+        from bench.report.words import size_text
+
+        return {
+            "size": size_text(job.model),
+            "dp": job.dp,
+            "tp": job.parallel.tensor,
+            "pp": job.parallel.pipeline,
+            "mbs": job.train.micro_batch_size,
+            "gbs": job.train.global_batch_size,
+        }
+
+    def tables(self, section: Section) -> list[Table]:
+        from bench.workloads.gpt.tables import tables
+
+        return tables(section)
+
+    def table_for_paper(self, section: Section) -> Table:
+        from bench.workloads.gpt.tables import table_for_paper
+
+        return table_for_paper(section)

@@ -1,0 +1,86 @@
+"""A user's program as a workload."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.job.errors import ConfigError
+from bench.job.job import Job
+from bench.record.records import Record
+from bench.workloads.workload import OnEvent, Outcome, Workload
+
+if TYPE_CHECKING:
+    from bench.copies.launcher import Copy
+    from bench.copies.rendezvous import Part
+    from bench.statistics.pairing import Losses
+
+STEPS_TO_LOOK = 12  # of which the first two do not count
+
+
+class UserProgram(Workload):
+    """A command, seen from outside: its steps where its output shows them, else the whole run."""
+
+    code = ("workloads/program/watch/*.py",)
+
+    def title(self, job: Job) -> str:
+        return shlex.join(job.program.command)[:80]
+
+    def description(self, job: Job) -> str:
+        keys = {key: value for key, value in asdict(job.program).items() if value and key not in ("command", "files")}
+        said = ", ".join(f"{key} {value}" for key, value in keys.items())
+        return f"{shlex.join(job.program.command)}; {said}; seed {job.seed}."
+
+    def check_host(self, jobs: Sequence[Job], copy: Copy, host: Mapping[str, Any]) -> None:
+        if copy.num_copies > 1:
+            raise ConfigError(
+                f"program measures on one host, and {copy.launcher} started {copy.num_copies} copies: start one."
+            )
+
+    def fewest_samples(self, job: Job) -> int | None:
+        by_rules = job.program.rate is not None and job.program.stop_after_steps is None
+        return STEPS_TO_LOOK if by_rules else None
+
+    def run(self, job: Job, folder: Path | None, part: Part, on_event: OnEvent) -> Outcome:
+        from bench.workloads.program.run import run_program
+
+        assert folder is not None  # check_host allows one copy
+        return run_program(job, folder, on_event)
+
+    def state(self, job: Job, event: Mapping[str, Any]) -> str:
+        if event["event"] != "step":
+            return ""
+        steps = f"{event['steps']} steps, " if job.program.rate is not None else ""
+        return f"{steps}{event['seconds']:.0f} s"
+
+    def figures(self, record: Record) -> dict[str, Any]:
+        from bench.workloads.program.figures import derive_program
+
+        return derive_program(record)
+
+    def num_samples(self, record: Record) -> int:
+        steps = record["ranks"][0]["steps"]
+        return len(steps["seconds"]) if steps else 1
+
+    def cautions(self, record: Record) -> list[str]:
+        from bench.workloads.program.figures import memory_of_others
+
+        return memory_of_others(record)
+
+    def agreement(self, check: Losses) -> str:
+        from bench.report.sentences import agreement
+
+        if check.disagreeing:
+            differ = f"{check.largest_difference:.2g} relative"
+            return f"{', '.join(check.disagreeing)} printed other values (by up to {differ}): no comparison is valid."
+        if not check.num_compared:
+            return (
+                f"All {check.num_records} runs ended as they should; what they computed was not compared "
+                "(check='REGEX' compares a value)."
+            )
+        return (
+            f"All {check.num_records} runs printed the same values, {agreement(check)} ({check.num_compared} compared)."
+        )

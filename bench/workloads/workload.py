@@ -1,0 +1,159 @@
+"""The interface of a workload, with what holds where a workload has nothing of its own.
+
+Driver, statistics and report call a workload and never ask which one it is. What only one process needs is imported in the
+method that needs it: a report loads no process code, and a run loads no pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable
+
+from bench.copies.outcome import Outcome
+from bench.job.job import Job
+from bench.record.records import Record
+
+if TYPE_CHECKING:
+    from bench.copies.launcher import Copy
+    from bench.copies.rendezvous import Part
+    from bench.statistics.cells import Cell
+    from bench.statistics.grouping import Section
+    from bench.statistics.pairing import Losses
+
+OnEvent = Callable[[int, dict[str, Any]], None]  # number of the rank, what it sent
+Table = tuple[str, tuple[str, ...], list[list[str]]]  # title, headings, rows
+
+
+class Workload:
+    """One kind of work. The parts of a job that are its own are named in `bench.job.job.OWN_PARTS`."""
+
+    turn = "run"  # the smallest unit in which a run can be paused
+    shorter = "fewer steps"  # how a user makes a run shorter
+    compared = "values"  # what all arms must compute alike, which is ``losses`` in the figures
+    uses_pytorch = False  # its arithmetic is PyTorch's: the interpreter and the matrix library are part of the question
+    code: tuple[
+        str, ...
+    ] = ()  # files below bench/ that decide the measured work, beyond those that all workloads share
+    pictures: tuple[str, ...] = ("gains", "pareto")  # of report.plots
+
+    # ---- before a run
+
+    def title(self, job: Job) -> str:
+        """Return a few words that identify what is run."""
+        return job.workload
+
+    def description(self, job: Job) -> str:
+        """Return the job's settings in one sentence."""
+        return f"{self.title(job)}; seed {job.seed}."
+
+    def check_host(self, jobs: Sequence[Job], copy: Copy, host: Mapping[str, Any]) -> None:
+        """Raise ConfigError for jobs that this host, its network, or so many copies of the command cannot run."""
+
+    def rank_bytes(self, job: Job) -> int | None:
+        """Return the memory that one rank needs; None where that is unknown."""
+        return None
+
+    def wants_products(self, job: Job) -> bool:
+        """Return whether the host's matrix products are worth timing before the run."""
+        return False
+
+    def fewest_samples(self, job: Job) -> int | None:
+        """Return the samples of the shortest run that still counts; None where a run cannot be shortened."""
+        return None
+
+    # ---- a run
+
+    def run(self, job: Job, folder: Path | None, part: Part, on_event: OnEvent) -> Outcome:
+        """Run this node's part of ``job`` from start to end; no process is left.
+
+        ``folder``: of the record, None on a node that does not lead. ``part``: the way to the other nodes of the run.
+        A run that is paused between turns starts here, takes turns, and ends here: nothing outside keeps its state.
+        """
+        raise NotImplementedError
+
+    def checked_ranks(self, ranks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return what the ranks measured. Raises ConfigError where it is not as this workload's: another node sent it."""
+        return ranks
+
+    def disturbances(self, ranks: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Return a sentence for each disturbance that the samples show."""
+        return []
+
+    def state(self, job: Job, event: Mapping[str, Any]) -> str:
+        """Return where a run is, for the progress bar; empty for an event that ends no turn."""
+        return ""
+
+    def expected_seconds(self, job: Job, turns: int, elapsed_seconds: float) -> float | None:
+        """Return what the whole run takes, by the pace of its ``turns`` so far; None where that is unknown."""
+        return None
+
+    # ---- its samples
+
+    def figures(self, record: Record) -> dict[str, Any]:
+        """Return every figure of one run, from its raw samples."""
+        raise NotImplementedError
+
+    def num_samples(self, record: Record) -> int:
+        """Return how many samples the run took, those of its warm-up included."""
+        return len(record["derived"]["samples"])
+
+    def tflops(self, job: Job, sec_per_it: float) -> float | None:
+        """Return the arithmetic speed of one node; None where operations are not counted."""
+        return None
+
+    # ---- in a report
+
+    def is_published(self, job: Job) -> bool:
+        """Return whether figures of the published table may stand beside this job's."""
+        return False
+
+    def summary(self, figures: Mapping[str, Any]) -> str:
+        """Return one run's figures in one line."""
+        what = next(iter(figures["phases"]))
+        seconds, faults = figures["sec_per_it"], figures["minor_faults_per_it"]
+        return f"{seconds:.4g} s/{what}, {faults:,.0f} minor faults/{what} ({figures['notes']})"
+
+    def notes(self, cell: Cell) -> str:
+        """Return what was sampled in the runs of one arm."""
+        return str(cell.records[0]["derived"]["notes"])
+
+    def cautions(self, record: Record) -> list[str]:
+        """Return a sentence for each thing that a reader must know about this run."""
+        return []
+
+    def agreement(self, check: Losses) -> str:
+        """Return a sentence on whether all arms computed the same."""
+        from bench.report.sentences import agreement
+        from bench.statistics.cells import nodes_text
+
+        where = f"At {nodes_text(check.nodes, check.simulated)}"
+        if check.num_records < 2:
+            return f"{where} there is one record, so no {self.compared} to compare."
+        if check.disagreeing:
+            return (
+                f"{where} the {self.compared} of {', '.join(check.disagreeing)} disagree (by up to {check.largest_difference:.2g} "
+                "relative): they did not do the same work, and no comparison with them is valid."
+            )
+        return (
+            f"{where} all {check.num_records} records follow the same {self.compared}, {agreement(check)} "
+            f"({check.num_compared} values compared)."
+        )
+
+    def columns(self, job: Job) -> dict[str, Any]:
+        """Return the values of the columns of results.csv that are this workload's own."""
+        return {}
+
+    def tables(self, section: Section) -> list[Table]:
+        """Return the tables of a section's runs."""
+        from bench.report.tables import ARMS, arm_row
+
+        rows = [arm_row(cell) for cell in section.cells]
+        what = next(iter(section.cells[0].records[0]["derived"]["phases"])) if rows else self.turn
+        return [(f"each arm, figures of one {what}", ARMS, rows)] if rows else []
+
+    def table_for_paper(self, section: Section) -> Table:
+        """Return one table of all runs of a section."""
+        from bench.report.tables import ARMS, arm_row
+
+        return section.title, ARMS, [arm_row(cell) for cell in section.cells]
