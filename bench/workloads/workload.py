@@ -1,7 +1,6 @@
 """The interface of a workload, with what holds where a workload has nothing of its own.
 
-Driver, statistics and report call a workload and never ask which one it is. What only one process needs is imported in the
-method that needs it: a report loads no process code, and a run loads no pictures.
+Driver, statistics and report call a workload and never ask which one it is. Code that reports is imported where it is used.
 """
 
 from __future__ import annotations

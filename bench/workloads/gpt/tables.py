@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from bench.job.job import Job
 from bench.report.tables import version_of
-from bench.report.words import frequency_text, interval_text, mebibytes, number, speed_text, truncated
+from bench.report.words import frequency_text, interval_text, mebibytes, number, size_text, speed_text, truncated
 from bench.statistics.cells import Cell
 from bench.statistics.grouping import Section
 from bench.statistics.published import HEADINGS
-from bench.workloads.catalogue import workload_of
 from bench.workloads.workload import Table
 
 OURS = ("95 % of Sec/it", "GFLOP/s", "Peak RSS", "Blocks")
+
+
+def columns(job: Job) -> dict[str, Any]:
+    """Return the columns of results.csv that say what was trained."""
+    return {
+        "size": size_text(job.model),
+        "dp": job.dp,
+        "tp": job.parallel.tensor,
+        "pp": job.parallel.pipeline,
+        "mbs": job.train.micro_batch_size,
+        "gbs": job.train.global_batch_size,
+    }
 
 
 def cell_row(cell: Cell) -> list[str]:
@@ -20,7 +34,7 @@ def cell_row(cell: Cell) -> list[str]:
     return [
         str(cell.nodes),
         frequency_text(cell.ghz),
-        *map(str, workload_of(cell.job).columns(cell.job).values()),
+        *map(str, columns(cell.job).values()),
         number(cell.mean("mem_mib")),
         number(interval.value),
         speed_text(speed),

@@ -6,8 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.host.load import standstill
 from bench.job.job import Job
 from bench.record.records import Record
+from bench.workloads.gpt.figures import derive
+from bench.workloads.gpt.fits import check_host, check_network
+from bench.workloads.gpt.flops import tflops
+from bench.workloads.gpt.ranks import run_ranks
 from bench.workloads.workload import OnEvent, Outcome, Table, Workload
 
 if TYPE_CHECKING:
@@ -44,8 +49,6 @@ class Gpt(Workload):
         )
 
     def check_host(self, jobs: Sequence[Job], copy: Copy, host: Mapping[str, Any]) -> None:
-        from bench.workloads.gpt.fits import check_host, check_network
-
         check_host(jobs, copy, host)
         check_network(jobs, copy)
 
@@ -59,8 +62,6 @@ class Gpt(Workload):
         return job.measure.warmup_micro_batches + job.measure.iteration_micro_batches
 
     def run(self, job: Job, folder: Path | None, part: Part, on_event: OnEvent) -> Outcome:
-        from bench.workloads.gpt.ranks import run_ranks
-
         return run_ranks(job, part, on_event)
 
     def checked_ranks(self, ranks: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -71,8 +72,6 @@ class Gpt(Workload):
         return ranks
 
     def disturbances(self, ranks: Sequence[Mapping[str, Any]]) -> list[str]:
-        from bench.host.load import standstill
-
         return standstill(ranks)
 
     def state(self, job: Job, event: Mapping[str, Any]) -> str:
@@ -88,16 +87,12 @@ class Gpt(Workload):
         return max(pace * (job.warm_up + measure.iteration_micro_batches), measure.max_seconds + pace)
 
     def figures(self, record: Record) -> dict[str, Any]:
-        from bench.workloads.gpt.figures import derive
-
         return derive(record)
 
     def num_samples(self, record: Record) -> int:
         return len(record["ranks"][0]["micro_batches"]["kind"])
 
     def tflops(self, job: Job, sec_per_it: float) -> float | None:
-        from bench.workloads.gpt.flops import tflops
-
         return tflops(job, sec_per_it)
 
     def is_published(self, job: Job) -> bool:
@@ -129,16 +124,9 @@ class Gpt(Workload):
         return said
 
     def columns(self, job: Job) -> dict[str, Any]:
-        from bench.report.words import size_text
+        from bench.workloads.gpt.tables import columns
 
-        return {
-            "size": size_text(job.model),
-            "dp": job.dp,
-            "tp": job.parallel.tensor,
-            "pp": job.parallel.pipeline,
-            "mbs": job.train.micro_batch_size,
-            "gbs": job.train.global_batch_size,
-        }
+        return columns(job)
 
     def tables(self, section: Section) -> list[Table]:
         from bench.workloads.gpt.tables import tables

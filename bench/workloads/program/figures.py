@@ -1,49 +1,29 @@
-"""From one run of a user's program to its figures, under the names that our own workload's have.
-
-An iteration is a step of the program where its output shows steps, else the whole run.
-"""
+"""From one run of a user's program to its figures."""
 
 from __future__ import annotations
 
-from statistics import fmean
 from typing import Any
 
 from bench.record.records import COUNTERS, Record
-from bench.statistics.stats import finite, mean_interval
+from bench.workloads.figures import plain_figures
 
 
 def derive_program(record: Record) -> dict[str, Any]:
-    """Times and counters of one iteration; ``phases`` has one, named after what it is."""
+    """Return times and counters of a step of the program where its output shows steps, else of the whole run."""
     part = record["ranks"][0]
     run, steps = part["run"], part["steps"]
     if steps is None:
-        samples, done, name, notes = [run["wall_seconds"]], 1, "run", "whole run"
+        samples, unit, notes = [run["wall_seconds"]], "run", "whole run"
         counters = {counter: float(run[counter]) for counter in COUNTERS}
     else:
         samples = [seconds for seconds, steady in zip(steps["seconds"], steps["steady"]) if steady]
-        done, name, notes = len(samples), "step", f"{len(samples)} of {len(steps['seconds'])} steps"
+        unit, notes = "step", f"{len(samples)} of {len(steps['seconds'])} steps"
         counters = {counter: steps[f"{counter}_per_step"] for counter in COUNTERS}
         if not steps["counted"]:  # too few steps to tell their faults from those of the start
             counters = {counter: run[counter] / len(steps["seconds"]) for counter in COUNTERS}
             notes += ", counters with the start"
-    seconds = fmean(samples)
-    interval = mean_interval(samples)
-    return {
-        "sec_per_it": seconds,
-        "samples": samples,
-        "sec_per_it_low": finite(interval.low),
-        "sec_per_it_high": finite(interval.high),
-        "micro_batch_seconds": seconds,
-        "micro_batches_per_it": 1,
-        "sampled_micro_batches": done,
-        "phases": {name: {"seconds": seconds, **counters}},
-        "mem_mib": None,
-        "peak_rss_bytes": part["peak_rss_bytes"],
-        **{f"{counter}_per_it": value for counter, value in counters.items()},
-        "losses": part["values"],
-        "ghz": record["hosts"][0]["cpu"]["ghz"],
-        "notes": notes,
-    }
+    figures = plain_figures(unit, samples, counters, part["peak_rss_bytes"], notes)
+    return {**figures, "losses": part["values"], "ghz": record["hosts"][0]["cpu"]["ghz"]}
 
 
 def memory_of_others(record: Record) -> list[str]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from bench.job.errors import ConfigError
 from bench.job.job import Job
 from bench.record.records import Record
+from bench.workloads.program.figures import derive_program, memory_of_others
+from bench.workloads.program.run import run_program
 from bench.workloads.workload import OnEvent, Outcome, Workload
 
 if TYPE_CHECKING:
@@ -45,8 +47,6 @@ class UserProgram(Workload):
         return STEPS_TO_LOOK if by_rules else None
 
     def run(self, job: Job, folder: Path | None, part: Part, on_event: OnEvent) -> Outcome:
-        from bench.workloads.program.run import run_program
-
         assert folder is not None  # check_host allows one copy
         return run_program(job, folder, on_event)
 
@@ -57,8 +57,6 @@ class UserProgram(Workload):
         return f"{steps}{event['seconds']:.0f} s"
 
     def figures(self, record: Record) -> dict[str, Any]:
-        from bench.workloads.program.figures import derive_program
-
         return derive_program(record)
 
     def num_samples(self, record: Record) -> int:
@@ -66,8 +64,6 @@ class UserProgram(Workload):
         return len(steps["seconds"]) if steps else 1
 
     def cautions(self, record: Record) -> list[str]:
-        from bench.workloads.program.figures import memory_of_others
-
         return memory_of_others(record)
 
     def agreement(self, check: Losses) -> str:
