@@ -12,7 +12,8 @@ from typing import Any
 from bench.copies.launcher import Copy
 from bench.copies.rendezvous import RankFailed
 from bench.job.job import Job
-from bench.workloads.gpt.ranks import Rank, cause_of, end_rank, rank_specs, read_events, send_order, start_rank
+from bench.workloads.child import end_child, read_events
+from bench.workloads.gpt.ranks import Rank, cause_of, rank_specs, send_order, start_rank
 
 WORDS = (sys.executable, "-I", "-B", "-W", "ignore", str(Path(__file__).with_name("rank_in_turns.py")))
 
@@ -57,7 +58,7 @@ def player(job: Job) -> Iterator[Player]:
     try:
         yield Player(job, rank)
     finally:
-        end_rank(rank)
+        end_child(rank)
 
 
 def alongside(long: Job, short: Job | None) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -7,7 +7,7 @@ import difflib
 import hashlib
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import psutil
@@ -51,61 +51,67 @@ NOT_UNDERSTOOD = (
     ("PALS_RANKID", "PALS_SIZE"),
     ("MPIRUN_RANK", "MPIRUN_NPROCS"),
 )
-# What a batch system says of a job's nodes in a variable, where its shell runs on one of them.
+ALONE_MAY_BE_SET = (
+    "SLURM_PROCID",
+    "RANK",
+)  # without how many: in a batch script's own shell, and by others than launchers
+# What a batch system says of a job's nodes, where its shell runs on one of them: how many, which, and a file with a line for each
+# slot, the name first.
 NODE_COUNTS = ("SLURM_NNODES", "PBS_NUM_NODES", "FLUX_JOB_NNODES", "NHOSTS", "COBALT_PARTSIZE")
 NODE_LISTS = ("LSB_HOSTS", "LSB_MCPU_HOSTS", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
+NODE_FILES = ("PBS_NODEFILE", "LSB_DJOB_HOSTFILE", "PE_HOSTFILE", "OAR_NODEFILE", "COBALT_NODEFILE")
 OURS_ELSEWHERE = {
     "BENCH_RANK": "BENCH_NODE_RANK",
-    "BENCH_WORLD_SIZE": "BENCH_NUM_NODES",
-    "BENCH_SIZE": "BENCH_NUM_NODES",
-    "BENCH_NODES": "BENCH_NUM_NODES",
-    "BENCH_NUM_COPIES": "BENCH_NUM_NODES",
+    **dict.fromkeys(("BENCH_WORLD_SIZE", "BENCH_SIZE", "BENCH_NODES", "BENCH_NUM_COPIES"), "BENCH_NUM_NODES"),
 }
-# Files in which a batch system lists a job's nodes, a line for each slot, the name first.
-NODE_FILES = ("PBS_NODEFILE", "LSB_DJOB_HOSTFILE", "PE_HOSTFILE", "OAR_NODEFILE", "COBALT_NODEFILE")
-WAY_OUT = "set BENCH_NODE_RANK, BENCH_NUM_NODES and BENCH_MASTER_ADDR in each copy, or BENCH_NODE_RANK=0 BENCH_NUM_NODES=1 for one alone."
+WAY_OUT = (
+    "start one copy on each node (srun --ntasks-per-node=1, mpirun -N 1), or set BENCH_NODE_RANK, BENCH_NUM_NODES and "
+    "BENCH_MASTER_ADDR in each copy, or BENCH_NODE_RANK=0 BENCH_NUM_NODES=1 for one alone."
+)
 
 
 def which_copy(environ: Mapping[str, str]) -> Copy:
-    """Read from the launcher's variables. Raises ConfigError where they say too little: a guess would be a wrong result."""
+    """Return which copy this is, by the launcher's variables. Raises ConfigError where they are not enough: a guess would be a wrong
+    result."""
     refuse_misspelt(environ)
-    for launcher in chosen(environ):
-        rank, size, addresses = LAUNCHERS[launcher]
-        if launcher == "bench" and (rank in environ) != (size in environ):
-            there, missing = (rank, size) if rank in environ else (size, rank)
-            raise ConfigError(
-                f"{there}={environ[there]}, but {missing} is not set: set both, the number of this copy and of how many."
-            )
-        if rank not in environ or size not in environ:
-            continue
-        if not (environ[rank].isdecimal() and environ[size].isdecimal()):
-            raise ConfigError(
-                f"{rank}={environ[rank]!r} and {size}={environ[size]!r} must be whole numbers: which copy of how many."
-            )
-        node_rank, num_copies = int(environ[rank]), int(environ[size])
-        if num_copies > MOST_COPIES:
-            raise ConfigError(f"{size}={environ[size][:40]} cannot be: more than {MOST_COPIES} copies.")
-        if not 0 <= node_rank < num_copies:
-            raise ConfigError(f"{rank}={node_rank} must be at least 0 and less than {size}={num_copies}.")
-        if num_copies == 1:
-            return Copy(launcher)
-        names = ("BENCH_MASTER_ADDR",) + addresses
-        candidates = [first_host(environ[name], name) for name in names if environ.get(name)]
-        name, address = next(((c, a) for c in candidates if (a := address_of(c))), ("", None))
-        if address is None:
-            tried = f"{', '.join(candidates)} cannot be resolved here" if candidates else f"{launcher} does not tell it"
-            raise ConfigError(
-                f"the address of the first node is not known ({tried}): set BENCH_MASTER_ADDR to a name or address of it that "
-                "every node can reach."
-            )
-        return Copy(launcher, node_rank, num_copies, address, master_port(launcher, environ), name)
-    refuse_half_said(environ)
+    rank, size, _ = LAUNCHERS["bench"]
+    wrong = next(half_set(environ, rank, size), None)
+    for launcher in [] if wrong else by_trust(environ):
+        rank, size, _ = LAUNCHERS[launcher]
+        if rank in environ and size in environ:
+            return copy_of(launcher, environ)
+    if wrong := wrong or next(signs_of_others(environ), None):
+        raise ConfigError(f"{wrong}: {WAY_OUT}")
     return Copy()
 
 
-def chosen(environ: Mapping[str, str]) -> list[str]:
-    """The launchers in the order in which they are believed: what the user says himself, then the one that started most copies,
-    for a launcher may run inside another's step of one (mpiexec in the shell of `srun --pty`), whose variables are still there."""
+def copy_of(launcher: str, environ: Mapping[str, str]) -> Copy:
+    rank, size, addresses = LAUNCHERS[launcher]
+    if not (environ[rank].isdecimal() and environ[size].isdecimal()):
+        raise ConfigError(
+            f"{rank}={environ[rank]!r} and {size}={environ[size]!r} must be whole numbers: which copy of how many."
+        )
+    node_rank, num_copies = int(environ[rank]), int(environ[size])
+    if not node_rank < num_copies <= MOST_COPIES:
+        raise ConfigError(
+            f"{rank}={environ[rank][:40]} must be less than {size}={environ[size][:40]}, and that at most {MOST_COPIES}."
+        )
+    if num_copies == 1:
+        return Copy(launcher)
+    candidates = [first_host(environ[name], name) for name in ("BENCH_MASTER_ADDR", *addresses) if environ.get(name)]
+    name, address = next(((c, a) for c in candidates if (a := address_of(c))), ("", None))
+    if address is None:
+        tried = f"{', '.join(candidates)} cannot be resolved here" if candidates else f"{launcher} does not give it"
+        raise ConfigError(
+            f"the address of the first node is not known ({tried}): set BENCH_MASTER_ADDR to a name or address of it that "
+            "every node can reach."
+        )
+    return Copy(launcher, node_rank, num_copies, address, master_port(launcher, environ), name)
+
+
+def by_trust(environ: Mapping[str, str]) -> list[str]:
+    """Return the launchers, the user's own variables first, then the one that started most copies: a launcher may run inside another's
+    step of one (mpiexec in the shell of `srun --pty`), whose variables are still there."""
 
     def copies(launcher: str) -> int:
         rank, size, _ = LAUNCHERS[launcher]
@@ -115,85 +121,62 @@ def chosen(environ: Mapping[str, str]) -> list[str]:
 
 
 def refuse_misspelt(environ: Mapping[str, str]) -> None:
-    """A copy whose number is misspelt would run alone. Other names that begin with BENCH_ are no business of ours."""
+    """Raise ConfigError for a misspelt number of a copy, which would run alone. Other names that begin with BENCH_ are allowed."""
     for name in environ:
         close = [OURS_ELSEWHERE[name]] if name in OURS_ELSEWHERE else difflib.get_close_matches(name, OURS, 1, 0.85)
         if name.startswith("BENCH") and name not in OURS and close:
             raise ConfigError(f"{name}={environ[name]} means nothing: did you mean {close[0]}? Unset it if not.")
 
 
-def refuse_half_said(environ: Mapping[str, str]) -> None:
-    """No launcher said which copy this is. Raises ConfigError where something says that there are, or should be, others."""
-    job_nodes = environ.get("SLURM_JOB_NUM_NODES", "1")
-    if job_nodes != "1":
-        raise ConfigError(
-            f"SLURM_JOB_NUM_NODES={job_nodes}, but srun did not start this command, and it would use one node alone: put "
-            "`srun --ntasks-per-node=1` before it, or set BENCH_NODE_RANK=0 and BENCH_NUM_NODES=1 if one is what you want."
-        )
+def is_several(environ: Mapping[str, str], name: str) -> bool:
+    return environ.get(name, "1") not in ("", "0", "1")
+
+
+def half_set(environ: Mapping[str, str], rank: str, size: str) -> Iterator[str]:
+    if rank in environ and size not in environ and rank not in ALONE_MAY_BE_SET:
+        yield f"{rank}={environ[rank]}, but {size} is not set, how many copies there are"
+    if rank not in environ and (is_several(environ, size) or (size in OURS and size in environ)):
+        yield f"{size}={environ[size]}, but {rank} is not set, which copy this is"
+
+
+def signs_of_others(environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield what shows that there are, or should be, other copies, where no launcher said which copy this is."""
+    if is_several(environ, "SLURM_JOB_NUM_NODES"):
+        yield f"SLURM_JOB_NUM_NODES={environ['SLURM_JOB_NUM_NODES']}, but srun did not start this command, and it would use one node"
     if "SLURM_PROCID" not in environ and under_slurm():
-        raise ConfigError(
+        yield (
             "SLURM_PROCID is not set, though Slurm started this process: something removed the variables "
-            "(apptainer --cleanenv does), and every copy would believe that it is alone; keep SLURM_* or set BENCH_NODE_RANK "
-            "and BENCH_NUM_NODES."
+            "(apptainer --cleanenv does); keep SLURM_*"
         )
-    refuse_half_a_launcher(environ)
-    refuse_a_batch_job_of_several(environ)
+    for rank, size in (*((rank, size) for rank, size, _ in LAUNCHERS.values()), *NOT_UNDERSTOOD):
+        if (rank, size) in NOT_UNDERSTOOD and is_several(environ, size):
+            yield f"{size}={environ[size]}: the launcher started several copies, but not in a way that is understood here"
+        yield from half_set(environ, rank, size)
+    for name in (*NODE_COUNTS, *NODE_LISTS):
+        if is_several(environ, name) and (name in NODE_COUNTS or several_in(environ[name])):
+            yield f"{name}={environ[name]}, but nothing says which copy this is"
+    for name in NODE_FILES:
+        if len(nodes := nodes_in(environ.get(name))) > 1:
+            yield f"{name} lists {len(nodes)} nodes, but nothing says which copy this is"
 
 
 def under_slurm() -> bool:
-    """Whether one of the processes above this is Slurm's; False where /proc hides them, or itself (subset=pid)."""
+    """Return whether one of the processes above this is Slurm's; False where /proc hides them, or itself (subset=pid)."""
     with contextlib.suppress(psutil.Error, OSError):
         return any(process.name() == "slurmstepd" for process in psutil.Process().parents())
     return False
 
 
-def refuse_half_a_launcher(environ: Mapping[str, str]) -> None:
-    """A launcher's number without how many, or how many without the number, or one that is not understood."""
-    for rank, size, _ in LAUNCHERS.values():
-        if rank not in environ and environ.get(size, "1") not in ("", "0", "1"):
-            raise ConfigError(
-                f"{size}={environ[size]}, but {rank} is not set, which says which copy this is: {WAY_OUT}"
-            )
-    for rank, size in [(r, s) for r, s, _ in LAUNCHERS.values()] + [*NOT_UNDERSTOOD]:
-        if rank in environ and size not in environ and rank not in ("SLURM_PROCID", "RANK"):
-            raise ConfigError(
-                f"{rank}={environ[rank]}, but {size} is not set, which says how many copies there are: {WAY_OUT}"
-            )
-        if (rank, size) in NOT_UNDERSTOOD and environ.get(size, "1") != "1":
-            raise ConfigError(
-                f"{size}={environ[size]}: the launcher started several copies, but not in a way that is understood here: {WAY_OUT}"
-            )
-
-
-def refuse_a_batch_job_of_several(environ: Mapping[str, str]) -> None:
-    counts = {name: environ[name] for name in NODE_COUNTS if environ.get(name, "1") not in ("", "0", "1")}
-    counts.update({name: environ[name] for name in NODE_LISTS if several_in(environ.get(name, ""))})
-    for name, value in counts.items():
-        raise ConfigError(
-            f"{name}={value}, but nothing says which copy this is, and it would use one node alone: start one copy on each node (srun, "
-            f"mpirun -N 1), or {WAY_OUT}"
-        )
-    for name in NODE_FILES:
-        nodes = nodes_in(environ[name]) if environ.get(name) else set()
-        if len(nodes) > 1:
-            raise ConfigError(
-                f"{name} lists {len(nodes)} nodes, but nothing says which copy this is, and it would use one node alone: start one copy on "
-                f"each (mpirun -N 1), or {WAY_OUT}"
-            )
-
-
-def nodes_in(path: str) -> set[str]:
-    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as lines:
+def nodes_in(path: str | None) -> set[str]:
+    with contextlib.suppress(OSError), open(path or "", encoding="utf-8", errors="replace") as lines:
         return {words[0] for line in lines if (words := line.split())}
     return set()
 
 
 def several_in(names: str) -> bool:
-    """Whether a batch system's list has more than one node: Slurm's (``n[1-2]``), or LSF's names, numbers of slots between them."""
-    return (
-        bool(re.search(r"\[[^]]*[-,]", names))
-        or len({w for w in re.split(r"[\s,]+", names) if w and not w.isdecimal()}) > 1
-    )
+    """Return whether a batch system's list has more than one node: Slurm's (``n[1-2]``), or LSF's names, numbers of slots between them."""
+    nodes = {word for word in re.split(r"[\s,]+", names) if word and not word.isdecimal()}
+    return bool(re.search(r"\[[^]]*[-,]", names)) or len(nodes) > 1
 
 
 def first_host(names: str, variable: str = "BENCH_MASTER_ADDR") -> str:

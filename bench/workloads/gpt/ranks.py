@@ -7,7 +7,6 @@ ranks of other nodes need (`bench.copies.rendezvous`). torch.distributed is wher
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import selectors
@@ -17,7 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import IO, Any, Callable
+from typing import Any, Callable
 
 import psutil
 
@@ -27,24 +26,20 @@ from bench.copies.launcher import Copy, chosen_interface
 from bench.copies.outcome import Outcome
 from bench.copies.rendezvous import Message, Part, RankFailed
 from bench.host import load
-from bench.host.files import scratch_file
 from bench.host.interrupt import raise_if_interrupted
 from bench.host.topology import crowded, refuses_binding, shares_here
 from bench.job.errors import AllocatorError
 from bench.job.job import Job, to_dict
 from bench.paths import CHECKOUT
+from bench.workloads.child import EXIT_SECONDS, CannotStart, Child, end_child, output_of, read_events, start_child
 from bench.workloads.gpt.watchdog import TICK_SECONDS, Watchdog
 
 OnEvent = Callable[[int, dict[str, Any]], None]
 
 
 @dataclass
-class Rank:
-    number: int
-    process: subprocess.Popen
-    events: IO[bytes]
-    log: IO[bytes]
-    pending: bytes = b""  # of a line that has not ended yet
+class Rank(Child):
+    number: int = 0
     outbox: bytes = b""  # orders that it has not taken yet
     error: str | None = None
     ready: Message | None = None
@@ -52,9 +47,7 @@ class Rank:
     told_all: bool = False
 
 
-EXIT_SECONDS = 10.0  # from a rank's last message to its end
 STACKS_SECONDS = 1.0  # for a rank that hangs to write where it is
-LOG_BYTES = 1 << 20  # of a rank's output, its end, is kept
 HERE = os.uname().nodename
 
 
@@ -75,7 +68,7 @@ def run_ranks(job: Job, part: Part, on_event: OnEvent) -> Outcome:
         return Outcome(error=str(error), logs=logs, hangs=hangs)
     finally:
         for rank in ranks:
-            end_rank(rank)
+            end_child(rank)
 
 
 def rank_specs(job: Job, copy: Copy) -> list[tuple[int, dict[str, Any], dict[str, str]]]:
@@ -123,47 +116,16 @@ def rank_command(python: str | None) -> list[str]:
 
 
 def start_rank(number: int, orders: dict[str, Any], env: dict[str, str], command: Sequence[str]) -> Rank:
-    """Start ``command`` with the number of its pipe appended. Raises RankFailed where this host denies another process, pipe or
-    file; nothing of it is left then."""
-    # LD_PRELOAD is in the environment of this one exec: no shell and no helper comes between it and Python.
-    with contextlib.ExitStack() as undo:
-        try:
-            receive, send = os.pipe()
-            undo.callback(os.close, receive)
-            with contextlib.ExitStack() as ours:
-                ours.callback(os.close, send)
-                log = undo.enter_context(scratch_file())
-                process = subprocess.Popen(
-                    [*command, str(send)],
-                    stdin=subprocess.PIPE,
-                    stdout=log,
-                    stderr=log,
-                    env=env,
-                    pass_fds=[send],
-                    start_new_session=True,
-                )
-        except OSError as error:
-            raise RankFailed(
-                f"rank {number} on {HERE} could not be started ({error.strerror}): {refusal(error)}"
-            ) from error
-        undo.pop_all()
-    assert process.stdin is not None
-    os.set_blocking(process.stdin.fileno(), False)
-    rank = Rank(number, process, os.fdopen(receive, "rb", buffering=0), log)
+    """Start ``command`` and send it its orders. Raises RankFailed where this host denies another process, pipe or file."""
+    try:
+        child = start_child(command, env)
+    except CannotStart as error:
+        raise RankFailed(f"rank {number} on {HERE} {error}") from error
+    assert child.process.stdin is not None
+    os.set_blocking(child.process.stdin.fileno(), False)
+    rank = Rank(**vars(child), number=number)
     send_order(rank, orders)
     return rank
-
-
-def refusal(error: OSError) -> str:
-    """What is in the way of another process, and the way out."""
-    if error.errno in (errno.EPERM, errno.EACCES, errno.ENOSYS):
-        return (
-            "a rule of this host forbids it (a seccomp filter of the container, SELinux, or the interpreter's permissions); "
-            "`strace -f` names the call, and a container may be run with --security-opt seccomp=unconfined."
-        )
-    return (
-        "the limits of processes, open files and memory there (ulimit -a) allow no more; raise them or use fewer ranks."
-    )
 
 
 def send_order(rank: Rank, order: Message) -> None:
@@ -314,15 +276,6 @@ def state_of(rank: Rank) -> str | None:
     return {"stopped": "stopped by a signal", "disk-sleep": "waiting for a disk or a file server"}.get(status)
 
 
-def read_events(rank: Rank) -> list[dict[str, Any]] | None:
-    """Whole lines that have arrived; None at the end of the pipe, which is the end of the process."""
-    chunk = rank.events.read(1 << 20)
-    if not chunk:
-        return None
-    *lines, rank.pending = (rank.pending + chunk).split(b"\n")
-    return [json.loads(line) for line in lines]
-
-
 def cause_of(rank: Rank, ranks: list[Rank]) -> str:
     """One sentence on why this rank ended: a rank that was killed comes before those that only lost their connection to it.
     An allocator's, or gloo's, last words are in it."""
@@ -341,16 +294,6 @@ def cause_of(rank: Rank, ranks: list[Rank]) -> str:
     return f"rank {first.number} on {HERE} failed: {first.error or words or f'exit code {code}'}"
 
 
-def output_of(rank: Rank) -> str:
-    """What the rank wrote, its last megabyte."""
-    try:
-        size = rank.log.seek(0, os.SEEK_END)
-        rank.log.seek(max(0, size - LOG_BYTES))
-        return rank.log.read().decode(errors="replace")
-    except (OSError, ValueError):
-        return ""
-
-
 def last_words(text: str, count: int = 1) -> str:
     """The last ``count`` lines before Python's own account of where it was, and PyTorch's (frame #0: ...), as one."""
     lines = text.partition("Fatal Python error:")[0].partition("\nframe #0:")[0].strip().splitlines()
@@ -363,19 +306,3 @@ def ask_for_stacks(ranks: list[Rank]) -> None:
         if rank.process.poll() is None:
             rank.process.send_signal(signal.SIGUSR1)
     time.sleep(STACKS_SECONDS)
-
-
-def end_rank(rank: Rank) -> None:
-    if rank.process.poll() is None:
-        try:
-            os.killpg(rank.process.pid, signal.SIGKILL)
-        except ProcessLookupError:  # it has just ended by itself
-            pass
-        # One that waits for a file server which is gone does not even die: it must not keep the sweep, and the allocation, as well.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            rank.process.wait(EXIT_SECONDS)
-    if rank.process.stdin:
-        with contextlib.suppress(OSError):
-            rank.process.stdin.close()
-    rank.events.close()
-    rank.log.close()

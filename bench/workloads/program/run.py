@@ -9,9 +9,7 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +23,7 @@ from bench.host.interrupt import raise_if_interrupted
 from bench.job.errors import AllocatorError
 from bench.job.job import Allocator, Job, canonical
 from bench.process.cpus import allowed_cpus
+from bench.workloads.child import CannotStart, end_child, output_of, read_events, start_child
 
 OURS = ("BENCH_DROPPED_ENVIRONMENT", "HYDRA_FULL_ERROR")
 OUTPUT = "output.txt"
@@ -99,52 +98,31 @@ def environment(job: Job, path: str | None, base: Mapping[str, str]) -> dict[str
 
 
 def watched(orders: dict[str, Any], on_event: Callable[[int, dict[str, Any]], None]) -> dict[str, Any]:
-    """Start the watcher and hear it out: its last word, ``result`` or ``failed``."""
-    receive, send = os.pipe()
-    with tempfile.TemporaryFile() as log, os.fdopen(receive, "rb") as events:
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-B", "-W", "ignore", "-m", "bench.workloads.program.watch", str(send)],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            pass_fds=[send],
-            start_new_session=True,
+    """Run the watcher to its end. Return its last event, ``result`` or ``failed``."""
+    try:
+        child = start_child(
+            [sys.executable, "-I", "-B", "-W", "ignore", "-m", "bench.workloads.program.watch"], os.environ
         )
-        os.close(send)
-        last: dict[str, Any] = {}
-        try:
-            assert process.stdin is not None
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(json.dumps(orders).encode() + b"\n")
-                process.stdin.close()
-            for line in events:
-                raise_if_interrupted()
-                last = json.loads(line)
+    except CannotStart as error:
+        return {"event": "failed", "error": str(error)}
+    last: dict[str, Any] = {}
+    try:
+        assert child.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            child.process.stdin.write(json.dumps(orders).encode() + b"\n")
+            child.process.stdin.close()
+        while (events := read_events(child)) is not None:
+            raise_if_interrupted()
+            for last in events:
                 on_event(0, last)
-            process.wait()
-        finally:
-            end(process)
+        child.process.wait()
         if last.get("event") not in ("result", "failed"):
-            log.seek(0)
-            words = log.read().decode(errors="replace").strip().splitlines()[-1:]
-            last = {
-                "event": "failed",
-                "error": f"was lost: its watcher ended with {process.returncode} {' '.join(words)}".strip() + ".",
-            }
+            words = " ".join(output_of(child).strip().splitlines()[-1:])
+            lost = f"was lost: its watcher ended with {child.process.returncode} {words}".strip()
+            last = {"event": "failed", "error": f"{lost}."}
         return last
-
-
-def end(process: subprocess.Popen) -> None:
-    """The watcher ends the tree, and then itself; it is killed only if it does not."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            with contextlib.suppress(subprocess.TimeoutExpired):  # as a rank (ranks.end_rank)
-                process.wait(END_SECONDS)
+    finally:
+        end_child(child, END_SECONDS)
 
 
 def judge(job: Job, event: Mapping[str, Any], output: Path) -> tuple[str | None, list[float]]:

@@ -24,8 +24,9 @@ from bench.copies.outcome import Outcome
 from bench.copies.rendezvous import Leading, RankFailed
 from bench.copies.wire import Connection
 from bench.job.job import Allocator, Job, from_dict
+from bench.workloads.child import end_child, read_events
 from bench.workloads.gpt import ranks
-from bench.workloads.gpt.ranks import Rank, end_rank, read_events, run_ranks
+from bench.workloads.gpt.ranks import Rank, run_ranks
 from bench.workloads.gpt.watchdog import Watchdog
 
 # What ranks say
@@ -33,7 +34,7 @@ from bench.workloads.gpt.watchdog import Watchdog
 
 def pipe_rank(process: Any = None) -> tuple[Rank, int]:
     receive, send = os.pipe()
-    return Rank(3, process, os.fdopen(receive, "rb", buffering=0), tempfile.TemporaryFile()), send
+    return Rank(process, os.fdopen(receive, "rb", buffering=0), tempfile.TemporaryFile(), number=3), send
 
 
 @pytest.mark.parametrize("cut", range(1, 60, 7))
@@ -401,8 +402,8 @@ def test_ending_a_rank_ends_what_it_started_and_twice_is_no_error() -> None:
     child = psutil.Process(int(process.stdout.readline()))
     rank, send = pipe_rank(process)
     os.close(send)
-    end_rank(rank)
-    end_rank(rank)
+    end_child(rank)
+    end_child(rank)
     assert process.returncode == -signal.SIGKILL
     assert child.wait(5) is None or not child.is_running()
     process.stdout.close()
