@@ -160,7 +160,7 @@ def planned(record: records.Record, jobs: Sequence[Job], budget_seconds: float) 
     if KEPT_AT_LEAST * job_seconds > third:
         raise ConfigError(
             f"--minutes={budget_seconds / 60:g} is too short here: a job takes about {job_seconds:.0f} s, so give it at least "
-            f"{math.ceil(KEPT_AT_LEAST * job_seconds * 3 / 60)} minutes, or a shorter job ({workload.shorter})."
+            f"{math.ceil(KEPT_AT_LEAST * job_seconds * 3 / 60)} minutes, or {workload.shorter}."
         )
     arms, elapsed = kept, job_seconds * kept
     while (arms := max(KEPT_AT_LEAST, (arms + 1) // 2) + 1) > FINALISTS + 1:  # the faster half, and the reference

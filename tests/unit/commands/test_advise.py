@@ -13,6 +13,8 @@ from bench.commands import advise
 from bench.job.errors import ConfigError
 from bench.job.job import Job
 
+FINAL = advise.Final(("tcmalloc", "glibc_tuned_thp", "tcmalloc_release"), 0)  # no block chose them
+
 
 def found(tmp_path: Path, **arms: dict) -> advise.Records:
     return builders.study(tmp_path, {"glibc": {"seconds": 0.15}, **arms}, spread=0.001)
@@ -23,7 +25,7 @@ def test_the_fastest_arm_is_advised_with_its_interval_and_its_lines(
 ) -> None:
     monkeypatch.setattr("bench.allocators.library.resolve", lambda allocator: f"/lib/{allocator.library}")
     text = advise.advice(
-        found(tmp_path, tcmalloc={"seconds": 0.1}, tcmalloc_release={"seconds": 0.14}), builders.ARMS, None, 5
+        found(tmp_path, tcmalloc={"seconds": 0.1}, tcmalloc_release={"seconds": 0.14}), builders.ARMS, None, 5, FINAL
     )
     assert "tcmalloc is 1.5" in text
     assert "Fastest: tcmalloc (" in text
@@ -33,25 +35,25 @@ def test_the_fastest_arm_is_advised_with_its_interval_and_its_lines(
 
 def test_an_arm_over_the_memory_limit_is_not_advised(tmp_path: Path) -> None:
     records = found(tmp_path, tcmalloc={"seconds": 0.1, "peak_bytes": 3 << 30}, glibc_tuned_thp={"seconds": 0.12})
-    assert advise.best(records, 2.0)[0] == "glibc_tuned_thp"
-    assert advise.best(records, None)[0] == "tcmalloc"
+    assert advise.conclude(records, 2.0, FINAL).arm == "glibc_tuned_thp"
+    assert advise.conclude(records, None, FINAL).arm == "tcmalloc"
 
 
 def test_the_limit_is_for_the_arm_and_not_for_its_luckiest_run(tmp_path: Path) -> None:
     records = found(tmp_path, tcmalloc={"seconds": 0.1, "peak_bytes": 1 << 30}, glibc_tuned_thp={"seconds": 0.12})
     worst = builders.record(tmp_path, builders.job("tcmalloc", 0), seconds=0.1, peak_bytes=(2 << 30) + 1)
     records = [worst if r["path"] == worst["path"] else r for r in records]
-    assert advise.best(records, 2.0)[0] == "glibc_tuned_thp"
+    assert advise.conclude(records, 2.0, FINAL).arm == "glibc_tuned_thp"
 
 
 def test_a_limit_that_glibc_itself_exceeds_is_kept_by_a_slower_arm_or_by_none(tmp_path: Path) -> None:
     records = builders.study(
         tmp_path, {"glibc": {"seconds": 0.1, "peak_bytes": 3 << 30}, "tcmalloc_release": {"seconds": 0.2}}
     )
-    assert advise.best(records, 2.0)[0] == "tcmalloc_release"
-    assert advise.best(records, None)[0] == "glibc"
+    assert advise.conclude(records, 2.0, FINAL).arm == "tcmalloc_release"
+    assert advise.conclude(records, None, FINAL).arm == "glibc"
     assert "No arm stays within 0.1 GiB: the smallest peak is 0.29 GiB." in advise.advice(
-        records, builders.ARMS, 0.1, 5
+        records, builders.ARMS, 0.1, 5, FINAL
     )
 
 
@@ -59,7 +61,7 @@ def test_an_arm_that_is_not_surely_faster_is_not_called_so(tmp_path: Path, monke
     monkeypatch.setattr("bench.allocators.library.resolve", lambda allocator: f"/lib/{allocator.library}")
     one = builders.study(tmp_path, {"glibc": {"seconds": 0.15}, "tcmalloc": {"seconds": 0.149}}, blocks=1)
     assert "Fastest by what was measured, but not surely (give it more minutes): tcmalloc" in advise.advice(
-        one, builders.ARMS, None, 5
+        one, builders.ARMS, None, 5, FINAL
     )
 
 
@@ -166,7 +168,7 @@ def test_several_copies_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_stock_glibc_stays_when_nothing_beats_it(tmp_path: Path) -> None:
-    assert "change nothing" in advise.advice(found(tmp_path, tcmalloc={"seconds": 0.2}), builders.ARMS, None, 5)
+    assert "change nothing" in advise.advice(found(tmp_path, tcmalloc={"seconds": 0.2}), builders.ARMS, None, 5, FINAL)
 
 
 def test_half_of_the_arms_survive_and_the_reference_always(tmp_path: Path) -> None:

@@ -106,6 +106,6 @@ def test_the_lines_to_paste_hold_the_users_command(tmp_path: Path) -> None:
     found = builders.study(tmp_path, {"glibc": {"seconds": 0.15}, "tcmalloc": {"seconds": 0.1}}, spread=0.001)
     for one in found:
         one["job"]["program"] = dataclasses.asdict(Program(command=["python", "my train.py"]))
-    text = advise.advice(found, builders.ARMS, None, 5)
+    text = advise.advice(found, builders.ARMS, None, 5, advise.Final(("tcmalloc",), 0))
     assert "LD_PRELOAD=/lib/libtcmalloc.so.4" in text and "python 'my train.py'" in text
     assert "python train.py ..." not in text

@@ -53,8 +53,8 @@ def test_rerun_runs_each_job_once(copied: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_advise_counts_each_block_once(copied: Path) -> None:
-    _, ratios = advise.best(advise.records.read_all([copied])[0], None)
-    assert ratios["tcmalloc"].num_blocks == 3
+    end = advise.conclude(advise.records.read_all([copied])[0], None, advise.Final(("tcmalloc",), 0))
+    assert end.ratios["tcmalloc"].num_blocks == 3
 
 
 def test_what_was_set_aside_is_not_merged(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

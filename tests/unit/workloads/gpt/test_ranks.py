@@ -180,12 +180,6 @@ part(); after()
     assert ranks_run(program)[0].error is None
 
 
-def test_ranks_that_differ_are_refused_before_they_train(ranks_run: Callable[..., Any]) -> None:
-    outcome, _ = ranks_run("part(threads=n); tell({'event': 'failed', 'error': 'it trained'})")
-    words = "mixed configuration: threads is 0 on rank 0 (h) but 1 on rank 1 (h); make the nodes alike."
-    assert outcome.error == words
-
-
 @pytest.mark.parametrize(
     "end", ["os.abort()", "sys.exit(3)", "os.kill(os.getpid(), signal.SIGKILL)"], ids=["abort", "exit", "kill"]
 )
