@@ -13,8 +13,8 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Callable
 
 from bench.copies import wire
@@ -24,9 +24,9 @@ from bench.copies.outcome import Outcome
 from bench.copies.rendezvous import Following, Leading, Part, gone
 from bench.copies.wire import Connection, Refused, Secret
 from bench.host import load
-from bench.job.checks import check
+from bench.job.checks import checked
 from bench.job.errors import ConfigError
-from bench.job.job import Job, canonical, from_dict, to_dict
+from bench.job.job import Job, canonical, to_dict
 from bench.process.cpus import allowed_cpus
 
 Hello = dict[str, Any]
@@ -246,31 +246,18 @@ def disagreement(leader: Hello, follower: Hello, known: Mapping[int, Mapping[str
     return None
 
 
-@dataclass(frozen=True)
-class Known:
-    """What this copy was told to run by its own command line: the leader chooses among that, and nothing else."""
-
-    jobs: frozenset
-
-    @staticmethod
-    def of(jobs: Sequence[Job]) -> Known:
-        return Known(frozenset(but_repeat(job) for job in jobs))
-
-    def checked(self, values: Any) -> Job:
-        """The job that the first node orders, checked as if it had been typed. Raises ConfigError."""
-        try:
-            job = from_dict(values)
-            same = but_repeat(job) in self.jobs
-        except (TypeError, AttributeError, ValueError, KeyError) as error:
-            raise ConfigError(
-                f"the first node orders what is no job ({error}): start the same version everywhere."
-            ) from error
-        if not same or not isinstance(job.repeat, int):
-            raise ConfigError(
-                "the first node orders a job that this copy's own command line does not have: it is not run."
-            )
-        check(job)
-        return job
+def ordered_job(values: Any, known: Collection[str]) -> Job:
+    """Return the job that the first node orders, if it is one that this copy's own command line has (``known``: as `but_repeat` has
+    it): the leader chooses among those, and nothing else. Raises ConfigError."""
+    try:
+        job = checked(values)
+    except ConfigError as error:
+        raise ConfigError(
+            f"the first node orders what is no job ({error}): start the same version everywhere."
+        ) from error
+    if but_repeat(job) not in known:
+        raise ConfigError("the first node orders a job that this copy's own command line does not have: it is not run.")
+    return job
 
 
 def but_repeat(job: Job) -> str:
@@ -286,7 +273,7 @@ def follow(
     copy: Copy, hello: Hello, timeout_seconds: float, jobs: Sequence[Job], secret: Secret, run_here: RunHere
 ) -> None:
     """Connect, and run this node's part of what the leader orders, until it ends the sweep. Raises PeersLost and ConfigError."""
-    known = Known.of(jobs)
+    known = {but_repeat(job) for job in jobs}
     connection = connect(copy, timeout_seconds, secret)
     connection.send({**hello, "do": "hello", "node_rank": copy.node_rank})
     answer = connection.receive(timeout_seconds + HELLO_SECONDS)  # the first node may have begun to wait a little later
@@ -308,11 +295,13 @@ def follow(
             follow_run(copy, connection, message, known, run_here)
 
 
-def follow_run(copy: Copy, connection: Connection, message: dict[str, Any], known: Known, run_here: RunHere) -> None:
+def follow_run(
+    copy: Copy, connection: Connection, message: dict[str, Any], known: Collection[str], run_here: RunHere
+) -> None:
     """Run this node's part of one job. Raises PeersLost if the first node ends the sweep meanwhile."""
     before, cpu, part = load.now(), load.children_seconds(), Following(copy, connection)
     try:
-        outcome = run_here(known.checked(message["job"]), part)
+        outcome = run_here(ordered_job(message["job"], known), part)
     except ConfigError as error:
         outcome = Outcome(error=f"{os.uname().nodename}: {error}")
     if part.ended:

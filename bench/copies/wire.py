@@ -24,7 +24,7 @@ from bench.copies.messages import is_message
 from bench.record.records import refuse_constant
 
 MAX_KEEPALIVE = 32767  # seconds, which is what the kernel takes
-HANDSHAKE_SECONDS = 5.0  # from connecting to the last word of the proof
+HANDSHAKE_SECONDS = 5.0  # from connecting to the end of the proof
 MAX_HANDSHAKE_BYTES = 1024
 CHALLENGE_BYTES = 32
 MAX_BYTES = 1 << 30  # of a message, which the parts of a record of many ranks are far from
@@ -117,19 +117,17 @@ class Connection:
         claimed, _, text = line.partition(b" ")
         if not hmac.compare_digest(claimed, self.mac(not self.leads, self.received, text)):
             # Somebody is between the two: nothing after it can be believed either.
-            self.alive, self.pending = False, b""
-            return None
+            return self.drop()
         self.received += 1
         try:
-            message = json.loads(text, parse_constant=refuse_constant)
-            sound = is_message(message, by_leader=not self.leads)
+            message: dict[str, Any] = json.loads(text, parse_constant=refuse_constant)
         except (ValueError, RecursionError):  # the last of JSON that is nested deeply
-            sound = False
-        if not sound:
-            self.alive, self.pending = False, b""
-            return None
-        said: dict[str, Any] = message
-        return said
+            return self.drop()
+        return message if is_message(message, by_leader=not self.leads) else self.drop()
+
+    def drop(self) -> dict[str, Any] | None:
+        self.alive, self.pending = False, b""
+        return None
 
     def read(self) -> None:
         """Take what has arrived; at the end of the stream the connection is no longer alive."""
@@ -151,8 +149,8 @@ def keep_alive(sock: socket.socket, timeout_seconds: float) -> None:
     Probe an idle connection, and give up unacknowledged data. Where both are set the kernel gives up at the first probe
     after TCP_USER_TIMEOUT, which is thus at most 7/8 of the time allowed.
     """
-    sock.settimeout(None)  # what the connecting took as its limit is none for what follows
-    # Who has stopped reading, as a stopped process does, must not stop us as well: then a send fails (struct timeval).
+    sock.settimeout(None)  # clear the connect timeout
+    # A peer that has stopped reading, as a stopped process does, must not stop us as well: then a send fails (struct timeval).
     sock.setsockopt(
         socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", *divmod(int(timeout_seconds * 1e6), 10**6))
     )
@@ -166,24 +164,24 @@ def keep_alive(sock: socket.socket, timeout_seconds: float) -> None:
 def welcome_in(sock: socket.socket, secret: Secret, timeout_seconds: float) -> Connection:
     """The leader's side of the proof. Raises Refused, and the socket is closed then."""
     with closed_if_refused(sock):
-        words = Words(sock, HANDSHAKE_SECONDS)
+        peer = Handshake(sock, HANDSHAKE_SECONDS)
         challenge = secrets.token_hex(CHALLENGE_BYTES)
-        words.say({"bench": 1, "challenge": challenge})
-        answer = words.hear("challenge", "proof")
+        peer.send({"bench": 1, "challenge": challenge})
+        answer = peer.receive("challenge", "proof")
         must_match(answer["proof"], proof(secret, "follower", challenge, answer["challenge"]))
-        words.say({"proof": proof(secret, "leader", challenge, answer["challenge"])})
-        return Connection(sock, timeout_seconds, session_key(secret, challenge, answer["challenge"]), True, words.rest)
+        peer.send({"proof": proof(secret, "leader", challenge, answer["challenge"])})
+        return Connection(sock, timeout_seconds, session_key(secret, challenge, answer["challenge"]), True, peer.rest)
 
 
 def enter(sock: socket.socket, secret: Secret, timeout_seconds: float) -> Connection:
     """The follower's side of the proof; the first node must prove itself as well. Raises Refused, the socket closed."""
     with closed_if_refused(sock):
-        words = Words(sock, HANDSHAKE_SECONDS)
-        theirs = words.hear("challenge")["challenge"]
+        peer = Handshake(sock, HANDSHAKE_SECONDS)
+        theirs = peer.receive("challenge")["challenge"]
         challenge = secrets.token_hex(CHALLENGE_BYTES)
-        words.say({"challenge": challenge, "proof": proof(secret, "follower", theirs, challenge)})
-        must_match(words.hear("proof")["proof"], proof(secret, "leader", theirs, challenge))
-        return Connection(sock, timeout_seconds, session_key(secret, theirs, challenge), False, words.rest)
+        peer.send({"challenge": challenge, "proof": proof(secret, "follower", theirs, challenge)})
+        must_match(peer.receive("proof")["proof"], proof(secret, "leader", theirs, challenge))
+        return Connection(sock, timeout_seconds, session_key(secret, theirs, challenge), False, peer.rest)
 
 
 @contextlib.contextmanager
@@ -212,17 +210,17 @@ def must_match(claimed: str, right: str) -> None:
         raise Refused("it does not know this job's secret")
 
 
-class Words:
-    """Lines of JSON from somebody who has not proved anything yet: short ones, and not for long."""
+class Handshake:
+    """Short lines of JSON, for a short time, with a peer that has not proved anything yet."""
 
     def __init__(self, sock: socket.socket, seconds: float):
         self.socket, self.rest, self.deadline = sock, b"", time.monotonic() + seconds
 
-    def say(self, message: dict[str, Any]) -> None:
+    def send(self, message: dict[str, Any]) -> None:
         self.socket.settimeout(max(0.001, self.deadline - time.monotonic()))
         self.socket.sendall(json.dumps(message).encode() + b"\n")
 
-    def hear(self, *keys: str) -> dict[str, str]:
+    def receive(self, *keys: str) -> dict[str, str]:
         """A line with exactly these keys, all of them texts. Raises Refused, OSError or ValueError."""
         while b"\n" not in self.rest:
             self.socket.settimeout(max(0.001, self.deadline - time.monotonic()))
@@ -231,9 +229,9 @@ class Words:
             if not chunk:
                 raise Refused("it closed the connection")
             if len(self.rest) > MAX_HANDSHAKE_BYTES and b"\n" not in self.rest[:MAX_HANDSHAKE_BYTES]:
-                raise Refused("it said something else")
+                raise Refused("it sent something else")
         line, _, self.rest = self.rest.partition(b"\n")
         said = json.loads(line)
         if not isinstance(said, dict) or not all(isinstance(said.get(key), str) for key in keys):
-            raise Refused("it said something else")
+            raise Refused("it sent something else")
         return said

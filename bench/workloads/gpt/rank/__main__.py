@@ -86,7 +86,7 @@ def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
     import torch
     import torch.distributed as dist
 
-    from bench.workloads.gpt.rank.meeting import Meeting
+    from bench.workloads.gpt.rank.rendezvous import RankStore
     from bench.workloads.gpt.rank.trainer import Trainer
 
     if "THP_MEM_ALLOC_ENABLE" in job.allocator.env and torch.__version__ < (2, 2):
@@ -121,7 +121,7 @@ def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
     with on_all(order["cpus"]):
         dist.init_process_group(
             "gloo",
-            store=Meeting(orders, tell, job.launch.timeout_seconds),
+            store=RankStore(orders, tell, job.launch.timeout_seconds),
             rank=order["rank"],
             world_size=job.num_ranks,
             timeout=timedelta(seconds=limit) if limit else NO_LIMIT,

@@ -1,4 +1,4 @@
-"""What the driver says to this rank: lines of JSON on standard input, read when they are needed."""
+"""The orders of the driver to this rank: lines of JSON on standard input, read when they are needed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Tell = Callable[[dict[str, Any]], None]
 
 
 class Orders:
-    """The lines in their order. What the other ranks published meanwhile (``store``) is kept aside for `meeting`."""
+    """The lines in their order. What the other ranks publish meanwhile (``store``) is kept for `rendezvous`."""
 
     def __init__(self, fd: int = 0):
         self.fd, self.pending = fd, b""
@@ -26,7 +26,7 @@ class Orders:
         return self.orders.pop(0)
 
     def wait_for(self, word: str) -> None:
-        """Until the driver says ``word``."""
+        """Return when the driver has sent ``word``."""
         while self.next().get("do") != word:
             pass
 

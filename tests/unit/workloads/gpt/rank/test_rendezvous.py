@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from bench.workloads.gpt.rank.meeting import Meeting
 from bench.workloads.gpt.rank.orders import Orders
+from bench.workloads.gpt.rank.rendezvous import RankStore
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_orders_come_one_by_one_and_what_others_published_is_kept(ends: tuple[Or
 def test_the_store_of_torch_goes_through_the_drivers(ends: tuple[Orders, int]) -> None:
     orders, fd = ends
     told: list[Any] = []
-    store = Meeting(orders, told.append, 5.0)
+    store = RankStore(orders, told.append, 5.0)
     store.set("mine", b"\x00\x01")
     assert told == [{"event": "store", "key": "mine", "value": "0001"}] and store.get("mine") == b"\x00\x01"
     say(fd, {"do": "store", "key": "theirs", "value": "ff"}, {"do": "store", "key": "count", "add": 2})
@@ -49,5 +49,5 @@ def test_the_store_of_torch_goes_through_the_drivers(ends: tuple[Orders, int]) -
 def test_a_rank_that_does_not_come_is_given_up(ends: tuple[Orders, int]) -> None:
     orders, fd = ends
     with pytest.raises(TimeoutError, match="Timed out waiting"):
-        Meeting(orders, print, 0.1).get("theirs")
+        RankStore(orders, print, 0.1).get("theirs")
     os.close(fd)

@@ -1,7 +1,7 @@
 """How the ranks of a job find one another's addresses: by way of their drivers.
 
-The usual TCPStore listens on all interfaces, on a port that must be found free and may be taken meanwhile, and asks nobody
-who he is. The drivers have a connection already, and know whom they talk to.
+The usual TCPStore listens on all interfaces, on a port that must be found free and may be taken meanwhile, and authenticates nobody.
+The drivers have authenticated connections already.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch.distributed as dist
 from bench.workloads.gpt.rank.orders import Orders, Tell
 
 
-class Meeting(dist.Store):
-    """What one rank publishes is told to all; who needs it reads on until it has come. Raises TimeoutError after
+class RankStore(dist.Store):
+    """Sends what this rank publishes to all others; a wait reads on until all keys are there. Raises TimeoutError after
     ``timeout_seconds``."""
 
     def __init__(self, orders: Orders, tell: Tell, timeout_seconds: float):
@@ -42,13 +42,13 @@ class Meeting(dist.Store):
         if amount:
             self.orders.keep({"key": key, "add": amount})
             self.tell({"event": "store", "key": key, "add": amount})
-        self.read_what_came()
+        self.read_pending()
         return self.orders.counts.get(key, 0)
 
     def check(self, keys: list) -> bool:
-        self.read_what_came()
+        self.read_pending()
         return all(key in self.orders.values for key in keys)
 
-    def read_what_came(self) -> None:
+    def read_pending(self) -> None:
         while self.orders.take(0):
             pass
