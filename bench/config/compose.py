@@ -93,7 +93,7 @@ def job_of(config: DictConfig, numa_domains: int = 1) -> Job:
     auto = values.get("ranks_per_node") == "auto"
     if auto:
         values["ranks_per_node"] = numa_domains
-    refuse_unknown(values, [f.name for f in fields(Job) if f.name != "workload"] + list(OUTSIDE_JOB), "")
+    refuse_unknown(values, [f.name for f in fields(Job)] + list(OUTSIDE_JOB), "")
     if isinstance(values.get("allocator"), dict) and isinstance(values["allocator"].get("env") or {}, dict):
         values["allocator"]["env"] = {k: text_of(k, v) for k, v in (values["allocator"].get("env") or {}).items()}
     for part, schema in PARTS.items():

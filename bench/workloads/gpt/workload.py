@@ -10,9 +10,7 @@ from bench.host.load import standstill
 from bench.job.job import Job
 from bench.record.records import Record
 from bench.workloads.gpt.figures import derive
-from bench.workloads.gpt.fits import check_host, check_network
 from bench.workloads.gpt.flops import tflops
-from bench.workloads.gpt.ranks import run_ranks
 from bench.workloads.workload import OnEvent, Outcome, Table, Workload
 
 if TYPE_CHECKING:
@@ -49,6 +47,8 @@ class Gpt(Workload):
         )
 
     def check_host(self, jobs: Sequence[Job], copy: Copy, host: Mapping[str, Any]) -> None:
+        from bench.workloads.gpt.fits import check_host, check_network
+
         check_host(jobs, copy, host)
         check_network(jobs, copy)
 
@@ -62,6 +62,8 @@ class Gpt(Workload):
         return job.measure.warmup_micro_batches + job.measure.iteration_micro_batches
 
     def run(self, job: Job, folder: Path | None, part: Part, on_event: OnEvent) -> Outcome:
+        from bench.workloads.gpt.ranks import run_ranks
+
         return run_ranks(job, part, on_event)
 
     def checked_ranks(self, ranks: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -247,7 +247,7 @@ def test_blocks_that_are_there_count_when_the_minutes_are_over(tmp_path: Path, m
 def test_a_block_of_other_code_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = sampled.jobs_of_block(["+allocator=glibc", "train.global_batch_size=64"])
     before = sampled.path_of(tmp_path, *jobs)
-    monkeypatch.setattr(sampled, "measured_code", lambda: "0" * 12)
+    monkeypatch.setattr(sampled, "measured_code", lambda workload: "0" * 12)
     assert before != sampled.path_of(tmp_path, *jobs)
 
 
