@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,19 @@ class Elf:
     soname: str | None = None
     needed: tuple[str, ...] = ()
     defined: frozenset[str] = field(default_factory=frozenset)  # of the symbols that were asked for
+
+
+def of_process(pid: int, symbols: tuple[str, ...] = ()) -> Elf:
+    """Return what the program of a living process needs and defines, whatever its path leads to by now. Raises OSError."""
+    path = f"/proc/{pid}/exe"
+    status = os.stat(path)
+    key = status.st_dev, status.st_ino, status.st_mtime_ns
+    if key not in _of_file:
+        _of_file[key] = read.__wrapped__(path, symbols)
+    return _of_file[key]
+
+
+_of_file: dict[tuple[int, int, int], Elf] = {}
 
 
 @functools.cache
