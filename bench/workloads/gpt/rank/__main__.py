@@ -20,7 +20,6 @@ from typing import Any, Callable
 
 from bench.job.checks import shaped
 from bench.job.errors import AllocatorError, with_memory_limit
-from bench.process import perf
 from bench.process.counters import memory, unreadable
 from bench.process.cpus import allowed_cpus
 from bench.process.fault_cost import fault_cost_seconds
@@ -79,8 +78,6 @@ def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
     cpus = allowed_cpus()
     tell({"event": "proved"})
 
-    misses = perf.dtlb_misses()  # before torch: threads that are there already would not be counted
-
     # torch.utils.data loads pandas and pyarrow where they are installed: 66 MiB of heap that is not the workload.
     sys.modules["pandas"] = None  # type: ignore[assignment]
     import torch
@@ -129,10 +126,8 @@ def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
     tell({"event": "connected"})
     trainer = Trainer(job)
     me["startup_seconds"] = time.perf_counter() - started
-    misses_before = misses.read() if misses else None
     trainer.run(tell)
 
-    me["dtlb_misses_per_micro_batch"] = perf.per_sample(misses, misses_before, len(trainer.micro_batches["loss"]))
     me.update(micro_batches=trainer.micro_batches, iterations=trainer.iterations)
     peak = {
         "peak_rss_bytes": max(trainer.micro_batches["rss_bytes"]),
