@@ -168,7 +168,7 @@ def test_a_command_is_imported_when_it_is_asked_for_and_hydra_when_something_is_
     [
         (["report"], "report: the following arguments are required: DIR"),
         (["report", "x", "--frob"], "report: unrecognized arguments: --frob"),
-        (["compare", "a"], "compare: the following arguments are required: B"),
+        (["compare"], "compare: the following arguments are required: RESULT"),
         (["compare", "a", "b", "--tolerance=nan"], "'nan' is not a number greater than 0"),
         (["advise", "--minutes=inf"], "'inf' is not a number greater than 0"),
         (["advise", "nodes=1,2"], "nodes has 2 values, and advise looks at one point"),
