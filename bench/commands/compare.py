@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from bench.commands.arguments import add_json, add_reference, add_tolerance, share
 from bench.host import likeness
 from bench.job.errors import ConfigError
 from bench.record import records
@@ -24,30 +22,6 @@ from bench.statistics.reproduction import (
     load_side,
     only_in,
 )
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "results",
-        nargs="+",
-        type=Path,
-        metavar="RESULT",
-        help="two results folders, packs, record.json or published.csv; one, or three and more, are put in the order of time",
-    )
-    add_tolerance(parser)
-    parser.add_argument(
-        "--max-regression",
-        type=share,
-        metavar="SHARE",
-        help="be a gate: fail where an arm of B surely takes more than this more time than in A, as in 3%% (docs/ci.md)",
-    )
-    parser.add_argument(
-        "--undecided-fails",
-        action="store_true",
-        help="with --max-regression: exit code 1 where more blocks would decide",
-    )
-    add_reference(parser)
-    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:

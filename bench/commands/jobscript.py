@@ -16,12 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.commands.arguments import positive_whole
 from bench.job.errors import ConfigError
 from bench.paths import CHECKOUT, TEMPLATES
-
-# man sbatch, --time: minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes, ...
-TIME = re.compile(r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}")
 
 
 class System(NamedTuple):
@@ -201,33 +197,6 @@ def _number_of_nodes(options: argparse.Namespace, overrides: list[str]) -> int:
     return given or needed
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "%(prog)s [options] -- [overrides] > job.sh"
-    add = parser.add_argument
-    add("--kind", choices=tuple(SYSTEMS), default="slurm", help="the batch system (default: %(default)s)")
-    add("--nodes", type=positive_whole, metavar="N", help="to ask for (default: the largest `nodes` in the overrides)")
-    add("--ntasks-per-node", type=int, default=1, help="always 1: each copy starts the ranks of its own node")
-    add("--cpus-per-task", type=positive_whole, metavar="N", help="cores of each copy (default: all of the node)")
-    add("--time", type=_time, help="time limit, as for sbatch: 90 (minutes), 2:00:00, 1-12 (days-hours)")
-    add("--partition", type=_word, help="or queue")
-    add("--account", type=_word, help="or project, or bank")
-    add("--job-name", type=_word, default="bench")
-    words = "a further line for the batch system, as in --directive=--qos=long"
-    add("--directive", "--sbatch", action="append", default=[], metavar="X", help=words)
-    words = "Slurm: before the time limit stop, go back into the queue, and go on from there"
-    add("--requeue", action="store_true", help=words)
-    words = "share the blocks out over K jobs of an array; `report` joins them"
-    add("--array", type=positive_whole, metavar="K", help=words)
-    add("--image", metavar="SIF", help="run this image (default: the one that prints the script, if any)")
-    words = "what runs the image (default: %(default)s); pyxis is srun's own, by its plugin"
-    add("--container", choices=tuple(CONTAINERS), default="apptainer", help=words)
-    add("--checkout", metavar="DIR", help="else run the checkout in this folder (default: this one)")
-    add("--results", metavar="DIR", help="where records go (default: $BENCH_OUT as it is now, else results)")
-    add("--launcher", choices=("srun", "mpirun", "ssh"), help="default: the batch system's own, srun for Slurm")
-    add("--hosts", type=_hosts, metavar="A,B", help="host names, for ssh, and for mpirun outside a scheduler")
-    add("overrides", nargs="*", help="what to measure, as without `slurm`: -m nodes=1,2 +allocator=glibc,tcmalloc")
-
-
 def _check(options: argparse.Namespace) -> None:
     """Options that do not go together. Raises ConfigError. Sets ``launcher`` and, where the script is printed from inside one, ``image``."""
     kind, slurm, container, hosts = options.kind, options.kind == "slurm", options.container, options.hosts
@@ -274,22 +243,3 @@ def _results(options: argparse.Namespace) -> str:
     if options.results or not given or (_in_image() and given == "/results"):
         return options.results or "results"
     return os.path.abspath(given)
-
-
-def _time(text: str) -> str:
-    if not TIME.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time as sbatch takes it, such as 90, 2:00:00 or 1-12")
-    return text
-
-
-def _word(text: str) -> str:
-    """A name on an #SBATCH line, where sbatch has quoting rules of its own: none that needs them is let through."""
-    if not re.fullmatch(r"[\w.,@+/-]+", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a plain word")
-    return text
-
-
-def _hosts(text: str) -> str:
-    if not all(re.fullmatch(r"([\w.-]+@)?[A-Za-z0-9][\w.:-]*", host) for host in text.split(",")):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of host names, as in n1,n2")
-    return text

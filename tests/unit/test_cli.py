@@ -154,13 +154,16 @@ def test_what_cannot_be_printed_is_one_sentence(words: list[str], where: str, tm
         assert ("No space left" if "full" in where else "standard output is closed") in done.stderr
 
 
-def test_a_command_is_imported_when_it_is_asked_for_and_hydra_when_something_is_composed() -> None:
+@pytest.mark.parametrize("command", ["", *cli.COMMANDS])
+def test_help_waits_for_no_library_that_only_running_needs(command: str) -> None:
     program = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from bench import cli; cli.parse(['report', 'x']);"
-        "print([m for m in ('hydra', 'bench.commands.advise', 'bench.driver', 'psutil') if m in sys.modules])"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from bench import cli; cli.main(sys.argv[1:]);"
+        "print([m for m in sys.modules if m.split('.')[0] in "
+        "('numpy', 'scipy', 'matplotlib', 'pandas', 'hydra', 'msgspec', 'rich', 'psutil', 'jinja2')], file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    words = [command, "--help"] if command else ["--help"]
+    done = subprocess.run([sys.executable, "-I", "-B", "-c", program, *words], capture_output=True, text=True)
+    assert done.stderr == "[]\n"
 
 
 @pytest.mark.parametrize(
