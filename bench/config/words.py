@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from bench.job.errors import ConfigError
@@ -32,10 +31,6 @@ def nearest(key: str, known: list[str], prefix: str = "") -> str:
     """The way out for a name that does not exist: the one that looks most like it, else all of them."""
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     return f"did you mean {prefix}{close[0]}?" if close else f"there are {', '.join(sorted(known))}."
-
-
-def group_choices(directory: Path) -> list[str]:
-    return sorted(path.stem for path in directory.glob("*.yaml"))
 
 
 def describe_unknown(key: str, config: Any) -> str:

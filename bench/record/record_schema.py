@@ -126,7 +126,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "glibc": ("string?", "version"),
         "distribution": ("string?", "its own name"),
         "virtualisation": ("string?", "the hypervisor, or null"),
-        "perf_event_paranoid": ("integer?", "the kernel's setting"),
+        "perf_event_paranoid": ("integer?", "the kernel's setting; in older records", SOMETIMES),
     },
     "container": {
         "runtime": ("string", "`none`, `docker`, `apptainer`, `podman` or what the runtime calls itself"),

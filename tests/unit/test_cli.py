@@ -159,7 +159,7 @@ def test_help_waits_for_no_library_that_only_running_needs(command: str) -> None
     program = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); from bench import cli; cli.main(sys.argv[1:]);"
         "print([m for m in sys.modules if m.split('.')[0] in "
-        "('numpy', 'scipy', 'matplotlib', 'pandas', 'hydra', 'msgspec', 'rich', 'psutil', 'jinja2')], file=sys.stderr)"
+        "('numpy', 'scipy', 'matplotlib', 'pandas', 'hydra', 'omegaconf', 'yaml', 'msgspec', 'rich', 'psutil', 'jinja2')], file=sys.stderr)"
     )
     words = [command, "--help"] if command else ["--help"]
     done = subprocess.run([sys.executable, "-I", "-B", "-c", program, *words], capture_output=True, text=True)
