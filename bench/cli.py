@@ -191,9 +191,7 @@ def _parsers(command: str | None = None) -> dict[str, Parser]:
 def measure(words: Sequence[str]) -> int:
     """Compose and check every point of the sweep that ``words`` ask for, then run it: one job is a sweep of one."""
     from bench.config import compose
-    from bench.config.words import refuse_flags
 
-    refuse_flags(words)
     parser = Parser(prog="python -m bench", add_help=False, allow_abbrev=False)
     parser.add_argument("-c", "--cfg", choices=("job", "hydra", "all"))
     parser.add_argument("--resolve", action="store_true")

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.config import compose, files
-from bench.config.words import own_folder, refuse_flags
+from bench.config.words import own_folder
 from bench.copies import launcher, wire
 from bench.copies.launcher import Copy, first_host, which_copy
 from bench.job.errors import ConfigError
@@ -200,7 +200,7 @@ WORD = st.tuples(KEYS, st.sampled_from(["=", "", "==", "= "]), VALUES).map("".jo
 def test_any_words_are_points_or_a_sentence(words: list[str]) -> None:
     def read() -> Any:
         with compose._hydra(words):  # what Hydra says becomes a sentence where this ends
-            refuse_flags(own_folder(words))
+            own_folder(words)
             return next(iter(compose.points_of(words)), [])
 
     assert all("=" in override for override in in_one_sentence(read, "".join(words)) or [])
