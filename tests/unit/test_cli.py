@@ -13,7 +13,7 @@ import pytest
 
 from bench import __version__, cli
 from bench.allocators import catalogue
-from bench.config import files, words
+from bench.config import files
 from bench.job.errors import ConfigError, RecordError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,19 +70,6 @@ def test_errors_are_one_sentence_and_a_code(
     monkeypatch.setattr("bench.commands.doctor.run", fail)
     assert cli.main(["doctor"]) == code
     assert capsys.readouterr().err == (f"bench: {error}\n" if str(error) else "")
-
-
-@pytest.mark.parametrize(
-    "given, meant",
-    [
-        (["allocator=tcmalloc", "nodes=1,2"], ["+allocator=tcmalloc", "nodes=1,2"]),
-        (["+allocator=a,b"], ["+allocator=a,b"]),
-        (["experiment=smoke"], ["+experiment=smoke"]),
-        (["allocator.name=x", "nodes=2"], ["allocator.name=x", "nodes=2"]),
-    ],
-)
-def test_both_spellings_mean_the_same(given: list[str], meant: list[str]) -> None:
-    assert words.overrides(given) == meant
 
 
 @pytest.mark.parametrize("folder", ["plain", "with space", "quote's, comma=[x]"])
@@ -181,11 +168,6 @@ def test_help_waits_for_no_library_that_only_running_needs(command: str) -> None
 )
 def test_wrong_words_after_a_command(words: list[str], sentence: str, refused: Callable[..., str]) -> None:
     assert sentence in refused(*words)
-
-
-def test_hydras_own_flags_work(tmp_path: Path) -> None:
-    done = command_line("--cfg", "job", "+allocator=tcmalloc", "train.dropout=0")
-    assert done.returncode == 0 and "name: tcmalloc" in done.stdout and "dropout: 0" in done.stdout
 
 
 @pytest.mark.parametrize("missing_on", [0, 1])
