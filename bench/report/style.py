@@ -48,6 +48,7 @@ STYLE = {
     "axes.edgecolor": SOFT,
     "axes.labelcolor": INK,
     "text.color": INK,
+    "text.parse_math": False,  # a record's words are words: "$x" is no formula
     "xtick.color": SOFT,
     "ytick.color": SOFT,
     "xtick.labelcolor": INK,

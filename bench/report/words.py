@@ -68,6 +68,13 @@ def limit_sentence(host: Mapping[str, Any]) -> str:
     )
 
 
+def exceeds_limit(host: Mapping[str, Any]) -> bool:
+    """Whether the measured product is faster than the limit, so that the limit is wrong."""
+    full = (host.get("products") or {}).get("full")
+    limit = full and limit_gflops(host, full["threads"])
+    return bool(limit and full["product_gflops"] > limit)
+
+
 def products_sentences(host: Mapping[str, Any]) -> list[str]:
     """How fast this host multiplies matrices, and what its library gives away as it comes; none where that was not measured."""
     found = host.get("products")
@@ -81,7 +88,7 @@ def products_sentences(host: Mapping[str, Any]) -> list[str]:
         said += f" (they had {full['product_cpus']:.1f} cores meanwhile: other programs had the rest, or the library takes no more)"
     elif limit:
         said += f", {100 * fast / limit:.0f} % of cores x clock x vector width"
-        said += " (the cores run faster than the clock that this host tells)" if fast > limit else ""
+        said += " (the cores run faster than the clock that this host tells)" if exceeds_limit(host) else ""
     if fast < 1.2 * slow:
         return [f"{said}; as it comes {slow:.0f}."]
     line = f"in a job script `{full['shell_line']}`" if full["shell_line"] else "no variable"

@@ -103,3 +103,10 @@ def test_the_limit_is_of_the_cores_that_are_allowed() -> None:
 @pytest.mark.parametrize(("value", "text"), [(0.424, "42 %"), (0.0003, "0.03 %"), (0.0099, "1 %")])
 def test_a_small_share_of_the_limit_is_not_zero(value: float, text: str) -> None:
     assert costs.reached(value) == text
+
+
+def test_a_limit_that_the_product_exceeds_is_no_limit(tmp_path: Path) -> None:
+    found = section(tmp_path, host(full=1000.0))
+    said = [*costs.cost_sentences(found), costs.summary_line(found)]
+    assert not [one for one in said if "of the physical limit" in one]
+    assert "Training reaches" in said[-2] and said[-1].startswith(f"{costs.TITLE}: training reaches ")

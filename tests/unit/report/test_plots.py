@@ -182,3 +182,11 @@ def test_a_title_out_of_a_record_cannot_leave_its_attribute() -> None:
     title = 'Gain over x" onload="alert(1)'
     svg = ElementTree.fromstring(svg_text(Figure(), "a", title))
     assert svg.attrib["aria-label"] == title and "onload" not in svg.attrib
+
+
+def test_dollars_in_a_record_are_no_formula() -> None:
+    made = b.study(OUT, FOUR, blocks=2)
+    for record in made:
+        for rank in record["ranks"]:
+            rank["proof"]["version"] = "$\\x$"
+    assert "($\\x$)" in texts(picture(sections(made, "glibc")[0], "pareto")[1])
