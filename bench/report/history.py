@@ -10,8 +10,9 @@ from typing import Any
 
 import matplotlib
 
-from bench.report.markdown import lines_of_table
+from bench.report.document import markdown_table
 from bench.report.style import INK, STYLE, clip, looks, new, plain_log, svg_text
+from bench.report.tables import Table
 from bench.statistics.cells import nodes_text
 from bench.statistics.history import Series, Step
 
@@ -50,7 +51,7 @@ def table(one: Series) -> list[list[str]]:
 def markdown(found: Sequence[Series]) -> str:
     lines = ["# History", ""]
     for one in found:
-        lines += [f"## {title(one)}", "", *lines_of_table(HEADINGS, table(one))]
+        lines += [f"## {title(one)}", "", *markdown_table(Table(HEADINGS, table(one)))]
     return "\n".join(lines)
 
 
@@ -66,7 +67,7 @@ def picture(one: Series, name: str) -> str:
             limits.append(clip(step.ratio.value))
             if not math.isnan(step.ratio.low):
                 limits += [clip(step.ratio.low), clip(step.ratio.high)]
-                axes.plot([x, x], limits[-2:], color=style.colour, solid_capstyle="butt")
+                axes.plot([x, x], limits[-2:], color=style.color, solid_capstyle="butt")
             axes.plot(x, step.ratio.value, **style.mark)
         axes.axhline(1, color=INK, lw=0.9)
         plain_log(axes.yaxis, limits)

@@ -70,9 +70,9 @@ def limit_sentence(host: Mapping[str, Any]) -> str:
 
 def exceeds_limit(host: Mapping[str, Any]) -> bool:
     """Whether the measured product is faster than the limit, so that the limit is wrong."""
-    full = (host.get("products") or {}).get("full")
-    limit = full and limit_gflops(host, full["threads"])
-    return bool(limit and full["product_gflops"] > limit)
+    found = host.get("products")
+    limit = limit_gflops(host, found["full"]["threads"]) if found else None
+    return bool(found and limit and found["full"]["product_gflops"] > limit)
 
 
 def products_sentences(host: Mapping[str, Any]) -> list[str]:

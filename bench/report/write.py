@@ -13,9 +13,9 @@ from pathlib import Path
 from bench.config.study import Study
 from bench.record import records
 from bench.record.records import Record
-from bench.report.data import ratios_csv, results_csv, row, write_parquet
+from bench.report.data import RATIOS, csv_text, ratio_rows, results_csv, row, write_parquet
+from bench.report.document import markdown
 from bench.report.latex import latex
-from bench.report.markdown import markdown
 from bench.report.tables import Refused
 from bench.report.terminal import show
 from bench.statistics.grouping import Section, sections
@@ -55,7 +55,7 @@ def write_all(
 
 
 def write_texts(out: Path, found: Sequence[Section], refused: Refused, html: bool = True) -> None:
-    records.write_text(out / "ratios.csv", ratios_csv(found))
+    records.write_text(out / "ratios.csv", csv_text(ratio_rows(found), RATIOS))
     records.write_text(out / "report.md", markdown(found, refused))
     if html:
         from bench.report.html import page
