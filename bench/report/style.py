@@ -64,7 +64,6 @@ STYLE = {
     "legend.borderaxespad": 0.2,
     "lines.linewidth": 1.4,
     "lines.markersize": 5,
-    "figure.constrained_layout.use": True,
 }
 
 
@@ -94,7 +93,7 @@ def looks(arms: Sequence[str]) -> dict[str, Look]:
 
 
 def new(height: float, rows: int = 1) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(WIDTH, height))
+    figure = Figure(figsize=(WIDTH, height), dpi=72, layout="constrained")  # 72: an SVG's points
     return figure, figure.subplots(rows, 1, sharex=rows > 1)
 
 
@@ -155,6 +154,10 @@ def of_the_page(color: str) -> str:
 def svg_text(figure: Figure, name: str, title: str) -> str:
     """The figure as an element to stand in a page: no prologue, no metadata, ids of its own, the page's fonts."""
     buffer = io.StringIO()
+    layout = figure.get_layout_engine()
+    if layout:  # once, and not again by savefig, which draws everything twice for it
+        layout.execute(figure)
+        figure.set_layout_engine(None)
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
