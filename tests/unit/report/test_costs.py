@@ -9,7 +9,7 @@ from typing import Any
 import builders as b
 import pytest
 
-from bench.report import costs, html, markdown, terminal
+from bench.report import costs, document, html, terminal
 from bench.report.words import limit_sentence
 from bench.statistics.grouping import Section, sections
 
@@ -59,7 +59,7 @@ def test_it_stands_in_every_form_of_the_report_the_head_before_the_tables(
 ) -> None:
     found = section(tmp_path, host())
     (head,), sentences = costs.head_sentences(found), costs.cost_sentences(found)
-    text = markdown.markdown([found], [])
+    text = document.markdown([found], [])
     assert (
         text.index("faster than glibc") < text.index(head) < text.index("### glibc") < text.index(f"### {costs.TITLE}")
     )
