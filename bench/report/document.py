@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.report import by_interpreter, costs, hosts, retention
-from bench.report.sentences import faults_over_time_sentences
+from bench.report.sentences import over_time_sentences
 from bench.report.tables import (
     HEADINGS,
     PUBLISHED_MACHINE,
@@ -90,7 +90,7 @@ def section_parts(section: Section) -> list[Part]:
         table = Table(costs.COSTS, costs.cost_rows(section))
         said = costs.cost_sentences(section)
         parts.append(Part(costs.TITLE, bullets=[said], tables=[table], legend=costs.LEGEND))
-    over_time = faults_over_time_sentences(section)
+    over_time = over_time_sentences(section)
     return parts + ([Part(OVER_TIME, bullets=[over_time])] if over_time else [])
 
 

@@ -14,7 +14,6 @@ import numpy as np
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
-from bench.job.words import count
 from bench.report.data import csv_text, ratio_row
 from bench.report.plot_data import (
     MOST_BLOCKS,
@@ -52,7 +51,6 @@ if TYPE_CHECKING:
 
 
 PHASE_COLORS = dict(zip(PHASES, ("#56B4E9", "#0072B2", "#E69F00", "#009E73")))
-MOST_LINES = 3  # of one arm, one for each block
 MOST_MICRO_BATCHES = 400  # of one job; more would hide one another
 Drawing = Optional[tuple[str, str, Figure, Rows]]  # title, caption, figure, what it shows; None where there is nothing
 
@@ -71,7 +69,7 @@ class Plot:
 def plots(section: Section, prefix: str = "") -> list[Plot]:
     """Every picture that this section's records can fill, the most telling first. ``prefix`` keeps ids of sections apart."""
     # A program is seen from outside: it has no micro-batches to draw.
-    ours = (gains, phases, samples, faults_over_time, against_nodes, over_time, pareto)
+    ours = (gains, phases, samples, over_time, against_nodes, pareto)
     found = []
     with matplotlib.rc_context(STYLE):
         for draw in (gains, pareto) if section.job.program.command else ours:
@@ -196,46 +194,48 @@ def samples(section: Section) -> Drawing:
     )
 
 
-def faults_over_time(section: Section) -> Drawing:
-    """Seconds and minor faults of each micro-batch of one job of each arm, on plain scales."""
-    jobs, cells = typical_jobs(section), at_fewest_nodes(section)
+def over_time(section: Section) -> Drawing:
+    """Seconds, minor faults and resident memory of each micro-batch of one job of each arm, on plain scales."""
+    jobs = typical_jobs(section)
     if not jobs:
         return None
+    cells = at_fewest_nodes(section)
     left_out = len(cells) - len(jobs)
+    columns = "seconds", "minor_faults", "rss_bytes", "steady"
     return (
         "One job, micro-batch by micro-batch",
-        "The job in the middle of each arm's blocks. Grey: warm-up, not counted. An arm that gives memory back faults anew in each micro-batch, "
-        "and not always alike." + (f" {left_out} more arms are in the other pictures." if left_out else ""),
+        "The job in the middle of each arm's blocks. Grey: warm-up, not counted. An arm that keeps its memory stops faulting; one that gives it "
+        "back faults anew in each micro-batch, and not always alike."
+        + (f" {left_out} more arms are in the other pictures." if left_out else ""),
         series_figure(jobs, looks(section.arms), _at(cells)),
-        [
-            row
-            for job in jobs
-            for row in job.rows(range(min(len(job.seconds), MOST_MICRO_BATCHES)), "seconds", "minor_faults", "steady")
-        ],
+        [row for job in jobs for row in job.rows(range(len(job.seconds))[:MOST_MICRO_BATCHES], *columns)],
     )
 
 
 def series_figure(jobs: Sequence[Series], look: Mapping[str, Look], where: str = "") -> Figure:
-    """Above seconds, below minor faults, over the number of the micro-batch; a vertical line where counting begins."""
-    figure, (above, below) = new(height=3.8, rows=2)
+    """Seconds, minor faults and resident set over the number of the micro-batch; a vertical line where counting begins."""
+    figure, panels = new(height=5.0, rows=3)
     for job in jobs:
         style, steady = look[job.arm], job.steady[:MOST_MICRO_BATCHES]
         number = np.arange(1, len(steady) + 1)
         mark: dict[str, Any] = {"linestyle": "", "marker": style.marker, "ms": 3, "mew": 0}
-        for axes, values in ((above, job.seconds[: len(steady)]), (below, job.minor_faults[: len(steady)])):
+        for axes, whole in zip(panels, (job.seconds, job.minor_faults, job.rss_bytes / 2**20)):
+            values = whole[: len(steady)]
             axes.plot(number, values, color=style.color, lw=0.8, alpha=0.5)
             axes.plot(number[~steady], values[~steady], color=WARM_UP, **mark)
-            label = job.arm if axes is above else None
+            label = job.arm if axes is panels[0] else None
             axes.plot(number[steady], values[steady], color=style.color, label=label, **mark)
-    for axes in (above, below):
-        for start in sorted({job.num_warm_up for job in jobs}):
+    for axes, label in zip(panels, ("seconds", "minor faults", "resident set (MiB)")):
+        for start in {job.num_warm_up for job in jobs}:
             axes.axvline(start + 0.5, color=INK, lw=0.7, linestyle=":")
-        axes.xaxis.set_major_locator(ticker.MaxNLocator(8, integer=True))
-    above.set_ylabel("seconds")
-    below.set_ylabel("minor faults")
-    below.yaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: count(x)))
-    below.set_ylim(bottom=0)
-    below.set_xlabel(f"micro-batch, from the start of the process{where}")
+        axes.set_ylabel(label)
+        axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: short(x)))
+    panels[0].xaxis.set_major_locator(ticker.MaxNLocator(8, integer=True))
+    panels[1].set_ylim(bottom=0)
+    low, high = panels[2].get_ylim()
+    panels[2].set_ylim(min(low, (low + high) / 2 - 5), max(high, (low + high) / 2 + 5))  # or whole MiB repeat
+    panels[2].yaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    panels[2].set_xlabel(f"micro-batch, from the start of the process{where}")
     figure.legend(loc="outside upper left", ncols=2, columnspacing=1.0)
     return figure
 
@@ -293,45 +293,6 @@ def _node_row(
 ) -> dict[str, Any]:
     limits = {"seconds_low": low, "seconds_high": high}
     return {"of": of, "arm": arm, "nodes": nodes, "simulated": simulated, "seconds_per_iteration": seconds, **limits}
-
-
-def over_time(section: Section) -> Drawing:
-    """Minor faults and resident memory of each micro-batch from the start, all blocks."""
-    cells = at_fewest_nodes(section)
-    if not cells:
-        return None
-    figure, (above, below) = new(height=4.0, rows=2)
-    look, rows, most = looks(section.arms), [], 10
-    for cell in cells:
-        for number, job in enumerate(map(series, some_blocks(cell)[:MOST_LINES])):
-            length = min(len(job.seconds), MOST_POINTS)
-            every = max(1, length // 8)
-            style: dict[str, Any] = {"color": look[cell.arm].color, "marker": look[cell.arm].marker, "ms": 3.5}
-            style |= {"markevery": (number * every // MOST_LINES, every), "lw": 0.9, "alpha": 0.85}
-            places, label = np.arange(1, length + 1), None if number else cell.arm
-            above.plot(places, job.minor_faults[:length], **style, label=label)
-            below.plot(places, job.rss_bytes[:length] / 2**20, **style)
-            most = max(most, int(job.minor_faults.max(initial=0)))
-            rows += job.rows(range(length), "minor_faults", "rss_bytes")
-    above.set_yscale("symlog", linthresh=10)
-    above.yaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: short(x)))
-    above.yaxis.set_minor_locator(ticker.NullLocator())
-    above.set_ylim(0, 2.5 * most)
-    above.set_ylabel("minor faults")
-    below.set_ylabel("resident set (MiB)")
-    low, high = below.get_ylim()
-    below.set_ylim(min(low, (low + high) / 2 - 5), max(high, (low + high) / 2 + 5))  # or whole MiB repeat on the axis
-    below.yaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
-    below.set_xlabel(f"micro-batch, from the start of the process{_at(cells)}")
-    for axes in (above, below):
-        axes.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
-    figure.legend(loc="outside upper left", ncols=2, columnspacing=1.0)
-    return (
-        "Faults and memory over time",
-        "Of each micro-batch, up to three blocks of each arm. An arm that keeps its memory stops faulting.",
-        figure,
-        rows,
-    )
 
 
 def pareto(section: Section) -> Drawing:

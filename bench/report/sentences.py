@@ -142,7 +142,7 @@ def _agreement(check: Losses) -> str:
     return "bit for bit" if check.bit_for_bit else f"to {check.largest_difference:.1g} relative, not bit for bit"
 
 
-def faults_over_time_sentences(section: Section) -> list[str]:
+def over_time_sentences(section: Section) -> list[str]:
     """A line for each arm that is drawn: how far its counted micro-batches lie apart, and their faults as bars, in order."""
     return [] if section.job.program.command else [_over_time(job) for job in typical_jobs(section)]
 

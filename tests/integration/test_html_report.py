@@ -189,7 +189,7 @@ def test_every_picture_is_there_and_fits(browser: Browser, page: Path, size: tup
     browser.open(page, size)
     pictures = browser.ask(PICTURES)
     assert [p["name"] for p in pictures] == [
-        f"s0-{name}" for name in ("gains", "phases", "samples", "faults_over_time", "against_nodes", "over_time", "pareto")
+        f"s0-{name}" for name in ("gains", "phases", "samples", "over_time", "against_nodes", "pareto")
     ]
     for picture in pictures:
         assert picture["width"] > 250 and picture["height"] > 100 and picture["marks"] > 10, picture

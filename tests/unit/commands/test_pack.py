@@ -19,9 +19,7 @@ from bench.record.anonymize import leftovers, stripped
 from bench.record.crate import PROFILE
 from bench.record.packs import unpacked
 
-pytestmark = pytest.mark.usefixtures(
-    "unrendered"
-)  # words and tables are looked at here; pictures in report/test_plots.py
+pytestmark = pytest.mark.usefixtures("unrendered")
 
 SMOKE = CHECKOUT / "tests" / "data" / "smoke"
 SECRETS = (

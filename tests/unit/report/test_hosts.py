@@ -19,9 +19,7 @@ from bench.report import hosts, html, tables
 from bench.statistics.grouping import sections
 from bench.statistics.hosts import side_by_side
 
-pytestmark = pytest.mark.usefixtures(
-    "unrendered"
-)  # words and tables are looked at here; pictures in report/test_plots.py
+pytestmark = pytest.mark.usefixtures("unrendered")
 
 EPYC = {"cpu": {"model": "AMD EPYC 7B13", "vendor": "AuthenticAMD"}}
 ARM = {

@@ -34,7 +34,6 @@ LABELS = {
     "gains": "time of glibc / time of the arm",
     "phases": "seconds per iteration",
     "samples": "seconds per micro-batch",
-    "faults_over_time": "minor faults",
     "against_nodes": "seconds per iteration",
     "over_time": "resident set (MiB)",
     "pareto": "(MiB)",
@@ -139,7 +138,7 @@ def test_published_curves_stand_only_beside_the_published_workload() -> None:
 
 def test_an_arm_alone_has_neither_gain_nor_pareto_and_no_record_no_picture() -> None:
     found = plots(sections(b.study(OUT, {"glibc": {}}, blocks=1), "glibc")[0])
-    assert {plot.name for plot in found} == {"phases", "samples", "faults_over_time", "over_time"}
+    assert {plot.name for plot in found} == {"phases", "samples", "over_time"}
     assert plots(sections([b.record(OUT, b.job(), error="no")], "glibc")[0]) == []
 
 

@@ -11,7 +11,7 @@ import pytest
 from bench.report.document import OVER_TIME, markdown
 from bench.report.plot_data import typical_jobs
 from bench.report.plots import series_figure
-from bench.report.sentences import bars, faults_over_time_sentences
+from bench.report.sentences import bars, over_time_sentences
 from bench.report.style import looks
 from bench.statistics.grouping import Section, sections
 from bench.workloads.gpt.figures import derive
@@ -40,7 +40,7 @@ def section() -> Section:
 
 
 def test_the_line_of_an_arm_says_both_paces_and_that_neighbours_are_alike(section: Section) -> None:
-    glibc, tcmalloc = faults_over_time_sentences(section)
+    glibc, tcmalloc = over_time_sentences(section)
     assert glibc.startswith(
         "glibc, block 1: 24 micro-batches after 12 of warm-up, 7.10 s to 8.50 s, 1.9 million to 2.9 million minor faults each; "
         "neighbours are alike, so that they are worth "
@@ -51,12 +51,13 @@ def test_the_line_of_an_arm_says_both_paces_and_that_neighbours_are_alike(sectio
 
 
 def test_the_picture_has_a_point_for_each_micro_batch_on_plain_scales(section: Section) -> None:
-    above, below = series_figure(typical_jobs(section)[:1], looks(["glibc"])).axes
+    above, below, memory = series_figure(typical_jobs(section)[:1], looks(["glibc"])).axes
     seconds, faults = above.lines[0].get_ydata(), below.lines[0].get_ydata()
     assert len(seconds) == 36 and set(faults) == {FASTER, SLOWER} and below.get_yscale() == "linear"
     grey = above.lines[1]
     assert list(grey.get_xdata()) == list(range(1, 13)), "the warm-up"
     assert above.lines[3].get_xdata()[0] == 12.5, "where counting begins"
+    assert memory.lines[0].get_ydata()[0] == pytest.approx(300)
 
 
 def test_of_many_arms_the_reference_and_the_furthest_are_shown() -> None:
