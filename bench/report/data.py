@@ -92,34 +92,28 @@ def written(value: Any) -> Any:
 def row(record: Record, out: Path) -> dict[str, Any]:
     """The columns of results.csv for one job. A failed job has no figures, and says why under ``notes``."""
     job, derived = from_dict(record["job"]), record["derived"] or {}
-    ghz = record["hosts"][0]["cpu"]["ghz"]
-
-    def figure(key: str, digits: int) -> float | None:
-        value = derived.get(key)
-        return None if value is None else significant(value, digits)
-
-    petaflops = derived.get("est_aggr_petaflops")
+    ghz, petaflops = record["hosts"][0]["cpu"]["ghz"], derived.get("est_aggr_petaflops")
     # From the samples: the limits in records of older code may lie below zero.
     interval = time_interval(derived["samples"]) if derived else None
 
-    def limit(value: float) -> float | None:
-        return None if math.isnan(value) else significant(value, 6)
+    def figure(value: float | None, digits: int = 6) -> float | None:
+        return None if value is None or math.isnan(value) else significant(value, digits)
 
     return {
         "allocator": job.allocator.name,
         "nodes": job.nodes,
         "freq": frequency_text(ghz) if ghz else None,
         **workload_columns(job),
-        "mem_mib": figure("mem_mib", 6),
-        "sec_per_it": figure("sec_per_it", 6),
-        "tflops": figure("tflops", 4),
+        "mem_mib": figure(derived.get("mem_mib")),
+        "sec_per_it": figure(derived.get("sec_per_it")),
+        "tflops": figure(derived.get("tflops"), 4),
         "est_aggr_petaflops": None if petaflops is None else truncated(petaflops),
         "notes": derived.get("notes", "-") if record["valid"] else record["error"] or "invalid",
         "repeat": job.repeat,
-        "sec_per_it_low": limit(interval.low) if interval else None,
-        "sec_per_it_high": limit(interval.high) if interval else None,
-        "minor_faults_per_it": figure("minor_faults_per_it", 6),
-        "system_seconds_per_it": figure("system_seconds_per_it", 4),
+        "sec_per_it_low": figure(interval.low if interval else None),
+        "sec_per_it_high": figure(interval.high if interval else None),
+        "minor_faults_per_it": figure(derived.get("minor_faults_per_it")),
+        "system_seconds_per_it": figure(derived.get("system_seconds_per_it"), 4),
         "simulated": record["launch"]["simulated"],
         "valid": record["valid"],
         "record": below(record["path"], str(out)),
@@ -130,11 +124,10 @@ def workload_columns(job: Job) -> dict[str, Any]:
     """What is trained; empty for a program, of which nothing of the kind is known."""
     if job.program.command:
         return dict.fromkeys(("size", "dp", "tp", "pp", "mbs", "gbs"))
+    layout = {"dp": job.dp, "tp": job.parallel.tensor, "pp": job.parallel.pipeline}
     return {
         "size": size_text(job.model),
-        "dp": job.dp,
-        "tp": job.parallel.tensor,
-        "pp": job.parallel.pipeline,
+        **layout,
         "mbs": job.train.micro_batch_size,
         "gbs": job.train.global_batch_size,
     }
@@ -176,8 +169,11 @@ def micro_batch_rows(record: Record, one: dict[str, Any]) -> Iterator[dict[str, 
 
 def write_parquet(path: Path, found: Sequence[Record], rows: Sequence[dict[str, Any]]) -> None:
     """`job_rows`, typed."""
-    import pandas as pd
+    import pyarrow
+    from pyarrow import parquet
 
+    wide = job_rows(found, rows)
+    columns = {key: [one.get(key) for one in wide] for key in dict.fromkeys(key for one in wide for key in one)}
     buffer = io.BytesIO()
-    pd.DataFrame(job_rows(found, rows)).to_parquet(buffer, index=False)
+    parquet.write_table(pyarrow.table(columns), buffer)
     write_bytes(path, buffer.getvalue())

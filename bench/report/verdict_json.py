@@ -10,6 +10,7 @@ from typing import Any
 from bench.host.findings import Finding
 from bench.report import costs
 from bench.report.verdicts import agreement_sentence, note, pair_sentence
+from bench.report.words import picked
 from bench.statistics.gate import Gated
 from bench.statistics.grouping import Section
 from bench.statistics.history import Series, Step
@@ -44,11 +45,6 @@ def _without_nan(value: Any) -> Any:
     if hasattr(value, "item"):  # a scalar of NumPy
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def picked(of: Any, names: str, **more: Any) -> dict[str, Any]:
-    """The fields ``names`` of a struct, then ``more``."""
-    return {**{name: getattr(of, name) for name in names.split()}, **more}
 
 
 def of_ratio(ratio: Ratio | None) -> dict[str, Any] | None:

@@ -55,6 +55,11 @@ def frequency_text(ghz: float | None) -> str:
     return f"{ghz:.1f}GHz" if ghz else "-"
 
 
+def picked(of: Any, names: str, **more: Any) -> dict[str, Any]:
+    """The fields ``names`` of a struct, then ``more``."""
+    return {**{name: getattr(of, name) for name in names.split()}, **more}
+
+
 def limit_sentence(host: Mapping[str, Any]) -> str:
     """What the cores of this host could compute at most, and what that rests on."""
     cpu, cores = host["cpu"], cores_allowed(host)

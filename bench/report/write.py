@@ -43,14 +43,8 @@ def write_all(
     records.write_text(out / "results.tex", latex(parts))
     write_parquet(out / "results.parquet", found, rows)
     write_texts(out, parts, refused)
-    show(
-        parts,
-        refused,
-        [
-            out / name
-            for name in ("report.html", "report.md", "results.csv", "ratios.csv", "results.parquet", "results.tex")
-        ],
-    )
+    names = ("report.html", "report.md", "results.csv", "ratios.csv", "results.parquet", "results.tex")
+    show(parts, refused, [out / name for name in names])
     return parts
 
 
