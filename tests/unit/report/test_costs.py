@@ -83,19 +83,16 @@ def test_each_arm_has_its_row_and_the_sentences_name_the_fastest(tmp_path: Path)
     assert "page faults take 25 % of an iteration (glibc)" in costs.summary_line(found)
 
 
-def test_a_host_that_tells_no_clock_says_so(tmp_path: Path) -> None:
+def test_the_limit_is_of_the_allowed_cores_and_a_host_without_a_clock_has_none(tmp_path: Path) -> None:
+    assert limit_sentence(b.HOST) == (
+        "Physical limit: 2 cores x 2.60 GHz (present clock) x 32 operations a clock (AVX2 with FMA) = 166 GFLOP/s."
+    )
     of = {**b.HOST, "cpu": {**b.HOST["cpu"], "ghz": None}}
     assert limit_sentence(of) == "The physical limit of this host is not known: it does not tell its clock."
     found = section(tmp_path, of)
     assert all(row[3] == "-" for row in costs.cost_rows(found)) and "limit" not in costs.summary_line(found)
     old = {**b.HOST, "cpu": {k: v for k, v in b.HOST["cpu"].items() if k != "flops_per_clock"}}
     assert limit_sentence(old).endswith("it does not tell the width of its vector unit.")
-
-
-def test_the_limit_is_of_the_cores_that_are_allowed() -> None:
-    assert limit_sentence(b.HOST) == (
-        "Physical limit: 2 cores x 2.60 GHz (present clock) x 32 operations a clock (AVX2 with FMA) = 166 GFLOP/s."
-    )
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.424, "42 %"), (0.0003, "0.03 %"), (0.0099, "1 %")])
