@@ -52,7 +52,10 @@ def test_published_rows_come_out_as_printed(line):
 
 def test_a_row_of_results_csv_has_the_figures_of_its_record(tmp_path):
     made = b.study(tmp_path, FAST, blocks=2)
-    rows = list(csv.DictReader(io.StringIO(csv_of(made, tmp_path))))
+    text = csv_of(made, tmp_path)
+    assert text.splitlines()[0] == COLUMNS
+    assert COLUMNS.startswith(PUBLISHED.read_text().splitlines()[0] + ",repeat,")
+    rows = list(csv.DictReader(io.StringIO(text)))
     for row, record in zip(rows, made):
         derived = record["derived"]
         assert (row["allocator"], int(row["repeat"])) == (record["job"]["allocator"]["name"], record["job"]["repeat"])
@@ -70,13 +73,22 @@ def test_a_row_of_results_csv_has_the_figures_of_its_record(tmp_path):
 
 
 def test_a_failed_job_has_no_figures_and_says_why(tmp_path):
-    failed = b.record(tmp_path, b.job("tcmalloc"), error="libtcmalloc.so.4 is not there, install it.")
+    host = {**b.HOST, "cpu": {**b.HOST["cpu"], "ghz": None}}
+    failed = b.record(tmp_path, b.job("tcmalloc"), error="libtcmalloc.so.4 is not there, install it.", host=host)
     (row,) = csv.DictReader(io.StringIO(csv_of([failed], tmp_path)))
     assert row["valid"] == "false" and row["notes"] == "libtcmalloc.so.4 is not there, install it."
     assert [
         row[key]
-        for key in ("mem_mib", "sec_per_it", "tflops", "est_aggr_petaflops", "sec_per_it_low", "minor_faults_per_it")
-    ] == [""] * 6
+        for key in (
+            "freq",
+            "mem_mib",
+            "sec_per_it",
+            "tflops",
+            "est_aggr_petaflops",
+            "sec_per_it_low",
+            "minor_faults_per_it",
+        )
+    ] == [""] * 7
 
 
 @pytest.mark.parametrize("words", ["=cmd|' /C calc'!A0", "@SUM(A1)", "+1+1", "-1+1", "\t=1", "\r=1", "\n=1"])
