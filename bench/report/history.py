@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from bench.report.markdown import lines_of_table
+from bench.report.document import markdown_table
+from bench.report.tables import Table
 from bench.statistics.cells import nodes_text
 from bench.statistics.history import Series, Step
 
@@ -43,5 +44,5 @@ def markdown(found: Sequence[Series]) -> str:
     lines = []
     for one in found:
         rows = [row(number, step) for number, step in enumerate(one.steps, 1)]
-        lines += [f"## {title(one)}", "", *lines_of_table(HEADINGS, rows)]
+        lines += [f"## {title(one)}", "", *markdown_table(Table(HEADINGS, rows))]
     return "\n".join(lines)

@@ -2,51 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from bench.report.tables import HEADINGS, OURS, PROGRAM, cell_row, program_row
 
 if TYPE_CHECKING:
     from bench.statistics.grouping import Section
-from bench.report.tables import HEADINGS, OURS, PROGRAM, cell_row, program_row
+
+SPECIAL = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
 
 
 def latex(found: Sequence[Section]) -> str:
     """Tables for a paper (\\usepackage{booktabs}), one for each section."""
-    special: Mapping[str, str] = {
-        **{c: f"\\{c}" for c in "&%$#_{}"},
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-    }
-    blocks = []
-    for section in found:
-        if section.job.program.command:
-            headings: tuple[str, ...] = PROGRAM
-            body = [program_row(cell) for cell in section.cells]
-        else:
-            every = (*HEADINGS, *OURS)
-            kept = [place for place, heading in enumerate(every) if heading not in ("Notes", "Peak RSS")]
-            headings = ("Allocator", *(every[place] for place in kept))
-            body = [[cell.arm, *(cell_row(cell)[place] for place in kept)] for cell in section.cells]
-        escaped = [
-            " & ".join("".join(special.get(c, c) for c in text) for text in line) + r" \\" for line in (headings, *body)
+    return "% needs \\usepackage{booktabs}\n" + "\n\n".join(map(_table, found)) + "\n"
+
+
+def _table(section: Section) -> str:
+    if section.job.program.command:
+        headings, body = PROGRAM, [program_row(cell) for cell in section.cells]
+    else:
+        kept = [i for i, heading in enumerate((*HEADINGS, *OURS)) if heading not in ("Notes", "Peak RSS")]
+        headings = ["Allocator", *((*HEADINGS, *OURS)[i] for i in kept)]
+        body = [[cell.arm, *(cell_row(cell)[i] for i in kept)] for cell in section.cells]
+    first, *rows = (" & ".join(text.translate(SPECIAL) for text in line) + r" \\" for line in (headings, *body))
+    return "\n".join(
+        [
+            *(r"\begin{table}", r"\centering", rf"\caption{{{section.title.translate(SPECIAL)}}}"),
+            *(rf"\begin{{tabular}}{{l{'r' * (len(headings) - 1)}}}", r"\toprule", first, r"\midrule", *rows),
+            *(r"\bottomrule", r"\end{tabular}", r"\end{table}"),
         ]
-        caption = "".join(special.get(c, c) for c in section.title)
-        blocks.append(
-            "\n".join(
-                [
-                    r"\begin{table}",
-                    r"\centering",
-                    f"\\caption{{{caption}}}",
-                    f"\\begin{{tabular}}{{l{'r' * (len(headings) - 1)}}}",
-                    r"\toprule",
-                    escaped[0],
-                    r"\midrule",
-                    *escaped[1:],
-                    r"\bottomrule",
-                    r"\end{tabular}",
-                    r"\end{table}",
-                ]
-            )
-        )
-    return "% needs \\usepackage{booktabs}\n" + "\n\n".join(blocks) + "\n"
+    )
