@@ -136,13 +136,14 @@ def draw(folder: Path, arm: str, record: dict[str, Any]) -> Path:
     """The picture as a file of its own, on white."""
     import matplotlib
 
-    from bench.report.micro_batches import series_figure
+    from bench.report.plot_data import series
+    from bench.report.plots import series_figure
     from bench.report.style import STYLE, looks
 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"longjob-{arm}.svg"
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": arm}):
-        figure = series_figure([(arm, record, looks([arm])[arm])])
+        figure = series_figure([series(record)], looks([arm]))
         figure.savefig(path, format="svg", facecolor="white", metadata={"Date": None, "Creator": None})
     return path
 

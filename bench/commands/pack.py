@@ -7,8 +7,8 @@ from pathlib import Path
 
 from bench.job.errors import ConfigError
 from bench.record import records
+from bench.record.anonymize import STRIPPED, leftovers, write_pack
 from bench.record.packs import SUFFIXES, is_pack
-from bench.report.pack import STRIPPED, leftovers, write_pack
 
 
 def run(options: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.host.products import gain
 from bench.job.words import percent
-from bench.report.words import limit_sentence, products_sentences
+from bench.report.words import exceeds_limit, limit_sentence, products_sentences
 from bench.statistics.cells import nodes_text
 from bench.statistics.costs import Costs, costs
 
@@ -54,24 +54,31 @@ def cost_sentences(section: Section) -> list[str]:
     """What the host can compute, what the math library makes of it, and what the training does: a sentence each."""
     said = [limit_sentence(section.host), *products_sentences(section.host)]
     known = [one for one in costs_of(section) if one.limit_share is not None]
-    if known:
-        best = max(known, key=lambda one: one.limit_share or 0.0)
-        product = "" if best.product_share is None else f", {reached(best.product_share)} of the product"
-        said.append(
-            f"Training reaches {reached(best.limit_share or 0.0)} of the physical limit{product} "
-            f"({best.arm} at {nodes_text(best.nodes, best.simulated)}, the fastest here)."
-        )
+    best = max(known, key=lambda one: one.limit_share or 0.0, default=None)
+    shares = reached_shares(section, [best]) if best else []
+    if best and shares:
+        where = nodes_text(best.nodes, best.simulated)
+        said.append(f"Training reaches {', '.join(shares)} ({best.arm} at {where}, the fastest here).")
     return said
+
+
+def reached_shares(section: Section, found: Sequence[Costs], product: str = "the product") -> list[str]:
+    """What the best of ``found`` reaches, of the physical limit and of the matrix product. A limit that the product itself exceeds is
+    none: the cores boost above the clock that it was computed from."""
+    limits = [one.limit_share for one in found if one.limit_share is not None and not exceeds_limit(section.host)]
+    products = [one.product_share for one in found if one.product_share is not None]
+    return [
+        f"{reached(max(values))} of {what}"
+        for values, what in ((limits, "the physical limit"), (products, product))
+        if values
+    ]
 
 
 def summary_line(section: Section) -> str:
     """The section in one line, for the terminal."""
     found = costs_of(section)
-    parts: list[str] = []
-    for name, key in (("of the physical limit", "limit_share"), ("of the matrix product", "product_share")):
-        best = [value for one in found if (value := getattr(one, key)) is not None]
-        if best:
-            parts.append(f"{'' if parts else 'training reaches '}{reached(max(best))} {name}")
+    shares = reached_shares(section, found, "the matrix product")
+    parts = [f"training reaches {', '.join(shares)}"] if shares else []
     for name, key in (
         ("page faults take", "fault_share"),
         ("the optimizer takes", "optimizer_share"),

@@ -6,19 +6,18 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.host.likeness import fingerprint
-from bench.job.errors import RecordError
 from bench.job.job import from_dict
-from bench.record.records import Record
+from bench.record.records import Record, write_bytes
 from bench.report.verdicts import verdict_text
 from bench.report.words import frequency_text, significant, truncated
 from bench.statistics.grouping import Section
 from bench.statistics.pairing import Pair
-from bench.statistics.stats import time_interval
+from bench.statistics.stats import Ratio, time_interval
 from bench.workloads.catalogue import workload_of
 
 COLUMNS = (
@@ -29,14 +28,21 @@ COLUMNS = (
 FORMULA = ("=", "+", "-", "@")  # what a cell begins with that a spreadsheet computes
 
 
-# ---- data, a row for each job
+def results_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    return csv_text(rows, COLUMNS, exact=True)
 
 
-def results_csv(rows: Iterable[dict[str, Any]]) -> str:
+def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = (), exact: bool = False) -> str:
+    """The columns of the rows in their order where none are named; floats with six figures unless ``exact``."""
+
+    def cell(value: Any) -> Any:
+        return f"{value:.6g}" if isinstance(value, float) and not exact else written(value)
+
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    columns = columns or list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: written(value) for key, value in one.items()} for one in rows)
+    writer.writerows({key: cell(value) for key, value in row.items()} for row in rows)
     return text.getvalue()
 
 
@@ -46,41 +52,32 @@ RATIOS = (
 ).split(",")
 
 
-def ratios_csv(found: Sequence[Section]) -> str:
-    """The comparisons as data, a row for each arm and number of nodes; an invalid one has no figures, and says why under
-    ``verdict``. Ratios are reference/arm, so that above 1 the arm takes less time, or memory."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, RATIOS, lineterminator="\n")
-    writer.writeheader()
-    for one in ratio_rows(found):
-        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else written(v) for k, v in one.items()})
-    return text.getvalue()
-
-
 def ratio_rows(found: Sequence[Section]) -> list[dict[str, Any]]:
-    """What ratios.csv writes, with figures as they are; None where there is none."""
-    return [_ratio_row(section, pair) for section in found for pair in section.pairs]
+    """Rows of ratios.csv, one for each arm and number of nodes; an invalid one has no figures, and says why under ``verdict``. Ratios are
+    reference/arm, so that above 1 the arm takes less time, or memory."""
+    return [ratio_row(section, pair) for section in found for pair in section.pairs]
 
 
-def _ratio_row(section: Section, c: Pair) -> dict[str, Any]:
-    time, memory = (c.ratio, c.memory) if c.ratio and c.memory else (None, None)
+def ratio_row(section: Section, pair: Pair) -> dict[str, Any]:
+    time, memory = (pair.ratio, pair.memory) if pair.ratio and pair.memory else (None, None)
     return {
         "host": fingerprint(section.host),
         "model": workload_of(section.job).title(section.job),
-        "nodes": c.nodes,
-        "simulated": c.simulated,
-        "arm": c.arm,
-        "reference": c.reference,
+        "nodes": pair.nodes,
+        "simulated": pair.simulated,
+        "arm": pair.arm,
+        "reference": pair.reference,
         "blocks": time.num_blocks if time else None,
-        "ratio": time.value if time else None,
-        "ratio_low": time.low if time else None,
-        "ratio_high": time.high if time else None,
+        **_limits("ratio", time),
         "smallest_detectable": time.smallest_detectable if time else None,
-        "verdict": verdict_text(time) if time else c.invalid,
-        "memory_ratio": memory.value if memory else None,
-        "memory_ratio_low": memory.low if memory else None,
-        "memory_ratio_high": memory.high if memory else None,
+        "verdict": verdict_text(time) if time else pair.invalid,
+        **_limits("memory_ratio", memory),
     }
+
+
+def _limits(name: str, ratio: Ratio | None) -> dict[str, float | None]:
+    keys = {name: "value", f"{name}_low": "low", f"{name}_high": "high"}
+    return {key: getattr(ratio, field) if ratio else None for key, field in keys.items()}
 
 
 def written(value: Any) -> Any:
@@ -96,35 +93,29 @@ def written(value: Any) -> Any:
 def row(record: Record, out: Path) -> dict[str, Any]:
     """The columns of results.csv for one job. A failed job has no figures, and says why under ``notes``."""
     job, derived = from_dict(record["job"]), record["derived"] or {}
-    ghz = record["hosts"][0]["cpu"]["ghz"]
-
-    def figure(key: str, digits: int) -> float | None:
-        value = derived.get(key)
-        return None if value is None else significant(value, digits)
-
-    petaflops = derived.get("est_aggr_petaflops")
+    ghz, petaflops = record["hosts"][0]["cpu"]["ghz"], derived.get("est_aggr_petaflops")
     # From the samples: the limits in records of older code may lie below zero.
     interval = time_interval(derived["samples"]) if derived else None
 
-    def limit(value: float) -> float | None:
-        return None if math.isnan(value) else significant(value, 6)
+    def figure(value: float | None, digits: int = 6) -> float | None:
+        return None if value is None or math.isnan(value) else significant(value, digits)
 
     return {
-        **dict.fromkeys(COLUMNS),
         "allocator": job.allocator.name,
         "nodes": job.nodes,
         "freq": frequency_text(ghz) if ghz else None,
+        **dict.fromkeys(("size", "dp", "tp", "pp", "mbs", "gbs")),
         **workload_of(job).columns(job),
-        "mem_mib": figure("mem_mib", 6),
-        "sec_per_it": figure("sec_per_it", 6),
-        "tflops": figure("tflops", 4),
+        "mem_mib": figure(derived.get("mem_mib")),
+        "sec_per_it": figure(derived.get("sec_per_it")),
+        "tflops": figure(derived.get("tflops"), 4),
         "est_aggr_petaflops": None if petaflops is None else truncated(petaflops),
         "notes": derived.get("notes", "-") if record["valid"] else record["error"] or "invalid",
         "repeat": job.repeat,
-        "sec_per_it_low": limit(interval.low) if interval else None,
-        "sec_per_it_high": limit(interval.high) if interval else None,
-        "minor_faults_per_it": figure("minor_faults_per_it", 6),
-        "system_seconds_per_it": figure("system_seconds_per_it", 4),
+        "sec_per_it_low": figure(interval.low if interval else None),
+        "sec_per_it_high": figure(interval.high if interval else None),
+        "minor_faults_per_it": figure(derived.get("minor_faults_per_it")),
+        "system_seconds_per_it": figure(derived.get("system_seconds_per_it"), 4),
         "simulated": record["launch"]["simulated"],
         "valid": record["valid"],
         "record": below(record["path"], str(out)),
@@ -167,14 +158,11 @@ def micro_batch_rows(record: Record, one: dict[str, Any]) -> Iterator[dict[str, 
 
 def write_parquet(path: Path, found: Sequence[Record], rows: Sequence[dict[str, Any]]) -> None:
     """`job_rows`, typed."""
-    import pandas as pd
+    import pyarrow
+    from pyarrow import parquet
 
+    wide = job_rows(found, rows)
+    columns = {key: [one.get(key) for one in wide] for key in dict.fromkeys(key for one in wide for key in one)}
     buffer = io.BytesIO()
-    pd.DataFrame(job_rows(found, rows)).to_parquet(buffer, index=False)
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        beside.write_bytes(buffer.getvalue())
-        os.replace(beside, path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise RecordError(f"{path} could not be written ({error.strerror}).") from error
+    parquet.write_table(pyarrow.table(columns), buffer)
+    write_bytes(path, buffer.getvalue())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.process.cpus import cpu_numbers
-from bench.report.across import gain_words
+from bench.report.tables import Table, gain_words
 from bench.statistics.cells import nodes_text
 from bench.statistics.hosts import OnHost, Question, side_by_side
 from bench.workloads.catalogue import workload_of
@@ -16,36 +16,29 @@ if TYPE_CHECKING:
 
 TITLE = "Hosts side by side"
 LEGEND = "Seconds of two hosts do not compare; ratios may. Each host has its own section with everything that was measured on it."
-HOSTS = (
-    "Gain",
-    "95 %",
-    "Verdict",
-    "CPU",
-    "Cores",
-    "Versions",
-    "Kernel",
-    "C library",
-    "Page size",
-    "Huge pages",
-    "PyTorch",
-    "Result",
-)
+HEADINGS = "Gain,95 %,Verdict,CPU,Cores,Versions,Kernel,C library,Page size,Huge pages,PyTorch,Result".split(",")
 LEFT = ("Verdict", "CPU", "Versions", "Kernel", "Result")
 
 
-def host_tables(found: Sequence[Section]) -> list[tuple[str, list[list[str]]]]:
-    """A title and rows of HOSTS for each question; none where all records are of one host."""
+def host_tables(found: Sequence[Section]) -> list[Table]:
+    """A table for each question; none where all records are of one host."""
     asked = side_by_side(found)
     plain = [_title(question) for question in asked]
     return [
-        (title + (_apart(question, asked) if plain.count(title) > 1 else ""), [_row(one) for one in question.rows])
+        Table(
+            HEADINGS,
+            [_row(one) for one in question.rows],
+            title + (_apart(question, asked) if plain.count(title) > 1 else ""),
+            LEFT,
+        )
         for question, title in zip(asked, plain)
     ]
 
 
 def _title(question: Question) -> str:
     job, pair = question.rows[0].section.job, question.rows[0].pair
-    return f"{workload_of(job).title(job)}: {question.arm} against {question.reference}, {nodes_text(pair.nodes, pair.simulated)}"
+    what = workload_of(job).title(job)
+    return f"{what}: {question.arm} against {question.reference}, {nodes_text(pair.nodes, pair.simulated)}"
 
 
 def _apart(question: Question, asked: Sequence[Question]) -> str:
@@ -59,18 +52,12 @@ def _row(one: OnHost) -> list[str]:
     host, pair = one.section.host, one.pair
     cpu, memory, system = host["cpu"], host["memory"], host["system"]
     versions = f"{pair.arm} {one.version or 'not told'}; {pair.reference} {one.reference_version or 'not told'}"
+    cores = str(len(cpu_numbers(cpu["affinity"])) or cpu["logical"])
+    page = f"{memory['page_bytes'] // 1024} KiB" if memory["page_bytes"] else None
+    facts = system["kernel"], system["glibc"], page, memory["thp"], host["packages"].get("torch")
     return [
-        *gain_words(pair),
-        pair.word,
-        _told(cpu["model"] or host["machine"]),
-        str(len(cpu_numbers(cpu["affinity"])) or cpu["logical"]),
-        versions,
-        _told(system["kernel"]),
-        _told(system["glibc"]),
-        f"{memory['page_bytes'] // 1024} KiB" if memory["page_bytes"] else _told(None),
-        _told(memory["thp"]),
-        _told(host["packages"].get("torch")),
-        ", ".join(one.results),
+        *(*gain_words(pair), pair.word, _told(cpu["model"] or host["machine"]), cores, versions),
+        *(*map(_told, facts), ", ".join(one.results)),
     ]
 
 

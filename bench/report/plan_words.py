@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bench.report.words import picked
 from bench.statistics.cells import nodes_text
 from bench.statistics.forecast import SOURCES, Duration, Forecast
 
@@ -89,25 +90,13 @@ def _seconds(one: Forecast) -> str:
 def as_data(found: Any) -> Mapping[str, Any]:
     """What --json prints."""
     took = found.duration
-
-    def jobs(pairs: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
-        return [{"job": name, "why": why} for name, why in pairs]
-
+    sizes = "memory_needed_bytes memory_available_bytes disk_needed_bytes disk_available_bytes"
     return {
-        "study": found.study,
-        "num_jobs": found.num_jobs,
-        "answered": jobs(found.answered),
-        "again": jobs(found.again),
-        "to_run": [
-            {"job": one.job.directory, "seconds": one.seconds, "low": one.low, "high": one.high, "source": one.source}
-            for one in found.forecasts
-        ],
-        "nodes": found.nodes,
-        "simulated": found.simulated,
-        "memory_needed_bytes": found.memory_needed_bytes,
-        "memory_available_bytes": found.memory_available_bytes,
-        "disk_needed_bytes": found.disk_needed_bytes,
-        "disk_available_bytes": found.disk_available_bytes,
+        **picked(found, "study num_jobs"),
+        "answered": [{"job": name, "why": why} for name, why in found.answered],
+        "again": [{"job": name, "why": why} for name, why in found.again],
+        "to_run": [{"job": one.job.directory, **picked(one, "seconds low high source")} for one in found.forecasts],
+        **picked(found, f"nodes simulated {sizes}"),
         "minutes": {"value": took.seconds / 60, "low": took.low / 60, "high": took.high / 60},
         "num_blocks": took.num_blocks,
     }

@@ -1,39 +1,40 @@
-"""The pictures of the report, each a small SVG as text. Drawn for the width of a phone, so that a wide screen sets several
-side by side. Arms are told apart by colour (by library) and by marker; bench/report/style.py has the style.
+"""The pictures of the report: each a small SVG as text, with the points that it shows as CSV. Drawn for the width of a phone, so that
+a wide screen sets several side by side. Arms differ by color (of the library) and by marker; style.py has the style.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import matplotlib
 import numpy as np
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
-from bench.report.drawn import (
+from bench.report.data import csv_text, ratio_row
+from bench.report.plot_data import (
+    MOST_BLOCKS,
     MOST_POINTS,
-    at,
+    Rows,
+    Series,
     at_fewest_nodes,
-    drawn_points,
-    micro_batch_faults,
-    micro_batch_seconds,
-    outlying,
+    evenly,
     record_name,
+    series,
     some_blocks,
+    typical_jobs,
 )
-from bench.report.micro_batches import wandering
 from bench.report.style import (
     INK,
     SOFT,
     STYLE,
     VERMILLION,
     WARM_UP,
+    Look,
     clip,
-    hover,
     looks,
     name_rows,
     new,
@@ -43,167 +44,200 @@ from bench.report.style import (
 )
 from bench.statistics.cause import PHASES, fault_prices, total
 from bench.statistics.published import read_published
-from bench.workloads.catalogue import workload_of
 
 if TYPE_CHECKING:
-    from bench.record.records import Record
     from bench.statistics.cells import Cell
     from bench.statistics.grouping import Section
 
 
-PHASE_COLOURS = dict(zip(PHASES, ("#56B4E9", "#0072B2", "#E69F00", "#009E73")))
-MOST_LINES = 3  # of one arm, one for each block
-MOST_NAMED = 6  # records, to a mouse that rests on a mark
-Drawing = Optional[tuple[str, str, Figure]]  # title, caption, figure; None where there is nothing to draw
+PHASE_COLORS = dict(zip(PHASES, ("#56B4E9", "#0072B2", "#E69F00", "#009E73")))
+MOST_MICRO_BATCHES = 400  # of one job; more would hide one another
+Drawing = Optional[tuple[str, str, Figure, Rows]]  # title, caption, figure, what it shows; None where there is nothing
 
 
 @dataclass(frozen=True)
 class Plot:
-    """``name`` is a word for ids, ``caption`` says what is to be seen."""
+    """``name`` is a word for ids, ``caption`` says what is to be seen, ``csv`` holds the points."""
 
     name: str
     title: str
     caption: str
     svg: str
+    csv: str
 
 
 def plots(section: Section, prefix: str = "") -> list[Plot]:
     """Every picture that this section's records can fill, the most telling first. ``prefix`` keeps ids of sections apart."""
-    drawn = []
+    # A program is seen from outside: it has no micro-batches to draw.
+    ours = (gains, phases, samples, over_time, against_nodes, pareto)
+    found = []
     with matplotlib.rc_context(STYLE):
-        drawings = (gains, phases, samples, wandering, against_nodes, over_time, pareto)
-        for draw in drawings:
-            plot = draw(section) if draw.__name__ in workload_of(section.job).pictures else None
-            if plot:
-                title, caption, figure = plot
+        for draw in (gains, pareto) if section.job.program.command else ours:
+            drawing = draw(section)
+            if drawing:
+                title, caption, figure, rows = drawing
                 name = f"{prefix}{draw.__name__}"
-                drawn.append(Plot(name, title, caption, svg_text(figure, name, title)))
-    return drawn
+                found.append(Plot(name, title, caption, svg_text(figure, name, title), csv_text(rows)))
+    return found
 
 
 def gains(section: Section) -> Drawing:
     """A forest plot: each arm's ratio to the reference with its interval."""
-    rows = [c for c in section.pairs if c.ratio]
-    if not rows:
-        return None
     # From below: the fewest nodes on top, and there the largest gain, as the sentences have them.
-    rows = sorted(rows, key=lambda c: (-c.nodes, c.ratio.value if c.ratio else 0))
-    several = len({c.nodes for c in rows}) > 1
-    figure, axes = new(height=0.95 + 0.27 * len(rows))
-    look = looks(section.arms)
-    labels = []
-    for y, c in enumerate(rows):
-        assert c.ratio
-        style = look[c.arm]
-        said = hover(
-            records_text([r for k in section.cells if (k.arm, k.nodes) == (c.arm, c.nodes) for r in k.records])
-        )
-        if not math.isnan(c.ratio.low):
-            ends = [clip(c.ratio.low), clip(c.ratio.high)]
-            axes.plot(ends, [y, y], color=style.colour, solid_capstyle="butt", gid=said)
-        fill = "white" if c.simulated else style.colour
-        axes.plot(c.ratio.value, y, **style.mark, mfc=fill, ms=6, gid=said)
-        what = "sim." if c.simulated else "nodes" if c.nodes > 1 else "node"
-        labels.append(c.arm + (f", {c.nodes} {what}" if several or c.nodes > 1 else ""))
-        axes.text(1.02, y, f"{c.ratio.value:.2f}x", transform=axes.get_yaxis_transform(), va="center")
+    found = sorted(
+        ((pair, pair.ratio) for pair in section.pairs if pair.ratio), key=lambda one: (-one[0].nodes, one[1].value)
+    )
+    if not found:
+        return None
+    several = len({pair.nodes for pair, _ in found}) > 1
+    figure, axes = new(height=0.95 + 0.27 * len(found))
+    look, labels, limits = looks(section.arms), [], [1.0]
+    for y, (pair, ratio) in enumerate(found):
+        style = look[pair.arm]
+        limits += [x for x in (ratio.value, ratio.low, ratio.high) if not math.isnan(x)]
+        if not math.isnan(ratio.low):
+            axes.plot([clip(ratio.low), clip(ratio.high)], [y, y], color=style.color, solid_capstyle="butt")
+        axes.plot(ratio.value, y, **style.mark, mfc=style.fill(pair.simulated), ms=6)
+        what = "sim." if pair.simulated else "nodes" if pair.nodes > 1 else "node"
+        labels.append(pair.arm + (f", {pair.nodes} {what}" if several or pair.nodes > 1 else ""))
+        axes.text(1.02, y, f"{ratio.value:.2f}x", transform=axes.get_yaxis_transform(), va="center")
     axes.axvline(1, color=INK, lw=0.9)
     name_rows(axes, labels)
-    limits = [x for c in rows if c.ratio for x in (c.ratio.low, c.ratio.high, c.ratio.value, 1.0)]
-    plain_log(axes.xaxis, [clip(x) for x in limits if not math.isnan(x)])
+    plain_log(axes.xaxis, [clip(x) for x in limits])
     # From the right: beside long names the axis is shorter than its words.
     axes.set_xlabel(f"time of {section.reference} / time of the arm  (right of 1: faster)", loc="right")
+    hollow = any(pair.simulated for pair, _ in found)
     return (
         "Gain over " + section.reference,
         "How many times less time an iteration takes, with the 95 % interval. Right of the line is faster"
-        + (", hollow marks are simulated nodes." if any(c.simulated for c in rows) else "."),
+        + (", hollow marks are simulated nodes." if hollow else "."),
         figure,
+        [ratio_row(section, pair) for pair in section.pairs if pair.ratio],
     )
 
 
 def phases(section: Section) -> Drawing:
-    """Stacked bars of the phases of an iteration, and under each the fault tax."""
+    """Stacked bars of the phases of an iteration, and under each the cost of its page faults."""
     cells = at_fewest_nodes(section)
     if not cells:
         return None
     figure, axes = new(height=1.25 + 0.36 * len(cells))
-    taxed = fault_tax(section, cells)
-    for y, cell in enumerate(reversed(cells)):
-        left = 0.0
-        for phase in PHASES:
-            width = max(0.0, float(np.mean([record["derived"]["phases"][phase]["seconds"] for record in cell.records])))
-            axes.barh(
-                y + 0.12,
-                width,
-                0.46,
-                left=left,
-                color=PHASE_COLOURS[phase],
-                edgecolor="white",
-                lw=0.6,
-                label=phase if y == 0 else None,
-                gid=hover(f"{phase}, {width:.4g} s; {records_text(cell.records)}"),
-            )
-            left += width
-        if taxed.get(cell.arm):
-            axes.barh(
-                y - 0.24,
-                taxed[cell.arm],
-                0.2,
-                color="white",
-                edgecolor=VERMILLION,
-                hatch="/////",
-                lw=0.7,
-                gid=hover(f"page faults, {taxed[cell.arm]:.4g} s; {records_text(cell.records)}"),
-                label="page faults (estimate)" if not any(taxed.get(c.arm) for c in cells[len(cells) - y :]) else None,
-            )
+    costs, places = fault_seconds(cells), np.arange(len(cells))[::-1]
+    left = np.zeros(len(cells))
+    for phase, color in PHASE_COLORS.items():
+        took = [np.mean([record["derived"]["phases"][phase]["seconds"] for record in cell.records]) for cell in cells]
+        widths = np.maximum(0.0, took)
+        axes.barh(places + 0.12, widths, 0.46, left=left, color=color, edgecolor="white", lw=0.6, label=phase)
+        left += widths
+    if any(costs):
+        hatched: dict[str, Any] = {"color": "white", "edgecolor": VERMILLION, "hatch": "/////", "lw": 0.7}
+        axes.barh(places - 0.24, [cost or math.nan for cost in costs], 0.2, **hatched, label="page faults (estimate)")
     name_rows(axes, [cell.arm for cell in reversed(cells)])
-    axes.set_xlabel(f"seconds per iteration{at(cells)}")
+    axes.set_xlabel(f"seconds per iteration{_at(cells)}")
     handles, names = axes.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper left", ncols=3, columnspacing=1.0, handlelength=1.2)
+    rows: Rows = [
+        {"record": record_name(record), "arm": cell.arm, "phase": phase}
+        | {"seconds": float(record["derived"]["phases"][phase]["seconds"])}
+        for cell in cells
+        for record in cell.records
+        for phase in PHASES
+    ]
+    rows += [
+        {"record": "all of the arm", "arm": cell.arm, "phase": "page faults (estimate)", "seconds": cost}
+        for cell, cost in zip(cells, costs)
+    ]
     return (
         "Where the time goes",
         "Phases of one whole iteration, means of the blocks; hatched below: minor faults times the measured cost of one.",
         figure,
+        rows,
     )
 
 
 def samples(section: Section) -> Drawing:
-    """Every micro-batch as a point: warm-up grey, outliers ringed, the mean of the steady ones a line."""
+    """Every micro-batch as a point: warm-up gray, outliers ringed, the mean of the steady ones a line."""
     cells = at_fewest_nodes(section)
     if not cells:
         return None
     figure, axes = new(height=1.15 + 0.36 * len(cells))
-    look, left_out, all_seconds = looks(section.arms), False, []
+    look, all_seconds, rows = looks(section.arms), [], []
+    left_out = any(len(cell.records) > MOST_BLOCKS for cell in cells)
     for y, cell in enumerate(reversed(cells)):
-        blocks, cut = some_blocks(cell)
-        left_out |= cut
+        blocks = some_blocks(cell)
         lane = 0.8 / len(blocks)
-        for number, record in enumerate(blocks):
-            seconds, steady = micro_batch_seconds(record)
-            keep, far = drawn_points(len(seconds), len(blocks)), outlying(seconds, steady)
+        for number, job in enumerate(map(series, blocks)):
+            seconds, far = job.seconds, np.flatnonzero(job.outlier)
+            keep = evenly(len(seconds), max(1, MOST_POINTS // len(blocks)))
             left_out |= len(keep) < len(seconds)
             # Within a block's lane time runs downwards, so that a trend shows as a slant.
             place = y + 0.4 - lane * (number + 0.1 + 0.8 * np.arange(len(seconds)) / max(1, len(seconds) - 1))
-            warm, good = keep[~steady[keep]], keep[steady[keep]]
-            style, said = look[cell.arm], hover(record_name(record))
-            mark = {"linestyle": "", "marker": style.marker, "mew": 0, "gid": said}
+            warm, good = keep[~job.steady[keep]], keep[job.steady[keep]]
+            mark: dict[str, Any] = {"linestyle": "", "marker": look[cell.arm].marker, "mew": 0}
             axes.plot(seconds[warm], place[warm], ms=2.6, color=WARM_UP, **mark)
-            axes.plot(seconds[good], place[good], ms=3, color=style.colour, alpha=0.75, **mark)
-            axes.plot(
-                seconds[far], place[far], linestyle="", marker="o", ms=6.5, mfc="none", mec=INK, mew=0.8, gid=said
-            )
-            mean = seconds[steady].mean()
+            axes.plot(seconds[good], place[good], ms=3, color=look[cell.arm].color, alpha=0.75, **mark)
+            axes.plot(seconds[far], place[far], linestyle="", marker="o", ms=6.5, mfc="none", mec=INK, mew=0.8)
+            mean = seconds[job.steady].mean()
             axes.plot([mean, mean], [y + 0.4 - lane * number, y + 0.4 - lane * (number + 1)], color=INK, lw=1.2)
             all_seconds += list(seconds)
+            rows += job.rows(np.union1d(keep, far), "seconds", "steady", "outlier")
     name_rows(axes, [cell.arm for cell in reversed(cells)])
     if max(all_seconds) > 6 * min(all_seconds):
         plain_log(axes.xaxis, all_seconds)
-    axes.set_xlabel(f"seconds per micro-batch{at(cells)}")
+    axes.set_xlabel(f"seconds per micro-batch{_at(cells)}")
     return (
         "Every micro-batch",
         "One point each, a lane for each block; grey: warm-up, ringed: outliers (kept), line: mean of the steady ones."
         + (" Of very long series, an even choice is drawn." if left_out else ""),
         figure,
+        rows,
     )
+
+
+def over_time(section: Section) -> Drawing:
+    """Seconds, minor faults and resident memory of each micro-batch of one job of each arm, on plain scales."""
+    jobs = typical_jobs(section)
+    if not jobs:
+        return None
+    cells = at_fewest_nodes(section)
+    left_out = len(cells) - len(jobs)
+    columns = "seconds", "minor_faults", "rss_bytes", "steady"
+    return (
+        "One job, micro-batch by micro-batch",
+        "The job in the middle of each arm's blocks. Grey: warm-up, not counted. An arm that keeps its memory stops faulting; one that gives it "
+        "back faults anew in each micro-batch, and not always alike."
+        + (f" {left_out} more arms are in the other pictures." if left_out else ""),
+        series_figure(jobs, looks(section.arms), _at(cells)),
+        [row for job in jobs for row in job.rows(range(len(job.seconds))[:MOST_MICRO_BATCHES], *columns)],
+    )
+
+
+def series_figure(jobs: Sequence[Series], look: Mapping[str, Look], where: str = "") -> Figure:
+    """Seconds, minor faults and resident set over the number of the micro-batch; a vertical line where counting begins."""
+    figure, panels = new(height=5.0, rows=3)
+    for job in jobs:
+        style, steady = look[job.arm], job.steady[:MOST_MICRO_BATCHES]
+        number = np.arange(1, len(steady) + 1)
+        mark: dict[str, Any] = {"linestyle": "", "marker": style.marker, "ms": 3, "mew": 0}
+        for axes, whole in zip(panels, (job.seconds, job.minor_faults, job.rss_bytes / 2**20)):
+            values = whole[: len(steady)]
+            axes.plot(number, values, color=style.color, lw=0.8, alpha=0.5)
+            axes.plot(number[~steady], values[~steady], color=WARM_UP, **mark)
+            label = job.arm if axes is panels[0] else None
+            axes.plot(number[steady], values[steady], color=style.color, label=label, **mark)
+    for axes, label in zip(panels, ("seconds", "minor faults", "resident set (MiB)")):
+        for start in {job.num_warm_up for job in jobs}:
+            axes.axvline(start + 0.5, color=INK, lw=0.7, linestyle=":")
+        axes.set_ylabel(label)
+        axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: short(x)))
+    panels[0].xaxis.set_major_locator(ticker.MaxNLocator(8, integer=True))
+    panels[1].set_ylim(bottom=0)
+    low, high = panels[2].get_ylim()
+    panels[2].set_ylim(min(low, (low + high) / 2 - 5), max(high, (low + high) / 2 + 5))  # or whole MiB repeat
+    panels[2].yaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    panels[2].set_xlabel(f"micro-batch, from the start of the process{where}")
+    figure.legend(loc="outside upper left", ncols=2, columnspacing=1.0)
+    return figure
 
 
 def against_nodes(section: Section) -> Drawing:
@@ -213,34 +247,24 @@ def against_nodes(section: Section) -> Drawing:
     if not published and all(len(cells) < 2 for cells in curves.values()):
         return None
     figure, axes = new(height=3.5)
-    look, values = looks(section.arms), []
+    look, rows = looks(section.arms), []
     for arm, points in published.items():
         nodes, seconds = zip(*sorted(points))
-        values += list(seconds)
-        axes.plot(
-            nodes,
-            seconds,
-            color=SOFT,
-            lw=0.9,
-            linestyle="--" if arm == "glibc" else ":",
-            marker=".",
-            ms=4,
-            label=f"published {arm} (A64FX)",
-        )
+        dashes, label = "--" if arm == "glibc" else ":", f"published {arm} (A64FX)"
+        axes.plot(nodes, seconds, color=SOFT, lw=0.9, linestyle=dashes, marker=".", ms=4, label=label)
+        rows += [_node_row("published, another machine", arm, None, n, s) for n, s in zip(nodes, seconds)]
     for arm, cells in curves.items():
         style = look[arm]
         for cell in cells:
             one = cell.sec_per_it
-            values.append(one.value)
-            said = hover(records_text(cell.records))
+            rows.append(_node_row("measured", arm, cell.simulated, cell.nodes, one.value, one.low, one.high))
             if not math.isnan(one.low) and one.high < 100 * one.value:
                 ends = [max(one.low, one.value / 100), one.high]
-                axes.plot([cell.nodes] * 2, ends, color=style.colour, lw=1, gid=said)
-            fill = "white" if cell.simulated else style.colour
-            axes.plot(cell.nodes, one.value, **style.mark, mfc=fill, gid=said)
-        axes.plot([c.nodes for c in cells], [c.sec_per_it.value for c in cells], color=style.colour, lw=1.1, alpha=0.8)
+                axes.plot([cell.nodes] * 2, ends, color=style.color, lw=1)
+            axes.plot(cell.nodes, one.value, **style.mark, mfc=style.fill(cell.simulated))
+        axes.plot([c.nodes for c in cells], [c.sec_per_it.value for c in cells], color=style.color, lw=1.1, alpha=0.8)
         axes.plot([], [], **style.mark, label=arm)
-    plain_log(axes.yaxis, values)
+    plain_log(axes.yaxis, [row["seconds_per_iteration"] for row in rows])
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:g}"))
     axes.xaxis.set_minor_locator(ticker.NullLocator())
@@ -254,55 +278,21 @@ def against_nodes(section: Section) -> Drawing:
         + (" Dashed and dotted grey: the published table, from another machine." if published else "")
         + (" Hollow: simulated nodes, ranks that share one host." if simulated else ""),
         figure,
+        rows,
     )
 
 
-def over_time(section: Section) -> Drawing:
-    """Minor faults and resident memory of each micro-batch from the start, all blocks."""
-    cells = at_fewest_nodes(section)
-    if not cells:
-        return None
-    figure, (above, below) = new(height=4.0, rows=2)
-    look = looks(section.arms)
-    for cell in cells:
-        style = look[cell.arm]
-        for number, record in enumerate(some_blocks(cell)[0][:MOST_LINES]):
-            columns = record["ranks"][0]["micro_batches"]
-            faults = micro_batch_faults(record)
-            some = slice(None, MOST_POINTS)
-            every = max(1, len(faults[some]) // 8)
-            for axes, values in ((above, faults), (below, np.array(columns["rss_bytes"]) / 2**20)):
-                axes.plot(
-                    np.arange(1, len(values) + 1)[some],
-                    values[some],
-                    color=style.colour,
-                    marker=style.marker,
-                    ms=3.5,
-                    markevery=(number * every // MOST_LINES, every),
-                    lw=0.9,
-                    alpha=0.85,
-                    gid=hover(record_name(record)),
-                    label=cell.arm if axes is above and number == 0 else None,
-                )
-    above.set_yscale("symlog", linthresh=10)
-    above.yaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: short(x)))
-    above.yaxis.set_minor_locator(ticker.NullLocator())
-    most = max(int(micro_batch_faults(record).max(initial=0)) for cell in cells for record in some_blocks(cell)[0])
-    above.set_ylim(0, 2.5 * max(most, 10))
-    above.set_ylabel("minor faults")
-    below.set_ylabel("resident set (MiB)")
-    low, high = below.get_ylim()
-    below.set_ylim(min(low, (low + high) / 2 - 5), max(high, (low + high) / 2 + 5))  # or whole MiB repeat on the axis
-    below.yaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
-    below.set_xlabel(f"micro-batch, from the start of the process{at(cells)}")
-    for axes in (above, below):
-        axes.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
-    figure.legend(loc="outside upper left", ncols=2, columnspacing=1.0)
-    return (
-        "Faults and memory over time",
-        "Of each micro-batch, up to three blocks of each arm. An arm that keeps its memory stops faulting.",
-        figure,
-    )
+def _node_row(
+    of: str,
+    arm: str,
+    simulated: bool | None,
+    nodes: int,
+    seconds: float,
+    low: float | None = None,
+    high: float | None = None,
+) -> dict[str, Any]:
+    limits = {"seconds_low": low, "seconds_high": high}
+    return {"of": of, "arm": arm, "nodes": nodes, "simulated": simulated, "seconds_per_iteration": seconds, **limits}
 
 
 def pareto(section: Section) -> Drawing:
@@ -311,59 +301,47 @@ def pareto(section: Section) -> Drawing:
     if len(cells) < 2:
         return None
     figure, axes = new(height=2.8 + 0.2 * len(cells))  # each arm has its line in the legend, with its version
-    look = looks(section.arms)
-    spots = []
+    look, spots, rows = looks(section.arms), [], []
     for cell in cells:
-        style = look[cell.arm]
-        blocks, _ = some_blocks(cell)
-        for record in blocks:
-            spot = record["derived"]["peak_rss_bytes"] / 2**20, record["derived"]["sec_per_it"]
-            said = hover(record_name(record))
-            axes.plot(*spot, **style.mark, alpha=0.35, ms=3.5, mew=0, gid=said)
-        spots.append(
-            (
-                float(np.mean([record["derived"]["peak_rss_bytes"] for record in cell.records])) / 2**20,
-                cell.sec_per_it.value,
+        style, peaks = look[cell.arm], [record["derived"]["peak_rss_bytes"] / 2**20 for record in cell.records]
+        version = cell.records[0]["ranks"][0]["proof"]["version"] or ""
+        for record in some_blocks(cell):
+            peak, seconds = record["derived"]["peak_rss_bytes"], float(record["derived"]["sec_per_it"])
+            axes.plot(peak / 2**20, seconds, **style.mark, alpha=0.35, ms=3.5, mew=0)
+            rows.append(
+                {"record": record_name(record), "arm": cell.arm, "version": version}
+                | {"peak_rss_bytes": peak, "seconds_per_iteration": seconds}
             )
-        )
-        version = (cell.records[0]["ranks"][0]["proof"]["version"] or "").partition("-")[
-            0
-        ]  # jemalloc's ends in a commit
-        label = f"{cell.arm} ({version})" if version else cell.arm
-        said = hover(f"mean of {records_text(cell.records)}")
-        axes.plot(*spots[-1], **style.mark, ms=7.5, mec="white", mew=0.7, label=label, gid=said)
-    best = frontier(spots)
-    axes.plot(*zip(*best), color=SOFT, lw=0.9, linestyle="--", zorder=1, drawstyle="steps-post")
+        spots.append((float(np.mean(peaks)), cell.sec_per_it.value))
+        short_version = version.partition("-")[0]  # jemalloc's ends in a commit
+        label = f"{cell.arm} ({short_version})" if short_version else cell.arm
+        axes.plot(*spots[-1], **style.mark, ms=7.5, mec="white", mew=0.7, label=label)
+    axes.plot(*zip(*frontier(spots)), color=SOFT, lw=0.9, linestyle="--", zorder=1, drawstyle="steps-post")
     axes.margins(0.12)
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
     axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
-    axes.set_xlabel(f"peak resident set of the largest rank (MiB){at(cells)}")
+    axes.set_xlabel(f"peak resident set of the largest rank (MiB){_at(cells)}")
     axes.set_ylabel("seconds per iteration")
     figure.legend(loc="outside upper left", ncols=1)
     return (
         "Time against memory",
         "Lower left is better; small marks are the blocks. The dashed line joins the arms that none beats in both.",
         figure,
+        rows,
     )
 
 
-# ---- what of the records is drawn
+def _at(cells: Sequence[Cell]) -> str:
+    """For a label: the number of nodes, where it is more than one."""
+    nodes, simulated = cells[0].nodes, cells[0].simulated
+    return "" if nodes == 1 else f", {nodes} {'simulated ' if simulated else ''}nodes"
 
 
-def records_text(records: Sequence[Record]) -> str:
-    """The names of some of the records, for a mark that rests on all of them."""
-    names = [record_name(record) for record in records]
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(names[:MOST_NAMED]) + more
-
-
-def fault_tax(section: Section, cells: Sequence[Cell]) -> dict[str, float]:
-    """Seconds per iteration that each arm's minor faults cost, at the reference's price, as in bench/statistics/cause.py."""
+def fault_seconds(cells: Sequence[Cell]) -> list[float]:
+    """Seconds per iteration that each cell's minor faults cost, at the reference's price, as in bench/statistics/cause.py."""
     prices = fault_prices(cells[0].records) or fault_prices([record for cell in cells for record in cell.records])
     price = max(0.0, float(np.median(prices))) if prices else 0.0
-    return {
-        cell.arm: price * float(np.mean([total(record, "minor_faults") for record in cell.records])) for cell in cells
-    }
+    return [price * float(np.mean([total(record, "minor_faults") for record in cell.records])) for cell in cells]
 
 
 def frontier(spots: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.record.records import Record
-from bench.report.markdown import lines_of_table
+from bench.report.document import markdown_table
+from bench.report.tables import Table
 from bench.statistics.rederive import Change, largest
 
 LONGEST = 40  # letters of a text in the table; --json has all
@@ -30,7 +31,7 @@ def table(
         most = largest([change for _, change in all_of_it])
         name = next(name for name, change in all_of_it if change is most)
         rows.append([figure, str(len(all_of_it)), shown(most.old), shown(most.new), percent(most.relative), name])
-    return [head, f"{len(changed)} records change:", "", *lines_of_table(HEADINGS, rows)]
+    return [head, f"{len(changed)} records change:", "", *markdown_table(Table(HEADINGS, rows))]
 
 
 def shown(value: Any) -> str:

@@ -1,13 +1,22 @@
-"""What the analysis found, in sentences: the cause of a difference, and whether all records did the same work."""
+"""What the analysis found, in sentences: the cause of a difference, whether all records did the same work, how faults went over time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
+from bench.job.series import correlation_factor
 from bench.job.words import count, percent, seconds
+from bench.report.plot_data import Series, typical_jobs
 from bench.statistics.cause import Cause
 from bench.statistics.pairing import Losses
-from bench.workloads.catalogue import WORKLOADS
+from bench.workloads.catalogue import WORKLOADS, workload_of
+
+if TYPE_CHECKING:
+    from bench.statistics.grouping import Section
+
+MOST_BARS = 48  # of a line in report.md
+BARS = "▁▂▃▄▅▆▇█"
 
 
 def cause_sentence(cause: Cause, reference: str, arm: str) -> str:
@@ -106,3 +115,29 @@ def losses_sentences(checks: Sequence[Losses]) -> list[str]:
 
 def agreement(check: Losses) -> str:
     return "bit for bit" if check.bit_for_bit else f"to {check.largest_difference:.1g} relative, not bit for bit"
+
+
+def over_time_sentences(section: Section) -> list[str]:
+    """A line for each arm that is drawn: how far its counted micro-batches lie apart, and their faults as bars, in order."""
+    return [] if "over_time" not in workload_of(section.job).pictures else [_over_time(job) for job in typical_jobs(section)]
+
+
+def _over_time(job: Series) -> str:
+    took, faults, warm = job.seconds[job.steady], job.minor_faults[job.steady], job.num_warm_up
+    alike = correlation_factor(took.tolist())
+    words = (
+        f"{job.arm}, block {job.block}: {len(took)} micro-batches after {warm} of warm-up, "
+        f"{seconds(took.min())} to {seconds(took.max())}, "
+        f"{count(faults.min())} to {count(faults.max())} minor faults each"
+    )
+    if alike > 1.05:
+        words += f"; neighbours are alike, so that they are worth {len(took) / alike:.0f} independent ones"
+    shown = bars(job.minor_faults[:MOST_BARS])
+    return f"{words}. Faults from the start of the job, `|` where counting begins: `{shown[:warm]}|{shown[warm:]}`"
+
+
+def bars(values: Iterable[float]) -> str:
+    """A bar for each value, from 0 to the largest."""
+    values = list(values)
+    top = max([1, *values])
+    return "".join(BARS[min(int(len(BARS) * value / top), len(BARS) - 1)] for value in values)

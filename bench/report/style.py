@@ -1,4 +1,4 @@
-"""How the report's pictures look: colours and markers of the arms, axes that read as plain numbers, a figure as SVG text.
+"""How the report's pictures look: colors and markers of the arms, axes that read as plain numbers, a figure as SVG text.
 Nothing here knows what a record is.
 """
 
@@ -12,7 +12,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, unquote
 
 import matplotlib
 from matplotlib import ticker  # noqa: E402
@@ -34,9 +33,8 @@ LIBRARIES = {"glibc": VERMILLION, "tcmalloc": BLUE, "jemalloc": GREEN, "mimalloc
 OTHERS = (SKY, BLACK)
 MARKERS = (*"osD^vPX<>phd*8H", (4, 1, 0), (6, 1, 0), (8, 1, 0), (3, 1, 0), (7, 0, 0), (9, 1, 0))
 INK, SOFT, GRID, WARM_UP = "#1b1f24", "#57606a", "#e3e6ea", "#b4bac1"
-# What is no arm's colour is the page's to choose: dark on white, or light on dark. Outside of a page the fallback is drawn.
+# What is no arm's color is the page's to choose: dark on white, or light on dark. Outside of a page the fallback is drawn.
 OF_THE_PAGE = {INK: "--ink", SOFT: "--soft", GRID: "--grid", BLACK: "--black", "#ffffff": "--paper"}
-SAID = "said:"
 WIDTH, HEIGHT = 4.3, 3.0  # inches
 
 STYLE = {
@@ -48,6 +46,7 @@ STYLE = {
     "axes.edgecolor": SOFT,
     "axes.labelcolor": INK,
     "text.color": INK,
+    "text.parse_math": False,  # a record's words are words: "$x" is no formula
     "xtick.color": SOFT,
     "ytick.color": SOFT,
     "xtick.labelcolor": INK,
@@ -65,23 +64,26 @@ STYLE = {
     "legend.borderaxespad": 0.2,
     "lines.linewidth": 1.4,
     "lines.markersize": 5,
-    "figure.constrained_layout.use": True,
 }
 
 
 @dataclass(frozen=True)
 class Look:
-    colour: str
+    color: str
     marker: Any  # as matplotlib takes it: a letter, or (corners, style, angle)
 
     @property
     def mark(self) -> dict[str, Any]:
         """Points without a line, for ``plot``, which takes a marker that is no letter by name only."""
-        return {"marker": self.marker, "linestyle": "", "color": self.colour}
+        return {"marker": self.marker, "linestyle": "", "color": self.color}
+
+    def fill(self, simulated: bool) -> str:
+        """Hollow for simulated nodes."""
+        return "white" if simulated else self.color
 
 
 def looks(arms: Sequence[str]) -> dict[str, Look]:
-    """A colour by library, a marker by arm: those of one library differ by marker, and a print without colour is readable."""
+    """A color by library, a marker by arm: those of one library differ by marker, and a print without color is readable."""
     families = [re.split(r"[_-]", arm)[0] for arm in arms]
     others = dict(zip(dict.fromkeys(f for f in families if f not in LIBRARIES), itertools.cycle(OTHERS)))
     return {
@@ -91,7 +93,7 @@ def looks(arms: Sequence[str]) -> dict[str, Look]:
 
 
 def new(height: float, rows: int = 1) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(WIDTH, height))
+    figure = Figure(figsize=(WIDTH, height), dpi=72, layout="constrained")  # 72: an SVG's points
     return figure, figure.subplots(rows, 1, sharex=rows > 1)
 
 
@@ -145,39 +147,23 @@ def round_ticks(low: float, high: float, most: int = 6) -> list[float]:
     return chosen or [low * 1.0000001]
 
 
-def hover(words: str) -> str:
-    """For ``gid=`` of a point, line or bar: what a mouse that rests on it is told. matplotlib hands words to the SVG in no other way."""
-    return SAID + quote(words, safe="")
-
-
-def with_titles(text: str) -> str:
-    """The SVG with a <title> in place of each `hover`, and ids that differ."""
-    number = itertools.count(1)
-    text = re.sub(rf'<g id="{SAID}[^"]*"/>', "", text)  # no mark was drawn
-    return re.sub(
-        rf'<g id="{SAID}([^"]*)">',
-        lambda found: f'<g id="said{next(number)}"><title>{html.escape(unquote(found[1]))}</title>',
-        text,
-    )
-
-
-def of_the_page(colour: str) -> str:
-    return f"var({OF_THE_PAGE[colour]}, {colour})" if colour in OF_THE_PAGE else colour
+def of_the_page(color: str) -> str:
+    return f"var({OF_THE_PAGE[color]}, {color})" if color in OF_THE_PAGE else color
 
 
 def svg_text(figure: Figure, name: str, title: str) -> str:
     """The figure as an element to stand in a page: no prologue, no metadata, ids of its own, the page's fonts."""
     buffer = io.StringIO()
+    layout = figure.get_layout_engine()
+    if layout:  # once, and not again by savefig, which draws everything twice for it
+        layout.execute(figure)
+        figure.set_layout_engine(None)
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
-    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
-    text = with_titles(text)
+    text = re.sub(r"(<metadata>.*?</metadata>|<!--.*?-->)\s*", "", text, flags=re.DOTALL)
     text = re.sub(r"#[0-9a-f]{6}\b", lambda found: of_the_page(found[0]), text)
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r'href="#', f'href="#{name}-', text)
-    text = re.sub(r"url\(#", f"url(#{name}-", text)
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
     text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
     width, height = (float(x) for x in re.findall(r'(?:width|height)="([\d.]+)pt"', text[:400])[:2])
     head = (

@@ -1,23 +1,14 @@
-"""The report as text: figures, sentences and tables, shared by the terminal, report.md, report.tex and the page."""
+"""The tables of the report and the sentences about a section, built once for the terminal, report.md, report.tex and the page."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.job.words import count, percent, seconds
-from bench.statistics.cause import (
-    Cause,
-    Phase,
-)
-from bench.statistics.cells import nodes_text
-
-if TYPE_CHECKING:
-    from bench.statistics.cells import Cell
-    from bench.statistics.grouping import Section
-    from bench.statistics.pairing import Pair
 from bench.report.sentences import cause_sentence, losses_sentences
 from bench.report.verdicts import memory_sentence, note, pair_sentence, verdict_text
 from bench.report.words import (
@@ -25,75 +16,45 @@ from bench.report.words import (
     mebibytes,
     number,
 )
+from bench.statistics.cause import Cause, Phase
+from bench.statistics.cells import nodes_text
 from bench.statistics.published import published_gain, published_seconds
 
-TAX = ("Arm", "Phase", "Saved", "Fewer minor faults", "Fault tax saved", "Left unexplained")
-PRICES = (
-    "Arm",
-    "A fault, by the reference's jobs",
-    "Explains",
-    "By both arms' jobs",
-    "Explains",
-    "Seen",
-    "In the kernel",
-    "In the program",
-)
+if TYPE_CHECKING:
+    from bench.statistics.cells import Cell
+    from bench.statistics.grouping import Section
+    from bench.statistics.pairing import Pair
 
-
-def tax_rows(name: str, cause: Cause) -> list[list[str]]:
-    """Rows of TAX: the phases, then the whole iteration."""
-    if cause.tax_seconds is None:
-        return []
-    whole = Phase("whole iteration", cause.seconds, cause.minor_faults, cause.tax_seconds)
-    return [
-        [name, p.name, seconds(p.seconds), count(p.minor_faults), seconds(p.tax_seconds), seconds(p.left_seconds)]
-        for p in (*cause.phases, whole)
-    ]
-
-
-def price_rows(name: str, cause: Cause, sure: bool) -> list[list[str]]:
-    """A row of PRICES: the tax at two prices, and the clock's own account. A share of a difference that is not ``sure`` says
-    nothing, and is left out."""
-    if cause.fault_seconds is None or cause.fault_seconds_both is None or cause.fault_seconds_range is None:
-        return []
-    shares = [
-        percent(share) if share is not None and sure else "-"
-        for share in (cause.share, cause.share_both, cause.kernel_share, cause.user_share)
-    ]
-    low, high = (1e6 * price for price in cause.fault_seconds_range)
-    return [
-        [
-            name,
-            f"{1e6 * cause.fault_seconds:.2f} µs",
-            shares[0],
-            f"{1e6 * cause.fault_seconds_both:.2f} µs",
-            shares[1],
-            f"{low:.2f} to {high:.2f} µs",
-            *shares[2:],
-        ]
-    ]
-
-
-PUBLISHED_MACHINE = "somebody else's machine: A64FX at 2.0 GHz, PyTorch 1.10, one run per row"
 Refused = Sequence[tuple[Path, str]]
+PUBLISHED_MACHINE = "somebody else's machine: A64FX at 2.0 GHz, PyTorch 1.10, one run per row"
+ARMS = "Arm,Version,Blocks,Seconds,95 %,Peak RSS,Minor faults,In the kernel,Notes".split(",")
+COMPARED = "Nodes,Arm,Version,Gain,95 %,Peak memory,Blocks,Verdict,Published".split(",")
+TAX = "Arm,Phase,Saved,Fewer minor faults,Fault tax saved,Left unexplained".split(",")
+PRICES = [
+    *("Arm", "A fault, by the reference's jobs", "Explains", "By both arms' jobs", "Explains", "Seen"),
+    *("In the kernel", "In the program"),
+]
+LEFT = ("Version", "Notes", "Arm", "Verdict", "Phase")  # columns of words
 
 
-ARMS = ("Arm", "Version", "Blocks", "Seconds", "95 %", "Peak RSS", "Minor faults", "In the kernel", "Notes")
+@dataclass(frozen=True)
+class Table:
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
+    left: Sequence[str] = LEFT  # headings of the columns of words
+
+
+# ---- each arm's own figures
 
 
 def arm_row(cell: Cell) -> list[str]:
     """Return one row of ARMS."""
     interval, kernel = cell.sec_per_it, cell.mean("system_seconds_per_it") or 0.0
     return [
-        cell.arm,
-        version_of([cell], cell.arm),
-        str(len(cell.records)),
-        number(interval.value),
-        interval_text(interval.low, interval.high),
-        mebibytes(cell.mean("peak_rss_bytes")),
-        count(cell.mean("minor_faults_per_it") or 0.0),
-        seconds(kernel),
-        cell.notes,
+        *(cell.arm, version_of([cell], cell.arm), str(len(cell.records)), number(interval.value)),
+        *(interval_text(interval.low, interval.high), mebibytes(cell.mean("peak_rss_bytes"))),
+        *(count(cell.mean("minor_faults_per_it") or 0.0), seconds(kernel), cell.notes),
     ]
 
 
@@ -103,32 +64,72 @@ def version_of(cells: Sequence[Cell], arm: str) -> str:
     return (next(found, None) or "not told")[:24]
 
 
-LEFT = ("Version", "Notes", "Arm", "Verdict", "Phase")  # columns of words
-COMPARED = ("Nodes", "Arm", "Version", "Gain", "95 %", "Peak memory", "Blocks", "Verdict", "Published")
+# ---- arms against the reference
+
+
+def compared(section: Section) -> Table:
+    return Table(COMPARED, [pair_row(section, pair) for pair in section.pairs], f"against {section.reference}")
 
 
 def pair_row(section: Section, pair: Pair) -> list[str]:
     """A row of COMPARED. Gain: the reference's time over the arm's; peak memory: the arm's over the reference's."""
     nodes = f"{pair.nodes}{' (simulated)' if pair.simulated else ''}"
-    published, version = published_gain(section, pair), version_of(section.cells, pair.arm)
-    tail = f"{published:.2f}x" if published else "-"
-    if pair.ratio is None or pair.memory is None:
-        return [nodes, pair.arm, version, "-", "-", "-", "-", "invalid", tail]
-    ratio = pair.ratio
-    limits = (
-        "-" if math.isnan(ratio.low) else "unknown" if ratio.says_nothing else f"{ratio.low:.2f} to {ratio.high:.2f}"
-    )
-    return [
-        nodes,
-        pair.arm,
-        version,
-        f"{ratio.value:.2f}x",
-        limits,
-        f"{1 / pair.memory.value:.2f}x",
-        str(ratio.num_blocks),
-        verdict_text(pair.ratio),
-        tail,
-    ]
+    published = published_gain(section, pair)
+    figures = ["-", "-", "-", "-", "invalid"]
+    if pair.ratio and pair.memory:
+        memory, blocks = f"{1 / pair.memory.value:.2f}x", str(pair.ratio.num_blocks)
+        figures = [f"{pair.ratio.value:.2f}x", limits_text(pair), memory, blocks, verdict_text(pair.ratio)]
+    version = version_of(section.cells, pair.arm)
+    return [nodes, pair.arm, version, *figures, f"{published:.2f}x" if published else "-"]
+
+
+def limits_text(pair: Pair, of_one_block: str = "-") -> str:
+    if pair.ratio is None:
+        return "-"
+    if math.isnan(pair.ratio.low):
+        return of_one_block
+    return "unknown" if pair.ratio.says_nothing else f"{pair.ratio.low:.2f} to {pair.ratio.high:.2f}"
+
+
+def gain_words(pair: Pair) -> tuple[str, str]:
+    """Gain and interval, for a table that has several sections."""
+    return f"{pair.ratio.value:.2f}x" if pair.ratio else "-", limits_text(pair, "unknown")
+
+
+def tax_table(section: Section) -> Table:
+    """The phases, then the whole iteration, of all comparisons."""
+    rows = []
+    for pair, cause in _causes(section):
+        if cause.tax_seconds is not None:
+            whole = Phase("whole iteration", cause.seconds, cause.minor_faults, cause.tax_seconds)
+            for p in (*cause.phases, whole):
+                took = seconds(p.seconds), count(p.minor_faults), seconds(p.tax_seconds), seconds(p.left_seconds)
+                rows.append([_at(section, pair, after=True), p.name, *took])
+    return Table(TAX, rows)
+
+
+def price_table(section: Section) -> Table:
+    """The tax at two prices, and the clock's own account. A share of a difference that is not significant says nothing, and is left out."""
+    rows = []
+    for pair, cause in _causes(section):
+        prices = cause.fault_seconds, cause.fault_seconds_both, *(cause.fault_seconds_range or (None, None))
+        if None in prices:
+            continue
+        mine, both, low, high = (f"{1e6 * (price or 0.0):.2f}" for price in prices)
+        explains, explains_both, kernel, user = (
+            percent(share) if share is not None and pair.word in ("faster", "slower") else "-"
+            for share in (cause.share, cause.share_both, cause.kernel_share, cause.user_share)
+        )
+        arm, seen = _at(section, pair, after=True), f"{low} to {high} µs"
+        rows.append([arm, f"{mine} µs", explains, f"{both} µs", explains_both, seen, kernel, user])
+    return Table(PRICES, rows)
+
+
+def _causes(section: Section) -> list[tuple[Pair, Cause]]:
+    return [(pair, pair.cause) for pair in section.pairs if pair.cause]
+
+
+# ---- sentences about a section
 
 
 def verdict_sentences(section: Section) -> list[str]:
@@ -190,35 +191,15 @@ def notes_of(section: Section) -> list[str]:
 
 
 def cause_sentences(section: Section) -> list[str]:
-    return [
-        _capital(f"{_at(section, c)}{cause_sentence(c.cause, c.reference, c.arm)}") for c in section.pairs if c.cause
-    ]
+    return [_capital(f"{_at(section, c)}{cause_sentence(cause, c.reference, c.arm)}") for c, cause in _causes(section)]
 
 
 def memory_sentences(section: Section) -> list[str]:
     return [_capital(f"{_at(section, c)}{memory_sentence(c)}.") for c in section.pairs if c.memory]
 
 
-def tax_table(section: Section) -> list[list[str]]:
-    """Rows of cause.TAX, all comparisons."""
-    return [row for c in section.pairs if c.cause for row in tax_rows(_at(section, c, after=True), c.cause)]
-
-
-def price_table(section: Section) -> list[list[str]]:
-    """Rows of cause.PRICES, all comparisons."""
-    return [
-        row
-        for c in section.pairs
-        if c.cause
-        for row in price_rows(_at(section, c, after=True), c.cause, c.word in ("faster", "slower"))
-    ]
-
-
 def unusable(found: Sequence[Section], refused: Refused) -> list[tuple[str, str]]:
     """By name, what no number rests on: failed jobs, and files that are no records."""
-    failed = [
-        (Path(record["path"]).parent.name, record["error"] or "invalid")
-        for section in found
-        for record in section.failed
-    ]
-    return failed + [(str(path), why) for path, why in refused]
+    failed = [record for section in found for record in section.failed]
+    named = [(Path(record["path"]).parent.name, record["error"] or "invalid") for record in failed]
+    return named + [(str(path), why) for path, why in refused]

@@ -10,7 +10,7 @@ from typing import Any
 from bench.host.findings import Finding
 from bench.report import costs
 from bench.report.verdicts import agreement_sentence, note, pair_sentence
-from bench.statistics.cells import Cell
+from bench.report.words import picked
 from bench.statistics.gate import Gated
 from bench.statistics.grouping import Section
 from bench.statistics.history import Series, Step
@@ -52,50 +52,41 @@ def of_ratio(ratio: Ratio | None) -> dict[str, Any] | None:
     return None if ratio is None else {**dataclasses.asdict(ratio), "note": note(ratio)}
 
 
+def of_interval(interval: Interval | None) -> dict[str, Any] | None:
+    return None if interval is None else dataclasses.asdict(interval)
+
+
+def of_point(point: Point) -> dict[str, Any]:
+    """Null where a verdict is of the whole results, and not of one arm."""
+    nodes, arm, simulated = point
+    return {"arm": arm or None, "nodes": nodes or None, "simulated": simulated}
+
+
 def of_pair(pair: Pair) -> dict[str, Any]:
-    return {
-        "arm": pair.arm,
-        "reference": pair.reference,
-        "nodes": pair.nodes,
-        "simulated": pair.simulated,
-        "verdict": pair.word,
-        "sentence": pair_sentence(pair),
-        "ratio": of_ratio(pair.ratio),
-        "memory_ratio": of_ratio(pair.memory),
-    }
+    words = {"verdict": pair.word, "sentence": pair_sentence(pair)}
+    ratios = {"ratio": of_ratio(pair.ratio), "memory_ratio": of_ratio(pair.memory)}
+    return picked(pair, "arm reference nodes simulated", **words, **ratios)
 
 
-def of_cell(cell: Cell) -> dict[str, Any]:
-    return {
-        "arm": cell.arm,
-        "nodes": cell.nodes,
-        "simulated": cell.simulated,
-        "num_blocks": len(cell.records),
-        "sec_per_it": of_interval(cell.sec_per_it),
-    }
-
-
-def of_interval(interval: Interval) -> dict[str, Any]:
-    return dataclasses.asdict(interval)
+def of_section(section: Section) -> dict[str, Any]:
+    return picked(
+        section,
+        "title reference arms num_records",
+        num_failed=len(section.failed),
+        losses_agree=not any(check.disagreeing for check in section.losses),
+        cells=[
+            picked(cell, "arm nodes simulated", num_blocks=len(cell.records), sec_per_it=of_interval(cell.sec_per_it))
+            for cell in section.cells
+        ],
+        pairs=[of_pair(pair) for pair in section.pairs],
+        cautions=section.cautions,
+        what_else=costs.as_data(section),
+    )
 
 
 def of_report(sections: Sequence[Section], refused: Sequence[tuple[Any, str]]) -> dict[str, Any]:
     return {
-        "sections": [
-            {
-                "title": section.title,
-                "reference": section.reference,
-                "arms": list(section.arms),
-                "num_records": section.num_records,
-                "num_failed": len(section.failed),
-                "losses_agree": not any(check.disagreeing for check in section.losses),
-                "cells": [of_cell(cell) for cell in section.cells],
-                "pairs": [of_pair(pair) for pair in section.pairs],
-                "cautions": list(section.cautions),
-                "what_else": costs.as_data(section),
-            }
-            for section in sections
-        ],
+        "sections": [of_section(section) for section in sections],
         "refused": [{"path": str(path), "why": why} for path, why in refused],
     }
 
@@ -103,22 +94,19 @@ def of_report(sections: Sequence[Section], refused: Sequence[tuple[Any, str]]) -
 def of_comparison(
     a: Side, b: Side, tolerance: float, agreements: Mapping[tuple[int, str, bool], Agreement]
 ) -> dict[str, Any]:
-    """``verdict`` of an agreement that is of the whole results, and not of one arm, has arm null."""
     return {
         "a": a.name,
         "b": b.name,
         "tolerance": tolerance,
         "agreements": [
             {
-                "arm": arm or None,
-                "nodes": nodes or None,
-                "simulated": simulated,
+                **of_point(point),
                 "verdict": agreement.word,
                 "sentence": agreement_sentence(agreement, tolerance),
-                "ratio_a": of_ratio(a.ratios.get((nodes, arm, simulated))),
-                "ratio_b": of_ratio(b.ratios.get((nodes, arm, simulated))),
+                "ratio_a": of_ratio(a.ratios.get(point)),
+                "ratio_b": of_ratio(b.ratios.get(point)),
             }
-            for (nodes, arm, simulated), agreement in agreements.items()
+            for point, agreement in agreements.items()
         ],
         "only_in_a": [of_point(point) for point in only_in(a, b)],
         "only_in_b": [of_point(point) for point in only_in(b, a)],
@@ -128,14 +116,7 @@ def of_comparison(
 def of_history(found: Sequence[Series]) -> dict[str, Any]:
     return {
         "series": [
-            {
-                "arm": one.arm,
-                "reference": one.reference,
-                "nodes": one.nodes,
-                "simulated": one.simulated,
-                "steps": [of_step(step) for step in one.steps],
-            }
-            for one in found
+            picked(one, "arm reference nodes simulated", steps=[of_step(step) for step in one.steps]) for one in found
         ]
     }
 
@@ -144,49 +125,27 @@ def of_step(step: Step) -> dict[str, Any]:
     """``change``: this ratio over that of the step before."""
     return {
         "verdict": step.word,
-        "first": step.first,
-        "last": step.last,
-        "folder": step.folder,
-        "num_blocks": step.num_blocks,
+        **picked(step, "first last folder num_blocks"),
         "ratio": of_ratio(step.ratio),
         "invalid": step.invalid or None,
-        "change": None if step.change is None else of_interval(step.change),
+        "change": of_interval(step.change),
         "changed": [{"fact": fact, "before": before, "now": now} for fact, before, now in step.changed],
     }
 
 
 def of_gated(one: Gated, sentence: str) -> dict[str, Any]:
     """``slower``: how much more of the reference's time (or, without one, more seconds) the arm takes in B, 0.03 for 3 %."""
-    nodes, arm, simulated = one.point
-    return {
-        "arm": arm or None,
-        "nodes": nodes or None,
-        "simulated": simulated,
-        "verdict": one.word,
-        "sentence": sentence,
-        "slower": None if one.slower is None else of_interval(one.slower),
-        "of_times": one.of_times,
-        "blocks_to_decide": one.blocks,
-    }
-
-
-def of_point(point: Point) -> dict[str, Any]:
-    nodes, arm, simulated = point
-    return {"arm": arm, "nodes": nodes, "simulated": simulated}
+    words = {"verdict": one.word, "sentence": sentence, "slower": of_interval(one.slower)}
+    return {**of_point(one.point), **words, "of_times": one.of_times, "blocks_to_decide": one.blocks}
 
 
 def of_findings(findings: Sequence[Finding], arms: Sequence[str], proofs: Mapping[str, Any]) -> dict[str, Any]:
     """``proofs``: by arm, of those that this host can run."""
+    keys = {"library": "malloc_library", "version": "version", "faults_per_round": "retention_faults"}
     return {
         "findings": [{"verdict": f.level, "sentence": f.what, "advice": f.advice} for f in findings],
         "arms": [
-            {
-                "arm": arm,
-                "usable": arm in proofs,
-                "library": proofs[arm]["malloc_library"] if arm in proofs else None,
-                "version": proofs[arm]["version"] if arm in proofs else None,
-                "faults_per_round": proofs[arm]["retention_faults"] if arm in proofs else None,
-            }
+            {"arm": arm, "usable": arm in proofs, **{key: proofs.get(arm, {}).get(of) for key, of in keys.items()}}
             for arm in arms
         ],
     }

@@ -55,6 +55,11 @@ def frequency_text(ghz: float | None) -> str:
     return f"{ghz:.1f}GHz" if ghz else "-"
 
 
+def picked(of: Any, names: str, **more: Any) -> dict[str, Any]:
+    """The fields ``names`` of a struct, then ``more``."""
+    return {**{name: getattr(of, name) for name in names.split()}, **more}
+
+
 def limit_sentence(host: Mapping[str, Any]) -> str:
     """What the cores of this host could compute at most, and what that rests on."""
     cpu, cores = host["cpu"], cores_allowed(host)
@@ -66,6 +71,13 @@ def limit_sentence(host: Mapping[str, Any]) -> str:
         f"Physical limit: {cores} core{'s' * (cores > 1)} x {cpu['ghz']:.2f} GHz ({cpu['ghz_source']}) x {cpu['flops_per_clock']} operations a "
         f"clock ({cpu['vector']}) = {limit:.0f} GFLOP/s."
     )
+
+
+def exceeds_limit(host: Mapping[str, Any]) -> bool:
+    """Whether the measured product is faster than the limit, so that the limit is wrong."""
+    found = host.get("products")
+    limit = limit_gflops(host, found["full"]["threads"]) if found else None
+    return bool(found and limit and found["full"]["product_gflops"] > limit)
 
 
 def products_sentences(host: Mapping[str, Any]) -> list[str]:
@@ -81,7 +93,7 @@ def products_sentences(host: Mapping[str, Any]) -> list[str]:
         said += f" (they had {full['product_cpus']:.1f} cores meanwhile: other programs had the rest, or the library takes no more)"
     elif limit:
         said += f", {100 * fast / limit:.0f} % of cores x clock x vector width"
-        said += " (the cores run faster than the clock that this host tells)" if fast > limit else ""
+        said += " (the cores run faster than the clock that this host tells)" if exceeds_limit(host) else ""
     if fast < 1.2 * slow:
         return [f"{said}; as it comes {slow:.0f}."]
     line = f"in a job script `{full['shell_line']}`" if full["shell_line"] else "no variable"

@@ -13,9 +13,9 @@ from pathlib import Path
 from bench.config.study import Study
 from bench.record import records
 from bench.record.records import Record
-from bench.report.data import ratios_csv, results_csv, row, write_parquet
+from bench.report.data import RATIOS, csv_text, ratio_rows, results_csv, row, write_parquet
+from bench.report.document import markdown
 from bench.report.latex import latex
-from bench.report.markdown import markdown
 from bench.report.tables import Refused
 from bench.report.terminal import show
 from bench.statistics.grouping import Section, sections
@@ -43,19 +43,13 @@ def write_all(
     records.write_text(out / "results.tex", latex(parts))
     write_parquet(out / "results.parquet", found, rows)
     write_texts(out, parts, refused)
-    show(
-        parts,
-        refused,
-        [
-            out / name
-            for name in ("report.html", "report.md", "results.csv", "ratios.csv", "results.parquet", "results.tex")
-        ],
-    )
+    names = ("report.html", "report.md", "results.csv", "ratios.csv", "results.parquet", "results.tex")
+    show(parts, refused, [out / name for name in names])
     return parts
 
 
 def write_texts(out: Path, found: Sequence[Section], refused: Refused, html: bool = True) -> None:
-    records.write_text(out / "ratios.csv", ratios_csv(found))
+    records.write_text(out / "ratios.csv", csv_text(ratio_rows(found), RATIOS))
     records.write_text(out / "report.md", markdown(found, refused))
     if html:
         from bench.report.html import page

@@ -6,6 +6,7 @@ Driver, statistics and report call a workload and never ask which one it is. Cod
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -16,12 +17,12 @@ from bench.record.records import Record
 if TYPE_CHECKING:
     from bench.copies.launcher import Copy
     from bench.copies.rendezvous import Part
+    from bench.report.tables import Table
     from bench.statistics.cells import Cell
     from bench.statistics.grouping import Section
     from bench.statistics.pairing import Losses
 
 OnEvent = Callable[[int, dict[str, Any]], None]  # number of the rank, what it sent
-Table = tuple[str, tuple[str, ...], list[list[str]]]  # title, headings, rows
 
 
 class Workload:
@@ -145,14 +146,12 @@ class Workload:
 
     def tables(self, section: Section) -> list[Table]:
         """Return the tables of a section's runs."""
-        from bench.report.tables import ARMS, arm_row
-
-        rows = [arm_row(cell) for cell in section.cells]
-        what = next(iter(section.cells[0].records[0]["derived"]["phases"])) if rows else self.turn
-        return [(f"each arm, figures of one {what}", ARMS, rows)] if rows else []
+        table = self.table_for_paper(section)
+        what = next(iter(section.cells[0].records[0]["derived"]["phases"])) if table.rows else self.turn
+        return [replace(table, title=f"each arm, figures of one {what}")] if table.rows else []
 
     def table_for_paper(self, section: Section) -> Table:
         """Return one table of all runs of a section."""
-        from bench.report.tables import ARMS, arm_row
+        from bench.report.tables import ARMS, Table, arm_row
 
-        return section.title, ARMS, [arm_row(cell) for cell in section.cells]
+        return Table(ARMS, [arm_row(cell) for cell in section.cells])

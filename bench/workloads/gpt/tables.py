@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from bench.job.job import Job
-from bench.report.tables import version_of
+from bench.report.tables import Table, version_of
 from bench.report.words import frequency_text, interval_text, mebibytes, number, size_text, speed_text, truncated
 from bench.statistics.cells import Cell
 from bench.statistics.grouping import Section
 from bench.statistics.published import HEADINGS
-from bench.workloads.workload import Table
 
 OURS = ("95 % of Sec/it", "GFLOP/s", "Peak RSS", "Blocks")
 
@@ -50,10 +49,10 @@ def cell_row(cell: Cell) -> list[str]:
 def tables(section: Section) -> list[Table]:
     """Return a table of each arm's numbers of nodes, as published."""
     return [
-        (
-            f"{arm} ({version_of(section.cells, arm)})",
-            (*HEADINGS, *OURS),
+        Table(
+            [*HEADINGS, *OURS],
             [cell_row(cell) for cell in section.cells if cell.arm == arm],
+            f"{arm} ({version_of(section.cells, arm)})",
         )
         for arm in section.arms
     ]
@@ -61,7 +60,6 @@ def tables(section: Section) -> list[Table]:
 
 def table_for_paper(section: Section) -> Table:
     """Return one table of all arms, without the columns that only fill a page."""
-    every = (*HEADINGS, *OURS)
-    kept = [place for place, heading in enumerate(every) if heading not in ("Notes", "Peak RSS")]
+    kept = [place for place, heading in enumerate((*HEADINGS, *OURS)) if heading not in ("Notes", "Peak RSS")]
     rows = [[cell.arm, *(cell_row(cell)[place] for place in kept)] for cell in section.cells]
-    return section.title, ("Allocator", *(every[place] for place in kept)), rows
+    return Table(["Allocator", *((*HEADINGS, *OURS)[place] for place in kept)], rows)

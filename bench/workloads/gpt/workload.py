@@ -11,11 +11,12 @@ from bench.job.job import Job
 from bench.record.records import Record
 from bench.workloads.gpt.figures import derive
 from bench.workloads.gpt.flops import tflops
-from bench.workloads.workload import OnEvent, Outcome, Table, Workload
+from bench.workloads.workload import OnEvent, Outcome, Workload
 
 if TYPE_CHECKING:
     from bench.copies.launcher import Copy
     from bench.copies.rendezvous import Part
+    from bench.report.tables import Table
     from bench.statistics.cells import Cell
     from bench.statistics.grouping import Section
 

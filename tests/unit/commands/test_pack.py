@@ -15,13 +15,11 @@ from rocrate.rocrate import ROCrate
 from bench.job.errors import ConfigError, RecordError
 from bench.paths import CHECKOUT
 from bench.record import records
+from bench.record.anonymize import leftovers, stripped
+from bench.record.crate import PROFILE
 from bench.record.packs import unpacked
-from bench.report.crate import PROFILE
-from bench.report.pack import leftovers, stripped
 
-pytestmark = pytest.mark.usefixtures(
-    "unrendered"
-)  # words and tables are looked at here; pictures in report/test_plots.py
+pytestmark = pytest.mark.usefixtures("unrendered")
 
 SMOKE = CHECKOUT / "tests" / "data" / "smoke"
 SECRETS = (

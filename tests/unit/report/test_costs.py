@@ -9,13 +9,11 @@ from typing import Any
 import builders as b
 import pytest
 
-from bench.report import costs, html, markdown, terminal
+from bench.report import costs, document, html, terminal
 from bench.report.words import limit_sentence
 from bench.statistics.grouping import Section, sections
 
-pytestmark = pytest.mark.usefixtures(
-    "unrendered"
-)  # words and tables are looked at here; pictures in report/test_plots.py
+pytestmark = pytest.mark.usefixtures("unrendered")
 
 LINE = "export MKL_DEBUG_CPU_TYPE=5"
 ARMS = {"glibc": {"seconds": 0.2, "faults": 50_000}, "tcmalloc": {"seconds": 0.1, "faults": 10}}
@@ -59,7 +57,7 @@ def test_it_stands_in_every_form_of_the_report_the_head_before_the_tables(
 ) -> None:
     found = section(tmp_path, host())
     (head,), sentences = costs.head_sentences(found), costs.cost_sentences(found)
-    text = markdown.markdown([found], [])
+    text = document.markdown([found], [])
     assert (
         text.index("faster than glibc") < text.index(head) < text.index("### glibc") < text.index(f"### {costs.TITLE}")
     )
@@ -85,7 +83,10 @@ def test_each_arm_has_its_row_and_the_sentences_name_the_fastest(tmp_path: Path)
     assert "page faults take 25 % of an iteration (glibc)" in costs.summary_line(found)
 
 
-def test_a_host_that_tells_no_clock_says_so(tmp_path: Path) -> None:
+def test_the_limit_is_of_the_allowed_cores_and_a_host_without_a_clock_has_none(tmp_path: Path) -> None:
+    assert limit_sentence(b.HOST) == (
+        "Physical limit: 2 cores x 2.60 GHz (present clock) x 32 operations a clock (AVX2 with FMA) = 166 GFLOP/s."
+    )
     of = {**b.HOST, "cpu": {**b.HOST["cpu"], "ghz": None}}
     assert limit_sentence(of) == "The physical limit of this host is not known: it does not tell its clock."
     found = section(tmp_path, of)
@@ -94,12 +95,13 @@ def test_a_host_that_tells_no_clock_says_so(tmp_path: Path) -> None:
     assert limit_sentence(old).endswith("it does not tell the width of its vector unit.")
 
 
-def test_the_limit_is_of_the_cores_that_are_allowed() -> None:
-    assert limit_sentence(b.HOST) == (
-        "Physical limit: 2 cores x 2.60 GHz (present clock) x 32 operations a clock (AVX2 with FMA) = 166 GFLOP/s."
-    )
-
-
 @pytest.mark.parametrize(("value", "text"), [(0.424, "42 %"), (0.0003, "0.03 %"), (0.0099, "1 %")])
 def test_a_small_share_of_the_limit_is_not_zero(value: float, text: str) -> None:
     assert costs.reached(value) == text
+
+
+def test_a_limit_that_the_product_exceeds_is_no_limit(tmp_path: Path) -> None:
+    found = section(tmp_path, host(full=1000.0))
+    said = [*costs.cost_sentences(found), costs.summary_line(found)]
+    assert not [one for one in said if "of the physical limit" in one]
+    assert "Training reaches" in said[-2] and said[-1].startswith(f"{costs.TITLE}: training reaches ")

@@ -42,6 +42,7 @@ def test_a_row_for_each_job_each_micro_batch_and_each_comparison(folder: Path) -
 def test_the_files_are_written_from_the_same_tables(folder: Path) -> None:
     tables = bench.frame(folder)
     parquet = pd.read_parquet(folder / "results.parquet")
+    assert parquet.valid.dtype == bool and parquet.sec_per_it.isna().sum() == 1 and "backward_minor_faults" in parquet
     pd.testing.assert_frame_equal(parquet, tables.jobs, check_dtype=False)
     results = pd.read_csv(folder / "results.csv")
     pd.testing.assert_series_equal(results.sec_per_it, tables.jobs.sec_per_it)

@@ -110,7 +110,7 @@ def user_names(record: Record) -> list[str]:
 
 def write_pack(path: Path, found: Sequence[Record]) -> list[Record]:
     """The pack of these records at ``path``, the same bytes each time. Raises RecordError."""
-    from bench.report.crate import crate_text
+    from bench.record.crate import crate_text
 
     packed = [records.seal(stripped(record)) for record in found]
     top = path.name.partition(".")[0] or "pack"

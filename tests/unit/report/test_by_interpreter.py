@@ -10,13 +10,11 @@ import builders as b
 import pytest
 
 from bench.job.job import Job, Launch
-from bench.report import across, html, markdown, terminal
+from bench.report import by_interpreter, document, html, retention, terminal
 from bench.statistics.across import across_interpreters, keeping
 from bench.statistics.grouping import sections
 
-pytestmark = pytest.mark.usefixtures(
-    "unrendered"
-)  # words and tables are looked at here; pictures in report/test_plots.py
+pytestmark = pytest.mark.usefixtures("unrendered")
 
 
 def under(folder: Path, torch: str, python: str | None, gain: float, blocks: int = 4, **changes: Any) -> list[Any]:
@@ -49,10 +47,10 @@ def test_one_table_holds_each_interpreter_the_oldest_pytorch_first(tmp_path: Pat
 
 
 def test_the_sentence_answers_whether_it_still_matters(tmp_path: Path) -> None:
-    ((said, rows),) = across.across_tables(sections(both(tmp_path), "glibc"))
+    ((said, table),) = by_interpreter.interpreter_tables(sections(both(tmp_path), "glibc"))
     assert said[0].startswith("tcmalloc: 1.25x [") and "under PyTorch 2.13.0+cpu: it still matters." in said[0]
-    assert all(len(row) == len(across.ACROSS) for row in rows)
-    ((said, _),) = across.across_tables(sections(both(tmp_path, new_gain=1.0), "glibc"))
+    assert all(len(row) == len(table.headings) for row in table.rows)
+    ((said, _),) = by_interpreter.interpreter_tables(sections(both(tmp_path, new_gain=1.0), "glibc"))
     assert said[0].endswith(": it no longer matters.")
 
 
@@ -65,9 +63,8 @@ def test_another_configuration_or_one_interpreter_makes_no_table(tmp_path: Path)
 def test_every_form_of_the_report_has_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = sections(both(tmp_path), "glibc")
     terminal.show(found, [], [])
-    for text in (markdown.markdown(found, []), html.page(found, []), capsys.readouterr().out):
-        assert "Does it still matter?" in text and "it still matters." in text and "2.13.0+cpu" in text
-    assert "Does it still matter?" not in markdown.markdown(found[:1], [])
+    for text in (document.markdown(found, []), html.page(found, []), capsys.readouterr().out):
+        assert by_interpreter.TITLE in text and "it still matters." in text and "2.13.0+cpu" in text
 
 
 ARMS = {
@@ -78,7 +75,7 @@ ARMS = {
 }
 
 
-def test_what_keeps_memory_is_told_by_the_faults_of_the_training_itself(tmp_path: Path) -> None:
+def test_what_keeps_memory_is_read_from_the_faults_of_the_training_itself(tmp_path: Path) -> None:
     (section,) = sections(b.study(tmp_path, ARMS), "glibc")
     rows = keeping(section)
     assert [row.arm for row in rows] == ["tcmalloc_release", "glibc", "glibc_tuned_thp", "tcmalloc"]
@@ -94,9 +91,10 @@ def test_the_table_is_in_every_report_of_four_arms_and_in_none_of_three(
     found = sections(b.study(tmp_path, ARMS), "glibc")
     terminal.show(found, [], [])
     printed = capsys.readouterr().out
-    assert across.KEEPS.lower() in printed and "\n\n\n" not in printed
-    assert across.KEEPS in markdown.markdown(found, []) and across.KEEPS in html.page(found, [])
-    row = next(row for row in across.keeping_rows(found[0]) if row[0] == "tcmalloc")
-    assert dict(zip(across.KEEPING, row))["Peak memory"] == "1.50x" and len(row) == len(across.KEEPING)
+    assert retention.TITLE.lower() in printed and "\n\n\n" not in printed
+    assert retention.TITLE in document.markdown(found, []) and retention.TITLE in html.page(found, [])
+    table = retention.retention_table(found[0])
+    row = next(row for row in table.rows if row[0] == "tcmalloc")
+    assert dict(zip(table.headings, row))["Peak memory"] == "1.50x" and len(row) == len(table.headings)
     three = sections(b.study(tmp_path, {arm: ARMS[arm] for arm in list(ARMS)[:3]}), "glibc")
-    assert across.KEEPS not in markdown.markdown(three, [])
+    assert retention.TITLE not in document.markdown(three, [])

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
 import builders as b
 import pytest
 
-from bench.report.html import section_view
-from bench.report.markdown import markdown
-from bench.report.micro_batches import series_figure
+from bench.report.document import OVER_TIME, markdown
+from bench.report.plot_data import typical_jobs
+from bench.report.plots import series_figure
+from bench.report.sentences import bars, over_time_sentences
 from bench.report.style import looks
-from bench.report.wandering import bars, drawn_cells, typical_record, wandering_sentences
 from bench.statistics.grouping import Section, sections
 from bench.workloads.gpt.figures import derive
 
@@ -41,37 +40,30 @@ def section() -> Section:
 
 
 def test_the_line_of_an_arm_says_both_paces_and_that_neighbours_are_alike(section: Section) -> None:
-    glibc, tcmalloc = wandering_sentences(section)
+    glibc, tcmalloc = over_time_sentences(section)
     assert glibc.startswith(
         "glibc, block 1: 24 micro-batches after 12 of warm-up, 7.10 s to 8.50 s, 1.9 million to 2.9 million minor faults each; "
         "neighbours are alike, so that they are worth "
     )
     assert "`████▆▆▆▆████|▆▆▆▆████▆▆▆▆████▆▆▆▆████`" in glibc
+    assert f"### {OVER_TIME}" in markdown([section], [])
     assert "neighbours" not in tcmalloc and "5,000 to 5,000 minor faults" in tcmalloc
 
 
-def test_both_reports_show_it(section: Section) -> None:
-    text = markdown([section], [])
-    assert "### One job, micro-batch by micro-batch" in text and "1.9 million to 2.9 million minor faults" in text
-    (drawn,) = [plot for plot in section_view(section, section, 0)["plots"] if plot["name"] == "s0-wandering"]
-    words = " ".join("".join(node.itertext()) for node in ElementTree.fromstring(drawn["svg"]).iter())
-    assert "minor faults" in words and "glibc" in words and "tcmalloc" in words
-
-
 def test_the_picture_has_a_point_for_each_micro_batch_on_plain_scales(section: Section) -> None:
-    record = typical_record(section.cells[0])
-    above, below = series_figure([("glibc", record, looks(["glibc"])["glibc"])]).axes
+    above, below, memory = series_figure(typical_jobs(section)[:1], looks(["glibc"])).axes
     seconds, faults = above.lines[0].get_ydata(), below.lines[0].get_ydata()
     assert len(seconds) == 36 and set(faults) == {FASTER, SLOWER} and below.get_yscale() == "linear"
     grey = above.lines[1]
     assert list(grey.get_xdata()) == list(range(1, 13)), "the warm-up"
     assert above.lines[3].get_xdata()[0] == 12.5, "where counting begins"
+    assert memory.lines[0].get_ydata()[0] == pytest.approx(300)
 
 
 def test_of_many_arms_the_reference_and_the_furthest_are_shown() -> None:
     arms = {name: {"seconds": s} for name, s in zip(("glibc", "a1", "a2", "a3", "a4"), (0.3, 0.29, 0.1, 0.6, 0.2))}
     one = sections(b.study(OUT, arms, blocks=2), "glibc")[0]
-    assert [cell.arm for cell in drawn_cells(one)] == ["glibc", "a2", "a3", "a4"]
+    assert [job.arm for job in typical_jobs(one)] == ["glibc", "a2", "a3", "a4"]
 
 
 def test_bars_begin_at_zero() -> None:
