@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -196,7 +197,7 @@ def test_the_arm_is_added_and_is_not_mistaken_for_the_host() -> None:
 
 @pytest.mark.parametrize("name", [path.stem for path in (CONF / "allocator").glob("*.yaml")])
 def test_huge_pages_are_seen_in_an_arm(name: str) -> None:
-    assert wants_huge_pages(arm(name)) == ("thp" in name)
+    assert wants_huge_pages(arm(name)) == ("thp" in name and name != "glibc_nothp")
     assert wants_huge_pages(Allocator(env={"MALLOC_CONF": "thp:always"}))
 
 
@@ -221,7 +222,7 @@ def test_an_arm_proves_itself(name: str, version: str) -> None:
     path = resolve(arm(name))
     assert proof["version"].startswith(version) and len(proof["sha256"]) == 64
     assert os.path.samefile(proof["malloc_library"], path) if path else "libc" in proof["malloc_library"]
-    assert arm(name).env.items() <= proof["options"].items()
+    assert set(arm(name).env) - set(proof["dropped"]) <= set(proof["options"])
 
 
 @pytest.mark.parametrize("number, words", [(209, "2.0.9"), (227, "2.2.7"), (30403, "3.4.3"), (31012, "3.10.12")])
@@ -304,6 +305,8 @@ def test_malloc_and_free_of_different_libraries_are_refused(monkeypatch: pytest.
 def test_a_library_that_the_arms_own_is_linked_with_is_named_where_it_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if not shutil.which("gcc"):
+        pytest.skip("the made-up libraries need gcc")
     (tmp_path / "one.c").write_text("int one(void) { return 1; }")
     (tmp_path / "arm.c").write_text("int one(void); int two(void) { return one() + 1; }")
     for words in (["libgone.so.7", "one.c", "-Wl,-soname,libgone.so.7"], ["libarm.so", "arm.c", "./libgone.so.7"]):
