@@ -1,4 +1,4 @@
-"""Two tables in words: "Does it still matter?" over several interpreters, and "What keeps memory here, and what that costs"."""
+"""Two tables in words: "Does it still matter?" over several C libraries and interpreters, and "What keeps memory here, and what that costs"."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bench.job.words import count, percent
 from bench.report.verdicts import verdict_text
 from bench.report.words import mebibytes, number
-from bench.statistics.across import Under, across_interpreters, keeping
+from bench.statistics.across import Under, across_software, keeping
 
 if TYPE_CHECKING:
     from bench.statistics.grouping import Section
@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 STILL = "Does it still matter?"
 ACROSS = (
     "Arm",
+    "Version",
+    "glibc",
     "PyTorch",
     "Python",
-    "Reference",
     "Sec/it",
+    "Minor faults",
+    "Kernel s",
+    "Huge pages",
     "Gain",
     "95 %",
-    "Faults of the reference",
     "Blocks",
     "Verdict",
 )
@@ -51,40 +54,47 @@ def gain_words(pair: Pair) -> tuple[str, str]:
 
 
 def across_tables(found: Sequence[Section]) -> list[tuple[list[str], list[list[str]]]]:
-    """Sentences, and rows of ACROSS, for each configuration that ran under several interpreters."""
-    return [(still_sentences(group), [across_row(one) for one in group]) for group in across_interpreters(found)]
+    """Sentences, and rows of ACROSS, for each configuration that ran under several C libraries or interpreters."""
+    return [(still_sentences(group), [across_row(one) for one in group]) for group in across_software(found)]
 
 
 def across_row(one: Under) -> list[str]:
-    gain, limits = gain_words(one.pair)
-    blocks = str(one.pair.ratio.num_blocks) if one.pair.ratio else "-"
-    nodes = f", {one.pair.nodes} nodes" if one.pair.nodes > 1 else ""
+    gain, limits = gain_words(one.pair) if one.pair else ("1", "-")
+    ratio = one.pair.ratio if one.pair else None
     return [
-        f"{one.pair.arm}{nodes}",
+        f"{one.arm}{f', {one.nodes} nodes' if one.nodes > 1 else ''}",
+        one.version[:24],
+        one.glibc,
         one.torch,
         one.python,
-        f"{one.pair.reference} {number(one.reference_seconds)}",
-        number(one.seconds),
+        number(one.sec_per_it),
+        count(one.faults),
+        number(one.kernel_seconds),
+        mebibytes(one.huge_bytes),
         gain,
         limits,
-        count(one.faults),
-        blocks,
-        verdict_text(one.pair.ratio),
+        str(ratio.num_blocks) if ratio else "-",
+        verdict_text(ratio) if one.pair else "reference",
     ]
 
 
 def still_sentences(group: Sequence[Under]) -> list[str]:
-    """For each arm, what it was worth under the oldest PyTorch and what it is worth under the newest."""
+    """For each arm, what it was worth under the oldest software and what it is worth under the newest."""
     said = []
-    for arm, nodes in dict.fromkeys((one.pair.arm, one.pair.nodes) for one in group):
-        rows = [one for one in group if (one.pair.arm, one.pair.nodes) == (arm, nodes)]
+    for arm, nodes in dict.fromkeys((one.arm, one.nodes) for one in group if one.pair):
+        rows = [one for one in group if (one.arm, one.nodes) == (arm, nodes) and one.pair]
         if len(rows) < 2:
             continue
+        first, last = rows[0], rows[-1]
+        names = [(f"glibc {one.glibc}", f"PyTorch {one.torch}") for one in (first, last)]
+        differ = [i for i in range(2) if names[0][i] != names[1][i]] or [1]
         gains = ", ".join(
-            f"{' ['.join(gain_words(one.pair))}] under PyTorch {one.torch}" for one in (rows[0], rows[-1])
+            f"{' ['.join(gain_words(one.pair))}] under {' and '.join(name[i] for i in differ)}"
+            for one, name in zip((first, last), names)
+            if one.pair
         )
-        answer = ANSWER[rows[-1].pair.word]
-        said.append(f"{arm}{f' at {nodes} nodes' if nodes > 1 else ''}: {gains}: {answer}.")
+        assert last.pair is not None
+        said.append(f"{arm}{f' at {nodes} nodes' if nodes > 1 else ''}: {gains}: {ANSWER[last.pair.word]}.")
     return said
 
 
