@@ -62,8 +62,3 @@ def padded(env: Mapping[str, str], before: Mapping[str, str]) -> dict[str, str]:
 def bytes_of(env: Mapping[str, str]) -> int:
     """Bytes of the environment as exec lays it down: ``NAME=VALUE`` and a zero each."""
     return sum(len(os.fsencode(name)) + len(os.fsencode(value)) + 2 for name, value in env.items())
-
-
-def wants_huge_pages(allocator: Allocator) -> bool:
-    settings = " ".join(allocator.env.values())
-    return "malloc.hugetlb=1" in settings or "thp:always" in settings or "THP_MEM_ALLOC_ENABLE" in allocator.env

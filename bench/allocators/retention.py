@@ -9,11 +9,11 @@ import subprocess
 import sys
 from typing import Any
 
-from bench.allocators.environment import environment, wants_huge_pages
+from bench.allocators.environment import environment
 from bench.allocators.library import resolve
 from bench.host.findings import huge_pages_allowed
 from bench.job.errors import AllocatorError
-from bench.job.job import Allocator
+from bench.job.job import Allocator, asks_for_huge_pages
 
 PACKAGES = {"libatomic.so.1": "apt-get install libatomic1"}  # mimalloc 3's; other arms' packages bring theirs
 
@@ -45,4 +45,4 @@ def is_usable(allocator: Allocator) -> bool:
         check(allocator)
     except AllocatorError:
         return False
-    return not wants_huge_pages(allocator) or huge_pages_allowed()
+    return not asks_for_huge_pages(allocator.env) or huge_pages_allowed()

@@ -29,6 +29,12 @@ class Allocator:
     instead: Dict[str, Dict[str, str]] = field(default_factory=dict)
 
 
+def asks_for_huge_pages(env: Dict[str, str]) -> bool:
+    """Return whether an arm's variables ask for transparent huge pages."""
+    settings = " ".join(env.values())
+    return "malloc.hugetlb=1" in settings or "thp:always" in settings or "THP_MEM_ALLOC_ENABLE" in env
+
+
 @dataclass(frozen=True)
 class Model:
     """A GPT in Megatron's terms. ``padded_vocabulary`` is what the embedding and the logits really hold."""

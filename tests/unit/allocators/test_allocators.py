@@ -16,11 +16,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from bench.allocators import library, retention
-from bench.allocators.environment import environment, wants_huge_pages
+from bench.allocators.environment import environment
 from bench.allocators.library import resolve
 from bench.host.foreign import foreign_variables
 from bench.job.errors import AllocatorError
-from bench.job.job import PADDING, Allocator
+from bench.job.job import PADDING, Allocator, asks_for_huge_pages
 from bench.paths import CHECKOUT, CONF
 from bench.process import proof
 
@@ -197,8 +197,8 @@ def test_the_arm_is_added_and_is_not_mistaken_for_the_host() -> None:
 
 @pytest.mark.parametrize("name", [path.stem for path in (CONF / "allocator").glob("*.yaml")])
 def test_huge_pages_are_seen_in_an_arm(name: str) -> None:
-    assert wants_huge_pages(arm(name)) == ("thp" in name and name != "glibc_nothp")
-    assert wants_huge_pages(Allocator(env={"MALLOC_CONF": "thp:always"}))
+    assert asks_for_huge_pages(arm(name).env) == ("thp" in name and name != "glibc_nothp")
+    assert asks_for_huge_pages({"MALLOC_CONF": "thp:always"})
 
 
 # The proof
