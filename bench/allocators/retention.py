@@ -19,7 +19,8 @@ PACKAGES = {"libatomic.so.1": "apt-get install libatomic1"}  # mimalloc 3's; oth
 
 
 def check(allocator: Allocator) -> dict[str, Any]:
-    """Try the arm in a small fresh process of its own: its proof, and ``retention_faults``. Raises AllocatorError."""
+    """Try the arm in a small fresh process of its own: its proof, ``retention_faults`` and
+    ``retention_huge_bytes`` (with a block of 70 MiB in use). Raises AllocatorError."""
     path = resolve(allocator)
     command = [sys.executable, "-I", "-B", "-m", "bench.process.retention", json.dumps(vars(allocator)), path or ""]
     done = subprocess.run(command, env=environment(allocator, path, 1, os.environ), capture_output=True, text=True)

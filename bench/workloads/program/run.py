@@ -86,7 +86,7 @@ def file_sha256(path: str) -> str | None:
 def prove(allocator: str) -> dict[str, Any]:
     """The arm's own proof, in a small process of its own: library, version and options. Once for each arm of a sweep."""
     proof = retention.check(Allocator(**json.loads(allocator)))
-    return {key: value for key, value in proof.items() if key != "retention_faults"}
+    return {key: value for key, value in proof.items() if not key.startswith("retention_")}
 
 
 def environment(job: Job, path: str | None, base: Mapping[str, str]) -> dict[str, str]:

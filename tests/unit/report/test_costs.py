@@ -85,6 +85,12 @@ def test_each_arm_has_its_row_and_the_sentences_name_the_fastest(tmp_path: Path)
     assert "page faults take 25 % of an iteration (glibc)" in costs.summary_line(found)
 
 
+def test_pages_of_another_size_are_said_beside_the_price_of_a_fault(tmp_path: Path) -> None:
+    large = section(tmp_path, {**b.HOST, "memory": {**b.HOST["memory"], "page_bytes": 65536}})
+    assert any("Pages are of 64 KiB here" in words for words in costs.cost_sentences(large))
+    assert not any("Pages are of" in words for words in costs.cost_sentences(section(tmp_path, b.HOST)))
+
+
 def test_a_host_that_tells_no_clock_says_so(tmp_path: Path) -> None:
     of = {**b.HOST, "cpu": {**b.HOST["cpu"], "ghz": None}}
     assert limit_sentence(of) == "The physical limit of this host is not known: it does not tell its clock."

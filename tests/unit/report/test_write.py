@@ -18,7 +18,7 @@ from bench.config.study import Study
 from bench.job.errors import ConfigError
 from bench.job.job import Job
 from bench.paths import CHECKOUT, PUBLISHED
-from bench.report import data, latex, markdown, tables, words, write
+from bench.report import data, html, latex, markdown, tables, words, write
 from bench.statistics.grouping import sections
 from bench.workloads.gpt.flops import tflops
 
@@ -364,3 +364,15 @@ def test_one_arm_alone_is_said_in_seconds_with_the_words_that_add_another(tmp_pa
     assert not any("stands in" in caution for caution in section.cautions)
     (small,) = sections([b.record(tmp_path, b.job("tcmalloc"))], "glibc")
     assert "published" not in " ".join(tables.verdict_sentences(small))
+
+
+def test_the_environment_of_an_arm_is_what_was_in_force(tmp_path: Path) -> None:
+    records = b.study(tmp_path, {"glibc": {}, "tcmalloc": {}})
+    for record in records:
+        if record["job"]["allocator"]["name"] == "tcmalloc":
+            (dropped,) = record["job"]["allocator"]["env"]
+            record["job"]["allocator"]["instead"] = {dropped: {"TCMALLOC_NEW": "1"}}
+            for rank in record["ranks"]:
+                rank["proof"]["dropped"] = [dropped]
+    (found,) = sections(records, "glibc")
+    assert [row[-1] for row in html.arm_rows(found)] == ["none", f"TCMALLOC_NEW=1 (this version has dropped {dropped})"]
