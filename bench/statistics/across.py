@@ -47,7 +47,8 @@ def across_software(sections: Sequence[Section]) -> list[list[Under]]:
         if len({_software(section) for section in group}) < 2:
             continue
         rows = [under for section in group for under in _under(section)]
-        arms = dict.fromkeys([section.reference for section in group] + [row.arm for row in rows])
+        compared = [pair.arm for section in group for pair in section.pairs]
+        arms = dict.fromkeys([*(section.reference for section in group), *compared, *(row.arm for row in rows)])
         place = {arm: number for number, arm in enumerate(arms)}
         made.append(
             sorted(

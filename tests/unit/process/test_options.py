@@ -197,7 +197,7 @@ OLD, NEW = {"MIMALLOC_ALLOW_DECOMMIT": "0", "MIMALLOC_PAGE_RESET": "0"}, {"MIMAL
         ("mimalloc_keep", "30600", NEW, sorted(OLD)),
     ],
 )
-def test_what_a_version_has_dropped_is_not_set_and_changes_no_identity(
+def test_what_a_version_has_dropped_is_not_set(
     stubs: dict[str, str], name: str, version: str, in_force: dict[str, str], dropped: list[str]
 ) -> None:
     arm = replace(ARMS[name], library=stubs[version])
@@ -208,7 +208,6 @@ def test_what_a_version_has_dropped_is_not_set_and_changes_no_identity(
     }
     pasted = program.paste(arm, Program(["train"]))
     assert all(f"{key}=" in pasted for key in {**always, **in_force}) and not any(key in pasted for key in dropped)
-    assert Job(allocator=arm).content_hash == Job(allocator=replace(arm, instead={})).content_hash
 
 
 @pytest.mark.parametrize("version", VERSIONS)
