@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.host.files import read_chosen
 from bench.host.foreign import foreign_variables
 from bench.host.load import OTHERS_SHARE, STEAL_SHARE
 from bench.process.cpus import cpu_numbers
@@ -184,17 +185,10 @@ def _about_software(host: Mapping[str, Any], environ: Mapping[str, str]) -> Iter
         )
     if any("fuse" in fstype for fstype in host["root_mount"]["image_fstypes"]):
         yield Finding("ok", "The image is read through FUSE: programs start slowly, which is before timing begins.")
-    if (host["system"]["perf_event_paranoid"] or 0) > 1:
-        yield Finding(
-            "ok",
-            "`perf` shows users nothing of the kernel here, should you look for causes yourself.",
-            "`sudo sysctl kernel.perf_event_paranoid=1`.",
-        )
 
 
 def huge_pages_allowed() -> bool:
-    path = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    return path.exists() and "[never]" not in path.read_text()
+    return read_chosen(Path("/sys/kernel/mm/transparent_hugepage/enabled")) not in (None, "never")
 
 
 TUNABLES = ("hugetlb", "mmap_threshold", "trim_threshold", "top_pad", "tcache_max")
@@ -215,11 +209,6 @@ def glibc_findings(proofs: Mapping[str, Any], memory: Mapping[str, Any]) -> list
     tcache = "up to 4 MiB if tcache_max says so" if (major, minor) >= (2, 42) else "of about 1 KiB at most"
     said = f"{proof['version']}: {values or 'its loader lists no tunables (before 2.33)'}; threads keep freed blocks {tcache}."
     if proof["retention_huge_bytes"]:
-        return [
-            Finding(
-                "warn",
-                f"{said} It got {proof['retention_huge_bytes'] >> 20} MiB of huge pages without being asked (the kernel's setting is {memory['thp']}).",
-                "allocator=glibc_nothp turns off what glibc itself asks for.",
-            )
-        ]
+        said += f" It got {proof['retention_huge_bytes'] >> 20} MiB of huge pages without being asked (kernel: {memory['thp']})."
+        return [Finding("warn", said, "allocator=glibc_nothp turns off what glibc itself asks for.")]
     return [Finding("ok", f"{said} It gets no huge pages by itself here.")]
