@@ -45,7 +45,11 @@ def resolve(allocator: Allocator) -> str | None:
         found = next(filter(None, (_in_folders([BESIDE], soname) for soname in sonames)), None)
     if found is None:
         way_out = (
-            (f"apt-get install {allocator.package}" if " " not in allocator.package else allocator.package)
+            (
+                f"apt-get install {allocator.package}"
+                if " " not in allocator.package or allocator.package.startswith("lib")
+                else allocator.package
+            )
             if allocator.package
             else "install it, or give allocator.library a path"
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.allocators import library
+from bench.allocators.environment import in_force
 from bench.allocators.retention import is_usable
 from bench.config import compose
 from bench.config.study import Study
@@ -202,7 +203,7 @@ def advice(found: Sequence[records.Record], reference: str, arms: dict[str, Allo
 def paste(allocator: Allocator, program: Program) -> str:
     """One `env` in front of the command, so that no shell and no helper runs under the preload."""
     path = library.resolve(allocator)
-    settings = [f"{name}={shlex.quote(value)}" for name, value in allocator.env.items()] + (
+    settings = [f"{name}={shlex.quote(value)}" for name, value in in_force(allocator, path).items()] + (
         [f"LD_PRELOAD={path}"] if path else []
     )
     return "    " + " \\\n        ".join([" ".join(["env", *settings]), shlex.join(program.command)])

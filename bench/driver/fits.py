@@ -10,7 +10,6 @@ from typing import Any
 
 import psutil
 
-from bench.allocators.environment import wants_huge_pages
 from bench.copies.launcher import Copy, chosen_interface
 from bench.host import facts
 from bench.host.findings import huge_pages_allowed
@@ -18,7 +17,7 @@ from bench.host.interpreter import software
 from bench.host.topology import needs_of_domains, shares_here
 from bench.job.checks import check_fits
 from bench.job.errors import ConfigError
-from bench.job.job import Job
+from bench.job.job import Job, asks_for_huge_pages
 from bench.process.cpus import allowed_cpus
 
 
@@ -42,7 +41,7 @@ def check_hosts(jobs: Sequence[Job], copy: Copy, host: Mapping[str, Any]) -> Non
                     f"nodes={job.nodes}, but {copy.launcher} started {copy.num_copies} copies: start one on each of {job.nodes} nodes."
                 )
             check_fits(job, job.ranks_per_node, cpus, available, bound(job.ranks_per_node, job.launch.threads_per_rank))
-        if wants_huge_pages(job.allocator) and not huge_pages_allowed():
+        if asks_for_huge_pages(job.allocator.env) and not huge_pages_allowed():
             raise ConfigError(
                 f"allocator={job.allocator.name} asks for transparent huge pages, which this host never gives: leave the arm out, or "
                 "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled."

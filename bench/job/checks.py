@@ -60,8 +60,10 @@ def types_of(schema: type) -> dict[str, Any]:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    if get_origin(kind) is dict and get_args(kind) == (str, str):
-        return isinstance(value, Mapping) and all(isinstance(v, str) for pair in value.items() for v in pair)
+    if get_origin(kind) is dict:
+        return isinstance(value, Mapping) and all(
+            fits(v, one) for pair in value.items() for v, one in zip(pair, get_args(kind))
+        )
     if get_origin(kind) is list:
         return isinstance(value, (list, tuple)) and all(fits(one, get_args(kind)[0]) for one in value)
     for plain in (str, int, float):
@@ -167,7 +169,11 @@ def check_rules(job: Job) -> None:
 
 
 def check_environment(job: Job) -> None:
-    for name, value in job.allocator.env.items():
+    env, instead = job.allocator.env, job.allocator.instead
+    for name in instead:
+        if name not in env:
+            raise ConfigError(f"allocator.instead.{brief(name)} is no option of allocator.env: correct the name.")
+    for name, value in [*env.items(), *(pair for options in instead.values() for pair in options.items())]:
         if name.startswith(NOT_OF_AN_ARM):
             raise ConfigError(
                 f"allocator.env must not set {name}: name the library in allocator.library, so that it is resolved and proved."

@@ -24,6 +24,15 @@ class Allocator:
     env: Dict[str, str] = field(default_factory=dict)
     shows: str = ""
     package: Optional[str] = None  # what to install on Debian or Ubuntu when the library is not there
+    # What to set in place of an option of `env` that this version of the library no longer knows: {} where the option
+    # only silences messages. An option that is not named here must be known.
+    instead: Dict[str, Dict[str, str]] = field(default_factory=dict)
+
+
+def asks_for_huge_pages(env: Dict[str, str]) -> bool:
+    """Return whether an arm's variables ask for transparent huge pages."""
+    settings = " ".join(env.values())
+    return "malloc.hugetlb=1" in settings or "thp:always" in settings or "THP_MEM_ALLOC_ENABLE" in env
 
 
 @dataclass(frozen=True)

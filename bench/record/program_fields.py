@@ -38,6 +38,8 @@ PROGRAM: dict[str, dict[str, Field]] = {
         "version": ("string?", "as the allocator tells it"),
         "options": ("any", "its live options, as the allocator tells them"),
         "unconfirmed": ("string[]", "options that are set and that this allocator cannot be asked about"),
+        "dropped": ("string[]", "options of the arm that this version no longer knows: replaced as `allocator.instead` says", SOMETIMES),
+        "tunables": ("string{}", "`glibc.malloc.*` in the arm's environment, as the loader lists them; none before glibc 2.33", SOMETIMES),
         "libraries": ("string{}", "each library that does the arm's work, by path, with its SHA-256"),
         "library_path": ("string?", "that process's `LD_LIBRARY_PATH`"),
         "processes": ("program_process[]", "each process that was seen, in the order of being seen; an exec makes another of one"),

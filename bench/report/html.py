@@ -118,9 +118,13 @@ def arm_rows(section: Section) -> list[list[str]]:
     for arm in section.arms:
         record = next(cell for cell in section.cells if cell.arm == arm).records[0]
         allocator, proof = record["job"]["allocator"], record["ranks"][0]["proof"]
-        env = " ".join(f"{key}={value}" for key, value in sorted(allocator["env"].items())) or "none"
+        dropped = proof.get("dropped", [])
+        env = {key: value for key, value in allocator["env"].items() if key not in dropped}
+        env.update(pair for name in dropped for pair in allocator.get("instead", {}).get(name, {}).items())
+        words = " ".join(f"{key}={value}" for key, value in sorted(env.items())) or "none"
+        words += f" (this version has dropped {', '.join(dropped)})" if dropped else ""
         known = proof["malloc_library"], proof["version"] or "not told", (proof["sha256"] or "")[:16]
-        rows.append([arm, allocator["shows"], *known, env])
+        rows.append([arm, allocator["shows"], *known, words])
     return rows
 
 

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from bench.host.likeness import fingerprint
+from bench.job.job import asks_for_huge_pages
 from bench.record.records import Record
 from bench.statistics.cells import Cell, block_of, nodes_text
 from bench.workloads.program.figures import memory_of_others
+
+HUGE_BYTES = 64 << 20  # of huge pages: more than the interpreter and the libraries get by themselves
 
 
 def cautions_of(good: Sequence[Record], chosen: str, reference: str, num_arms: int) -> list[str]:
@@ -77,9 +80,24 @@ def _stretched_blocks(good: Sequence[Record]) -> int:
 
 def _of_the_job(record: Record) -> list[str]:
     """Too few samples; memory of a program that the arm does not serve; an end of which there is no proof."""
+    said = huge_pages_of_glibc(record)
     if "processes" in record["ranks"][0]["proof"]:
-        return memory_of_others(record)
-    said: list[str] = list(record["derived"].get("cautions", []))
+        return said + memory_of_others(record)
+    said += record["derived"].get("cautions", [])
     if any(rank.get("proof_end") is None for rank in record["ranks"]):
         said.append("a rank was not there any more, or could not be asked, to prove its allocator at the end.")
     return said
+
+
+def huge_pages_of_glibc(record: Record) -> list[str]:
+    """Return a sentence where an arm of the C library's allocator got huge pages that its settings do not ask for."""
+    arm = record["job"]["allocator"]
+    huge_bytes = max(rank["huge_bytes"] or 0 for rank in record["ranks"])
+    if arm["library"] is not None or asks_for_huge_pages(arm["env"]) or huge_bytes < HUGE_BYTES:
+        return []
+    tunable = record["ranks"][0]["proof"].get("tunables", {}).get("glibc.malloc.hugetlb", "not known")
+    return [
+        f"{arm['name']} got huge pages that it does not ask for (glibc.malloc.hugetlb {tunable}; the kernel's setting is "
+        f"{record['hosts'][0]['memory']['thp']}): its faults do not compare with those of a glibc without them; "
+        "allocator=glibc_nothp turns off what glibc itself asks for."
+    ]

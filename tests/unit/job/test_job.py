@@ -62,6 +62,7 @@ DECIDING: dict[str, Any] = {
 NOT_DECIDING = {
     "allocator.shows": "another sentence",
     "allocator.package": "another-package",
+    "allocator.instead": {"OLD": {"NEW": "1"}},
     "launch.interface": "eth1",
     "launch.timeout_seconds": 1.0,
     "launch.collective_timeout_seconds": 1.0,

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from bench.commands.rerun import refuse_strange_arms
+from bench.allocators import catalogue
+from bench.commands.rerun import own_arm
 from bench.host.likeness import fingerprint
 from bench.job.checks import checked
 from bench.job.errors import ConfigError, RecordError
@@ -90,21 +91,19 @@ def test_a_good_job_comes_through_unchanged() -> None:
     assert checked(to_dict(job)) == job == checked(json.loads(json.dumps(to_dict(job))))
 
 
-def test_an_arm_of_a_record_is_run_only_when_this_host_has_it(tmp_path: Path) -> None:
-    refuse_strange_arms(
-        [
-            Job(),
-            Job(
-                allocator=Allocator(
-                    "tcmalloc", "libtcmalloc_minimal.so.4", {"TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD": "1099511627776"}
-                )
-            ),
-        ]
+def test_an_arm_of_a_record_is_run_only_when_this_host_has_it() -> None:
+    """What to set in place of a dropped option is this host's: older records do not say it."""
+    own = catalogue.arms()
+    assert own_arm(Allocator(), own) == Allocator()
+    messages = "TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD"
+    of_record = Allocator(
+        "tcmalloc", "libtcmalloc_minimal.so.4", {messages: "1099511627776"}, instead={messages: {"A": "1"}}
     )
+    assert own_arm(of_record, own).instead == {messages: {}}
     with pytest.raises(
         ConfigError, match="allocator=mine of the record asks for library /tmp/evil.so .* say --trust-arms"
     ):
-        refuse_strange_arms([Job(allocator=Allocator("mine", "/tmp/evil.so"))])
+        own_arm(Allocator("mine", "/tmp/evil.so"), own)
 
 
 @given(value=JSON)

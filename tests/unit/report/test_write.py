@@ -18,7 +18,7 @@ from bench.config.study import Study
 from bench.job.errors import ConfigError
 from bench.job.job import Job
 from bench.paths import CHECKOUT, PUBLISHED
-from bench.report import data, document, latex, tables, words, write
+from bench.report import data, document, html, latex, tables, words, write
 from bench.statistics.grouping import sections
 from bench.workloads.gpt.flops import tflops
 
@@ -295,3 +295,15 @@ def test_pipes_in_a_cell_do_not_break_the_table(tmp_path):
 )
 def test_numbers_keep_three_figures(value, text):
     assert words.number(value) == text
+
+
+def test_the_environment_of_an_arm_is_what_was_in_force(tmp_path: Path) -> None:
+    records = b.study(tmp_path, {"glibc": {}, "tcmalloc": {}})
+    for record in records:
+        if record["job"]["allocator"]["name"] == "tcmalloc":
+            (dropped,) = record["job"]["allocator"]["env"]
+            record["job"]["allocator"]["instead"] = {dropped: {"TCMALLOC_NEW": "1"}}
+            for rank in record["ranks"]:
+                rank["proof"]["dropped"] = [dropped]
+    (found,) = sections(records, "glibc")
+    assert [row[-1] for row in html.arm_rows(found)] == ["none", f"TCMALLOC_NEW=1 (this version has dropped {dropped})"]

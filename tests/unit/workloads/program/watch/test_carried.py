@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,8 @@ MALLOC = "#include <stddef.h>\nvoid *malloc(size_t n) { (void)n; return 0; }\n"
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    if not shutil.which("gcc"):
+        pytest.skip("the made-up programs need gcc")
     folder = tmp_path_factory.mktemp("elf")
     library = made(folder, "libmine.so", MALLOC, "-shared", "-fPIC", "-Wl,-soname,libmine.so")
     return {
