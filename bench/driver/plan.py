@@ -16,7 +16,9 @@ from bench.host.facts import usable_memory
 from bench.host.interpreter import with_software
 from bench.host.likeness import kind_of
 from bench.job.errors import RecordError
-from bench.job.job import Job, from_dict
+from bench.job.identity import content_hash
+from bench.job.job import Job
+from bench.job.sampling import micro_batches
 from bench.record import records
 from bench.statistics import grouping
 from bench.statistics.forecast import Duration, Forecast, duration, forecast, with_auto_blocks
@@ -114,27 +116,18 @@ def earlier_records(directory: Path, host: Host, pythons: Collection[str | None]
 def wanted_blocks(study: Study, jobs: Sequence[Job], earlier: Sequence[records.Record]) -> int | None:
     """How many blocks the spread of earlier ones asks for; None where there are not two of them."""
     hashes = {dataclasses.replace(job, repeat=0).content_hash for job in jobs}
-    ours = [r for r in earlier if r["content_hash"] in hashes or _first_block(r) in hashes]
+    ours = [record for record in earlier if content_hash({**record["job"], "repeat": 0}) in hashes]
     ratios = [pair.ratio for pair in grouping.pairs(ours, study.reference) if pair.ratio and pair.ratio.num_blocks > 1]
     if not ratios:
         return None
     return max(needed_blocks(ratio, study.blocks_half_width, FEWEST_BLOCKS) for ratio in ratios)
 
 
-def _first_block(record: records.Record) -> str:
-    return dataclasses.replace(from_dict(record["job"]), repeat=0).content_hash
-
-
 def disk_bytes(jobs: Sequence[Job]) -> int:
     """Of records and reports: a ceiling."""
-
-    def micro_batches(job: Job) -> int:
-        if job.measure.mode == "full":
-            return job.warm_up + job.num_micro_batches * job.measure.iterations
-        return job.warm_up + 2 * job.measure.max_samples
-
     return REPORT_BYTES + sum(
-        (RECORD_BYTES + BYTES_OF_A_MICRO_BATCH * micro_batches(job)) * job.num_ranks for job in jobs
+        (RECORD_BYTES + BYTES_OF_A_MICRO_BATCH * micro_batches(job, 2 * job.measure.max_samples)) * job.num_ranks
+        for job in jobs
     )
 
 

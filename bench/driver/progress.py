@@ -13,6 +13,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from bench.job.job import Job
+from bench.job.sampling import micro_batches
 from bench.statistics.stats import FEWEST_BLOCKS
 
 if TYPE_CHECKING:
@@ -163,12 +164,10 @@ class Progress:
 
 
 def expected_seconds(job: Job, done: int, elapsed: float) -> float:
-    """What a job takes from its start to its end, by the pace of its ``done`` micro-batches: the warm-up, and in full mode all of its
-    iterations; else one counted iteration at least, and on to measure.max_seconds, where it ends at the latest."""
-    pace, measure = elapsed / done, job.measure
-    if measure.mode == "full":
-        return pace * (job.warm_up + measure.iterations * job.num_micro_batches)
-    return max(pace * (job.warm_up + measure.iteration_micro_batches), measure.max_seconds + pace)
+    """What a job takes from its start to its end, by the pace of its ``done`` micro-batches: those that it has at least, and in
+    sampled mode on to measure.max_seconds, where it ends at the latest."""
+    pace, least = elapsed / done, micro_batches(job, 1)
+    return pace * least if job.measure.mode == "full" else max(pace * least, job.measure.max_seconds + pace)
 
 
 def fitting(parts: Sequence[str], room: int) -> str:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bench.job.identity import flat
 from bench.job.job import canonical
 from bench.process.cpus import cpu_numbers
 
@@ -109,14 +110,6 @@ def _alike(name: str, a: Any, b: Any) -> bool:
 
 def _covers(prefixes: Sequence[str], name: str) -> bool:
     return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
-
-
-def flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys as dotted names."""
-    found: dict[str, Any] = {}
-    for key, value in facts.items():
-        found.update(flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
-    return found
 
 
 def kind_of(hosts: Sequence[Mapping[str, Any]]) -> str:

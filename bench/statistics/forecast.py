@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from bench.job.job import Job, canonical, from_dict
+from bench.job import sampling
+from bench.job.identity import arm, identity
+from bench.job.job import Job, canonical, from_dict, to_dict
 from bench.job.series import relative_half_width
 from bench.record.records import Record
 from bench.statistics.stats import FEWEST_BLOCKS
@@ -75,67 +76,45 @@ def pace_of(record: Record) -> Pace:
 
 
 def job_seconds(job: Job, pace: Pace) -> float:
-    """Start-up, warm-up, and iterations until the rules of `measure` are content."""
-    measure = job.measure
-    steps = math.ceil(job.warm_up / job.warm_up_iteration)
-    elapsed, samples = job.warm_up * pace.warm_seconds + steps * pace.step_seconds, 0
-    if measure.mode == "full":
-        whole = job.num_micro_batches * pace.micro_seconds + pace.step_seconds
-        return pace.startup_seconds + elapsed + measure.iterations * whole
-    count = min(measure.iteration_micro_batches, job.num_micro_batches)
-    took = count * pace.micro_seconds + pace.step_seconds
-    while True:
+    """Start-up, and the rank's own iterations, each as long as ``pace`` says, until the rank's own rule ends them."""
+    elapsed, samples = 0.0, 0
+    for kinds, warm_up in sampling.iterations(job):
+        took = len(kinds) * (pace.warm_seconds if warm_up else pace.micro_seconds) + pace.step_seconds
+        width = pace.half_width * math.sqrt(pace.num_samples / samples) if samples else math.inf
+        if not sampling.wants_more(job.measure, samples, width, elapsed, took):
+            break
         elapsed += took
-        samples += max(count - 2, 0) or count
-        if elapsed + took > measure.max_seconds:
-            break
-        if samples < measure.min_samples or elapsed < measure.min_seconds:
-            continue
-        width = pace.half_width * math.sqrt(pace.num_samples / samples)
-        if samples >= measure.max_samples or width <= measure.relative_half_width:
-            break
+        samples += 0 if warm_up else len(sampling.typical(kinds, range(len(kinds))))
     return pace.startup_seconds + elapsed
 
 
 def forecast(job: Job, found: Sequence[Record], alone: bool, gflops: float | None = None) -> Forecast:
     """``found``: valid records of this kind of host, the newest last. ``alone``: all ranks share one host (no launcher gave more).
     ``gflops``: the speed of matrix products, for where no record helps."""
-    if job.program.command:
-        return _of_program(job, found)
     known: dict[str, list[float]] = {}
-    for record in found:
-        if record["job"].get("program") or not record["ranks"][0]["iterations"]["wall_seconds"]:
-            continue
-        theirs = from_dict(record["job"])
-        if _workload(theirs) != _workload(job):
+    workload, ours = _workload(job), bool(job.program.command)
+    for record, theirs in ((record, from_dict(record["job"])) for record in found):
+        if _workload(theirs) != workload or not (ours or record["ranks"][0]["iterations"]["wall_seconds"]):
             continue
         factor = _ranks_here(job, alone) / _ranks_here(theirs, record["launch"]["simulated"])
         same_arm = _arm(theirs) == _arm(job)
         wide = factor != 1 or theirs.nodes != job.nodes
-        if same_arm and not wide and _amount(theirs) == _amount(job):
-            known.setdefault("same job", []).append(record["wall_seconds"])
-            continue
-        source = "another width" if wide else "same arm" if same_arm else "another arm"
-        known.setdefault(source, []).append(job_seconds(job, _scaled(pace_of(record), factor)))
+        if same_arm and not wide and (ours or _amount(theirs) == _amount(job)):
+            source, seconds = "same job", record["wall_seconds"]
+        else:
+            source = "another width" if wide else "same arm" if same_arm else "another arm"
+            # A program is seen from outside: only its whole runs foretell anything.
+            seconds = record["wall_seconds"] if ours else job_seconds(job, _scaled(pace_of(record), factor))
+        known.setdefault(source, []).append(seconds)
     for source in SOURCES:
         if source in known:
             newest = known[source][-NEWEST:]
             return Forecast(job, statistics.fmean(newest), source, len(newest))
-    if not gflops:
+    if not gflops or ours:
         return Forecast(job, math.nan, "")
     flops = tflops(job, 1.0) * job.nodes * 1e12 * job.train.micro_batch_size / job.train.global_batch_size
     micro = flops * _ranks_here(job, alone) / (EFFICIENCY * gflops * 1e9)
     return Forecast(job, job_seconds(job, Pace(STARTUP_SECONDS, micro, micro, micro / 4)), "products")
-
-
-def _of_program(job: Job, found: Sequence[Record]) -> Forecast:
-    """A program is seen from outside: only its own records foretell anything."""
-    mine = [record for record in found if record["job"].get("program") == dataclasses.asdict(job.program)]
-    same = [r["wall_seconds"] for r in mine if _arm(from_dict(r["job"])) == _arm(job)][-NEWEST:]
-    others = [r["wall_seconds"] for r in mine][-NEWEST:]
-    if not others:
-        return Forecast(job, math.nan, "")
-    return Forecast(job, statistics.fmean(same or others), "same job" if same else "another arm", len(same or others))
 
 
 @dataclass(frozen=True)
@@ -173,14 +152,11 @@ def with_auto_blocks(
 
 
 def _workload(job: Job) -> str:
-    """What decides a micro-batch's time, but for the arm and how many ranks share the host."""
-    train = {key: value for key, value in dataclasses.asdict(job.train).items() if key != "global_batch_size"}
-    launch: Mapping[str, Any] = {
-        "blas": job.launch.blas,
-        "python": job.launch.python,
-        "threads": job.launch.threads_per_rank,
-    }
-    return canonical([dataclasses.asdict(job.model), train, launch])
+    """What decides the time of a micro-batch or of a program's run, but for the arm and how many ranks share the host."""
+    content = identity(to_dict(job)).items()
+    parts = ("workload", "model.", "train.", "program.", "launch.")
+    same = {key: value for key, value in content if key.startswith(parts) and key != "train.global_batch_size"}
+    return canonical([same, job.launch.software])
 
 
 def _amount(job: Job) -> str:
@@ -188,7 +164,7 @@ def _amount(job: Job) -> str:
 
 
 def _arm(job: Job) -> str:
-    return canonical([job.allocator.library, job.allocator.env])
+    return canonical({**arm(to_dict(job)), "name": None})
 
 
 def _ranks_here(job: Job, alone: bool) -> int:

@@ -32,7 +32,7 @@ def of(jobs: list[Job], out: Path, host: dict[str, Any], **study: Any) -> plan.P
 def test_what_is_answered_is_said_with_its_reason_and_the_rest_is_foretold(
     run_sweep: Sweep, jobs: list[Job], tmp_path: Path, host: dict[str, Any]
 ) -> None:
-    assert math.isnan(of(jobs, tmp_path, host).duration.seconds)
+    assert math.isnan(of(jobs, tmp_path / "none" / "main", host).duration.seconds)
     run_sweep(jobs[:2])
     before = files(tmp_path)
     found = of(jobs, tmp_path, host)
