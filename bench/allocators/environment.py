@@ -31,6 +31,11 @@ def environment(
     return padded(env, before)
 
 
+def steering(env: Mapping[str, str]) -> dict[str, str]:
+    """What of a rank's environment steers threads, arithmetic, torch and the allocator: our own and the arm's, for nothing else is left."""
+    return {name: env[name] for name in sorted(env) if name.startswith(FOREIGN) and name != "LD_PRELOAD"}
+
+
 def places(cpus: Sequence[int]) -> str:
     """``OMP_PLACES``: each logical CPU is a place of its own."""
     return ",".join(f"{{{cpu}}}" for cpu in cpus)

@@ -54,7 +54,9 @@ def plan(study: Study, jobs: Sequence[Job], out: Path, hosts: Sequence[Host], nu
     alone = num_copies == 1
     answered, again, todo = [], [], []
     for job in jobs:
-        here = [with_software(dict(hosts[min(i, len(hosts) - 1)]), job.launch.python) for i in range(job.nodes)]
+        # As the sweep has them: alone, one host stands for all nodes; else the first for those that are not there yet.
+        nodes = [hosts[min(i, len(hosts) - 1)] for i in range(1 if alone else job.nodes)]
+        here = [with_software(dict(host), job.launch.python) for host in nodes]
         record, why = found_there(out / job.directory / "record.json", job, here)
         if record is not None:
             answered.append((job.directory, why))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from statistics import fmean
-from typing import NamedTuple, Tuple
+from typing import NamedTuple
 
 from bench.job.job import Job, Measure
 from bench.job.series import relative_half_width
@@ -22,7 +22,7 @@ ENOUGH_TO_CUT = 20  # samples from which on a change point is searched for: amon
 class Iteration(NamedTuple):
     """One optimizer step: the kind of each micro-batch before it, and whether it belongs to the warm-up."""
 
-    kinds: Tuple[str, ...]
+    kinds: tuple[str, ...]
     warm_up: bool
 
 
@@ -50,7 +50,7 @@ def iterations(job: Job) -> Iterator[Iteration]:
         done += 1
 
 
-def kinds_of(count: int) -> Tuple[str, ...]:
+def kinds_of(count: int) -> tuple[str, ...]:
     """Return the kind of each of an iteration's ``count`` micro-batches.
 
     `first` makes .grad, `last` synchronizes it. The optimizer step frees the gradients. An allocator returns a part of them to the

@@ -174,6 +174,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "cpus": ("integer[]", "logical CPUs that it is bound to"),
         "threads": ("integer", "torch's threads"),
         "openmp": ("openmp?", "how OpenMP's threads were bound, and where each was allowed at the end", 2),
+        "environment": ("any", "variables that steer threads, arithmetic, torch and the allocator, as the rank was given them", 3),
         "environment_bytes": ("integer?", "of its environment when it was started, zeros included: the same for all arms", 2),
         "memory_node": ("integer?", "NUMA node that its memory is bound to; null where it is not bound"),
         "proof": ("proof", "which library answers `malloc`, before torch is imported"),

@@ -86,12 +86,12 @@ def _arm_identity(record: Record) -> str:
 def _section(group: Sequence[Record], reference: str) -> Section:
     good = [(record, record["job"]["allocator"]["name"], _arm_identity(record)) for record in group if record["valid"]]
     identities: dict[str, set[str]] = {}
-    for _, name, identity in good:
-        identities.setdefault(name, set()).add(identity)
+    for _, name, setting in good:
+        identities.setdefault(name, set()).add(setting)
     cells: dict[tuple[str, int, bool], list[Record]] = {}
-    for record, name, identity in good:
+    for record, name, setting in good:
         # Two settings under one name are two arms.
-        label = name if len(identities[name]) == 1 else f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:4]}"
+        label = name if len(identities[name]) == 1 else f"{name}-{hashlib.sha256(setting.encode()).hexdigest()[:4]}"
         cells.setdefault((label, record["job"]["nodes"], record["launch"]["simulated"]), []).append(record)
     names = sorted({arm for arm, _, _ in cells})
     chosen = (
