@@ -15,7 +15,7 @@ from bench.job.job import Job, Launch, Measure, Program
 from bench.statistics import forecast
 from bench.statistics.forecast import Pace
 
-PACE = Pace(startup_seconds=4.0, warm_seconds=0.3, micro_seconds=0.2, step_seconds=0.5, half_width=0.001, num_samples=8)
+PACE = Pace(startup_seconds=4.0, warm_seconds=0.3, micro_seconds=0.2, step_seconds=0.5, half_width=0.003)
 
 
 def as_the_rank_does(job: Job, pace: Pace) -> float:
