@@ -13,8 +13,8 @@ import json
 import sys
 import time
 
-from bench.job.job import WARM_UP_ITERATION, Model, Train
-from bench.job.sampling import kinds_of
+from bench.job.job import Model, Train
+from bench.job.sampling import WARM_UP_ITERATION, kinds_of
 
 
 def main(model_json: str, train_json: str, warm_up: str, count: str) -> None:

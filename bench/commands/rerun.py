@@ -12,6 +12,7 @@ from pathlib import Path
 from bench.allocators import catalogue
 from bench.commands import compare
 from bench.commands.arguments import add_reference, add_tolerance
+from bench.config.compose import filled_in
 from bench.config.study import Study
 from bench.copies.launcher import which_copy
 from bench.driver import sweep
@@ -51,6 +52,7 @@ def run(options: argparse.Namespace) -> int:
     # The study has a new name (date and time): a sweep skips the jobs whose records lie in its folder already, and here none must be.
     if not options.trust_arms:
         refuse_strange_arms(jobs)
+    jobs = [filled_in(job) for job in jobs]  # versions and data are those of this host
     # A name of its own each time, or the resumed sweep would find the answers there.
     folder = path.absolute().parent.parent if path.is_file() else path.absolute()
     study = Study(f"{folder.name}-rerun-{datetime.now(timezone.utc):%Y%m%dT%H%M%S}", reference=options.reference)

@@ -62,7 +62,9 @@ def plan(study: Study, jobs: Sequence[Job], out: Path, hosts: Sequence[Host], nu
     """``out``: the study's folder. ``hosts``: facts of the copies' hosts; where there are fewer than a job has nodes, the others are taken to
     be like the first. Nothing is written, set aside or started."""
     alone, auto = num_copies == 1, study.blocks == "auto"
-    answered, again, todo = [], [], []
+    answered: list[tuple[str, str]] = []
+    again: list[tuple[str, str]] = []
+    todo: list[Job] = []
     for job in jobs:
         # As the sweep has them: alone, one host stands for all nodes.
         nodes = [hosts[min(i, len(hosts) - 1)] for i in range(1 if alone else job.nodes)]
@@ -205,15 +207,11 @@ def _seconds(one: Forecast) -> str:
     return f"{_round(one.seconds)} ({_round(one.low)} to {_round(one.high)}), {one.source}{of}"
 
 
-SAME_IN_JSON = ("study", "num_jobs", "nodes", "simulated", "memory_needed_bytes", "memory_available_bytes")
-SAME_IN_JSON += ("disk_needed_bytes", "disk_available_bytes")
-
-
 def as_data(found: Plan) -> dict[str, Any]:
     """Return what --json prints."""
     took = found.duration
     return {
-        **{key: getattr(found, key) for key in SAME_IN_JSON},
+        **{key: value for key, value in vars(found).items() if key not in ("forecasts", "duration", "auto")},
         **{key: [{"job": n, "why": why} for n, why in getattr(found, key)] for key in ("answered", "again")},
         "to_run": [
             {"job": one.job.directory, "seconds": one.seconds, "low": one.low, "high": one.high, "source": one.source}

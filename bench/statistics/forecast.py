@@ -138,7 +138,7 @@ def with_auto_blocks(
     the minutes are over, or until as many as an earlier spread asks for (``wanted``); always three, as ``Runner.next_block`` has it."""
     each = [statistics.fmean(getattr(one, key) for one in forecasts) * num_first for key in ("seconds", "low", "high")]
     if math.isnan(each[0]):
-        return Duration(*each)
+        return Duration(math.nan, math.nan, math.nan)
     block = each[0] + PUBLISH_SECONDS * num_first
     fit = max(FEWEST_BLOCKS, int(60 * max_minutes / block))
     blocks = max(FEWEST_BLOCKS, min(fit, wanted)) if wanted else fit

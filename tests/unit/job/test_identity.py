@@ -143,15 +143,21 @@ def test_the_same_script_in_two_folders_is_one_experiment_until_it_is_edited(tmp
 def test_what_is_measured_is_in_the_identity() -> None:
     """Each key of a job but those that are information changes it, whichever keys come later."""
     base = builders.job()
-    for part in ("model", "train", "measure", "launch", "data"):
+    for part in ("model", "train", "parallel", "measure", "launch", "data"):
         for field in dataclasses.fields(getattr(base, part)):
             value = getattr(getattr(base, part), field.name)
             other = (
                 not value if isinstance(value, bool) else f"{value}x" if isinstance(value, (str, type(None))) else 77
             )
-            changed = identity(to_dict(builders.with_value(base, f"{part}.{field.name}", other)))
+            changed = builders.with_value(base, f"{part}.{field.name}", other)
             information = re.search("timeout|silence|interface|python|software", field.name)
-            assert (changed == identity(to_dict(base))) == bool(information), f"{part}.{field.name}"
+            assert (identity(to_dict(changed)) == identity(to_dict(base))) == bool(information), f"{part}.{field.name}"
+            hashed = not information or field.name == "software"
+            assert (changed.directory != base.directory) == hashed, f"{part}.{field.name}"
+    for key, value in {"nodes": 2, "repeat": 1, "seed": 5, "allocator.env": {"A": "1"}, "ranks_per_node": 2}.items():
+        assert builders.with_value(base, key, value).content_hash != base.content_hash
+    for key in ("shows", "package"):
+        assert builders.with_value(base, f"allocator.{key}", "other").content_hash == base.content_hash
 
 
 def test_a_key_that_an_older_record_lacks_has_its_default() -> None:

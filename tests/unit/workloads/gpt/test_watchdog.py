@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from bench.job.job import Job, Launch
-from bench.workloads.gpt import watchdog
 from bench.workloads.gpt.watchdog import TICK_SECONDS, Watchdog, start_seconds
 
 EVENT = {"event": "micro_batch"}
@@ -109,9 +106,3 @@ def test_limits_of_the_users_own_take_the_place_of_the_watchdogs(clock: Clock) -
         assert wait(dog, clock, 10.0) is None
     dog.hear(0, EVENT)
     assert wait(dog, clock, 20.0) == "did not end within launch.job_timeout_seconds=100" and not dog.gave_up
-
-
-def test_limits_change_neither_the_hash_nor_the_folder_of_a_job() -> None:
-    for name in ("collective_timeout_seconds", "silence_seconds", "job_timeout_seconds"):
-        assert Job(launch=replace(Launch(), **{name: 5.0})).content_hash == Job().content_hash
-    assert watchdog.LEAST_SECONDS >= 60
