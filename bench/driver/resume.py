@@ -128,13 +128,15 @@ def given_here(job: Job, num_hosts: int) -> Any:
 
 def comparable(rank: Mapping[str, Any]) -> Any:
     """What a rank was given, with the CPUs in the order of their places: a scheduler gives other cores of equal nodes."""
-    environment = dict(rank.get("environment") or {})
-    if "OMP_PLACES" in environment:
-        seen: dict[str, int] = {}
-        environment["OMP_PLACES"] = re.sub(
-            r"\d+", lambda found: str(seen.setdefault(found.group(), len(seen))), environment["OMP_PLACES"]
-        )
-    return [rank.get("threads"), environment]
+    given = rank.get("environment")
+    environment = {**given} if isinstance(given, Mapping) else {}
+    seen: dict[str, str] = {}
+    places = str(environment.pop("OMP_PLACES", ""))
+    return [
+        rank.get("threads"),
+        environment,
+        re.sub(r"\d+", lambda found: seen.setdefault(found.group(), str(len(seen))), places),
+    ]
 
 
 def is_of_program(job: Mapping[str, Any]) -> bool:
