@@ -9,21 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.commands.arguments import add_json
 from bench.job.errors import ConfigError
 from bench.record import records
 from bench.record.records import Record
 from bench.report.rederived import table
 from bench.statistics.rederive import Change, changes, largest
 from bench.workloads.gpt.figures import derive, derived_code
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", type=Path, help="a results folder")
-    parser.add_argument(
-        "--write", action="store_true", help="write the records anew, with the new figures and today's schema number"
-    )
-    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ from bench.host.interpreter import with_software
 from bench.host.likeness import kind_of
 from bench.job.errors import RecordError
 from bench.job.identity import content_hash
-from bench.job.job import Job
+from bench.job.job import Job, complete
 from bench.job.sampling import micro_batches
 from bench.record import records
 from bench.statistics import grouping
@@ -125,7 +125,7 @@ def earlier_records(directory: Path, host: Host, pythons: Collection[str | None]
 def wanted_blocks(study: Study, jobs: Sequence[Job], earlier: Sequence[records.Record]) -> int | None:
     """How many blocks the spread of earlier ones asks for; None where there are not two of them."""
     hashes = {dataclasses.replace(job, repeat=0).content_hash for job in jobs}
-    ours = [record for record in earlier if content_hash({**record["job"], "repeat": 0}) in hashes]
+    ours = [record for record in earlier if content_hash({**complete(record["job"]), "repeat": 0}) in hashes]
     ratios = [pair.ratio for pair in grouping.pairs(ours, study.reference) if pair.ratio and pair.ratio.num_blocks > 1]
     return max((needed_blocks(ratio, study.blocks_half_width, FEWEST_BLOCKS) for ratio in ratios), default=None)
 

@@ -1,33 +1,33 @@
 """What makes two jobs the same experiment: the only definition, by content. Resume, grouping, comparison and packs use it.
 
 Versions and hashes count. Paths, time limits and descriptions are information: the same command in another folder, by another user
-or from a pack, which cuts paths, is the same experiment. Functions take a job as plain data, as records hold it; keys that an
-older record lacks have their default of today.
+or from a pack, which cuts paths, is the same experiment. Functions take a job as plain data with all of its keys (`job.complete`).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
-
-from bench.job.job import Job, canonical
 
 # Versions of an interpreter (launch.software) are facts of a record's host, where they are compared (likeness.SAME_TIMES).
 INFORMATION = ("launch.interface", "launch.python", "launch.software", "program.directory", "data.path")
 PLACE = ("nodes", "repeat")  # which cell and block of an experiment a job is
 AMOUNT = ("measure.mode", "measure.iteration_micro_batches")  # of `measure`, what is no mere amount
-DEFAULTS = dataclasses.asdict(Job())
-DEFAULTS["launch"]["blas"] = "stock"  # records without the key were made on the path that the library takes by itself
 # A path, and what a pack leaves of one (.../name). Its last part is its content as far as a name can be.
 PATH = re.compile(r"(?<![\w./-])(?:~|\.\.\.)?(?:/[^\s\"'`,;:=()\[\]{}/]+)+")
 
 
+def canonical(value: Any) -> str:
+    """JSON with one spelling: sorted keys, no spaces, so that a hash over it means something."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
 def identity(job: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the job has in common with others of its experiment, by dotted names: all but arm, nodes and block."""
-    content = {key: value for key, value in flat(with_defaults(job)).items() if not _is_information(key)}
+    content = {key: value for key, value in flat(job).items() if not _is_information(key)}
     content["workload"] = "program" if "program" in job else "gpt"
     if "program" in job:
         # Both sorted: a pack has other names of the files, and so another order.
@@ -52,7 +52,6 @@ def arm(job: Mapping[str, Any]) -> dict[str, Any]:
 
 def content_hash(job: Mapping[str, Any]) -> str:
     """Return the SHA-256, as 64 hex digits, over all that decides the job's measurement on a host."""
-    job = with_defaults(job)
     place = {key: job[key] for key in PLACE}
     setting = {key: job["allocator"].get(key) for key in ("name", "library", "env")}
     content = [identity(job), place, setting, job["launch"].get("software")]
@@ -62,18 +61,6 @@ def content_hash(job: Mapping[str, Any]) -> str:
 def is_amount(key: str) -> bool:
     """Whether this key of an identity says how much was measured, which two results of one experiment may differ in."""
     return key.startswith("measure.") and key not in AMOUNT
-
-
-def with_defaults(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the job with today's defaults for the keys that it lacks, of the parts that it has."""
-    made: dict[str, Any] = {}
-    for key, default in DEFAULTS.items():
-        if isinstance(default, dict):
-            if key in job:
-                made[key] = {**default, **job[key]}
-        else:
-            made[key] = job.get(key, default)
-    return {**job, **made}
 
 
 def flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

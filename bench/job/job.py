@@ -7,9 +7,11 @@ JSON, without Hydra.
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional
+
+from bench.job.identity import canonical as canonical
+from bench.job.identity import content_hash
 
 PADDING = "BENCH_PADDING"  # beginning of the names of variables that only fill an environment up
 
@@ -183,19 +185,12 @@ class Job:
     @property
     def content_hash(self) -> str:
         """SHA-256 over all that decides the measurement, as 64 hex digits (`identity.content_hash`)."""
-        from bench.job.identity import content_hash  # which itself needs the defaults of this module
-
         return content_hash(to_dict(self))
 
     @property
     def directory(self) -> str:
         """Name of the job's directory: it carries its meaning, and has no character that a shell or Hydra minds."""
         return f"n{self.nodes:03d}_{self.allocator.name}_r{self.repeat:02d}-{self.content_hash[:8]}"
-
-
-def canonical(value: Any) -> str:
-    """JSON with one spelling: sorted keys, no spaces, so that a hash over it means something."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 OF_OUR_GPT = ("model", "train", "parallel", "data")  # what a program has none of
@@ -228,3 +223,8 @@ PARTS = {
 def from_dict(values: Dict[str, Any]) -> Job:
     """The inverse of :func:`to_dict`. Raises TypeError on a key that Job does not have."""
     return Job(**{key: PARTS[key](**value) if key in PARTS else value for key, value in values.items()})
+
+
+def complete(values: Dict[str, Any]) -> Dict[str, Any]:
+    """Return a record's job with today's defaults for the keys that it lacks."""
+    return to_dict(from_dict(values))

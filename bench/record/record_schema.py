@@ -126,7 +126,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "glibc": ("string?", "version"),
         "distribution": ("string?", "its own name"),
         "virtualisation": ("string?", "the hypervisor, or null"),
-        "perf_event_paranoid": ("integer?", "the kernel's setting"),
+        "perf_event_paranoid": ("integer?", "the kernel's setting; in older records", SOMETIMES),
     },
     "container": {
         "runtime": ("string", "`none`, `docker`, `apptainer`, `podman` or what the runtime calls itself"),
@@ -184,12 +184,6 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "rss_bytes": ("integer", "resident set at the end"),
         "huge_bytes": ("integer", "transparent huge pages at the end"),
         "fault_cost_seconds": ("number?", "wall seconds of one minor fault here, this rank's threads faulting at once; null if not known"),
-        "dtlb_misses_per_micro_batch": (
-            "number?",
-            "loads of the rank's threads that missed the data TLB, in user mode, warm-up included, by the processor's counter; null where it "
-            "may not be asked",
-            SOMETIMES,
-        ),
         "parameters_sha256": ("string", "over the trained parameters: the same bits, the same training"),
         "blas": ("any", "the library that multiplies matrices: version, the path that was asked for and the one that it takes", 2),
         "without": ("string[]", "sentences on what this host refuses and the rank does without", 2),

@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.host.likeness import kind_of
 from bench.job.identity import arm, identity
-from bench.job.job import Job, canonical, from_dict
+from bench.job.job import Job, canonical, complete, from_dict
 from bench.process.cpus import cpu_numbers
 from bench.record import records
 from bench.record.records import Record
@@ -72,7 +72,7 @@ def sections(records: Sequence[Record], reference: str) -> list[Section]:
 def _likeness(record: Record) -> str:
     """What two records must share to stand in one section: all of the configuration but arm, block and nodes, the kind
     of host, and how many of its CPUs were allowed (the fingerprint leaves out which)."""
-    return canonical([identity(record["job"]), kind_of(record["hosts"][:1])])
+    return canonical([identity(complete(record["job"])), kind_of(record["hosts"][:1])])
 
 
 def _arm_identity(record: Record) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from bench.host import likeness
 from bench.job.errors import ConfigError, RecordError
 from bench.job.identity import arm, identity, is_amount
-from bench.job.job import canonical
+from bench.job.job import canonical, complete
 from bench.process.cpus import cpu_numbers
 from bench.record import records
 from bench.record.packs import is_pack
@@ -90,7 +90,7 @@ def load_side(path: Path, reference: str) -> Side:
     first = valid[0]
     return Side(
         str(path),
-        identity(first["job"]),
+        identity(complete(first["job"])),
         {
             "CPUs allowed": len(cpu_numbers(section.host["cpu"]["affinity"])) or section.host["cpu"]["logical"],
             "threads of a rank": first["ranks"][0]["threads"],
