@@ -35,7 +35,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
     "record": {
         "schema": ("integer", "number of this layout"),
         "sha256": ("string", "over the canonical JSON (sorted keys, no spaces) of everything else in the record"),
-        "content_hash": ("string", "over what decides the measurement, by content: no paths, time limits or descriptions (bench/job/identity.py)"),
+        "content_hash": ("string", "over what decides the measurement, by content: no paths, no limits of time"),
         "measured_code": ("string?", "over the timed code without its comments, 12 digits", 2),
         "derived_code": ("string?", "over the bytes of the files that made `derived` (bench/workloads/gpt/figures.py says which), 12 digits", 2),
         "rederived_from": ("string?", "where `rederive --write` made the figures: `sha256` of the record as it was first written", SOMETIMES),
