@@ -12,6 +12,7 @@ from typing import Any
 from bench.copies.launcher import Copy
 from bench.copies.meeting import RankFailed
 from bench.job.job import Job
+from bench.job.sampling import micro_batches, warm_up
 from bench.workloads.gpt.ranks import Rank, cause_of, end_rank, read_events, say, start_rank, starts
 
 WORDS = (sys.executable, "-I", "-B", "-W", "ignore", str(Path(__file__).with_name("rank_in_turns.py")))
@@ -65,10 +66,10 @@ def alongside(long: Job, short: Job | None) -> tuple[dict[str, Any], list[dict[s
     record. Each ends behind its first counted iteration. None: ``long`` alone."""
     found: list[dict[str, Any]] = []
     with player(long) as one:
-        for _ in range(long.warm_up):
+        for _ in range(warm_up(long)):
             one.turn()
         left = long.num_micro_batches
-        while short and left >= (needed := short.warm_up + short.measure.iteration_micro_batches):
+        while short and left >= (needed := micro_batches(short, 1)):
             with player(short) as other:
                 for _ in range(needed):
                     one.turn()

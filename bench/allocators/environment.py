@@ -37,6 +37,11 @@ def in_force(allocator: Allocator, path: str | None) -> dict[str, str]:
     return options.in_force(allocator, proof.libraries_of(path)) if allocator.instead else allocator.env
 
 
+def steering(env: Mapping[str, str]) -> dict[str, str]:
+    """What of a rank's environment steers threads, arithmetic, torch and the allocator: our own and the arm's, for nothing else is left."""
+    return {name: env[name] for name in sorted(env) if name.startswith(FOREIGN) and name != "LD_PRELOAD"}
+
+
 def places(cpus: Sequence[int]) -> str:
     """``OMP_PLACES``: each logical CPU is a place of its own."""
     return ",".join(f"{{{cpu}}}" for cpu in cpus)

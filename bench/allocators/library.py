@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import re
@@ -86,7 +87,11 @@ def _is_for_this_machine(path: Path) -> bool:
 
 def _loader_cache() -> dict[str, str]:
     """soname -> path for this machine's word size and architecture, from ldconfig -p; the first entry wins, as in ld.so."""
-    ldconfig = next((p for p in ("/sbin/ldconfig", "/usr/sbin/ldconfig") if os.access(p, os.X_OK)), "ldconfig")
+    return _listed(next((p for p in ("/sbin/ldconfig", "/usr/sbin/ldconfig") if os.access(p, os.X_OK)), "ldconfig"))
+
+
+@functools.cache
+def _listed(ldconfig: str) -> dict[str, str]:
     try:
         listing = subprocess.run([ldconfig, "-p"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:

@@ -26,6 +26,7 @@ from bench.driver import sweep
 from bench.job.checks import check
 from bench.job.errors import ConfigError, RecordError
 from bench.job.job import Allocator, Job, Program
+from bench.job.sampling import micro_batches
 from bench.paths import results_directory
 from bench.record import records
 from bench.report import verdict_json
@@ -136,7 +137,7 @@ def planned(record: records.Record, jobs: Sequence[Job], budget_seconds: float) 
     measured = micro_seconds * samples_of(record)
     around = max(record["wall_seconds"] - measured, 0.0)  # starting, the price of a fault, ending
     # A job of ours never has fewer: what is left out by design, and one iteration.
-    least = STEPS_TO_LOOK if program.command else measure.warmup_micro_batches + measure.iteration_micro_batches
+    least = STEPS_TO_LOOK if program.command else micro_batches(jobs[0], 1)
     shortest = around + least * micro_seconds
     third, job_seconds = budget_seconds / 3, record["wall_seconds"]
     as_it_is = bool(program.command) and (program.rate is None or program.stop_after_steps is not None)

@@ -18,6 +18,7 @@ from bench.config import compose
 from bench.config.study import Study
 from bench.config.words import refuse_unknown
 from bench.driver import sweep
+from bench.host.files import file_sha256
 from bench.job.checks import check
 from bench.job.errors import ConfigError
 from bench.job.job import OF_OUR_GPT, Allocator, Job, Program
@@ -25,7 +26,7 @@ from bench.paths import results_directory
 from bench.record import records
 from bench.statistics import grouping
 from bench.statistics.stats import FEWEST_BLOCKS
-from bench.workloads.program.run import OUTPUT, file_sha256, last_lines
+from bench.workloads.program.run import OUTPUT, last_lines
 
 ARMS = ("glibc", "glibc_tuned_thp", "tcmalloc", "jemalloc_keep", "mimalloc")  # by default, those that this host has
 SHOWN_LINES = 12

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 
 from bench.allocators import catalogue
 from bench.commands import compare
+from bench.config.compose import filled_in
 from bench.config.study import Study
 from bench.copies.launcher import which_copy
 from bench.driver import sweep
@@ -39,6 +40,7 @@ def run(options: argparse.Namespace) -> int:
     if not options.trust_arms:
         own = catalogue.arms()
         jobs = [dataclasses.replace(job, allocator=own_arm(job.allocator, own)) for job in jobs]
+    jobs = [filled_in(job) for job in jobs]  # versions and data are those of this host
     # A name of its own each time, or the resumed sweep would find the answers there.
     folder = path.absolute().parent.parent if path.is_file() else path.absolute()
     study = Study(f"{folder.name}-rerun-{datetime.now(timezone.utc):%Y%m%dT%H%M%S}", reference=options.reference)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable, TextIO
 
 from bench.allocators import library
+from bench.host.files import file_sha256
 from bench.host.likeness import kind_of
 from bench.job.errors import AllocatorError, ConfigError, RecordError
 from bench.job.job import Allocator, Job, canonical
 from bench.paths import CHECKOUT
 from bench.record import records
+from bench.workloads.gpt.ranks import given
 
 LOCK_FLAGS = (
     os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
@@ -56,43 +61,82 @@ def locked(directory: Path, say: Say) -> Iterator[None]:
         yield
 
 
-# An answer: a valid record of this very job, of the same measured code and library, on hosts of the same kinds.
+# An answer: a valid record of this very job, of the same timed code and library, whose ranks were given the same, on hosts of the same kinds.
 
-
-MEASURED = (
-    "workloads/gpt/rank/*.py",
-    "process/*.py",
-    "job/job.py",
-    "job/kinds.py",
-    "job/series.py",
-)
+# By workload, the modules whose work is timed, and those that decide what of it counts.
+TIMED = {
+    "gpt": (
+        *(f"workloads/gpt/rank/{name}.py" for name in ("trainer", "gpt", "ops_*", "slices", "data", "dropout", "blas")),
+        "process/counters.py",
+        "job/sampling.py",
+        "job/series.py",
+    ),
+    "program": (
+        *(f"workloads/program/watch/{name}.py" for name in ("steps", "output", "tree")),
+        "process/counters.py",
+        "job/sampling.py",
+        "job/series.py",
+    ),
+}
 
 
 def measured_code(of_program: bool = False) -> str:
-    """12 hex digits over the files that decide the measured work; for a user's program the watcher's folder too."""
+    """12 hex digits over the timed code without its comments and docstrings."""
     bench, digest = CHECKOUT / "bench", hashlib.sha256()
-    patterns = (*MEASURED, "workloads/program/watch/*.py") if of_program else MEASURED
-    for path in [path for pattern in patterns for path in sorted(bench.glob(pattern))]:
-        digest.update(f"{path.name} ".encode() + hashlib.sha256(path.read_bytes()).digest())
+    for pattern in TIMED["program" if of_program else "gpt"]:
+        for path in sorted(bench.glob(pattern)):
+            # By the state of the file, for a rank that starts later runs what stands there then.
+            digest.update(f"{path.name} {code_sha256(path, file_sha256(path))}".encode())
     return digest.hexdigest()[:12]
+
+
+@functools.lru_cache(maxsize=256)
+def code_sha256(path: Path, file_hash: str | None) -> str:
+    """SHA-256 of what the file at ``path`` does, whatever its comments and docstrings say; ``file_hash`` is of its bytes."""
+    tree = ast.parse(path.read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
 def library_here(allocator: Allocator) -> str | None:
     """SHA-256 of the library that the arm would preload now; None where it preloads nothing, or what is not there."""
     try:
         path = library.resolve(allocator)
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
-    except (AllocatorError, OSError):
+        return file_sha256(path) if path else None
+    except AllocatorError:
         return None
 
 
-def key_of(hosts: Sequence[Mapping[str, Any]], code: str | None, library_sha256: str | None) -> str:
+def key_of(hosts: Sequence[Mapping[str, Any]], code: str | None, library_sha256: str | None, given: Any) -> str:
     """8 hex digits that an answer and what would be measured now have in common."""
-    return hashlib.sha256(canonical([kind_of(hosts), code, library_sha256]).encode()).hexdigest()[:8]
+    return hashlib.sha256(canonical([kind_of(hosts), code, library_sha256, given]).encode()).hexdigest()[:8]
 
 
 def key_of_job(job: Job, hosts: Sequence[Mapping[str, Any]]) -> str:
-    return key_of(hosts, measured_code(bool(job.program.command)), library_here(job.allocator))
+    of_program = bool(job.program.command)
+    return key_of(hosts, measured_code(of_program), library_here(job.allocator), given_here(job, len(hosts)))
+
+
+def given_here(job: Job, num_hosts: int) -> Any:
+    """What a rank of ``job`` would be given now; with fewer hosts than nodes all ranks share this one."""
+    if job.program.command:
+        return None  # the user's own environment is his own
+    return comparable(given(job, job.num_ranks if num_hosts < job.nodes else job.ranks_per_node))
+
+
+def comparable(rank: Mapping[str, Any]) -> Any:
+    """What a rank was given, with the CPUs in the order of their places: a scheduler gives other cores of equal nodes."""
+    given = rank.get("environment")
+    environment = {**given} if isinstance(given, Mapping) else {}
+    seen: dict[str, str] = {}
+    places = str(environment.pop("OMP_PLACES", ""))
+    return [
+        rank.get("threads"),
+        environment,
+        re.sub(r"\d+", lambda found: seen.setdefault(found.group(), str(len(seen))), places),
+    ]
 
 
 def is_of_program(job: Mapping[str, Any]) -> bool:
@@ -100,11 +144,12 @@ def is_of_program(job: Mapping[str, Any]) -> bool:
 
 
 def key_of_record(record: records.Record) -> str:
-    ranks = record.get("ranks") or [{}]
-    proof = ranks[0].get("proof") or {}
+    rank = (record.get("ranks") or [{}])[0]
+    proof = rank.get("proof") or {}
     served = (proof.get("libraries") or {}).get(proof.get("malloc_library"))
     proved = served if record["job"]["allocator"]["library"] else None
-    return key_of(record["hosts"], record.get("measured_code"), proved)
+    given = None if is_of_program(record["job"]) else comparable(rank)
+    return key_of(record["hosts"], record.get("measured_code"), proved, given)
 
 
 def answer(path: Path, job: Job, hosts: Sequence[Mapping[str, Any]], say: Say) -> records.Record | None:
@@ -119,7 +164,7 @@ def answer(path: Path, job: Job, hosts: Sequence[Mapping[str, Any]], say: Say) -
         os.replace(path, aside)
         if kind_of(record["hosts"]) == kind_of(hosts):
             say(
-                f"{path.parent.name} has a record {why_other(record, hosts)}: it is set aside as {aside.name} and measured again."
+                f"{path.parent.name} has a record {why_other(record, job, hosts)}: it is set aside as {aside.name} and measured again."
             )
         record = None
     aside = path.with_name(f"record-{here}.json")
@@ -129,13 +174,15 @@ def answer(path: Path, job: Job, hosts: Sequence[Mapping[str, Any]], say: Say) -
     return record
 
 
-def why_other(record: records.Record, hosts: Sequence[Mapping[str, Any]]) -> str:
+def why_other(record: records.Record, job: Job, hosts: Sequence[Mapping[str, Any]]) -> str:
     """Of what a valid record of this job is that does not answer it here and now."""
     if kind_of(record["hosts"]) != kind_of(hosts):
         return "of another kind of host, or of another number of CPUs"
     before, code = record.get("measured_code"), measured_code(is_of_program(record["job"]))
     if before != code:
         return f"of another revision of the measured code ({before or 'none recorded'}, now {code})"
+    if not is_of_program(record["job"]) and comparable(record["ranks"][0]) != given_here(job, len(hosts)):
+        return "of ranks that were given other threads or variables"
     return "of another file of the allocator's library"
 
 
@@ -153,7 +200,7 @@ def found_there(path: Path, job: Job, hosts: Sequence[Mapping[str, Any]]) -> tup
     if aside is not None:
         return aside, f"its record of {aside['started_at'][:16]} was set aside and comes back"
     if record is not None:
-        return None, f"its record is {why_other(record, hosts)}"
+        return None, f"its record is {why_other(record, job, hosts)}"
     return None, said[0] if said else "it failed, or its record is of another configuration" if path.exists() else ""
 
 

@@ -24,7 +24,7 @@ from bench.copies.launcher import chosen_interface, which_copy
 from bench.copies.wire import secret_of
 from bench.driver.fits import check_hosts, check_network
 from bench.driver.order import in_blocks
-from bench.driver.plan import plan
+from bench.driver.plan import head, plan
 from bench.driver.progress import Progress
 from bench.driver.resume import answer, locked, measured_code
 from bench.host import facts, load
@@ -41,7 +41,6 @@ from bench.paths import results_directory
 from bench.process.cpus import allowed_cpus
 from bench.record import records
 from bench.record.shape import check_host, check_rank
-from bench.report import plan_words
 from bench.report.words import products_sentences
 from bench.statistics.grouping import pairs
 from bench.statistics.stats import FEWEST_BLOCKS, needed_blocks
@@ -159,7 +158,7 @@ class Runner:
         for finding in findings(self.leader.facts[0], load.now(), needed_bytes=ahead.memory_needed_bytes):
             if finding.level == "bad":
                 self.progress.say(f"{finding.what} {finding.advice}")
-        self.progress.say(plan_words.head(ahead))
+        self.progress.say(head(ahead))
         started = time.monotonic()
         with self.progress:
             block = list(jobs)

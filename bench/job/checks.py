@@ -13,7 +13,7 @@ from typing import Any, Optional, get_args, get_origin, get_type_hints
 
 from bench.job.errors import ConfigError
 from bench.job.job import PARTS, Job, Program
-from bench.job.kinds import SETTLING
+from bench.job.sampling import SETTLING
 
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"  # of a folder, too
 LARGEST = 1 << 53  # beyond it a number of JSON is no longer exact, and no key of a job means so much

@@ -53,7 +53,7 @@ def tflops_of_2(job: Mapping[str, Any], sec_per_it: float) -> dict[str, float]:
 
 def from_2(record: dict[str, Any]) -> dict[str, Any]:
     """2 -> 3. The two micro-batches behind the first of an iteration were `middle`, and were multiplied with the rest; now they are
-    `settling` (bench/job/kinds.py). Those of number 2 stay as they were measured and derived, with nothing that settles: a
+    `settling` (bench/job/sampling.py). Those of number 2 stay as they were measured and derived, with nothing that settles: a
     short iteration with two of eight left out has no eight."""
     derived = record["derived"]
     if derived is None or (record["job"].get("program") or {}).get("command"):

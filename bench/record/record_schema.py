@@ -35,8 +35,8 @@ SECTIONS: dict[str, dict[str, Field]] = {
     "record": {
         "schema": ("integer", "number of this layout"),
         "sha256": ("string", "over the canonical JSON (sorted keys, no spaces) of everything else in the record"),
-        "content_hash": ("string", "over what decides the measurement: `job` without interface, time limit and the words about the arm"),
-        "measured_code": ("string?", "over the files that decide the measured work, 12 digits", 2),
+        "content_hash": ("string", "over what decides the measurement, by content: no paths, no limits of time"),
+        "measured_code": ("string?", "over the timed code without its comments, 12 digits", 2),
         "derived_code": ("string?", "over the bytes of the files that made `derived` (bench/workloads/gpt/figures.py says which), 12 digits", 2),
         "rederived_from": ("string?", "where `rederive --write` made the figures: `sha256` of the record as it was first written", SOMETIMES),
         "packed_from": ("string?", "in a pack: `sha256` of the record as it was first written", SOMETIMES),
@@ -178,6 +178,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "cpus": ("integer[]", "logical CPUs that it is bound to"),
         "threads": ("integer", "torch's threads"),
         "openmp": ("openmp?", "how OpenMP's threads were bound, and where each was allowed at the end", 2),
+        "environment": ("any", "variables that steer threads, arithmetic, torch and the allocator, as the rank was given them", 3),
         "environment_bytes": ("integer?", "of its environment when it was started, zeros included: the same for all arms", 2),
         "memory_node": ("integer?", "NUMA node that its memory is bound to; null where it is not bound"),
         "proof": ("proof", "which library answers `malloc`, before torch is imported"),

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from bench.job.checks import brief, shaped
 from bench.job.errors import ConfigError, printable
-from bench.job.kinds import KINDS
+from bench.job.sampling import KINDS
 
 COUNTERS = ("minor_faults", "major_faults", "user_seconds", "system_seconds")
 LARGEST = 1e18

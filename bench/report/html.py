@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 from bench import __version__
 from bench.host import likeness
+from bench.job import identity
 from bench.job.job import to_dict
 from bench.paths import TEMPLATES
 from bench.report import hosts
@@ -211,7 +212,7 @@ def warning_rows(section: Section) -> list[tuple[str, str]]:
 def differs(section: Section, first: Section) -> list[tuple[str, str, str]]:
     """Why this section is not the first one: configuration and facts that differ (name, there, here)."""
     there, here = (
-        likeness.flat({k: v for k, v in to_dict(s.job).items() if k not in ("allocator", "repeat", "nodes")})
+        identity.flat({k: v for k, v in to_dict(s.job).items() if k not in ("allocator", "repeat", "nodes")})
         for s in (first, section)
     )
     rows = [

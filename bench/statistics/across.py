@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from bench.host.likeness import kind_of
+from bench.job.identity import identity
 from bench.job.job import canonical, to_dict
 from bench.statistics.cells import Cell
 from bench.statistics.grouping import Section
@@ -77,9 +78,6 @@ def _order(version: str) -> tuple[int, ...]:
 def _but_for_software(section: Section) -> str:
     """Return what two sections must share: all that records of one section share, but C library, image, interpreter and what comes
     with it."""
-    job = {k: v for k, v in to_dict(section.job).items() if k not in ("allocator", "repeat", "nodes")}
-    left_out = ("python", "interface", "timeout_seconds")
-    job["launch"] = {k: v for k, v in job["launch"].items() if k not in left_out}
     host = {
         **section.host,
         "system": {**section.host["system"], "glibc": None},
@@ -87,7 +85,7 @@ def _but_for_software(section: Section) -> str:
         "packages": {**section.host["packages"], "torch": None},
         "python": {**section.host["python"], "version": None},
     }
-    return canonical([job, kind_of([host])])
+    return canonical([identity(to_dict(section.job)), kind_of([host])])
 
 
 def _under(section: Section) -> list[Under]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.host.likeness import flat
+from bench.job.identity import flat
 from bench.record.records import Record
 from bench.workloads.gpt.figures import derive, derived_code
 

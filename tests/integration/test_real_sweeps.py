@@ -16,7 +16,7 @@ import pytest
 from bench.allocators import library
 from bench.job.errors import AllocatorError
 from bench.job.job import Allocator, from_dict
-from bench.job.kinds import kind_of
+from bench.job.sampling import kinds_of
 from bench.workloads.gpt.figures import derive
 from tests.integration.commands import FAST, NO_PAGE, PAGE, Done, bench, together
 
@@ -233,7 +233,7 @@ def check_columns(record: dict[str, Any]) -> None:
     assert {len(column) for column in it.values()} == {len(counts)}
     assert it["iteration"] == list(range(len(counts)))
     assert list(zip(mb["iteration"], mb["index"])) == [(i, k) for i, many in enumerate(counts) for k in range(many)]
-    assert mb["kind"] == [kind_of(index, many) for many in counts for index in range(many)]
+    assert mb["kind"] == [kind for many in counts for kind in kinds_of(many)]
     assert all(min(mb[name]) > 0 for name in ("forward_seconds", "backward_seconds", "rss_bytes"))
     for number, wall in enumerate(it["wall_seconds"]):
         mine = range(sum(counts[:number]), sum(counts[: number + 1]))

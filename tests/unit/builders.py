@@ -11,7 +11,7 @@ from typing import Any
 
 from bench import cli
 from bench.job.job import Allocator, Job, Measure, Model, Train, to_dict
-from bench.job.kinds import kind_of
+from bench.job.sampling import kinds_of
 from bench.record import records
 from bench.workloads.gpt.figures import derive
 
@@ -137,7 +137,7 @@ def record(
         "iteration": [i for i, _ in steps],
         "index": [k for _, k in steps],
         "steady": steady,
-        "kind": [kind_of(k, count) for _, k in steps],
+        "kind": [kinds_of(count)[k] for _, k in steps],
         "loss": [6 - 0.01 * n + loss_shift for n in range(len(steps))],
         "rss_bytes": [peak_bytes - (n % 3) * 4096 for n in range(len(steps))],
     }

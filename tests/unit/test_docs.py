@@ -165,7 +165,10 @@ def check(
 
 
 @pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
-def test_a_command_is_understood_by_the_program(words: list[str], check: Callable[[list[str]], None]) -> None:
+def test_a_command_is_understood_by_the_program(
+    words: list[str], check: Callable[[list[str]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.config.compose.versions", lambda python: "of an interpreter that is not here")
     check(words)
 
 

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from bench.job.job import Job, from_dict
-from bench.job.kinds import KINDS, SETTLING, typical
+from bench.job.sampling import KINDS, SETTLING, typical
 from bench.record.records import COUNTERS, Record
 from bench.statistics.stats import time_interval
 from bench.workloads.gpt.flops import tflops
@@ -27,7 +27,7 @@ def derived_code() -> str:
         "workloads/gpt/flops.py",
         "statistics/stats.py",
     ]
-    for name in [*files, "job/kinds.py", "job/series.py"]:
+    for name in [*files, "job/sampling.py", "job/series.py"]:
         digest.update(f"{name} ".encode() + hashlib.sha256((bench / name).read_bytes()).digest())
     return digest.hexdigest()[:12]
 
@@ -108,7 +108,7 @@ def derive_rank(job: Job, rank: dict[str, Any]) -> dict[str, Any]:
     """One rank's whole iteration out of its steady micro-batches.
 
     A whole iteration of n micro-batches is a first one (which makes the gradients), those in which memory settles behind it, a
-    last one (which synchronises the gradients), the middle ones, and an optimizer step (`bench.job.kinds`). Its time, and
+    last one (which synchronises the gradients), the middle ones, and an optimizer step (`bench.job.sampling`). Its time, and
     each counter, is that sum over the means of each kind, so that
     Sec/it = n * mean(middle) + (first - middle) + settling + sync + optimizer. In full mode Sec/it is the mean wall time of the
     iterations themselves, and the parts only say where it went. Earlier records call none `settling`: there it is 0.

@@ -23,7 +23,7 @@ from typing import IO, Any, Callable
 import psutil
 
 from bench.allocators import library
-from bench.allocators.environment import environment
+from bench.allocators.environment import environment, steering
 from bench.copies.launcher import Copy, chosen_interface
 from bench.copies.meeting import Message, Others, RankFailed
 from bench.host.files import scratch_file
@@ -121,9 +121,18 @@ def starts(job: Job, copy: Copy) -> list[tuple[int, dict[str, Any], dict[str, st
             "threads": threads,
             "library": path,
             "without": without,
+            "environment": steering(env),
         }
         found.append((number, orders, env))
     return found
+
+
+def given(job: Job, ranks_here: int) -> dict[str, Any]:
+    """Return what the first rank of ``job`` would be given now on this host, by the fields of its part of the record."""
+    shares = shares_here(ranks_here, job.launch.threads_per_rank)
+    threads = job.launch.threads_per_rank or len(shares[0])
+    env = environment(job.allocator, None, threads, os.environ, () if refuses_binding() else shares[0])
+    return {"threads": threads, "environment": steering(env)}
 
 
 def rank_words(python: str | None) -> list[str]:

@@ -19,6 +19,7 @@ from typing import Any, Callable
 
 from bench.allocators import library, retention
 from bench.allocators.environment import bytes_of, in_force, padded
+from bench.host.files import file_sha256
 from bench.host.foreign import OF_ALLOCATORS
 from bench.host.interrupt import raise_if_interrupted
 from bench.job.errors import AllocatorError
@@ -69,17 +70,6 @@ def refuse_changed(files: Mapping[str, str]) -> None:
             raise ProgramChanged(
                 f"{path} is not the file that this job names by its SHA-256 (edited, or another host's): start `program` anew."
             )
-
-
-def file_sha256(path: str) -> str | None:
-    try:
-        with open(path, "rb") as f:
-            digest = hashlib.sha256()
-            while chunk := f.read(1 << 20):
-                digest.update(chunk)
-            return digest.hexdigest()
-    except OSError:
-        return None
 
 
 @functools.cache

@@ -28,6 +28,11 @@ ROOT = str(Path(__file__).resolve().parents[3])
 CHURN = 31_232  # (12 + 40 + 70) MiB in pages of 4 KiB
 
 
+@pytest.fixture(autouse=True)
+def cache_read_again() -> None:
+    library._listed.cache_clear()
+
+
 def arm(name: str) -> Allocator:
     values = OmegaConf.to_container(OmegaConf.load(CONF / "allocator" / f"{name}.yaml"))
     return Allocator(**values)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from bench.driver.sweep import Runner
 from bench.host import facts
 from bench.job.job import Job
 from bench.report import write
-from bench.workloads.gpt.ranks import Outcome
+from bench.workloads.gpt.ranks import Outcome, given
 
 # A loop over jobs, with a leader that only pretends
 
@@ -66,7 +66,11 @@ def run_sweep(
                 if said
                 else Outcome(
                     ranks=[
-                        {**(made := make_rank(rank=i)), "proof": {**made["proof"], **(proof or {})}}
+                        {
+                            **(made := make_rank(rank=i)),
+                            **given(job, job.num_ranks if len(leader.facts) < job.nodes else job.ranks_per_node),
+                            "proof": {**made["proof"], **(proof or {})},
+                        }
                         for i in range(job.num_ranks)
                     ]
                 )

@@ -111,23 +111,36 @@ def test_a_record_of_other_code_is_measured_again_and_said_so(
     assert run_sweep(jobs[:1])[1] == [], "it comes back when the code does"
 
 
-def test_the_measured_code_is_the_bytes_of_what_a_rank_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_measured_code_is_what_is_timed_whatever_its_comments_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(resume.CHECKOUT / "bench", tmp_path / "bench", ignore=shutil.ignore_patterns("__pycache__"))
-    now = measured_code()
+    now = measured_code(), measured_code(of_program=True)
     monkeypatch.setattr(resume, "CHECKOUT", tmp_path)
-    assert measured_code() == now, "a copy elsewhere, as in an image, is the same code"
-    for name in ("workloads/gpt/rank/trainer.py", "job/job.py", "job/series.py", "process/cpus.py", "process/new.py"):
-        with open(tmp_path / "bench" / name, "a") as f:
-            f.write("\n# changed\n")
-        now, before = measured_code(), now
-        assert now != before, name
-    of_program = measured_code(of_program=True)
-    with open(tmp_path / "bench/workloads/program/watch/steps.py", "a") as f:
-        f.write("\n# changed\n")
-    assert measured_code(of_program=True) != of_program, "which steps of a program count is decided there"
-    with open(tmp_path / "bench" / "report" / "words.py", "a") as f:
-        f.write("\n# changed\n")
-    assert measured_code() == now, "what a report says is not measured"
+    assert (measured_code(), measured_code(of_program=True)) == now, (
+        "a copy elsewhere, as in an image, is the same code"
+    )
+    of_gpt = ["workloads/gpt/rank/trainer.py", "workloads/gpt/rank/blas.py"]
+    of_program = ["workloads/program/watch/steps.py"]
+    for name in [*of_gpt, *of_program, "job/sampling.py", "process/counters.py", "report/words.py"]:
+        path = tmp_path / "bench" / name
+        text = path.read_text().replace('"""', '"""Another sentence. ', 1)
+        path.write_text(text + "\n# changed\n")
+        assert (measured_code(), measured_code(of_program=True)) == now, name
+        path.write_text(text + "\nCHANGED = 1\n")
+        changed = measured_code() != now[0], measured_code(of_program=True) != now[1]
+        everywhere = name.startswith(("job/", "process/"))
+        assert changed == (everywhere or name in of_gpt, everywhere or name in of_program), name
+        now = measured_code(), measured_code(of_program=True)
+
+
+def test_ranks_that_were_given_other_variables_are_another_measurement(
+    run_sweep: Sweep, jobs: list[Job], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_sweep(jobs[:1])
+    monkeypatch.setattr("bench.workloads.gpt.ranks.refuses_binding", lambda: ["threads are not bound here"])
+    assert run_sweep(jobs[:1])[1] == jobs[:1]
+    assert "given other threads or variables" in capsys.readouterr().err
 
 
 def test_another_file_of_the_library_is_another_measurement(

@@ -17,6 +17,7 @@ import sampled
 import turns
 
 from bench.job.job import Allocator, Job, Measure, Train
+from bench.job.sampling import warm_up
 from bench.record import records
 from bench.statistics import stats
 
@@ -156,7 +157,7 @@ def test_a_block_is_a_full_job_and_sampled_ones_with_the_same_warm_up(
 
     def alongside(full: Job, short: Job) -> Any:
         ran.append(
-            (full.repeat, full.measure.mode, full.measure.iterations, full.warm_up, short.measure.mode, short.warm_up)
+            (full.repeat, full.measure.mode, full.measure.iterations, warm_up(full), short.measure.mode, warm_up(short))
         )
         assert short.measure.max_seconds < 0.01, "one counted iteration and no other"
         return block_of(full, short)

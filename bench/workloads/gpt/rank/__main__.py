@@ -103,6 +103,7 @@ def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
         "pid": os.getpid(),
         "cpus": cpus,
         "environment_bytes": environment_bytes,
+        "environment": order.get("environment"),
         "memory_node": memory_node,
         "threads": torch.get_num_threads(),
         "proof": proof,
