@@ -33,10 +33,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("bench.commands.report", "tables, plots and the verdict from the records under a folder"),
     "compare": ("bench.commands.compare", "was result A reproduced by result B?"),
     "pack": ("bench.commands.pack", "records that may be given away, without host names and paths; --check of such"),
-    "rederive": (
-        "bench.commands.rederive",
-        "every figure again from the raw samples, by today's code, and what changed",
-    ),
     "history": ("bench.commands.history", "one question over time, and what changed at each step"),
     "rerun": ("bench.commands.rerun", "the same configuration as a record's, here"),
     "advise": (

@@ -34,7 +34,7 @@ import numpy as np
 from bench.driver.order import shuffle_arms
 from bench.job.job import Job, Measure
 from bench.job.kinds import kind_of
-from bench.record.records import COUNTERS
+from bench.record.fields import COUNTERS
 from bench.statistics import stats
 from bench.workloads.gpt.figures import derive_rank
 from bench.workloads.gpt.rank.stopping import micro_batches_of, steady_from, wants_more

@@ -10,6 +10,7 @@ from bench.record import records
 from bench.record.packs import is_pack, with_packs, written_into
 from bench.report import verdict_json
 from bench.statistics.history import series
+from bench.workloads import reading
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
             raise ConfigError(
                 f"history {directory}: that is not a folder and no pack; name results folders, such as results/main."
             )
-    read = records.collect(with_packs(options.directories))
+    read = reading.collect(with_packs(options.directories))
     # What a later sweep set aside is of another state of the host or the code, which is what a history is about.
     found = series([*read.records, *read.set_aside], options.reference)
     if not found:

@@ -17,6 +17,7 @@ from bench.job.errors import AllocatorError, ConfigError, RecordError
 from bench.job.job import Allocator, Job, canonical
 from bench.paths import CHECKOUT
 from bench.record import records
+from bench.workloads import reading
 
 LOCK_FLAGS = (
     os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
@@ -161,7 +162,7 @@ def valid_record(path: Path, job: Job, say: Say) -> records.Record | None:
     if not path.exists():
         return None
     try:
-        record = records.read(path)
+        record = reading.read(path)
     except RecordError as error:
         say(f"{error} It is measured again.")
         return None

@@ -3,20 +3,31 @@ values that cannot be, alone or together; each is refused in one sentence before
 
 from __future__ import annotations
 
-import functools
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Optional, get_args, get_origin, get_type_hints
+from typing import Any
 
-from bench.job.errors import ConfigError
+import msgspec
+
+from bench.job.errors import ConfigError, printable
 from bench.job.job import PARTS, Job, Program
 from bench.job.kinds import SETTLING
 
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"  # of a folder, too
 LARGEST = 1 << 53  # beyond it a number of JSON is no longer exact, and no key of a job means so much
+POSITIVE = (
+    *("nodes", "ranks_per_node", "model.layers", "model.hidden", "model.heads", "model.sequence", "model.vocabulary"),
+    *("train.micro_batch_size", "train.global_batch_size", "train.lr", "train.clip_grad", "launch.threads_per_rank"),
+    *("launch.timeout_seconds", "launch.collective_timeout_seconds", "launch.silence_seconds"),
+    *("launch.job_timeout_seconds", "program.timeout_seconds"),
+)
+POSITIVE_IF_FULL = ("measure.iterations",)
+POSITIVE_IF_SAMPLED = (
+    *("measure.iteration_micro_batches", "measure.relative_half_width"),
+    *("measure.max_samples", "measure.max_seconds"),
+)
 # What an arm's environment may not set: whose library and whose programs run is decided elsewhere, and proved.
 NOT_OF_AN_ARM = ("LD_", "PATH", "PYTHON", "BENCH_", "MASTER_", "GLOO_")
 
@@ -32,46 +43,31 @@ def shaped(values: Any) -> Job:
     """As `checked`, without looking for files on this host: for what is only read. Raises ConfigError."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"a job is a group of keys, and not {brief(values)}.")
-    parts = {name: part_of(schema, values.get(name, {}), f"{name}.") for name, schema in PARTS.items()}
-    scalars = part_of(Job, {key: value for key, value in values.items() if key not in PARTS}, "")
-    job = Job(**{**{f.name: getattr(scalars, f.name) for f in fields(Job)}, **parts})
+    for prefix, schema, part in (("", Job, values), *((f"{k}.", v, values.get(k)) for k, v in PARTS.items())):
+        known = {field.name for field in fields(schema)}
+        for key in part if isinstance(part, Mapping) else ():
+            if key not in known:
+                raise ConfigError(f"{prefix}{brief(key)} is not a key of this version's jobs.")
+    job: Job = converted(values, Job)
     check_numbers(job)
     check_rules(job)
     return job
 
 
-def part_of(schema: type, values: Any, prefix: str) -> Any:
-    """``values`` as an object of the dataclass ``schema``, each of the very type that it declares. Raises ConfigError."""
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{prefix.rstrip('.')}={brief(values)} is a group of keys.")
-    types = types_of(schema)
-    for key, value in values.items():
-        if key not in types:
-            raise ConfigError(f"{prefix}{brief(key)} is not a key of this version's jobs.")
-        if not fits(value, types[key]):
-            kind = str(getattr(types[key], "__name__", types[key])).replace("typing.", "")
-            raise ConfigError(f"{prefix}{key}={brief(value)} does not fit: it is {kind}.")
-    return schema(**values)
-
-
-@functools.cache
-def types_of(schema: type) -> dict[str, Any]:
-    return get_type_hints(schema)
-
-
-def fits(value: Any, kind: Any) -> bool:
-    if get_origin(kind) is dict and get_args(kind) == (str, str):
-        return isinstance(value, Mapping) and all(isinstance(v, str) for pair in value.items() for v in pair)
-    if get_origin(kind) is list:
-        return isinstance(value, (list, tuple)) and all(fits(one, get_args(kind)[0]) for one in value)
-    for plain in (str, int, float):
-        if kind == Optional[plain]:
-            return value is None or fits(value, plain)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
-    return isinstance(value, kind)
+def converted(values: Any, kind: Any, where: str = "") -> Any:
+    """Return plain data as ``kind`` declares it: types, missing keys, limits. Keys that are not declared are left out. Raises ConfigError,
+    which names the key by ``where`` and its path in ``values``."""
+    try:
+        return msgspec.convert(values, kind)
+    except msgspec.ValidationError as error:
+        what, _, place = str(error).partition(" - at `")
+        path, value = place.rpartition("$")[2].rstrip("`").partition("[...]")[0], values
+        for name, number in re.findall(r"\.(\w+)|\[(\d+)\]", path):
+            value = value[int(number) if number else name]
+        key = f"{where}{path}".strip(".")
+        if missing := re.fullmatch(r"Object missing required field `(\w+)`", what):
+            raise ConfigError(f"{key}{'.' * bool(key)}{missing[1]} is missing.") from error
+        raise ConfigError(f"{key or 'it'}={brief(value)}: {printable(what[0].lower() + what[1:])}.") from error
 
 
 def brief(value: Any) -> str:
@@ -90,39 +86,15 @@ def check(job: Job) -> None:
 
 
 def check_numbers(job: Job) -> None:
-    for part, name, value in ((p, k, v) for p in PARTS for k, v in vars(getattr(job, p)).items()):
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{part}.{name}={value} must be a finite number.")
-    positive = {
-        "nodes": job.nodes,
-        "ranks_per_node": job.ranks_per_node,
-        "launch.timeout_seconds": job.launch.timeout_seconds,
-    }
-    positive.update(
-        {f"model.{k}": getattr(job.model, k) for k in ("layers", "hidden", "heads", "sequence", "vocabulary")}
-    )
-    positive.update(
-        {f"train.{k}": getattr(job.train, k) for k in ("micro_batch_size", "global_batch_size", "lr", "clip_grad")}
-    )
-    positive.update(
-        {
-            f"launch.{k}": getattr(job.launch, k)
-            for k in ("collective_timeout_seconds", "silence_seconds", "job_timeout_seconds")
-            if getattr(job.launch, k) is not None
-        }
-    )
-    if job.measure.mode == "full":
-        positive["measure.iterations"] = job.measure.iterations
-    else:
-        positive.update(
-            {
-                f"measure.{k}": getattr(job.measure, k)
-                for k in ("iteration_micro_batches", "relative_half_width", "max_samples", "max_seconds")
-            }
-        )
-    for key, value in positive.items():
-        if not value > 0:
-            raise ConfigError(f"{key}={value} must be greater than 0.")
+    everything = {f.name: getattr(job, f.name) for f in fields(Job) if f.name not in PARTS}
+    for name, kind in PARTS.items():
+        everything.update({f"{name}.{f.name}": getattr(getattr(job, name), f.name) for f in fields(kind)})
+    for key, value in everything.items():
+        if isinstance(value, (int, float)) and not abs(value) <= LARGEST:
+            raise ConfigError(f"{key}={brief(value)} must be a finite number, at most {LARGEST}.")
+    for key in (*POSITIVE, *(POSITIVE_IF_FULL if job.measure.mode == "full" else POSITIVE_IF_SAMPLED)):
+        if everything[key] is not None and not everything[key] > 0:
+            raise ConfigError(f"{key}={everything[key]} must be greater than 0.")
 
 
 def check_rules(job: Job) -> None:
@@ -153,10 +125,6 @@ def check_rules(job: Job) -> None:
             f"parallel.tensor={job.parallel.tensor} and parallel.pipeline={job.parallel.pipeline} must be 1: only data parallelism is built.",
         ),
         (job.launch.blas in ("full", "stock"), f"launch.blas={job.launch.blas} is not one of full, stock."),
-        (
-            job.launch.threads_per_rank is None or job.launch.threads_per_rank > 0,
-            f"launch.threads_per_rank={job.launch.threads_per_rank} must be greater than 0, or null for all cores of the rank.",
-        ),
     ]
     for good, words in rules:
         if not good:
@@ -172,7 +140,7 @@ def check_environment(job: Job) -> None:
             raise ConfigError(
                 f"allocator.env must not set {name}: name the library in allocator.library, so that it is resolved and proved."
             )
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or "\0" in value:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or not value.isprintable():
             raise ConfigError(f"allocator.env.{brief(name)}={brief(value)} is no variable that a program can be given.")
     for key, file in (("allocator.library", job.allocator.library), ("data.path", job.data.path)):
         if file is not None and (not file or not file.isprintable()):
@@ -252,8 +220,6 @@ def check_program(program: Program) -> None:
         raise ConfigError(
             "program.same_output=true compares whole outputs, and rate='REGEX' may stop a run before its end."
         )
-    if not program.timeout_seconds > 0:
-        raise ConfigError(f"program.timeout_seconds={program.timeout_seconds} must be greater than 0.")
 
 
 def check_fits(

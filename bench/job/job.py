@@ -149,6 +149,7 @@ WARM_UP_ITERATION = 2  # micro-batches between two optimizer steps of the warm-u
 class Job:
     """Everything that decides what one job runs."""
 
+    workload: str = "gpt"
     nodes: int = 1
     ranks_per_node: int = 1
     repeat: int = 0
@@ -210,6 +211,7 @@ class Job:
     def content_hash(self) -> str:
         """SHA-256 over all that decides the measurement, as 64 hex digits; a sentence about an arm is not part of it."""
         content = to_dict(self)
+        del content["workload"]
         for name in NOT_MEASURED:
             del content["launch"][name]
         content["allocator"] = {key: content["allocator"][key] for key in ("name", "library", "env")}
