@@ -3,6 +3,7 @@ values that cannot be, alone or together; each is refused in one sentence before
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -28,6 +29,13 @@ POSITIVE_IF_SAMPLED = (
     *("measure.iteration_micro_batches", "measure.relative_half_width"),
     *("measure.max_samples", "measure.max_seconds"),
 )
+NOT_NEGATIVE = ("repeat", "seed", "measure.min_samples", "measure.min_seconds")
+SHARES = ("train.adam_beta1", "train.adam_beta2", "train.dropout")
+CHOICES = {
+    "model.ops": ("megatron", "lean"),
+    "measure.mode": ("sampled", "full"),
+    "launch.blas": ("full", "stock"),
+}
 # What an arm's environment may not set: whose library and whose programs run is decided elsewhere, and proved.
 NOT_OF_AN_ARM = ("LD_", "PATH", "PYTHON", "BENCH_", "MASTER_", "GLOO_")
 
@@ -45,9 +53,10 @@ def shaped(values: Any) -> Job:
         raise ConfigError(f"a job is a group of keys, and not {brief(values)}.")
     for prefix, schema, part in (("", Job, values), *((f"{k}.", v, values.get(k)) for k, v in PARTS.items())):
         known = {field.name for field in fields(schema)}
-        for key in part if isinstance(part, Mapping) else ():
-            if key not in known:
-                raise ConfigError(f"{prefix}{brief(key)} is not a key of this version's jobs.")
+        for key, value in part.items() if isinstance(part, Mapping) else ():
+            require(key in known, f"{prefix}{brief(key)} is not a key of this version's jobs.")
+            if type(value) is int:  # before msgspec, to which one beyond any float is -1.0
+                require(abs(value) <= LARGEST, f"{prefix}{key}={brief(value)} must be at most {LARGEST}.")
     job: Job = converted(values, Job)
     check_numbers(job)
     check_rules(job)
@@ -90,136 +99,113 @@ def check_numbers(job: Job) -> None:
     for name, kind in PARTS.items():
         everything.update({f"{name}.{f.name}": getattr(getattr(job, name), f.name) for f in fields(kind)})
     for key, value in everything.items():
-        if isinstance(value, (int, float)) and not abs(value) <= LARGEST:
-            raise ConfigError(f"{key}={brief(value)} must be a finite number, at most {LARGEST}.")
+        if isinstance(value, float):
+            require(math.isfinite(value), f"{key}={value} must be a finite number.")
     for key in (*POSITIVE, *(POSITIVE_IF_FULL if job.measure.mode == "full" else POSITIVE_IF_SAMPLED)):
-        if everything[key] is not None and not everything[key] > 0:
-            raise ConfigError(f"{key}={everything[key]} must be greater than 0.")
+        require(everything[key] is None or everything[key] > 0, f"{key}={everything[key]} must be greater than 0.")
+    for key in NOT_NEGATIVE:
+        require(everything[key] >= 0, f"{key}={everything[key]} must be 0 or more.")
+    for key in SHARES:
+        require(0 <= everything[key] < 1, f"{key}={everything[key]} must be at least 0 and less than 1.")
+    for key, choices in CHOICES.items():
+        require(everything[key] in choices, f"{key}={everything[key]} is not one of {', '.join(choices)}.")
+
+
+def require(good: object, sentence: str) -> None:
+    if not good:
+        raise ConfigError(sentence)
 
 
 def check_rules(job: Job) -> None:
-    rules = [
-        (job.repeat >= 0, f"repeat={job.repeat} must be 0 or more: it numbers the blocks."),
-        (job.seed >= 0, f"seed={job.seed} must be 0 or more."),
-        (
-            re.fullmatch(NAME, job.allocator.name) and len(job.allocator.name) <= 64,
-            f"allocator.name={brief(job.allocator.name)} becomes the name of a folder: use letters, digits, dots, dashes and underscores.",
-        ),
-        (
-            job.model.hidden % job.model.heads == 0,
-            f"model.hidden={job.model.hidden} must be a multiple of model.heads={job.model.heads}.",
-        ),
-        (
-            job.model.padded_vocabulary >= job.model.vocabulary,
-            f"model.padded_vocabulary={job.model.padded_vocabulary} must be at least model.vocabulary={job.model.vocabulary}.",
-        ),
-        (job.model.ops in ("megatron", "lean"), f"model.ops={job.model.ops} is not one of megatron, lean."),
-        (job.measure.mode in ("sampled", "full"), f"measure.mode={job.measure.mode} is not one of sampled, full."),
-        (
-            0 <= job.train.adam_beta1 < 1 and 0 <= job.train.adam_beta2 < 1,
-            f"train.adam_beta1={job.train.adam_beta1} and train.adam_beta2={job.train.adam_beta2} must be at least 0 and less than 1.",
-        ),
-        (0 <= job.train.dropout < 1, f"train.dropout={job.train.dropout} must be at least 0 and less than 1."),
-        (
-            job.parallel.tensor == 1 and job.parallel.pipeline == 1,
-            f"parallel.tensor={job.parallel.tensor} and parallel.pipeline={job.parallel.pipeline} must be 1: only data parallelism is built.",
-        ),
-        (job.launch.blas in ("full", "stock"), f"launch.blas={job.launch.blas} is not one of full, stock."),
-    ]
-    for good, words in rules:
-        if not good:
-            raise ConfigError(words)
-    check_environment(job)
-    check_samples(job)
-    check_share(job)
-
-
-def check_environment(job: Job) -> None:
+    model, train, measure = job.model, job.train, job.measure
+    require(
+        re.fullmatch(NAME, job.allocator.name) and len(job.allocator.name) <= 64,
+        f"allocator.name={brief(job.allocator.name)} becomes the name of a folder: use letters, digits, dots, dashes and underscores.",
+    )
+    require(
+        model.hidden % model.heads == 0,
+        f"model.hidden={model.hidden} must be a multiple of model.heads={model.heads}.",
+    )
+    require(
+        model.padded_vocabulary >= model.vocabulary,
+        f"model.padded_vocabulary={model.padded_vocabulary} must be at least model.vocabulary={model.vocabulary}.",
+    )
+    require(
+        measure.mode == "full" or measure.min_samples <= measure.max_samples,
+        f"measure.min_samples={measure.min_samples} must not be more than measure.max_samples={measure.max_samples}.",
+    )
+    for name, size in (("tensor", job.parallel.tensor), ("pipeline", job.parallel.pipeline)):
+        require(size == 1, f"parallel.{name}={size} must be 1: only data parallelism is built.")
+    share = train.micro_batch_size * job.num_ranks
+    require(
+        train.global_batch_size % share == 0,
+        f"train.global_batch_size={train.global_batch_size} must be a multiple of train.micro_batch_size * nodes * "
+        f"ranks_per_node = {train.micro_batch_size} * {job.nodes} * {job.ranks_per_node} = {share}.",
+    )
     for name, value in job.allocator.env.items():
-        if name.startswith(NOT_OF_AN_ARM):
-            raise ConfigError(
-                f"allocator.env must not set {name}: name the library in allocator.library, so that it is resolved and proved."
-            )
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or not value.isprintable():
-            raise ConfigError(f"allocator.env.{brief(name)}={brief(value)} is no variable that a program can be given.")
+        require(
+            not name.startswith(NOT_OF_AN_ARM),
+            f"allocator.env must not set {name}: name the library in allocator.library, so that it is resolved and proved.",
+        )
+        require(
+            re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) and value.isprintable(),
+            f"allocator.env.{brief(name)}={brief(value)} is no variable that a program can be given.",
+        )
     for key, file in (("allocator.library", job.allocator.library), ("data.path", job.data.path)):
-        if file is not None and (not file or not file.isprintable()):
-            raise ConfigError(f"{key}={ascii(file)} is not the name of a file.")
-
-
-def check_samples(job: Job) -> None:
-    measure = job.measure
-    if measure.mode == "sampled" and measure.min_samples > measure.max_samples:
-        raise ConfigError(
-            f"measure.min_samples={measure.min_samples} must not be more than measure.max_samples={measure.max_samples}."
-        )
-    if measure.min_samples < 0 or measure.min_seconds < 0:
-        raise ConfigError(
-            f"measure.min_samples={measure.min_samples} and measure.min_seconds={measure.min_seconds} must be 0 or more."
-        )
-
-
-def check_share(job: Job) -> None:
-    share = job.train.micro_batch_size * job.num_ranks
-    if job.train.global_batch_size % share:
-        raise ConfigError(
-            f"train.global_batch_size={job.train.global_batch_size} must be a multiple of train.micro_batch_size * nodes * "
-            f"ranks_per_node = {job.train.micro_batch_size} * {job.nodes} * {job.ranks_per_node} = {share}."
-        )
+        require(file is None or (file and file.isprintable()), f"{key}={ascii(file)} is not the name of a file.")
 
 
 def check_data(job: Job) -> None:
     """The data are a file of this host."""
     if job.data.path is not None:
-        path = Path(job.data.path)
-        if not path.is_file() or path.stat().st_size <= job.model.sequence:
-            raise ConfigError(
-                f"data.path={path} must be a file of more than model.sequence={job.model.sequence} bytes."
-            )
-        if job.model.vocabulary < 256:
-            raise ConfigError(
-                f"model.vocabulary={job.model.vocabulary} must be at least 256 when data.path is set: its tokens are bytes."
-            )
+        path, sequence = Path(job.data.path), job.model.sequence
+        require(
+            path.is_file() and path.stat().st_size > sequence,
+            f"data.path={path} must be a file of more than model.sequence={sequence} bytes.",
+        )
+        require(
+            job.model.vocabulary >= 256,
+            f"model.vocabulary={job.model.vocabulary} must be at least 256 when data.path is set: its tokens are bytes.",
+        )
 
 
 def check_middle(job: Job) -> None:
-    """What is to be run has a middle micro-batch where a whole iteration has any. Earlier records (number 2) may have shorter iterations."""
+    """What is to be run has a middle micro-batch where a whole iteration has any. Earlier records may have shorter iterations."""
     given, least = job.measure.iteration_micro_batches, min(job.num_micro_batches, SETTLING + 3)
-    if job.measure.mode == "sampled" and given < least:
-        raise ConfigError(
-            f"measure.iteration_micro_batches={given} must be at least {least}: a first one, {SETTLING} behind it in which memory settles, a "
-            "last one, which synchronises, and one between them, by which the rest is told."
-        )
+    require(
+        job.measure.mode == "full" or given >= least,
+        f"measure.iteration_micro_batches={given} must be at least {least}: a first one, {SETTLING} after it in which memory settles, a "
+        "last one, which synchronizes, and one between them, which stands for the rest.",
+    )
 
 
 UNITS = ("seconds", "milliseconds", "per_second")  # names of groups of `rate`
 
 
 def check_program(program: Program) -> None:
-    for key in ("rate", "check"):
-        pattern = getattr(program, key)
+    for key, pattern in (("rate", program.rate), ("check", program.check)):
         try:
             re.compile(pattern or "")
         except re.error as error:
             raise ConfigError(f"{key}={pattern} is not a regular expression: {error}.") from error
-    if program.check is not None and re.compile(program.check).groups != 1:
-        raise ConfigError(
-            f"check={program.check} must have one group in parentheses: the value that all arms print alike."
-        )
+    require(
+        program.check is None or re.compile(program.check).groups == 1,
+        f"check={program.check} must have one group in parentheses: the value that all arms print alike.",
+    )
     found = re.compile(program.rate or "")
-    if found.groups > 1 and not (len(found.groupindex) == found.groups and found.groupindex.keys() <= set(UNITS)):
-        raise ConfigError(
-            f"rate={program.rate} has several groups: put one pair of parentheses, around the number; (?P<seconds>…) or (?P<per_second>…) "
-            "says its unit (both, with | between, where lines have one or the other), and no parentheses mean the time between lines."
-        )
-    if program.stop_after_steps is not None and (program.rate is None or program.stop_after_steps < 2):
-        raise ConfigError(
-            f"program.stop_after_steps={program.stop_after_steps} needs rate='REGEX', which says what a step is, and must be 2 or more."
-        )
-    if program.same_output and program.rate is not None:
-        raise ConfigError(
-            "program.same_output=true compares whole outputs, and rate='REGEX' may stop a run before its end."
-        )
+    require(
+        found.groups <= 1 or (len(found.groupindex) == found.groups and found.groupindex.keys() <= set(UNITS)),
+        f"rate={program.rate} has several groups: put one pair of parentheses, around the number; (?P<seconds>…) or (?P<per_second>…) "
+        "says its unit (both, with | between, where lines have one or the other), and no parentheses mean the time between lines.",
+    )
+    require(
+        program.stop_after_steps is None or (program.rate is not None and program.stop_after_steps >= 2),
+        f"program.stop_after_steps={program.stop_after_steps} needs rate='REGEX', which says what a step is, and must be 2 or more.",
+    )
+    require(
+        not program.same_output or program.rate is None,
+        "program.same_output=true compares whole outputs, and rate='REGEX' may stop a run before its end.",
+    )
 
 
 def check_fits(

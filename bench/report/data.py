@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +17,6 @@ from bench.report.verdicts import verdict_text
 from bench.report.words import frequency_text, significant, size_text, truncated
 from bench.statistics.grouping import Section
 from bench.statistics.pairing import Pair
-from bench.statistics.stats import time_interval
 
 COLUMNS = (
     "allocator,nodes,freq,size,dp,tp,pp,mbs,gbs,mem_mib,sec_per_it,tflops,est_aggr_petaflops,notes,repeat,sec_per_it_low,"
@@ -102,12 +100,6 @@ def row(record: Record, out: Path) -> dict[str, Any]:
         return None if value is None else significant(value, digits)
 
     petaflops = derived.get("est_aggr_petaflops")
-    # From the samples: the limits in records of older code may lie below zero.
-    interval = time_interval(derived["samples"]) if derived else None
-
-    def limit(value: float) -> float | None:
-        return None if math.isnan(value) else significant(value, 6)
-
     return {
         "allocator": job.allocator.name,
         "nodes": job.nodes,
@@ -119,8 +111,8 @@ def row(record: Record, out: Path) -> dict[str, Any]:
         "est_aggr_petaflops": None if petaflops is None else truncated(petaflops),
         "notes": derived.get("notes", "-") if record["valid"] else record["error"] or "invalid",
         "repeat": job.repeat,
-        "sec_per_it_low": limit(interval.low) if interval else None,
-        "sec_per_it_high": limit(interval.high) if interval else None,
+        "sec_per_it_low": figure("sec_per_it_low", 6),
+        "sec_per_it_high": figure("sec_per_it_high", 6),
         "minor_faults_per_it": figure("minor_faults_per_it", 6),
         "system_seconds_per_it": figure("system_seconds_per_it", 4),
         "simulated": record["launch"]["simulated"],

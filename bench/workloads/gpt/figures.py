@@ -51,18 +51,7 @@ def derive(record: Record) -> dict[str, Any]:
     if record["launch"]["simulated"]:
         notes.append("simulated")
     return {
-        **{
-            k: slowest[k]
-            for k in (
-                "sec_per_it",
-                "samples",
-                "micro_batch_seconds",
-                "first_seconds",
-                "settling_seconds",
-                "sync_seconds",
-                "optimizer_seconds",
-            )
-        },
+        **slowest,
         "phases": dict(sorted(slowest["phases"].items())),  # readers add them up, and a sum depends on the order
         "sec_per_it_low": finite(interval.low),
         "sec_per_it_high": finite(interval.high),

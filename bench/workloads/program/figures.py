@@ -11,7 +11,7 @@ from typing import Any
 from bench.job.checks import converted
 from bench.record.fields import COUNTERS
 from bench.record.records import Record
-from bench.statistics.stats import finite, mean_interval
+from bench.statistics.stats import finite, time_interval
 from bench.workloads.program.fields import ProgramRank
 
 
@@ -36,7 +36,7 @@ def derive(record: Record) -> dict[str, Any]:
             counters = {counter: run[counter] / len(steps["seconds"]) for counter in COUNTERS}
             notes += ", counters with the start"
     seconds = fmean(samples)
-    interval = mean_interval(samples)
+    interval = time_interval(samples)
     return {
         "sec_per_it": seconds,
         "samples": samples,

@@ -63,7 +63,7 @@ def text(tmp_path: Path) -> str:
         ("train.global_batch_size", 1023, "train.micro_batch_size * nodes * ranks_per_node = 4 * 1 * 1 = 4"),
         ("parallel.tensor", 2, "data parallelism"),
         ("parallel.pipeline", 2, "data parallelism"),
-        ("launch.threads_per_rank", 0, "all cores"),
+        ("launch.threads_per_rank", 0, "greater than 0"),
         ("launch.timeout_seconds", 0.0, "greater than 0"),
         ("measure.iteration_micro_batches", 0, "greater than 0"),
         ("measure.relative_half_width", 0.0, "greater than 0"),

@@ -36,7 +36,7 @@ def test_the_shipped_iteration_has_eight_that_stand_for_the_rest() -> None:
 def test_an_iteration_without_a_middle_one_is_refused(given: int, batch: int, least: int) -> None:
     job = Job(measure=Measure(iteration_micro_batches=given), train=Train(global_batch_size=batch))
     with pytest.raises(
-        ConfigError, match=f"iteration_micro_batches={given} must be at least {least}: a first one, 2 behind it"
+        ConfigError, match=f"iteration_micro_batches={given} must be at least {least}: a first one, 2 after it"
     ):
         check(job)
     check(replace(job, measure=Measure(iteration_micro_batches=least)))
