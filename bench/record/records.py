@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.job.checks import brief, converted, shaped
 from bench.job.errors import ConfigError, RecordError, printable
-from bench.job.job import canonical
+from bench.job.job import canonical, to_dict
 from bench.record.fields import Host, Product, RecordFile
 
 SCHEMA = 4  # moves when a field changes its meaning; 1 to 3 were written before the first release
@@ -111,7 +111,7 @@ def decode(path: Path, text: str, record: Any) -> Record:
         raise RecordError(f"{path} was changed after it was written: its SHA-256 does not match.")
     try:
         known = converted(cleaned(record), RecordFile)
-        shaped(known["job"])
+        known["job"] = to_dict(shaped(known["job"]))  # a key that is missing has its default
         check_date(known["started_at"])
         for host in known["hosts"]:
             check_products(host)
