@@ -149,11 +149,10 @@ def _address(library: ctypes.CDLL) -> int:
 def apply(asked: str, library: ctypes.CDLL | None = None, cpu: Cpu | None = None) -> dict[str, Any]:
     """Make MKL take the path of the CPU (``full``), or leave it alone (``stock``); before the first product.
 
-    The steps are tried in this order, and the one that worked is ``step``; why others did not is in ``refused``:
-    the answer that MKL remembers, set to yes (a word of its data: no protection is changed); six bytes over the function
-    (through mprotect, then through /proc/self/mem); the variable of MKL up to 2020.0, for as long as MKL reads it (AVX2
-    at most). ``note`` says in one sentence why nothing was done where nothing could be, else None. Only this process is
-    changed. Raises BlasError when MKL has chosen its path already.
+    ``step`` is what worked: six bytes over the function that asks, or, where the kernel permits no such write (``refused``
+    has the reason), the variable of MKL up to 2020.0, for as long as MKL reads it (AVX2 at most). ``note`` is one sentence
+    where nothing could be done, else None. Only this process is changed. Raises BlasError when MKL has chosen its path
+    already.
     """
     if asked not in ("full", "stock"):
         raise BlasError(f"launch.blas={asked} is not known: use full or stock.")
@@ -173,67 +172,31 @@ def apply(asked: str, library: ctypes.CDLL | None = None, cpu: Cpu | None = None
 
 
 def _climb(library: ctypes.CDLL, done: dict[str, Any]) -> None:
-    """Try one step after the other; writes ``step``, ``refused`` and ``note`` into ``done``."""
+    """Write ``step``, ``refused`` and ``note`` into ``done``."""
     if hasattr(library, "mkl_serv_get_cpu_type") and 0 <= library.mkl_serv_get_cpu_type(0) < AVX2:
         raise BlasError("launch.blas=full comes too late: Intel MKL has chosen its path already.")
-    steps: list[tuple[str, Callable[[], None]]] = []
+    why = "it has no question of the kind that is known"
     address = _address(library) if hasattr(library, QUESTION) else 0
-    if address and is_the_question(code := ctypes.string_at(address, 160)):
-        steps = [
-            ("remembered answer", lambda: _remember(library, code, address)),
-            ("six bytes", lambda: _write_code(address, YES)),
-            ("six bytes through /proc/self/mem", lambda: _write_memory(address, YES)),
-        ]
-    for name, take in steps:
+    if address and is_the_question(ctypes.string_at(address, 160)):
         try:
-            take()
+            _write_code(address, YES)
         except OSError as error:
-            done["refused"].append(f"{name}: {error.strerror or error}")
-            continue
-        done["step"] = name
-        library.mkl_serv_cpu_detect()
-        return
+            why = "the kernel lets nothing be written"
+            done["refused"].append(f"six bytes: {error.strerror or error}")
+        else:
+            done["step"] = "six bytes"
+            library.mkl_serv_cpu_detect()
+            return
     if takes_debug_type(version := mkl_version(library)):
         _by_variable(library)
         done["step"] = f"{BY_VARIABLE}={AVX2}"
     else:
-        why = "the kernel lets nothing be written" if steps else "it has no question of the kind that is known"
         done["note"] = f"left as it comes: Intel MKL {version} cannot be told to take another path here: {why}."
 
 
 def is_the_question(code: bytes) -> bool:
     """Whether machine code asks the CPU for its vendor and compares that with GenuineIntel, in this order."""
     return re.search(rb"\x0f\xa2.*Genu.*ntel.*ineI", code, re.DOTALL) is not None
-
-
-def remembered_at(code: bytes, address: int) -> int | None:
-    """Where the function at ``address`` keeps its answer: the one word that it reads before it asks and writes after.
-
-    Both are moves between a 32-bit register and a place relative to the next instruction (ModRM mod 0, rm 5).
-    """
-    end, asks = code.index(b"ineI") + 36, code.index(b"\x0f\xa2")
-
-    def places(opcode: bytes, start: int, stop: int) -> set[int]:
-        form = rb"(?=" + re.escape(opcode) + rb"[\x05\x0d\x15\x1d\x25\x2d\x35\x3d](.{4}))"
-        found = re.compile(form, re.DOTALL).finditer(code, start, stop)
-        return {address + m.start() + 6 + int.from_bytes(m.group(1), "little", signed=True) for m in found}
-
-    both = places(b"\x8b", 0, asks) & places(b"\x89", asks, end)
-    return both.pop() if len(both) == 1 else None
-
-
-def _remember(library: ctypes.CDLL, code: bytes, address: int) -> None:
-    """Set the remembered answer to yes. Not yet asked is -1, no is 0; another value says that it is not that word."""
-    place = remembered_at(code, address)
-    if place is None or "w" not in _protection(place):
-        raise OSError("no such word is found in the library's data")
-    word = ctypes.c_int32.from_address(place)
-    if word.value not in (-1, 0):
-        raise OSError(f"the word holds {word.value}, which is no answer")
-    before, word.value = word.value, 1
-    if not getattr(library, QUESTION)():
-        word.value = before
-        raise OSError("the function answers no all the same")
 
 
 def _protection(address: int) -> str:
@@ -269,13 +232,6 @@ def _write_code(address: int, code: bytes) -> None:
         _mprotect(start, length, before)
     except OSError as error:
         raise BlasError(f"launch.blas=full: MKL's code stays writable ({error}); use launch.blas=stock.") from error
-
-
-def _write_memory(address: int, code: bytes) -> None:
-    """Write through the kernel's view of this process, which asks for no permission of the page."""
-    with open("/proc/self/mem", "r+b", buffering=0) as memory:
-        memory.seek(address)
-        memory.write(code)
 
 
 def _by_variable(library: ctypes.CDLL) -> None:

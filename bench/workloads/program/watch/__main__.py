@@ -47,6 +47,12 @@ def prctl(option: int, value: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
+def as_a_user_starts_it() -> None:
+    """In the child, before its exec: end with the watcher, and take SIGINT, which the watcher ignores, as usual."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def main() -> int:
     def stop(number: int, frame: Any) -> None:
         raise Stopped
@@ -116,7 +122,7 @@ class Watch:
                 stdout=self.output.writer,
                 stderr=self.output.writer,
                 start_new_session=True,
-                preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
+                preexec_fn=as_a_user_starts_it,
             )
         except OSError as error:
             what = "has no #! line and is no program" if error.errno == 8 else f"cannot be started ({error.strerror})"
@@ -180,6 +186,8 @@ class Watch:
                 )
         tree.end_all(GRACE_SECONDS if self.stopped else 0.0)
         self.output.finish()
+        if self.output.rate is not None:
+            self.output.rate.check_clock(self.started)
 
     def living(self) -> list[tree.Stat]:
         return [one for one in tree.descendants(os.getpid()) if one.state != "Z"]
@@ -270,6 +278,7 @@ class Watch:
         cpu = used.user_seconds + used.system_seconds
         seen = [one for programs in self.seen.values() for one in programs]
         busy = max(1, min(len(allowed_cpus()), round(cpu / wall_seconds))) if wall_seconds > 0 else 1
+        account = carried.account(seen, self.orders["library"], self.orders["arm_env"], cpu, wall_seconds)
         status = self.status
         code = (
             None
@@ -289,7 +298,9 @@ class Watch:
             "fault_cost_seconds": fault_cost_seconds(busy),
             "pid": self.pid,
             "steps": self.output.columns(),
-            **carried.account(seen, self.orders["library"], self.orders["arm_env"], cpu),
+            "processes": account["processes"],
+            "error": account["error"],
+            "warnings": [*self.output.notes(), *account["warnings"]],
         }
 
 

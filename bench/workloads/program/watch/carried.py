@@ -16,7 +16,7 @@ from typing import Any
 from bench.workloads.program.watch import elf
 
 ALLOCATORS = re.compile(
-    r"lib(tcmalloc|jemalloc|mimalloc|tbbmalloc|hoard|snmalloc|rpmalloc|umem|asan|lockless|mpg|scudo)"
+    r"lib(tcmalloc|jemalloc|mimalloc|tbbmalloc|hoard|snmalloc|rpmalloc|umem|asan|lockless|mpg(?!\d)|scudo)"
 )
 # Libraries that hold an allocator of their own under other names, and the way to have them use malloc instead.
 PRIVATE = (
@@ -29,6 +29,7 @@ PRIVATE_SYMBOLS = ("mi_malloc", "je_malloc", "_rjem_malloc", "duckdb_je_malloc",
 MALLOC = ("malloc", *PRIVATE_SYMBOLS)
 UNREACHED_SHARE = 0.05  # of CPU time or memory: what lies beyond it is no longer the arm that was measured
 UNSEEN_SHARE = 0.10
+IDLE_SHARE, IDLE_SECONDS = 0.05, 0.02  # of the run's time: less CPU than this says that the work is done elsewhere
 
 
 @dataclass
@@ -49,6 +50,8 @@ class Sighting:
     later_seconds: float = 0.0  # of CPU time, the most that it may have used after the last look at it
     peak_rss_bytes: int = 0
     huge_bytes: int = 0
+    file: elf.Elf | None = None  # read while the process lived: a script may remove it
+    bare: bool = False  # its environment was empty once, as it is in the middle of an exec
     stack: int = 0  # where it begins: another place is another exec; 0 where that is not known yet
 
     def due(self, now: float) -> bool:
@@ -72,9 +75,12 @@ def look(seen: Sighting) -> None:
             mapped = dict.fromkeys(line[line.index("/") :].rstrip("\n") for line in f if "/" in line)
         with open(f"/proc/{seen.pid}/environ", "rb") as f:
             environment = f.read().decode(errors="replace")
+        seen.file = elf.of_process(seen.pid, MALLOC)
     except OSError:
         return
-    if mapped:
+    if not environment and not seen.bare:
+        seen.bare = True
+    elif mapped:
         seen.paths = tuple(path for path in mapped if not path.endswith(" (deleted)"))
         seen.looks += not _just_begun(seen)
         # glibc before 2.37 ends the words of GLIBC_TUNABLES in place, so that a colon reads as an end.
@@ -95,7 +101,7 @@ def verdict(seen: Sighting, library: str | None, env: Mapping[str, str]) -> str 
     seen to say."""
     if not seen.paths:
         return None
-    program = elf.read(seen.program, MALLOC)
+    program = seen.file or elf.read(seen.program, MALLOC)
     if program.is_elf and program.interpreter is None:
         return "is a static program, which no preload reaches"
     if "malloc" in program.defined:
@@ -115,10 +121,12 @@ def verdict(seen: Sighting, library: str | None, env: Mapping[str, str]) -> str 
             else "the loader did not preload it (setuid, or for another machine)"
         )
         return f"does not carry {os.path.basename(library)}: {how}"
-    others = _before(preloaded, library) + ([] if library else _needed(seen.program, real))
-    for path in others:
-        if "malloc" in elf.read(os.path.realpath(path), MALLOC).defined and not is_libc(os.path.realpath(path)):
-            return f"is served by {path}, which it brings itself"
+    named = _by_name(real)
+    others = _before(preloaded, library) + ([] if library else _needed(program, named))
+    for name in others:
+        path = os.path.realpath(name if "/" in name else named.get(name, name))
+        if "malloc" in elf.read(path, MALLOC).defined and not is_libc(path):
+            return f"is served by {name}, which it brings itself"
     changed = [
         name for name, value in env.items() if "\0" + f"{name}={value}".replace(":", "\0") + "\0" not in seen.settings
     ]
@@ -141,15 +149,20 @@ def _before(preloaded: Sequence[str], library: str | None) -> list[str]:
     return list(preloaded[: preloaded.index(library)]) if library in preloaded else list(preloaded)
 
 
-def _needed(program: str, real: Mapping[str, str]) -> list[str]:
-    """The libraries that the program was linked with, and theirs: where the loader looks for malloc. What is opened later is
-    asked by its own name only."""
+def _by_name(real: Mapping[str, str]) -> dict[str, str]:
+    """The mapped files by file name and by soname, as LD_PRELOAD and the loader name them."""
     by_name: dict[str, str] = {}
     for path in real:
         by_name.setdefault(os.path.basename(path), path)
         by_name.setdefault(elf.read(path, MALLOC).soname or "", path)
+    return by_name
+
+
+def _needed(program: elf.Elf, by_name: Mapping[str, str]) -> list[str]:
+    """The libraries that the program was linked with, and theirs: where the loader looks for malloc. What is opened later is
+    asked by its own name only."""
     found: dict[str, None] = {}
-    waiting = list(elf.read(program, MALLOC).needed)
+    waiting = list(program.needed)
     while waiting:
         library = by_name.get(waiting.pop(0))
         if library and library not in found and not is_libc(library):
@@ -178,11 +191,11 @@ def private(seen: Sighting, library: str | None) -> list[str]:
 
 
 def account(
-    seen: Sequence[Sighting], library: str | None, env: Mapping[str, str], cpu_seconds: float
+    seen: Sequence[Sighting], library: str | None, env: Mapping[str, str], cpu_seconds: float, wall_seconds: float = 0.0
 ) -> dict[str, Any]:
     """The proof of a whole tree: ``processes``, each with what it carries (and ``why`` the arm does not serve it, or not all of its memory);
     ``error``, one sentence where the arm did not serve it; ``warnings`` on processes that it did not reach or that were not seen.
-    ``cpu_seconds``: of all of it, by the kernel."""
+    ``cpu_seconds``: of all of it, by the kernel; ``wall_seconds``: of the run."""
     rows, unreached, notes = [], [], dict[str, None]()
     for one in seen:
         why = verdict(one, library, env)
@@ -219,6 +232,14 @@ def account(
             error = sentence
         else:
             notes[sentence] = None
+    unknown = sum(one.cpu_seconds for one, row in zip(seen, rows) if row["reached"] is None) / cpu
+    if unknown > UNSEEN_SHARE and cpu > IDLE_SECONDS:
+        notes[f"{100 * unknown:.0f} % of the CPU time was in processes whose allocator could not be read."] = None
+    if wall_seconds > 1 and cpu_seconds < IDLE_SHARE * wall_seconds:
+        notes[
+            f"The command and its children used the CPU for {100 * cpu_seconds / wall_seconds:.1f} % of the time: it waits, or a process that "
+            "it did not start (a server, a container engine, another host) does the work, and no allocator here reaches that."
+        ] = None
     unseen = cpu_seconds - cpu - sum(one.later_seconds for one in seen)
     if cpu_seconds > 0.5 and unseen / cpu_seconds > UNSEEN_SHARE:
         notes[

@@ -21,6 +21,7 @@ from bench.workloads.program.watch.tree import Counters
 COUNT_SECONDS = 0.05  # the tree's counters are read at a step, and no more often than this
 JUDGE_SECONDS = 0.25
 LONGEST_LINE = 1 << 16
+LEAST_OF_CLOCK = 0.67  # of the time between two lines; a smaller share is stated
 
 
 class Output:
@@ -92,6 +93,16 @@ class Output:
                 os.close(self.reader)
         self.log.close()
 
+    def notes(self) -> list[str]:
+        """Return a sentence where a step's printed seconds are a small part of the time between two lines."""
+        share = self.rate.share_of_clock() if self.rate else 1.0
+        if share > LEAST_OF_CLOCK:
+            return []
+        return [
+            f"The printed seconds are {100 * share:.0f} % of the time between two lines, so that a line is not a step: faults and CPU "
+            "time are given for that share."
+        ]
+
     def columns(self) -> dict[str, Any] | None:
         """Each step's seconds and whether it was steady; the counters of one steady step, as the mean over all of them."""
         if self.rate is None:
@@ -99,9 +110,12 @@ class Output:
         start = steady_from(self.rate.seconds)
         steady = [one for one in self.counted if one[0] > start]
         per_step = dict.fromkeys(Counters._fields, 0.0)
+        share = self.rate.share_of_clock()
         if len(steady) > 1:
             (first, before), (last, after) = steady[0], steady[-1]
-            per_step = {name: (b - a) / (last - first) for name, a, b in zip(Counters._fields, before, after)}
+            per_step = {
+                name: (b - a) / (last - first) * min(share, 1.0) for name, a, b in zip(Counters._fields, before, after)
+            }
         return {
             "seconds": self.rate.seconds,
             "steady": [i >= start for i in range(self.steps)],

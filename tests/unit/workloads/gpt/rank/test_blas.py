@@ -32,15 +32,9 @@ SOURCE = r"""
 extern int mkl_serv_intel_cpu_true(void);
 __asm__(
     ".text\n.globl mkl_serv_intel_cpu_true\n.type mkl_serv_intel_cpu_true, @function\nmkl_serv_intel_cpu_true:\n"
-#ifdef REMEMBERS
-    "mov answer(%rip), %eax\n " STUBBORN " test %eax, %eax\n js 1f\n ret\n1:\n"
-#endif
     "push %rbx\n xor %eax, %eax\n cpuid\n xor %eax, %eax\n"  /* 0 whatever follows: a stranger on every machine */
-    "cmp $0x756e6547, %ebx\n cmp $0x6c65746e, %ecx\n cmp $0x49656e69, %edx\n mov $0, %eax\n"
-#ifdef REMEMBERS
-    "mov %eax, answer(%rip)\n"
-#endif
-    "pop %rbx\n ret\n.data\n.align 4\nanswer: .long " STRING(START) "\n.text\n");
+    "cmp $0x756e6547, %ebx\n cmp $0x6c65746e, %ecx\n cmp $0x49656e69, %edx\n mov $" STRING(ANSWER) ", %eax\n"
+    "pop %rbx\n ret\n");
 #else
 int mkl_serv_intel_cpu_true(void) { return 0; }  /* a function of this name that asks nobody */
 #endif
@@ -65,7 +59,7 @@ def made_up(tmp_path: Path) -> Callable[..., ctypes.CDLL]:
 
     def make(*words: str, version: str = "2024.2", source: str = SOURCE) -> ctypes.CDLL:
         target = tmp_path / f"lib{len(list(tmp_path.iterdir()))}.so"
-        defines = {"START=-1", "DEAF=0", 'STUBBORN=""', f'VERSION="{version}"', *words}
+        defines = {"ANSWER=0", "DEAF=0", f'VERSION="{version}"', *words}
         flags = [f"-D{d}" for d in sorted(defines, key=lambda d: d in words)]
         command = ["gcc", "-shared", "-fPIC", "-w", *flags, "-x", "c", "-o", str(target), "-"]
         subprocess.run(command, input=source, text=True, check=True)
@@ -91,12 +85,13 @@ def forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         monkeypatch.setattr(blas, name, refuse)
 
 
-def test_full_sets_the_answer_that_the_library_remembers_and_no_code(made_up: Callable[..., ctypes.CDLL]) -> None:
-    library = made_up("QUESTION", "REMEMBERS")
+def test_full_writes_six_bytes_and_puts_the_protection_back(made_up: Callable[..., ctypes.CDLL]) -> None:
+    library = made_up("QUESTION")
     code, before = code_of(library), protections(library)
     done = blas.apply("full", library, ZEN3)
-    assert done == {"asked": "full", "step": "remembered answer", "refused": [], "note": None}
-    assert code_of(library) == code and protections(library) == before
+    assert done == {"asked": "full", "step": "six bytes", "refused": [], "note": None}
+    assert code_of(library)[:6] == blas.YES and code_of(library)[6:] == code[6:]
+    assert protections(library) == before and any(protection == "r-xp" for _, protection in before)
     facts = blas.ask(library, ZEN3)
     assert facts == {
         "library": "Intel MKL",
@@ -113,59 +108,13 @@ def test_full_sets_the_answer_that_the_library_remembers_and_no_code(made_up: Ca
         blas.check({**done, "asked": "stock"}, facts)
 
 
-def test_an_answer_already_given_is_changed_too(made_up: Callable[..., ctypes.CDLL]) -> None:
-    library = made_up("QUESTION", "REMEMBERS")
-    assert library.mkl_serv_intel_cpu_true() == 0
-    assert blas.apply("full", library, ZEN3)["step"] == "remembered answer"
-    assert library.mkl_serv_intel_cpu_true() == 1
-
-
-def test_a_word_that_holds_no_answer_is_left_and_six_bytes_are_written(made_up: Callable[..., ctypes.CDLL]) -> None:
-    library = made_up("QUESTION", "REMEMBERS", "START=17")
-    done = blas.apply("full", library, ZEN3)
-    assert done["step"] == "six bytes"
-    assert done["refused"] == ["remembered answer: the word holds 17, which is no answer"]
-
-
-def test_a_word_that_does_not_change_the_answer_is_put_back(made_up: Callable[..., ctypes.CDLL]) -> None:
-    library = made_up("QUESTION", "REMEMBERS", 'STUBBORN="xor %eax, %eax; ret;"')
-    place = blas.remembered_at(code_of(library), blas._address(library))
-    done = blas.apply("full", library, ZEN3)
-    assert done["refused"] == ["remembered answer: the function answers no all the same"]
-    assert done["step"] == "six bytes" and ctypes.c_int32.from_address(place or 0).value == -1
-
-
-def test_six_bytes_answer_and_the_protection_is_put_back(made_up: Callable[..., ctypes.CDLL]) -> None:
-    library = made_up("QUESTION")
-    code, before = code_of(library), protections(library)
-    done = blas.apply("full", library, ZEN3)
-    assert done["step"] == "six bytes" and done["note"] is None
-    assert done["refused"] == ["remembered answer: no such word is found in the library's data"]
-    assert code_of(library)[:6] == blas.YES and code_of(library)[6:] == code[6:]
-    assert protections(library) == before and any(protection == "r-xp" for _, protection in before)
-    assert library.mkl_serv_intel_cpu_true() == 1
-    blas.check(done, blas.ask(library, ZEN3))
-
-
-def test_where_mprotect_is_refused_the_kernels_own_view_writes(
-    made_up: Callable[..., ctypes.CDLL], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    library = made_up("QUESTION")
-    forbid(monkeypatch, "_mprotect")
-    done = blas.apply("full", library, ZEN3)
-    assert done["step"] == "six bytes through /proc/self/mem"
-    assert done["refused"][1] == "six bytes: Permission denied"
-    assert library.mkl_serv_intel_cpu_true() == 1
-    blas.check(done, blas.ask(library, ZEN3))
-
-
 def test_where_nothing_may_be_written_the_old_variable_serves_and_no_child_inherits_it(
     made_up: Callable[..., ctypes.CDLL], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library = made_up("QUESTION", version="2020.0.0")
-    forbid(monkeypatch, "_remember", "_mprotect", "_write_memory")
+    forbid(monkeypatch, "_mprotect")
     done = blas.apply("full", library, ZEN3)
-    assert done["step"] == "MKL_DEBUG_CPU_TYPE=5" and done["note"] is None and len(done["refused"]) == 3
+    assert done["step"] == "MKL_DEBUG_CPU_TYPE=5" and done["note"] is None and len(done["refused"]) == 1
     assert "MKL_DEBUG_CPU_TYPE" not in os.environ
     facts = blas.ask(library, ZEN3)
     assert (facts["path"], facts["reached"]) == ("AVX2", "MKL_DEBUG_CPU_TYPE")
@@ -177,9 +126,9 @@ def test_where_nothing_can_be_done_it_is_left_alone_and_said(
     made_up: Callable[..., ctypes.CDLL], monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
     library = made_up("QUESTION", version=version)
-    forbid(monkeypatch, "_remember", "_mprotect", "_write_memory")
+    forbid(monkeypatch, "_mprotect")
     done = blas.apply("full", library, ZEN3)
-    assert done["step"] == "as it comes" and len(done["refused"]) == 3
+    assert done["step"] == "as it comes" and len(done["refused"]) == 1
     assert done["note"] == (
         f"left as it comes: Intel MKL {version} cannot be told to take another path here: the kernel lets nothing be written."
     )
@@ -241,7 +190,7 @@ def test_a_library_without_the_question_is_left_alone_and_said(made_up: Callable
 def test_a_cpu_of_intels_or_without_avx2_is_not_touched(
     made_up: Callable[..., ctypes.CDLL], cpu: Cpu, note: str | None
 ) -> None:
-    library = made_up("QUESTION", "REMEMBERS")
+    library = made_up("QUESTION")
     code = code_of(library)
     done = blas.apply("full", library, cpu)
     assert done == {"asked": "full", "step": "as it comes", "refused": [], "note": note}
@@ -250,14 +199,14 @@ def test_a_cpu_of_intels_or_without_avx2_is_not_touched(
 
 
 def test_intels_own_yes_is_as_it_comes(made_up: Callable[..., ctypes.CDLL]) -> None:
-    library = made_up("QUESTION", "REMEMBERS", "START=1")
+    library = made_up("QUESTION", "ANSWER=1")
     facts = blas.ask(library, INTEL)
     assert (facts["path"], facts["reached"]) == ("AVX-512", "as it comes")
     blas.check(blas.apply("stock", library, INTEL), facts)
 
 
 def test_stock_changes_nothing(made_up: Callable[..., ctypes.CDLL]) -> None:
-    library = made_up("QUESTION", "REMEMBERS")
+    library = made_up("QUESTION")
     done = blas.apply("stock", library, ZEN3)
     facts = blas.ask(library, ZEN3)
     assert done["step"] == facts["reached"] == "as it comes" and facts["path"] == "generic"
@@ -265,12 +214,12 @@ def test_stock_changes_nothing(made_up: Callable[..., ctypes.CDLL]) -> None:
 
 
 def test_a_library_that_answers_otherwise_is_refused_in_one_sentence(made_up: Callable[..., ctypes.CDLL]) -> None:
-    library = made_up("QUESTION", "REMEMBERS", "DEAF=1")
+    library = made_up("QUESTION", "DEAF=1")
     done = blas.apply("full", library, ZEN3)
     with pytest.raises(BlasError) as refused:
         blas.check(done, blas.ask(library, ZEN3))
     assert str(refused.value) == (
-        "launch.blas=full, but Intel MKL 2024.2 takes its generic path on a CPU with AVX2 (remembered answer): "
+        "launch.blas=full, but Intel MKL 2024.2 takes its generic path on a CPU with AVX2 (six bytes): "
         "something caps it, or it asks otherwise; use launch.blas=stock."
     )
 
@@ -282,7 +231,7 @@ def test_an_intel_cpu_held_back_from_outside_is_refused_too(made_up: Callable[..
 
 
 def test_full_after_the_library_chose_its_path_is_too_late(made_up: Callable[..., ctypes.CDLL]) -> None:
-    library = made_up("QUESTION", "REMEMBERS")
+    library = made_up("QUESTION")
     assert blas.ask(library, ZEN3)["path"] == "generic"
     with pytest.raises(BlasError, match="comes too late"):
         blas.apply("full", library, ZEN3)
@@ -321,19 +270,6 @@ def test_the_question_is_known_by_what_it_does() -> None:
     assert blas.is_the_question(b"\x53\x0f\xa2" + b"\x3d".join(vendor))
     assert not blas.is_the_question(b"\x53\x0f\xa2" + b"\x3d".join(reversed(vendor)))
     assert not blas.is_the_question(b"\x3d".join(vendor) + b"\x0f\xa2")
-
-
-@pytest.mark.parametrize(
-    ("read", "written", "place"),
-    [(0x100, 0x100, 0x1000 + 0x100), (0x100, 0x104, None), (-8, -8, 0x1000 - 8)],
-)
-def test_the_remembered_word_is_read_before_and_written_after(read: int, written: int, place: int | None) -> None:
-    def move(opcode: int, at: int, target: int) -> bytes:
-        return bytes([opcode, 0x35]) + (target - at - 6).to_bytes(4, "little", signed=True)
-
-    code = move(0x8B, 0, read) + b"\x0f\xa2Genu\x90ntel\x90ineI"
-    code += move(0x89, len(code), written) + b"\xc3" * 40
-    assert blas.remembered_at(code, 0x1000) == place
 
 
 def test_before_torch_is_imported_there_is_nothing_to_ask() -> None:

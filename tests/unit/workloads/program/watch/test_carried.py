@@ -89,6 +89,27 @@ def test_each_way_past_the_arm_is_named(files: dict[str, str]) -> None:
     assert verdict(seen(files["plain"], mine), None, {}) is None
 
 
+def test_a_preload_by_its_bare_name_is_found_among_what_is_mapped(files: dict[str, str]) -> None:
+    mine = files["library"]
+    assert "which it brings itself" in (verdict(seen(files["plain"], mine, preload="libmine.so"), None, {}) or "")
+    both = seen(files["plain"], mine, "/lib/libother.so", preload="libmine.so /lib/libother.so")
+    assert "libmine.so, which it brings itself" in (verdict(both, "/lib/libother.so", {}) or "")
+
+
+def test_work_that_is_done_elsewhere_is_stated(files: dict[str, str]) -> None:
+    client = seen(files["plain"], cpu=0.01)
+    assert "no allocator here reaches that" in account([client], None, {}, 0.01, wall_seconds=5.0)["warnings"][0]
+    busy = seen(files["plain"], cpu=4.0)
+    assert account([busy], None, {}, 4.0, wall_seconds=5.0)["warnings"] == []
+    unknown = Sighting(7, "it", files["plain"], 0.0, cpu_seconds=9.0)
+    assert "could not be read" in " ".join(account([client, unknown], None, {}, 9.0)["warnings"])
+
+
+def test_a_library_with_a_name_like_an_allocators_is_none(files: dict[str, str]) -> None:
+    assert private(seen(files["plain"], "/lib/libmpg123.so.0"), None) == []
+    assert private(seen(files["plain"], "/lib/libmpg.so.1", "/lib/libtcmalloc_minimal.so.4"), None) != []
+
+
 def test_a_private_allocator_is_named_and_does_not_fail_the_arm(files: dict[str, str]) -> None:
     one = seen(files["plain"], files["arrow"])
     assert "Arrow" in private(one, None)[0]

@@ -17,6 +17,7 @@ from bench.paths import CHECKOUT
 from bench.workloads.program.watch import __main__ as watch
 from bench.workloads.program.watch import carried, tree
 
+PATHS = ("/bin/true", "/lib/ld-linux.so.2", "/lib/libc.so.6")
 BUSY = "import time; end = time.process_time() + {}\nwhile time.process_time() < end: pass"
 SLOW_LOOKS = """
 import sys, time
@@ -59,7 +60,7 @@ def test_what_a_process_used_after_the_last_look_is_known_when_it_ends(tmp_path:
 
 def test_what_a_process_used_that_another_waited_for_is_no_short_process() -> None:
     one = watch.Watch.__new__(watch.Watch)
-    python = carried.Sighting(7, "it", "/bin/true", 0.0, age_seconds=0.8, last_seen=10.0, cpu_seconds=0.8)
+    python = carried.Sighting(7, "it", "/bin/true", 0.0, age_seconds=0.8, last_seen=10.0, cpu_seconds=0.8, paths=PATHS)
     one.seen, one.living_before = {(7, 1): [python]}, {(7, 1)}
     one.say_goodbye(set(), 10.4)
     assert one.living_before == set()
@@ -86,6 +87,35 @@ def test_the_same_file_started_anew_is_looked_at_anew(tmp_path: Path) -> None:
     # A look in the middle of the exec finds the program alone: None.
     assert [one["reached"] for one in said["processes"] if one["reached"] is not None] == [True, False]
     assert "was started with another MINE" in said["error"]
+
+
+def test_a_program_that_is_gone_at_the_end_was_read_while_it_lived(tmp_path: Path) -> None:
+    source, copy = tmp_path / "main.c", tmp_path / "copy"
+    source.write_text("#include <time.h>\nint main(void) { while (clock() < CLOCKS_PER_SEC / 2); return 0; }\n")
+    subprocess.run(["gcc", "-static", "-o", tmp_path / "static", source], check=True)
+    script = f"cp {tmp_path}/static {copy}; {copy}; rm {copy}"
+    said = watched(tmp_path, 0.05, "sh", "-c", script)
+    assert not copy.exists() and "static program" in said["error"]
+
+
+def test_sigint_reaches_the_program_as_usual(tmp_path: Path) -> None:
+    said = watched(tmp_path, 0.1, sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    assert said["exit_code"] in (-2, 1) and "KeyboardInterrupt" in (tmp_path / "output.txt").read_text()
+
+
+def test_an_environment_that_is_empty_once_is_looked_at_again(tmp_path: Path) -> None:
+    child = subprocess.Popen(["sleep", "60"], env={})
+    try:
+        one = carried.sight(child.pid, "/bin/sleep", 0.0)
+        time.sleep(0.2)
+        looks = []
+        for _ in range(2):
+            carried.look(one)
+            looks.append(one.looks)
+        assert looks == [0, 1], "an environment that stays empty is what it has"
+    finally:
+        child.kill()
+        child.wait()
 
 
 def test_a_look_at_the_moment_of_an_exec_sees_one_program(monkeypatch: pytest.MonkeyPatch) -> None:

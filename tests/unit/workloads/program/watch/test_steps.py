@@ -40,10 +40,54 @@ def test_the_unit_that_the_line_has() -> None:
     assert not Rate(r"step (?P<seconds>[0-9.]+)?").line("step", 0.0)
 
 
-@pytest.mark.parametrize("text", ["0", "-1"])
-def test_a_time_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="no time above 0"):
-        Rate(r"took (\S+)").line(f"took {text}", 0.0)
+@pytest.mark.parametrize(
+    ("pattern", "line", "words"),
+    [
+        (r"took (\S+)", "took 0", "greater than 0"),
+        (r"took (\S+)", "took -1", "greater than 0"),
+        (r"took (\S+)", "took nan", "not a number"),
+        (r"([0-9.]+) ms", "eval 101,96 ms per token", "continues outside the group"),
+        (r"took ([0-9]+)", "took 0.25 s", "continues outside the group"),
+        (r"([0-9.,]+) ms", "eval 101,96 ms per token", "LC_ALL=C"),
+    ],
+)
+def test_a_number_that_is_cut_or_invalid_is_an_error(pattern: str, line: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Rate(pattern).line(line, 0.0)
+
+
+def test_colors_and_neighbors_in_a_table_do_not_hide_a_number() -> None:
+    rate = Rate(r",([0-9.]+),")
+    assert rate.line("\x1b[1mstep\x1b[0m 3,\x1b[32m0.25\x1b[0m,17", 0.0) and rate.seconds == [0.25]
+
+
+def lines(rate: Rate, *moments: float, text: str = "step took 0.1 s") -> Rate:
+    for now in moments:
+        rate.line(text, now)
+    return rate
+
+
+def test_steps_are_held_against_the_clock() -> None:
+    fits = lines(Rate("took ([0-9.]+) s"), *(10 + 0.1 * i for i in range(1, 20)))
+    fits.check_clock(10.0)
+    assert fits.share_of_clock() == pytest.approx(1.0)
+    tenth = lines(Rate("took ([0-9.]+) s"), *range(11, 20))
+    tenth.check_clock(10.0)
+    assert tenth.share_of_clock() == pytest.approx(0.1)
+    wrong_unit = lines(Rate("took ([0-9.]+) s"), *(10 + 0.01 * i for i in range(1, 200)))
+    with pytest.raises(ValueError, match="where 1.99 s passed: name the unit"):
+        wrong_unit.check_clock(10.0)
+
+
+def test_lines_out_of_a_buffer_are_no_clock() -> None:
+    lines(Rate("^step"), *(10 + i // 2 for i in range(4))).check_clock(9.0)
+    for rate in (Rate("^step"), Rate("^step")):
+        lines(rate, *(10 + i // 8 for i in range(40)))
+        with pytest.raises(ValueError, match="program.terminal=true"):
+            rate.check_clock(9.0)
+    printed = lines(Rate("took ([0-9.]+) s"), *[12.0] * 20)
+    printed.check_clock(9.0)  # 2 s in the 3 s of the run: they fit, and cannot be compared line by line
+    assert printed.share_of_clock() == 1.0
 
 
 def test_the_first_two_steps_never_count_and_a_late_change_is_cut_off() -> None:
