@@ -7,8 +7,8 @@ Exit codes, of every command:
 - 2: the user's words were wrong: one sentence names the key, the value and the way out.
 - 130: interrupted; the records so far are whole.
 
-A command is a module of bench/commands with ``add_arguments(parser)`` and ``run(options) -> int``, and a line in COMMANDS. It is
-imported when it is asked for, so that no command waits for the libraries of another.
+A command is a module of bench/commands with ``run(options) -> int``, its options in bench/commands/arguments.py, and a line in COMMANDS.
+It is imported when it runs, so that no command waits for the libraries of another, and `--help` for none.
 """
 
 from __future__ import annotations
@@ -20,38 +20,29 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TextIO, cast
 
 from bench import __version__
+from bench.commands.arguments import ADD
 from bench.config.words import own_folder
 from bench.host.interrupt import Interrupted, interruptible
 from bench.job.errors import ConfigError, RecordError, printable
 
-# Name: module, and what it does in a line of `--help`.
-COMMANDS: dict[str, tuple[str, str]] = {
-    "report": ("bench.commands.report", "tables, plots and the verdict from the records under a folder"),
-    "compare": ("bench.commands.compare", "was result A reproduced by result B?"),
-    "pack": ("bench.commands.pack", "records that may be given away, without host names and paths; --check of such"),
-    "history": ("bench.commands.history", "one question over time, and what changed at each step"),
-    "rerun": ("bench.commands.rerun", "the same configuration as a record's, here"),
-    "advise": (
-        "bench.commands.advise",
-        "search the arms on this host for the fastest setting, for our GPT or for a program: advise -- COMMAND ARGS...",
-    ),
-    "program": (
-        "bench.commands.program",
-        "a program of yours under each allocator: program [overrides] -- COMMAND ARGS...",
-    ),
-    "plan": ("bench.commands.plan", "what a sweep would run, its memory, disk and minutes"),
-    "jobscript": (
-        "bench.commands.jobscript",
-        "print a job script for Slurm, PBS, LSF, Flux, mpirun or ssh: one copy of bench per node",
-    ),
-    "slurm": ("bench.commands.jobscript", "the same, for Slurm, under its first name"),
-    "doctor": ("bench.commands.doctor", "what this host has and lacks for a fair measurement"),
+# What each does, in a line of `--help`.
+COMMANDS = {
+    "report": "tables, plots and the verdict from the records under a folder",
+    "compare": "was result A reproduced by result B? or, of A B C ..., what changed over time",
+    "pack": "records that may be given away, without host names and paths; --check of such",
+    "rerun": "the same configuration as a record's, here",
+    "advise": "search the arms on this host for the fastest setting, for our GPT or for a program: advise -- COMMAND ARGS...",
+    "program": "a program of yours under each allocator: program [overrides] -- COMMAND ARGS...",
+    "plan": "what a sweep would run, its memory, disk and minutes",
+    "jobscript": "print a job script for Slurm, PBS, LSF, Flux, mpirun or ssh: one copy of bench per node",
+    "slurm": "the same, for Slurm, under its first name",
+    "doctor": "what this host has and lacks for a fair measurement",
 }
-OF_A_REFUSAL = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EAFNOSUPPORT, errno.EAGAIN, errno.ENOMEM, errno.EMFILE)
+DENIED_ERRNOS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EAFNOSUPPORT, errno.EAGAIN, errno.ENOMEM, errno.EMFILE)
 TAKES_A_PROGRAM = ("program", "advise")  # after --, untouched
 USAGE = """\
 python -m bench [overrides]           measure one job, e.g.  +allocator=tcmalloc nodes=2
@@ -77,15 +68,16 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str]) -> int:
     """Run one command line; the exit code, as the head of this file lists them."""
-    _open_what_is_closed()
-    with _heard_or_not():
-        try:
-            with interruptible():
-                return _main(argv)
-        except Interrupted as signal_name:
-            return _say(
-                f"stopped by {signal_name}: what is written is whole; the same command may be started again.", 130
-            )
+    _reopen_std_fds()
+    stderr, sys.stderr = sys.stderr, cast(TextIO, _LossyStderr(sys.stderr))
+    try:
+        with interruptible():
+            return _main(argv)
+    except Interrupted as signal:
+        return _say(f"stopped by {signal}: what is written is whole; the same command may be started again.", 130)
+    finally:
+        sys.stderr.flush()
+        sys.stderr = stderr
 
 
 def _main(argv: Sequence[str]) -> int:
@@ -94,7 +86,7 @@ def _main(argv: Sequence[str]) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a locale without our letters is no reason to end
     try:
-        code = _until_its_end(own_folder(argv))
+        code = _run_command(own_folder(argv))
         sys.stdout.flush()  # here, where what does not fit can still be said
         return code
     except ConfigError as error:
@@ -105,22 +97,22 @@ def _main(argv: Sequence[str]) -> int:
         _drop_standard_output()
         return 1
     except OSError as error:
-        return _say(_of_the_system(error), 1)
+        return _say(_os_error_sentence(error), 1)
     except MemoryError:
         return _say("there is no memory left for this program: raise its limit (ulimit -v), or end other programs.", 1)
 
 
-def _of_the_system(error: OSError) -> str:
-    """Without a file's name it is of one that was open already, nearly always the output, or of a call that the host refuses."""
+def _os_error_sentence(error: OSError) -> str:
+    """An OSError without a file name: a denied system call, or a write to standard output."""
     reason = error.strerror or str(error)
-    if error.filename is None and error.errno in OF_A_REFUSAL:
+    if error.filename is None and error.errno in DENIED_ERRNOS:
         return f"this host refuses a call that the program needs ({reason}): a filter of seccomp or a container may be the cause."
     if error.filename is None:
         _drop_standard_output()
     return f"{error.filename or 'the output'} cannot be used: {reason}."
 
 
-def _until_its_end(argv: list[str]) -> int:
+def _run_command(argv: list[str]) -> int:
     """The exit code, also where the command ends by SystemExit: argparse after --help, and an interrupted search."""
     try:
         os.getcwd()
@@ -161,19 +153,18 @@ def _run(argv: list[str]) -> int:
 def parse(argv: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int], argparse.Namespace]:
     """The command's ``run``, and its options: argparse's own, with ``words``, what stood after its name, ``after``, what of it
     stood behind -- where a command takes a program, and ``answer``, where a command puts what --json prints."""
-    module = importlib.import_module(COMMANDS[argv[0]][0])
     words = [*argv[1:]]
     here = words.index("--") if argv[0] in TAKES_A_PROGRAM and "--" in words else len(words)
     # What is measured may be said as without the command, -m anywhere among it; argparse would end the list of overrides there.
     rest = [word for word in words[:here] if argv[0] != "plan" or word not in ("-m", "--multirun")]
     options = _parsers(argv[0])[argv[0]].parse_args(rest)
     options.command, options.words, options.after, options.answer = argv[0], words, words[here + 1 :], {}
+    module = importlib.import_module(f"bench.commands.{'jobscript' if argv[0] == 'slurm' else argv[0]}")
     return module.run, options
 
 
 def _parsers(command: str | None = None) -> dict[str, Parser]:
-    """The parser of each command by its name, and "" the one above them. Only ``command`` has its arguments: those of the others
-    would import their modules."""
+    """The parser of each command by its name, and "" the one above them. Only ``command`` has its arguments."""
     prog = "python -m bench"
     parser = Parser(prog=prog, usage=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     if command is None:
@@ -188,21 +179,18 @@ def _parsers(command: str | None = None) -> dict[str, Parser]:
     parser.add_argument("-m", "--multirun", action="store_true", help="accepted, for every run is a sweep")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", prog=prog)
     made = {"": parser}
-    for name, (module, line) in COMMANDS.items():
-        made[name] = commands.add_parser(
-            name, help=line, description=f"{line[0].upper()}{line[1:]}.", allow_abbrev=False
-        )
-        if name == command:
-            importlib.import_module(module).add_arguments(made[name])
+    for name, line in COMMANDS.items():
+        sentence = f"{line[0].upper()}{line[1:]}."
+        made[name] = commands.add_parser(name, help=line, description=sentence, allow_abbrev=False)
+    if command:
+        ADD[command](made[command])
     return made
 
 
 def measure(words: Sequence[str]) -> int:
     """Compose and check every point of the sweep that ``words`` ask for, then run it: one job is a sweep of one."""
     from bench.config import compose
-    from bench.config.words import refuse_flags
 
-    refuse_flags(words)
     parser = Parser(prog="python -m bench", add_help=False, allow_abbrev=False)
     parser.add_argument("-c", "--cfg", choices=("job", "hydra", "all"))
     parser.add_argument("--resolve", action="store_true")
@@ -252,21 +240,19 @@ def _run_as_json(run: Callable[[argparse.Namespace], int], options: argparse.Nam
     return code
 
 
-def _open_what_is_closed() -> None:
+def _reopen_std_fds() -> None:
     """A closed standard file would give its number to the next file that is opened, and what is printed would go into that."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            opened = os.open(os.devnull, os.O_RDWR)
-            if opened != number:
-                os.dup2(opened, number)
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
     if sys.stderr is None:
         sys.stderr = open(2, "w", closefd=False)
 
 
-class _Said:
-    """Standard error. Where nobody can hear it (a full disk, a reader that has gone), what is said is lost, and the sweep is not."""
+class _LossyStderr:
+    """Standard error. What cannot be written (a full disk, a reader that has gone) is lost, and the sweep is not."""
 
     def __init__(self, file: Any):
         self.file = file
@@ -275,28 +261,17 @@ class _Said:
         return getattr(self.file, name)
 
     def write(self, text: str) -> int:
-        self._try(lambda: self.file.write(text))
+        self._try(self.file.write, text)
         return len(text)
 
     def flush(self) -> None:
         self._try(self.file.flush)
 
-    def _try(self, speak: Callable[[], Any]) -> None:
+    def _try(self, write: Callable[..., Any], *text: str) -> None:
         try:
-            speak()
+            write(*text)
         except OSError:  # what is still in its buffer goes there too
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
-
-
-@contextlib.contextmanager
-def _heard_or_not() -> Iterator[None]:
-    said = sys.stderr
-    sys.stderr = cast(TextIO, _Said(said))
-    try:
-        yield
-    finally:
-        sys.stderr.flush()
-        sys.stderr = said
 
 
 def _drop_standard_output() -> None:

@@ -3,17 +3,14 @@
     python validation/scaling.py ranks   [--allocator glibc tcmalloc] [--rounds 3]   1 and 2 ranks, with the sync share
     python validation/scaling.py overlap [--gbit 1] [--rounds 3]                     sync overlapped against serial
     python validation/scaling.py wide    [--num-ranks 64]                            the published width
-    python validation/scaling.py published                                           the model's intervals against rows left out
 
 `overlap` (as root) gives each of two ranks a network namespace of its own, joined by a veth pair of limited rate (tc
 tbf), so that communication takes wall time but hardly any core: over one host's loopback it is nothing but CPU time,
 which two ranks on two cores have not left. `wide` shares the cores out among many ranks of the tiny model; its times
-mean nothing. `published` fits the model of time against nodes to the published rows of up to 8, 16 and 32 nodes, and
-predicts all larger ones, of both arms: twelve.
+mean nothing.
 
 Goals: with sync overlapped an iteration is faster than with it serial, the whole interval of the ratio above 1; the
-wide sweep over the allocators completes; at least 11 of the 12 published rows lie inside their 95 % intervals. `ranks`
-only shows. Exit code 1 when one is missed.
+wide sweep over the allocators completes. `ranks` only shows. Exit code 1 when one is missed.
 """
 
 from __future__ import annotations
@@ -30,7 +27,7 @@ from statistics import fmean
 from run_job import COMMAND, record_of, results, run_job
 
 from bench.record import records
-from bench.statistics import scaling, stats
+from bench.statistics import stats
 from bench.workloads import reading
 
 # Network namespaces of the two hosts, with their addresses; another run of this script has others.
@@ -164,25 +161,9 @@ def show_wide(args: argparse.Namespace, out: Path) -> int:
     return 0 if good else 1
 
 
-def show_published(args: argparse.Namespace, out: Path) -> int:
-    checks = scaling.check_published()
-    heads = f"{'fitted up to':>14s}{'nodes':>7s}{'measured':>10s}{'predicted':>11s}{'error':>8s}"
-    print(f"{'allocator':14s}{heads}   95 % interval, and its factor either way")
-    for check in checks:
-        ahead = check.prediction
-        figures = f"{check.measured_seconds:10.4g}{ahead.seconds:11.4g}{check.error:8.1%}"
-        interval = f"{ahead.low:.4g} to {ahead.high:.4g} s, {ahead.factor:.2f}{'' if check.inside else '   outside'}"
-        print(f"{check.allocator:14s}{check.fitted_up_to:14d}{ahead.nodes:7d}{figures}   {interval}")
-    print(scaling.track_record())
-    inside = sum(check.inside for check in checks)
-    words = f"{inside} of {len(checks)} rows inside"
-    print(f"goal met: {words}" if inside >= 11 else f"goal missed: {words}, 11 wanted")
-    return 0 if inside >= 11 else 1
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("ranks", "overlap", "wide", "published"))
+    parser.add_argument("what", choices=("ranks", "overlap", "wide"))
     parser.add_argument("--allocator", nargs="+", default=["glibc", "tcmalloc"], help="overlap takes the last one")
     parser.add_argument("--model", default="gpt124m")
     parser.add_argument("--rounds", type=int, default=3)
@@ -198,7 +179,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.global_batch < 4:  # with one micro-batch per rank, none goes without sync for the last to be compared with
         parser.error(f"--global-batch {args.global_batch}: give at least 4")
     with results(args.out) as out:
-        shows = {"ranks": show_ranks, "overlap": show_overlap, "wide": show_wide, "published": show_published}
+        shows = {"ranks": show_ranks, "overlap": show_overlap, "wide": show_wide}
         return shows[args.what](args, out)
 
 

@@ -18,7 +18,6 @@ from typing import Any
 
 from bench.allocators.catalogue import read_arms
 from bench.allocators.retention import is_usable
-from bench.commands.arguments import add_json, positive_number
 from bench.commands.program import paste, program_of, refuse_gpt_keys, tell_failures
 from bench.config.compose import jobs_of_arms
 from bench.config.study import Study
@@ -42,21 +41,6 @@ FINALISTS = 2
 MOST_TO_CONFIRM = 10  # blocks
 TIE = 0.05  # one block of a short look does not tell arms apart that are nearer than this
 Records = list[records.Record]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--minutes", type=positive_number, default=30.0, help="budget (default: %(default)g)")
-    parser.add_argument(
-        "--memory-limit-gib", type=positive_number, help="largest peak resident set of one rank that is allowed"
-    )
-    parser.add_argument("-m", "--multirun", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        help="what to train, e.g. model=tiny train.dropout=0, or rate='REGEX' check='REGEX' -- COMMAND ARGS... for a program of yours; "
-        "allocator=a,b searches only those",
-    )
-    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,9 +1,11 @@
-"""Arguments that several commands take, and the values that they may have."""
+"""The options of every command, apart from the commands: `--help` waits for no library that only running needs."""
 
 from __future__ import annotations
 
 import argparse
 import math
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -34,33 +36,141 @@ def positive_whole(text: str) -> int:
     return int(text)
 
 
-def add_directories(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument(
-        "directories",
-        metavar="DIR",
-        nargs="+",
-        type=Path,
-        help=f"results folders, packs, or folders of packs; {what} written into the first",
-    )
+TIME = re.compile(r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}")  # man sbatch, --time
+
+
+def time_limit(text: str) -> str:
+    if not TIME.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time as sbatch takes it, such as 90, 2:00:00 or 1-12")
+    return text
+
+
+def plain_word(text: str) -> str:
+    """A name on an #SBATCH line, where sbatch has quoting rules of its own: none that needs them is let through."""
+    if not re.fullmatch(r"[\w.,@+/-]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a plain word")
+    return text
+
+
+def host_names(text: str) -> str:
+    if not all(re.fullmatch(r"([\w.-]+@)?[A-Za-z0-9][\w.:-]*", host) for host in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of host names, as in n1,n2")
+    return text
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--json", action="store_true", help="one JSON object on standard output instead (docs/json.md has its words)"
-    )
+    words = "one JSON object on standard output instead (docs/json.md has its words)"
+    parser.add_argument("--json", action="store_true", help=words)
 
 
 def add_reference(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--reference", default="glibc", metavar="ARM", help="the arm that the others are compared with (default: glibc)"
-    )
+    words = "the arm that the others are compared with (default: glibc)"
+    parser.add_argument("--reference", default="glibc", metavar="ARM", help=words)
 
 
 def add_tolerance(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--tolerance",
-        type=positive_number,
-        default=0.05,
-        metavar="SHARE",
-        help="how far apart two ratios may be (default: %(default)s)",
+    words = "how far apart two ratios may be (default: %(default)s)"
+    parser.add_argument("--tolerance", type=positive_number, default=0.05, metavar="SHARE", help=words)
+
+
+def report(parser: argparse.ArgumentParser) -> None:
+    words = "results folders, packs, or folders of packs; the report is written into the first"
+    parser.add_argument("directories", metavar="DIR", nargs="+", type=Path, help=words)
+    add_reference(parser)
+    add_json(parser)
+
+
+def compare(parser: argparse.ArgumentParser) -> None:
+    words = (
+        "two results folders, packs, record.json or published.csv; one, or three and more, are put in the order of time"
     )
+    parser.add_argument("results", nargs="+", type=Path, metavar="RESULT", help=words)
+    add_tolerance(parser)
+    words = "be a gate: fail where an arm of B surely takes more than this more time than in A, as in 3%% (docs/ci.md)"
+    parser.add_argument("--max-regression", type=share, metavar="SHARE", help=words)
+    words = "with --max-regression: exit code 1 where more blocks would decide"
+    parser.add_argument("--undecided-fails", action="store_true", help=words)
+    add_reference(parser)
+    add_json(parser)
+
+
+def pack(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR", nargs="?", type=Path, help="a results folder")
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="the pack, such as results.tar.gz")
+    words = "a pack that was sent in: is it whole, and does it name nobody?"
+    parser.add_argument("--check", metavar="FILE", type=Path, help=words)
+
+
+def rerun(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", type=Path, metavar="RECORD-or-DIR", help="a record.json, or a results folder")
+    add_tolerance(parser)
+    add_reference(parser)
+    words = "run arms that this host's own conf does not have, with the libraries that the records name"
+    parser.add_argument("--trust-arms", action="store_true", help=words)
+
+
+def advise(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--minutes", type=positive_number, default=30.0, help="budget (default: %(default)g)")
+    words = "largest peak resident set of one rank that is allowed"
+    parser.add_argument("--memory-limit-gib", type=positive_number, help=words)
+    parser.add_argument("-m", "--multirun", action="store_true", help=argparse.SUPPRESS)
+    words = (
+        "what to train, e.g. model=tiny train.dropout=0, or rate='REGEX' check='REGEX' -- COMMAND ARGS... for a program of yours; "
+        "allocator=a,b searches only those"
+    )
+    parser.add_argument("overrides", nargs="*", help=words)
+    add_json(parser)
+
+
+def program(parser: argparse.ArgumentParser) -> None:
+    words = (
+        "rate='REGEX' check='REGEX' program.stop_after_steps=N allocator=a,b repeat=0,1,2 measure.blocks_max_minutes=M study=NAME; then -- "
+        "and the command, which is taken as it is"
+    )
+    parser.add_argument("overrides", nargs="*", help=words)
+
+
+def plan(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s [options] [overrides]"
+    words = "plan for N hosts like this one, a copy on each, as a launcher would start them (default: as started now)"
+    parser.add_argument("--copies", type=positive_whole, metavar="N", help=words)
+    words = "run nothing: where no record helps, guess from the speed of matrix products"
+    parser.add_argument("--no-look", action="store_true", help=words)
+    parser.add_argument("overrides", nargs="*", help="what would be measured: +experiment=tcmalloc nodes=1,2")
+    add_json(parser)
+
+
+def jobscript(parser: argparse.ArgumentParser) -> None:
+    from bench.commands.jobscript import CONTAINERS, SYSTEMS
+
+    parser.usage = "%(prog)s [options] -- [overrides] > job.sh"
+    add = parser.add_argument
+    add("--kind", choices=tuple(SYSTEMS), default="slurm", help="the batch system (default: %(default)s)")
+    add("--nodes", type=positive_whole, metavar="N", help="to ask for (default: the largest `nodes` in the overrides)")
+    add("--ntasks-per-node", type=int, default=1, help="always 1: each copy starts the ranks of its own node")
+    add("--cpus-per-task", type=positive_whole, metavar="N", help="cores of each copy (default: all of the node)")
+    add("--time", type=time_limit, help="time limit, as for sbatch: 90 (minutes), 2:00:00, 1-12 (days-hours)")
+    add("--partition", type=plain_word, help="or queue")
+    add("--account", type=plain_word, help="or project, or bank")
+    add("--job-name", type=plain_word, default="bench")
+    words = "a further line for the batch system, as in --directive=--qos=long"
+    add("--directive", "--sbatch", action="append", default=[], metavar="X", help=words)
+    words = "Slurm: before the time limit stop, go back into the queue, and go on from there"
+    add("--requeue", action="store_true", help=words)
+    words = "share the blocks out over K jobs of an array; `report` joins them"
+    add("--array", type=positive_whole, metavar="K", help=words)
+    add("--image", metavar="SIF", help="run this image (default: the one that prints the script, if any)")
+    words = "what runs the image (default: %(default)s); pyxis is srun's own, by its plugin"
+    add("--container", choices=tuple(CONTAINERS), default="apptainer", help=words)
+    add("--checkout", metavar="DIR", help="else run the checkout in this folder (default: this one)")
+    add("--results", metavar="DIR", help="where records go (default: $BENCH_OUT as it is now, else results)")
+    add("--launcher", choices=("srun", "mpirun", "ssh"), help="default: the batch system's own, srun for Slurm")
+    add("--hosts", type=host_names, metavar="A,B", help="host names, for ssh, and for mpirun outside a scheduler")
+    add("overrides", nargs="*", help="what to measure, as without `slurm`: -m nodes=1,2 +allocator=glibc,tcmalloc")
+
+
+ADD: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    **{one.__name__: one for one in (report, compare, pack, rerun, advise, program, plan, jobscript)},
+    "slurm": jobscript,
+    "doctor": add_json,
+}

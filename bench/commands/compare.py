@@ -1,18 +1,18 @@
-"""compare A B: was result A reproduced by result B?"""
+"""compare A B: was result A reproduced by result B? compare A, or A B C ...: one question over time, and what changed at each step."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from bench.commands.arguments import add_json, add_reference, add_tolerance, share
 from bench.host import likeness
 from bench.job.errors import ConfigError
+from bench.record.packs import is_pack, with_packs
 from bench.report import gate as gate_words
-from bench.report import verdict_json
+from bench.report import history, verdict_json
 from bench.report.verdicts import agreement_sentence
 from bench.statistics.cells import nodes_text
 from bench.statistics.gate import Gated, gate
+from bench.statistics.history import series
 from bench.statistics.reproduction import (
     Side,
     agree,
@@ -21,37 +21,21 @@ from bench.statistics.reproduction import (
     load_side,
     only_in,
 )
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("a", type=Path, metavar="A", help="a results folder, a record.json or published.csv")
-    parser.add_argument("b", type=Path, metavar="B", help="another")
-    add_tolerance(parser)
-    parser.add_argument(
-        "--max-regression",
-        type=share,
-        metavar="SHARE",
-        help="be a gate: fail where an arm of B surely takes more than this more time than in A, as in 3%% (docs/ci.md)",
-    )
-    parser.add_argument(
-        "--undecided-fails",
-        action="store_true",
-        help="with --max-regression: exit code 1 where more blocks would decide",
-    )
-    add_reference(parser)
-    add_json(parser)
+from bench.workloads import reading
 
 
 def run(options: argparse.Namespace) -> int:
     """Exit code 0 when everything is reproduced or within tolerance, 1 when not or not everything was compared; with --max-regression
     1 when an arm failed, whatever was reproduced. Raises ConfigError."""
+    if len(options.results) != 2:
+        return print_history(options)
     if options.undecided_fails and options.max_regression is None:
         raise ConfigError("--undecided-fails is of a gate: say how much is allowed, --max-regression 3%.")
     check_tolerance(options.tolerance)
-    for path in (options.a, options.b):
+    for path in options.results:
         if not path.exists():
             raise ConfigError(f"{path} is not there: name a results folder, a record.json or published.csv.")
-    a, b = load_side(options.a, options.reference), load_side(options.b, options.reference)
+    a, b = (load_side(path, options.reference) for path in options.results)
     gated = [] if options.max_regression is None else gate(a, b, options.max_regression)
     options.answer = {
         **verdict_json.of_comparison(a, b, options.tolerance, agree(a, b, options.tolerance)),
@@ -62,6 +46,31 @@ def run(options: argparse.Namespace) -> int:
     return (
         code if options.max_regression is None else print_gate(gated, options.max_regression, options.undecided_fails)
     )
+
+
+def print_history(options: argparse.Namespace) -> int:
+    """Exit code 0, whatever the steps are: `--max-regression` is the gate, of two results."""
+    named = " ".join(map(str, options.results))
+    if options.max_regression is not None or options.undecided_fails:
+        raise ConfigError(f"compare {named}: --max-regression is of two results: name A and B.")
+    for path in options.results:
+        if not path.is_dir() and not is_pack(path):
+            raise ConfigError(
+                f"compare {path}: that is no folder and no pack; name results folders, such as results/main."
+            )
+    read = reading.collect(with_packs(options.results))
+    # What a later sweep set aside is of another state of the host or the code, which is what a history is about.
+    found = series([*read.records, *read.set_aside], options.reference)
+    if not found:
+        raise ConfigError(
+            f"compare {named}: there is no valid record of an arm beside {options.reference}: name folders of sweeps of two or more arms, "
+            "or another --reference."
+        )
+    print(history.markdown(found))
+    for path, why in read.refused:
+        print(f"Not read: {path}: {why}")
+    options.answer = verdict_json.of_history(found)
+    return 0
 
 
 def print_gate(gated: list[Gated], limit: float, undecided_fails: bool) -> int:

@@ -9,7 +9,6 @@ from rich.table import Table
 
 from bench.allocators import retention
 from bench.allocators.catalogue import read_arms
-from bench.commands.arguments import add_json
 from bench.host import facts, load
 from bench.host.findings import Finding, findings
 from bench.host.products import gain, products
@@ -18,10 +17,6 @@ from bench.job.errors import AllocatorError
 from bench.process.cpus import allowed_cpus
 from bench.report import verdict_json
 from bench.report.words import limit_sentence, products_sentences
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:

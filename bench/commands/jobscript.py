@@ -1,9 +1,8 @@
 """`python -m bench jobscript [options] -- [overrides] > job.sh`: print a script that starts one copy of bench per node. `slurm` is the
 same command under its first name.
 
-Nothing here talks to a scheduler. The script is meant to be read, changed and kept beside its results: plain POSIX
-shell, every word of the user quoted, no LD_PRELOAD (bench sets it, for the ranks alone). Its templates are in
-bench/templates/.
+Nothing here talks to a scheduler. The script is meant to be read, changed and kept beside its results: plain POSIX shell, every word
+of the user quoted, no LD_PRELOAD (bench sets it, for the ranks alone). Its template is bench/templates/job.sh.j2.
 """
 
 from __future__ import annotations
@@ -12,19 +11,61 @@ import argparse
 import os
 import re
 import shlex
+import string
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-import jinja2
-
-from bench.commands import directives
-from bench.commands.arguments import positive_whole
-from bench.config import compose
 from bench.job.errors import ConfigError
 from bench.paths import CHECKOUT, TEMPLATES
 
-# man sbatch, --time: minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes, ...
-TIME = re.compile(r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}")
+
+class System(NamedTuple):
+    """A batch system. A directive with a {value} that was not asked for is left out; all ask for whole nodes."""
+
+    mark: str
+    submit: str
+    array_index: str  # variable with the number of a job of an array
+    directives: tuple[str, ...]
+
+
+SYSTEMS = {
+    # Two minutes are enough to write a record down, and less than a block takes.
+    "slurm": System("#SBATCH", "sbatch job.sh", "SLURM_ARRAY_TASK_ID", (
+        "--job-name={name}", "--nodes={nodes}", "--ntasks-per-node=1", "--cpus-per-task={cpus}", "--exclusive", "--mem=0", "--time={time}",
+        "--partition={partition}", "--account={account}", "--requeue{requeue}", "--open-mode=append{requeue}",
+        "--signal=B:USR1@120{requeue}", "--array=0-{last}",
+    )),
+    # man qsub and man pbs_resources of OpenPBS and PBS Professional. One chunk is one node, one copy in each.
+    "pbs": System("#PBS", "qsub job.sh", "PBS_ARRAY_INDEX", (
+        "-N {name}", "-l select={nodes}:ncpus={cpus}:mpiprocs=1", "-l place=scatter:excl", "-j oe", "-r y",
+        "-l walltime={hours:02}:{minutes:02}:{seconds:02}", "-q {partition}", "-A {account}", "-J 0-{last}",
+    )),
+    # man bsub. One slot on each host, and the host for the job alone. Its limit has no seconds: the minute that they begin.
+    "lsf": System("#BSUB", "bsub < job.sh", "LSB_JOBINDEX", (
+        "-J {lone}", '-J "{name}[1-{array}]"', "-n {nodes}", '-R "span[ptile=1]"', "-x", "-r", "-o {lone}.%J.out",
+        "-o {name}.%J_%I.out{of_array}", "-W {whole_minutes}", "-q {partition}", "-P {account}",
+    )),
+    # flux-batch(1): `#flux:` lines hold its own options.
+    "flux": System("#flux:", "flux batch job.sh", "", (
+        "--job-name={name}", "--nodes={nodes}", "--exclusive", "--time-limit={all_seconds}s", "--queue={partition}", "--bank={account}",
+    )),
+}  # fmt: skip
+
+# The words that run the image's own program in each container runtime. A copy must see what its launcher told it, the host's name and
+# network, and the cores that the scheduler gave it. A container of Podman without a cgroup of its own stays in the job's.
+INSIDE = "/bin/busybox sh /opt/bench/entrypoint.sh"
+SEEN = ("BENCH_", "SLURM_", "OMPI_", "PMI", "MASTER_")
+CONTAINERS = {
+    "apptainer": 'apptainer run --bind "$results":/results {image}',
+    "podman": "podman run --rm --init --network=host --uts=host --cgroups=disabled --userns=keep-id "
+    + " ".join(f"--env '{name}*'" for name in SEEN)
+    + ' --volume "$results":/results {image}',
+    "enroot": 'sh -c \'exec enroot start --mount="$results":/results '
+    r"""$(env | sed -n '\''s/^\(\(BENCH\|SLURM\|OMPI\|PMIX*\|MASTER\)_[A-Z0-9_]*\)=.*/--env=\1/p'\'') """
+    f'"$0" {INSIDE} "$@"\' {{image}}',
+    "pyxis": INSIDE,  # an option of srun names the image
+}
 
 
 def run(options: argparse.Namespace) -> int:
@@ -35,6 +76,8 @@ def run(options: argparse.Namespace) -> int:
 
 def script(options: argparse.Namespace) -> str:
     """The text of the job script. Raises ConfigError, in one sentence, for what cannot become one."""
+    import jinja2
+
     for word in [*options.words, os.environ.get("BENCH_OUT", "")]:
         if not word.isprintable():  # a line break would end a comment or an #SBATCH line in the middle
             raise ConfigError(f"{options.command}: {word!r} holds a character that cannot be printed; leave it out.")
@@ -47,71 +90,73 @@ def script(options: argparse.Namespace) -> str:
     folder = _results(options)
     if image and re.search("[,:]", folder):
         raise ConfigError(f"--results {folder}: a container cannot bind a folder with a comma or a colon in its name.")
+    command = CONTAINERS[options.container].format(image=image) if image else checkout
+    mounted = f'--container-image={image} --container-mounts="$results":/results --no-container-remap-root '
+    plan = shlex.join(["plan", "--no-look", f"--copies={nodes}", *overrides])
     parts = _parts(options, overrides)
-    run, options_of_srun = _command(options.container, image) if image else (checkout, "")
+    system = SYSTEMS[options.kind]
     values = {
-        "kind": options.kind,
-        "command": run,
-        "srun_options": options_of_srun,
-        "arguments": " ".join([shlex.join(["-m", *overrides]), '"study=$study" "repeat=$blocks"'][: 1 + bool(parts)]),
-        "plan_arguments": shlex.join(["plan", "--no-look", f"--copies={nodes}", *overrides]),
-        "dry_run": options.container in ("apptainer", "podman"),
+        "how": options.launcher or options.kind,
+        "command": command,
+        "srun_options": mounted if options.container == "pyxis" else "",
+        "arguments": shlex.join(["-m", *overrides]) + (' "study=$study" "repeat=$blocks"' if parts else ""),
+        "plan": f"{command} {plan}" if not image or options.container in ("apptainer", "podman") else "",
         "results": shlex.quote(folder) if os.path.isabs(folder) else f'"$PWD"/{shlex.quote(folder)}',
         "printed_by": shlex.join(["python", "-m", "bench", options.command, *options.words]),
-        "submit": directives.SUBMIT[options.kind],
-        "launcher": options.launcher,
+        "submit": system.submit,
+        "index": system.array_index,
         "requeue": options.requeue,
         "parts": parts,
         "nodes": nodes,
         "cpus": options.cpus_per_task,
         "hosts": [shlex.quote(host) for host in hosts],
-        "leader": shlex.quote(hosts[0].rpartition("@")[2]) if hosts else None,
+        "leader": shlex.quote(hosts[0].rpartition("@")[2]) if options.launcher == "ssh" else "",
         "image": image,
         "checkout": checkout,
         "directory": shlex.quote(os.getcwd()),
-        "directives": [] if hosts else directives.lines(options, nodes),
+        "directives": [] if hosts else _directives(options, nodes),
     }
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    name = "ssh" if options.launcher == "ssh" else options.kind
-    return environment.get_template(f"{name}.sh.j2").render(values)
+    text = (TEMPLATES / "job.sh.j2").read_text()
+    return jinja2.Template(text, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True).render(values)
 
 
-def _command(container: str, image: str) -> tuple[str, str]:
-    """The words that run the image's own program in each container runtime, and what srun itself is told for it (Pyxis). A copy must see
-    what its launcher told it, the host's name and network, and the cores that the scheduler gave it."""
-    inside = "/bin/busybox sh /opt/bench/entrypoint.sh"
-    if container == "podman":
-        told = " ".join(f"--env '{name}*'" for name in ("BENCH_", "SLURM_", "OMPI_", "PMI", "MASTER_"))
-        # Without a cgroup of its own a container stays in that of the job, with the job's cores and memory.
-        return (
-            f'podman run --rm --init --network=host --uts=host --cgroups=disabled --userns=keep-id {told} --volume "$results":/results {image}',
-            "",
-        )
-    if container == "pyxis":
-        return inside, f'--container-image={image} --container-mounts="$results":/results --no-container-remap-root '
-    if container == "enroot":
-        told = r"""$(env | sed -n 's/^\(\(BENCH\|SLURM\|OMPI\|PMIX*\|MASTER\)_[A-Z0-9_]*\)=.*/--env=\1/p')"""
-        return (
-            f'sh -c \'exec enroot start --mount="$results":/results {_once_more(told)} "$0" {inside} "$@"\' {image}',
-            "",
-        )
-    return f'apptainer run --bind "$results":/results {image}', ""
+def _directives(options: argparse.Namespace, nodes: int) -> list[str]:
+    """What the batch system reads at the head of the script: each line with its mark."""
+    name, array, system = options.job_name, options.array, SYSTEMS[options.kind]
+    asked = {"cpus": options.cpus_per_task, "partition": options.partition, "account": options.account, "array": array}
+    values = {"name": name, "nodes": nodes, **{key: value for key, value in asked.items() if value}}
+    values.update({"last": array - 1, "of_array": ""} if array else {"lone": name})
+    if options.requeue:
+        values["requeue"] = ""
+    if options.time:
+        total = seconds_of(options.time)
+        whole_minutes = max(1, -(-total // 60))
+        values |= {"time": options.time, "all_seconds": total, "whole_minutes": f"{whole_minutes // 60}:{whole_minutes % 60:02}"}  # fmt: skip
+        values |= {"hours": total // 3600, "minutes": total // 60 % 60, "seconds": total % 60}
+    asked_for = [
+        line.format(**values)
+        for line in system.directives
+        if {field for _, field, _, _ in string.Formatter().parse(line) if field} <= values.keys()
+    ]
+    return [f"{system.mark} {line}" for line in [*asked_for, *options.directive]]
 
 
-def _once_more(text: str) -> str:
-    """``text`` to stand inside single quotes."""
-    return text.replace("'", "'\\''")
+def seconds_of(time: str) -> int:
+    """sbatch's spellings: minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes, days-hours:minutes:seconds."""
+    days, dash, rest = time.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash or len(parts) == 3:
+        hours, minutes, seconds = [*parts, 0, 0][:3]
+    else:
+        hours, (minutes, seconds) = 0, [*parts, 0][:2]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def _parts(options: argparse.Namespace, overrides: list[str]) -> list[dict[str, str]]:
     """With --array, what each of its jobs measures: a share of the blocks, in a study of its own, for one study is one command's to write.
     Empty without."""
+    from bench.config import compose
+
     if not options.array:
         return []
     blocks = [str(value) for value in compose.values_of(overrides, "repeat")]
@@ -130,6 +175,8 @@ def _parts(options: argparse.Namespace, overrides: list[str]) -> list[dict[str, 
 
 def largest_nodes(overrides: Sequence[str]) -> int:
     """The largest `nodes` that these overrides ask for, sweeps and experiments included. Raises ConfigError."""
+    from bench.config import compose
+
     found = compose.values_of(overrides, "nodes")
     try:
         numbers = [int(str(value)) for value in found]
@@ -150,96 +197,34 @@ def _number_of_nodes(options: argparse.Namespace, overrides: list[str]) -> int:
     return given or needed
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "%(prog)s [options] -- [overrides] > job.sh"
-    add = parser.add_argument
-    add("--kind", choices=tuple(directives.MARKS), default="slurm", help="the batch system (default: %(default)s)")
-    add(
-        "--nodes",
-        type=positive_whole,
-        metavar="N",
-        help="nodes to ask for (default: the largest `nodes` in the overrides)",
-    )
-    add("--ntasks-per-node", type=int, default=1, help="always 1: each copy starts the ranks of its own node")
-    add("--cpus-per-task", type=positive_whole, metavar="N", help="cores of each copy (default: all of the node)")
-    add("--time", type=_time, help="time limit, as for sbatch: 90 (minutes), 2:00:00, 1-12 (days-hours)")
-    add("--partition", type=_word, help="or queue")
-    add("--account", type=_word, help="or project, or bank")
-    add("--job-name", type=_word, default="bench")
-    add(
-        "--directive",
-        "--sbatch",
-        action="append",
-        default=[],
-        metavar="X",
-        help="a further line for the batch system, as in --directive=--qos=long",
-    )
-    add(
-        "--requeue",
-        action="store_true",
-        help="Slurm: before the time limit stop, go back into the queue, and go on from there",
-    )
-    add(
-        "--array",
-        type=positive_whole,
-        metavar="K",
-        help="share the blocks out over K jobs of an array; `report` joins them",
-    )
-    add("--image", metavar="SIF", help="run this image (default: the one that prints the script, if any)")
-    add(
-        "--container",
-        choices=("apptainer", "podman", "enroot", "pyxis"),
-        default="apptainer",
-        help="what runs the image (default: %(default)s); pyxis is srun's own, by its plugin",
-    )
-    add("--checkout", metavar="DIR", help="else run the checkout in this folder (default: this one)")
-    add("--results", metavar="DIR", help="where records go (default: $BENCH_OUT as it is now, else results)")
-    add("--launcher", choices=("srun", "mpirun", "ssh"), help="default: the batch system's own, srun for Slurm")
-    add("--hosts", type=_hosts, metavar="A,B", help="host names, for ssh, and for mpirun outside a scheduler")
-    add("overrides", nargs="*", help="what to measure, as without `slurm`: -m nodes=1,2 +allocator=glibc,tcmalloc")
-
-
 def _check(options: argparse.Namespace) -> None:
     """Options that do not go together. Raises ConfigError. Sets ``launcher`` and, where the script is printed from inside one, ``image``."""
-    kind, slurm, container = options.kind, options.kind == "slurm", options.container
+    kind, slurm, container, hosts = options.kind, options.kind == "slurm", options.container, options.hosts
     asked, options.launcher = options.launcher, options.launcher or ("srun" if slurm else "")
-    rules = [
-        (
-            options.ntasks_per_node != 1,
-            f"--ntasks-per-node={options.ntasks_per_node}: each node takes one copy, which starts the node's ranks; "
-            f"say ranks_per_node={options.ntasks_per_node} after the --.",
-        ),
-        (
-            not slurm and (asked or options.hosts),
-            f"--kind {kind} starts the copies by itself: leave --launcher and --hosts out.",
-        ),
-        (
-            options.requeue and options.launcher != "srun",
-            "--requeue is Slurm's, with srun: PBS and LSF run a job again by themselves (-r), and it goes on.",
-        ),
-        (
-            options.array and (kind == "flux" or options.hosts),
-            "--array is of Slurm, PBS and LSF: elsewhere print a script for each share of the blocks, repeat=0,1 and repeat=2,3.",
-        ),
-        (
-            options.launcher == "ssh" and not options.hosts,
-            "--launcher ssh needs to know where: add --hosts A,B, the first one leads.",
-        ),
-        (
-            options.launcher == "srun" and options.hosts,
-            f"--hosts is for --launcher ssh or mpirun; for Slurm say --directive=--nodelist={options.hosts}.",
-        ),
-        (options.image and options.checkout, "--image and --checkout are two ways to name what runs; choose one."),
-        (
-            container != "apptainer" and not options.image,
-            f"--container {container} runs an image: name it, as in --image bench.sqsh.",
-        ),
-        (
-            container != "apptainer" and options.launcher != "srun",
-            f"--container {container} is for srun here: elsewhere use Apptainer, in whose images the launcher's variables are seen.",
-        ),
-    ]
-    for wrong, sentence in rules:
+    launcher, tasks, foreign = options.launcher, options.ntasks_per_node, container != "apptainer"
+    rules = {
+        f"--ntasks-per-node={tasks}: each node takes one copy, which starts the node's ranks; say ranks_per_node={tasks} after the --.":
+            tasks != 1,
+        f"--kind {kind} starts the copies by itself: leave --launcher and --hosts out.":
+            not slurm and (asked or hosts),
+        "--kind pbs gives a job the cores that it names: add --cpus-per-task N, all cores of a node.":
+            kind == "pbs" and not options.cpus_per_task,
+        "--requeue is Slurm's, with srun: PBS and LSF run a job again by themselves (-r), and it goes on.":
+            options.requeue and launcher != "srun",
+        "--array is of Slurm, PBS and LSF: elsewhere print a script for each share of the blocks, repeat=0,1 and repeat=2,3.":
+            options.array and (kind == "flux" or hosts),
+        "--launcher ssh needs to know where: add --hosts A,B, the first one leads.":
+            launcher == "ssh" and not hosts,
+        f"--hosts is for --launcher ssh or mpirun; for Slurm say --directive=--nodelist={hosts}.":
+            launcher == "srun" and hosts,
+        "--image and --checkout are two ways to name what runs; choose one.":
+            options.image and options.checkout,
+        f"--container {container} runs an image: name it, as in --image bench.sqsh.":
+            foreign and not options.image,
+        f"--container {container} is for srun here: elsewhere use Apptainer, in whose images the launcher's variables are seen.":
+            foreign and launcher != "srun",
+    }  # fmt: skip
+    for sentence, wrong in rules.items():
         if wrong:
             raise ConfigError(sentence)
     if not options.image and not options.checkout and _in_image():
@@ -258,22 +243,3 @@ def _results(options: argparse.Namespace) -> str:
     if options.results or not given or (_in_image() and given == "/results"):
         return options.results or "results"
     return os.path.abspath(given)
-
-
-def _time(text: str) -> str:
-    if not TIME.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time as sbatch takes it, such as 90, 2:00:00 or 1-12")
-    return text
-
-
-def _word(text: str) -> str:
-    """A name on an #SBATCH line, where sbatch has quoting rules of its own: none that needs them is let through."""
-    if not re.fullmatch(r"[\w.,@+/-]+", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a plain word")
-    return text
-
-
-def _hosts(text: str) -> str:
-    if not all(re.fullmatch(r"([\w.-]+@)?[A-Za-z0-9][\w.:-]*", host) for host in text.split(",")):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of host names, as in n1,n2")
-    return text

@@ -11,14 +11,6 @@ from bench.report.pack import STRIPPED, leftovers, write_pack
 from bench.workloads import reading
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", nargs="?", type=Path, help="a results folder")
-    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="the pack, such as results.tar.gz")
-    parser.add_argument(
-        "--check", metavar="FILE", type=Path, help="a pack that was sent in: is it whole, and does it name nobody?"
-    )
-
-
 def run(options: argparse.Namespace) -> int:
     """Exit code 1 where a pack that is checked has something wrong. Raises ConfigError, RecordError."""
     if options.check:

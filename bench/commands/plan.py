@@ -9,7 +9,6 @@ import io
 import os
 from collections.abc import Sequence
 
-from bench.commands.arguments import add_json, positive_whole
 from bench.config import compose
 from bench.config.study import Study
 from bench.copies.launcher import Copy, which_copy
@@ -26,23 +25,6 @@ from bench.report import plan_words
 
 LOOK = "plan"  # the study of the looks: their records are earlier records for the next plan
 GOOD_ENOUGH = ("same job", "same arm", "another arm")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "%(prog)s [options] [overrides]"
-    parser.add_argument(
-        "--copies",
-        type=positive_whole,
-        metavar="N",
-        help="plan for N hosts like this one, a copy on each, as a launcher would start them (default: as started now)",
-    )
-    parser.add_argument(
-        "--no-look",
-        action="store_true",
-        help="run nothing: where no record helps, guess from the speed of matrix products",
-    )
-    parser.add_argument("overrides", nargs="*", help="what would be measured: +experiment=tcmalloc nodes=1,2")
-    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:

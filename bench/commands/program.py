@@ -42,15 +42,6 @@ KEYS = {  # of `program`, as they are written on the command line
 SHORT = ("rate", "check")  # may leave out `program.`
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        help="rate='REGEX' check='REGEX' program.stop_after_steps=N allocator=a,b repeat=0,1,2 measure.blocks_max_minutes=M study=NAME; then -- "
-        "and the command, which is taken as it is",
-    )
-
-
 def run(options: argparse.Namespace) -> int:
     """Exit code: 0 fine, 1 a run failed, 130 interrupted."""
     if not options.after:

@@ -5,18 +5,11 @@ from __future__ import annotations
 import argparse
 import gc
 
-from bench.commands.arguments import add_directories, add_json, add_reference
 from bench.job.errors import ConfigError
 from bench.record.packs import is_pack, with_packs, written_into
 from bench.report import verdict_json
 from bench.report.write import write_all
 from bench.workloads import reading
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_directories(parser, "the report is")
-    add_reference(parser)
-    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:

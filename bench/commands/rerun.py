@@ -7,11 +7,9 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from pathlib import Path
 
 from bench.allocators import catalogue
 from bench.commands import compare
-from bench.commands.arguments import add_reference, add_tolerance
 from bench.config.study import Study
 from bench.copies.launcher import which_copy
 from bench.driver import sweep
@@ -21,17 +19,6 @@ from bench.job.job import Job
 from bench.paths import results_directory
 from bench.statistics import reproduction
 from bench.workloads import reading
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", type=Path, metavar="RECORD-or-DIR", help="a record.json, or a results folder")
-    add_tolerance(parser)
-    add_reference(parser)
-    parser.add_argument(
-        "--trust-arms",
-        action="store_true",
-        help="run arms that this host's own conf does not have, with the libraries that the records name",
-    )
 
 
 def run(options: argparse.Namespace) -> int:

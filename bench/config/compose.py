@@ -39,37 +39,31 @@ from bench.paths import CONF
 OUTSIDE_JOB = ("study", "sweep")
 OUTSIDE_MEASURE = ("blocks", "blocks_half_width", "blocks_max_minutes")
 GROUPS = ("allocator", "model", "measure", "experiment")
-MAX_POINTS = (
-    100_000  # of one sweep; more is a slip of the pen, and would fill the memory before it is refused otherwise
-)
+MAX_POINTS = 100_000  # of one sweep; larger products are typing errors, and would exhaust the memory
 WHOLE = re.compile(r"(nodes|repeat|seed)=(0|-?[1-9]\d*)")  # a whole number for a key of the job's own
 Point = Sequence[str]  # overrides with one value each
 
 
 def study_of(config: DictConfig) -> Study:
-    name = str(config.study)
+    name, sweep = str(config.study), config.sweep
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise ConfigError(f"study={name} is the name of a folder: use letters, digits, dots, dashes and underscores.")
-    if not isinstance(config.sweep, DictConfig) or not isinstance(config.sweep.get("shuffle_arms"), bool):
-        raise ConfigError(
-            "sweep is a group of keys: sweep.shuffle_arms is true or false, sweep.reference the name of an arm."
-        )
-    html = config.sweep.get("html", True)
-    if not isinstance(html, bool):
-        raise ConfigError(
-            f"sweep.html={html} is true or false: whether report.html is written at the end (`report` writes it later)."
-        )
+    if not isinstance(sweep, DictConfig):
+        raise ConfigError(f"sweep={sweep} is a group of keys: set sweep.KEY.")
+    for key in ("shuffle_arms", "html"):
+        if not isinstance(sweep.get(key, True), bool):
+            raise ConfigError(f"sweep.{key}={sweep[key]} is true or false.")
+    minutes = sweep.get("max_minutes")
+    if minutes is not None and not (type(minutes) in (int, float) and 0 < minutes < math.inf):
+        raise ConfigError(f"sweep.max_minutes={minutes} must be a number greater than 0, or null for no limit.")
     measure: Any = OmegaConf.to_container(config.measure, resolve=True)
-    values = {key: value for key, value in measure.items() if key in OUTSIDE_MEASURE}
+    values: Any = {key: value for key, value in measure.items() if key in OUTSIDE_MEASURE}
     if values.get("blocks") not in (None, "auto"):
         raise ConfigError(
             f"measure.blocks={values['blocks']} is not auto: for a fixed number of blocks list them, repeat=0,1,2."
         )
-    minutes = config.sweep.get("max_minutes")
-    if minutes is not None and not (type(minutes) in (int, float) and 0 < minutes < math.inf):
-        raise ConfigError(f"sweep.max_minutes={minutes} must be a number greater than 0, or null for no limit.")
-    arranged: Any = {"reference": str(config.sweep.reference), "max_minutes": minutes, "html": html}
-    return Study(name, bool(config.sweep.shuffle_arms), **arranged, **values)
+    html = bool(sweep.get("html", True))
+    return Study(name, bool(sweep.shuffle_arms), str(sweep.reference), max_minutes=minutes, html=html, **values)
 
 
 def text_of(name: str, value: Any) -> str:
@@ -195,7 +189,8 @@ def _parsed(lines: Sequence[str]) -> dict[str, list[str]]:
     for line in lines:
         try:
             (override,) = OverridesParser.create().parse_overrides([line])
-            found[bare(override.get_key_element())] = _expanded(override)
+            key = override.get_key_element()
+            found[bare(key)] = [f"{key}={value}" for value in _values(override)]
         except ConfigError:
             raise
         except (HydraException, ValueError, TypeError, ArithmeticError, RecursionError) as error:
@@ -207,33 +202,24 @@ def _parsed(lines: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def _expanded(override: Override) -> list[str]:
-    key = override.get_key_element()
+def _values(override: Override) -> list[str]:
+    line, key = override.input_line, override.key_or_group
+    value: Any = override.value()
     if not override.is_sweep_override():
-        if override.key_or_group in GROUPS and isinstance(override.value(), list):
-            raise ConfigError(
-                f"{override.input_line} would merge files into one: choose one, or sweep over them, {key}=NAME,NAME."
-            )
-        return [f"{key}={override.get_value_element_as_str()}"]
+        if key in GROUPS and isinstance(value, list):
+            raise ConfigError(f"{line} would merge files into one: choose one, or sweep over them, {key}=NAME,NAME.")
+        return [override.get_value_element_as_str()]
     if not override.is_discrete_sweep():
-        raise ConfigError(
-            f"{override.input_line} is an interval, which has no list of values: use range(1,5) or a list, 1,2,4."
-        )
-    glob: Any = override.value()
-    if isinstance(glob, Glob):
-        group = override.key_or_group
-        values = glob.filter(files.choices(group))
-        if not values:
-            raise ConfigError(
-                f"{override.input_line} matches no file of {group}; there are {', '.join(files.choices(group))}."
-            )
+        raise ConfigError(f"{line} is an interval, which has no list of values: use range(1,5) or a list, 1,2,4.")
+    if isinstance(value, Glob):
+        values, names = value.filter(files.choices(key)), ", ".join(files.choices(key))
+        wrong = f"{line} matches no file of {key}; there are {names}."
     else:
         values = list(itertools.islice(override.sweep_string_iterator(), MAX_POINTS + 1))
-        if not values:
-            raise ConfigError(
-                f"{override.input_line} has no values: give it one or more, as in {override.key_or_group}=1,2."
-            )
-    return [f"{key}={value}" for value in values]
+        wrong = f"{line} has no values: give it one or more, as in {key}=1,2."
+    if not values:
+        raise ConfigError(wrong)
+    return values
 
 
 # ---- from a point to a configuration

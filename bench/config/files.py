@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
-
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from typing import TYPE_CHECKING, Any
 
 from bench.job.errors import ConfigError
 from bench.paths import CONF
+
+if TYPE_CHECKING:
+    import yaml
 
 
 def conf_folders() -> list[Path]:
@@ -39,6 +38,10 @@ def files_of(group: str) -> list[Path]:
 
 def load(path: Path) -> dict[str, Any]:
     """The keys and values of one file. Raises ConfigError, with file and line, for one that YAML cannot read."""
+    import yaml  # here: `--help` lists the files and reads none
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for, for ever
             raise ConfigError(f"{path} is not a file.")

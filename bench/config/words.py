@@ -5,20 +5,9 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from bench.job.errors import ConfigError
-
-_FOLDER = "set BENCH_CONF to a folder of your own YAML"
-# Flags of a program that Hydra starts, which this one does not take.
-HYDRA_FLAGS = {
-    **dict.fromkeys(("-cd", "--config-dir", "-cp", "--config-path", "-cn", "--config-name"), _FOLDER),
-    **dict.fromkeys(("-p", "--package"), "`--cfg job` prints the whole configuration"),
-    **dict.fromkeys(("-i", "--info", "--hydra-help"), "`--help` lists what there is, `--cfg job` the configuration"),
-    **dict.fromkeys(("-r", "--run"), "leave it out, every run is a sweep"),
-    **dict.fromkeys(("-sc", "--shell-completion", "--experimental-rerun"), "leave it out"),
-}
 
 
 def refuse_unknown(given: Iterable[str], known: Iterable[str], prefix: str) -> None:
@@ -32,10 +21,6 @@ def nearest(key: str, known: list[str], prefix: str = "") -> str:
     """The way out for a name that does not exist: the one that looks most like it, else all of them."""
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     return f"did you mean {prefix}{close[0]}?" if close else f"there are {', '.join(sorted(known))}."
-
-
-def group_choices(directory: Path) -> list[str]:
-    return sorted(path.stem for path in directory.glob("*.yaml"))
 
 
 def describe_unknown(key: str, config: Any) -> str:
@@ -63,13 +48,6 @@ def own_folder(words: Sequence[str]) -> list[str]:
             os.environ["BENCH_CONF"] = words[i + 1]
             return [*words[:i], *words[i + 2 :]]
     return list(words)
-
-
-def refuse_flags(words: Sequence[str]) -> None:
-    for word in words:
-        flag = word.split("=")[0]
-        if flag in HYDRA_FLAGS:
-            raise ConfigError(f"{flag} is a flag of Hydra that bench does not take: {HYDRA_FLAGS[flag]}.")
 
 
 def overrides(words: Sequence[str]) -> list[str]:

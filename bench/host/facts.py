@@ -31,32 +31,12 @@ from bench.host.files import (
     read_text,
     whole,
 )
+from bench.host.vector import arm_core
 from bench.host.vector import vector as vector_unit
 from bench.paths import CHECKOUT
 from bench.process.cpus import allowed_cpus, cpu_list, cpu_numbers
 
 PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "pandas", "scipy", "matplotlib", "pyarrow", "psutil")
-
-# /proc/cpuinfo of aarch64 has numbers for names (MIDR_EL1); those of machines that such a benchmark meets:
-ARM = {
-    "0x41": (
-        "ARM",
-        {
-            "0xd08": "Cortex-A72",
-            "0xd0c": "Neoverse-N1",
-            "0xd40": "Neoverse-V1",
-            "0xd49": "Neoverse-N2",
-            "0xd4f": "Neoverse-V2",
-            "0xd84": "Neoverse-V3",
-            "0xd8e": "Neoverse-N3",
-        },
-    ),
-    "0x42": ("Broadcom", {"0x516": "ThunderX2"}),
-    "0x43": ("Cavium", {"0x0af": "ThunderX2"}),
-    "0x46": ("Fujitsu", {"0x001": "A64FX", "0x003": "MONAKA"}),
-    "0x48": ("HiSilicon", {"0xd01": "Kunpeng-920"}),
-    "0xc0": ("Ampere", {"0xac3": "Ampere-1", "0xac4": "Ampere-1a"}),
-}
 
 
 def host(root: Path = ROOT, project: Path = CHECKOUT, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
@@ -75,7 +55,6 @@ def host(root: Path = ROOT, project: Path = CHECKOUT, environ: Mapping[str, str]
             "glibc": platform.libc_ver()[1] or None,
             "distribution": read_assignments(root / "etc/os-release").get("PRETTY_NAME"),
             "virtualisation": _virtualisation(root),
-            "perf_event_paranoid": read_int(root / "proc/sys/kernel/perf_event_paranoid"),
         },
         "container": {"runtime": _runtime(root, environ), **limits(root)},
         "root_mount": _root_mount(root),
@@ -93,17 +72,13 @@ def host(root: Path = ROOT, project: Path = CHECKOUT, environ: Mapping[str, str]
 
 def _cpu(root: Path) -> dict[str, Any]:
     info, system = read_assignments(root / "proc/cpuinfo", ":"), root / CPUS
-    processors = [
-        number
-        for line in read_lines(root / "proc/cpuinfo")
-        if line[:2] == ["processor", ":"] and (number := whole("".join(line[2:]))) is not None
-    ]
-    online = read_text(system / "online") or cpu_list(processors)
+    processors = re.findall(r"^processor\s*: *([0-9]{1,9})$", read_text(root / "proc/cpuinfo") or "", re.MULTILINE)
+    online = read_text(system / "online") or cpu_list([int(one) for one in processors])
     siblings = {read_text(system / f"cpu{cpu}/topology/thread_siblings_list") for cpu in cpu_numbers(online)} - {None}
     logical, physical = len(cpu_numbers(online)) or None, len(siblings) or None
     smt, boost, no_turbo = (read_int(system / f) for f in ("smt/active", "cpufreq/boost", "intel_pstate/no_turbo"))
     governors = {text for path in system.glob("cpufreq/policy*/scaling_governor") if (text := read_text(path))}
-    vendor, model = _arm(info) or (info.get("vendor_id"), info.get("model name") or info.get("cpu"))
+    vendor, model = arm_core(info) or (info.get("vendor_id"), info.get("model name") or info.get("cpu"))
     ghz, source = _clock(root, info, model or "")
     return {
         "model": model,
@@ -118,17 +93,8 @@ def _cpu(root: Path) -> dict[str, Any]:
         "ghz_source": source,
         "governor": ", ".join(sorted(governors)) or None,
         "turbo": bool(boost) if boost is not None else not no_turbo if no_turbo is not None else None,
-        **vector_unit(root),
+        **vector_unit(root, info),
     }
-
-
-def _arm(info: Mapping[str, str]) -> tuple[str, str] | None:
-    """Vendor and model of an Arm core as lscpu decodes them, or the numbers; None for other architectures."""
-    if "CPU implementer" not in info:
-        return None
-    implementer, part = info["CPU implementer"], info.get("CPU part", "unknown")
-    vendor, parts = ARM.get(implementer, (f"implementer {implementer}", {}))
-    return vendor, f"{vendor} {parts.get(part, f'part {part}')}"
 
 
 def _clock(root: Path, info: Mapping[str, str], model: str) -> tuple[float | None, str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.host.files import read_chosen
 from bench.host.foreign import foreign_variables
 from bench.host.load import OTHERS_SHARE, STEAL_SHARE
 from bench.process.cpus import cpu_numbers
@@ -183,14 +184,7 @@ def _about_software(host: Mapping[str, Any], environ: Mapping[str, str]) -> Iter
         )
     if any("fuse" in fstype for fstype in host["root_mount"]["image_fstypes"]):
         yield Finding("ok", "The image is read through FUSE: programs start slowly, which is before timing begins.")
-    if (host["system"]["perf_event_paranoid"] or 0) > 1:
-        yield Finding(
-            "ok",
-            "`perf` shows users nothing of the kernel here, should you look for causes yourself.",
-            "`sudo sysctl kernel.perf_event_paranoid=1`.",
-        )
 
 
 def huge_pages_allowed() -> bool:
-    path = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    return path.exists() and "[never]" not in path.read_text()
+    return read_chosen(Path("/sys/kernel/mm/transparent_hugepage/enabled")) not in (None, "never")

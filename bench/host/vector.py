@@ -9,20 +9,48 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.host.files import read_assignments, read_int
+from bench.host.files import read_int
 from bench.process.cpus import cpu_numbers
 
-# Arm cores that do more than the two 128-bit pipes of most, by implementer and part (MIDR_EL1): name, fp32 operations a clock.
+# /proc/cpuinfo of aarch64 has numbers for names (MIDR_EL1); those of machines that such a benchmark meets.
+IMPLEMENTERS = {
+    "0x41": "ARM",
+    "0x42": "Broadcom",
+    "0x43": "Cavium",
+    "0x46": "Fujitsu",
+    "0x48": "HiSilicon",
+    "0xc0": "Ampere",
+}
+# By implementer and part: the name; and of cores that do more than the two 128-bit pipes of most, the unit and its fp32 operations a clock.
 ARM = {
-    ("0x46", "0x001"): ("SVE, 512 bits", 64),  # A64FX: two pipes
-    ("0x41", "0xd40"): ("SVE, 256 bits", 32),  # Neoverse V1: two pipes, or four of 128 bits
-    ("0x41", "0xd4f"): ("SVE2, 128 bits", 32),  # Neoverse V2: four pipes
-    ("0x41", "0xd84"): ("SVE2, 128 bits", 32),  # Neoverse V3: four pipes
+    ("0x41", "0xd08"): ("Cortex-A72",),
+    ("0x41", "0xd0c"): ("Neoverse-N1",),
+    ("0x41", "0xd40"): ("Neoverse-V1", "SVE, 256 bits", 32),  # two pipes, or four of 128 bits
+    ("0x41", "0xd49"): ("Neoverse-N2",),
+    ("0x41", "0xd4f"): ("Neoverse-V2", "SVE2, 128 bits", 32),  # four pipes
+    ("0x41", "0xd84"): ("Neoverse-V3", "SVE2, 128 bits", 32),  # four pipes
+    ("0x41", "0xd8e"): ("Neoverse-N3",),
+    ("0x42", "0x516"): ("ThunderX2",),
+    ("0x43", "0x0af"): ("ThunderX2",),
+    ("0x46", "0x001"): ("A64FX", "SVE, 512 bits", 64),  # two pipes
+    ("0x46", "0x003"): ("MONAKA",),
+    ("0x48", "0xd01"): ("Kunpeng-920",),
+    ("0xc0", "0xac3"): ("Ampere-1",),
+    ("0xc0", "0xac4"): ("Ampere-1a",),
 }
 NOT_KNOWN = {"vector": None, "flops_per_clock": None}
 
 
-def vector(root: Path) -> dict[str, Any]:
+def arm_core(info: Mapping[str, str]) -> tuple[str, str] | None:
+    """Vendor and model of an Arm core as lscpu decodes them, or the numbers; None for other architectures."""
+    if "CPU implementer" not in info:
+        return None
+    implementer, part = info["CPU implementer"], info.get("CPU part", "unknown")
+    vendor = IMPLEMENTERS.get(implementer, f"implementer {implementer}")
+    return vendor, f"{vendor} {ARM.get((implementer, part), (f'part {part}',))[0]}"
+
+
+def vector(root: Path, info: Mapping[str, str]) -> dict[str, Any]:
     """``vector``: the widest set of instructions for fp32 in words; ``flops_per_clock``: operations of one core in one clock.
 
     That is numbers in a vector x 2 pipes x 2 for a fused multiply-add: AVX-512 64, AVX2 with FMA 32, NEON 16. AVX-512 is too much
@@ -30,11 +58,10 @@ def vector(root: Path) -> dict[str, Any]:
     in halves: 32. AVX without FMA: one multiplication and one addition of 8 numbers, 16; SSE: of 4 numbers, 8. SVE by the
     width that the kernel gives a process, two pipes. Both None where the kernel names no flags.
     """
-    info = read_assignments(root / "proc/cpuinfo", ":")
     flags = {*info.get("flags", info.get("Features", "")).split()}
-    part = (info.get("CPU implementer", ""), info.get("CPU part", ""))
-    if part in ARM:
-        name, flops = ARM[part]
+    core: Any = ARM.get((info.get("CPU implementer", ""), info.get("CPU part", "")), ())
+    if len(core) > 1:
+        _, name, flops = core
     elif "sve" in flags and (width := read_int(root / "proc/sys/abi/sve_default_vector_length")):
         name, flops = f"SVE, {8 * width} bits", 2 * 2 * width // 4  # the file has bytes
     elif "asimd" in flags:

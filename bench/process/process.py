@@ -1,6 +1,6 @@
 """This process as the kernel sees it: pinned, bound to the memory near it, and gone when its parent is.
 
-All of this is asked for and may be refused: `attempt` is the one place where a rank asks for what it can do without.
+All of this is asked for and may be refused: `optional` is the one place where a rank asks for what it can do without.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ MPOL_BIND = 2  # of set_mempolicy(2)
 NODES_MASK_BITS = 1024  # the kernel's own limit of NUMA nodes (CONFIG_NODES_SHIFT is 10 at most)
 
 
-def attempt(what: str, ask: Callable[[], Any], without: list) -> Any:
-    """What ``ask()`` gives. Where the host refuses it, None, and ``without`` gets ``what`` with the reason as a sentence.
+def optional(action: Callable[[], Any], description: str, limitations: list) -> Any:
+    """Return what ``action()`` returns; None where the host denies it, and ``description`` with the reason joins ``limitations``.
 
     What is optional must not cost the training, so nothing that a host can answer gets out of here.
     """
     try:
-        return ask()
+        return action()
     except (OSError, MemoryError, RuntimeError, ValueError, AttributeError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        without.append(f"{what} ({reason}).")
+        limitations.append(f"{description} ({reason}).")
         return None
 
 

@@ -95,7 +95,7 @@ class System(TypedDict):
     glibc: Annotated[Optional[str], says("version")]
     distribution: Annotated[Optional[str], says("its own name")]
     virtualisation: Annotated[Optional[str], says("the hypervisor, or null")]
-    perf_event_paranoid: Annotated[Optional[int], says("the kernel's setting")]
+    perf_event_paranoid: NotRequired[Annotated[Optional[int], says("the kernel's setting; in older records")]]
 
 
 class Container(TypedDict):

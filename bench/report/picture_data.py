@@ -13,7 +13,7 @@ import numpy as np
 from bench.report import drawn
 from bench.report.data import written
 from bench.report.micro_batches import MOST_MICRO_BATCHES
-from bench.report.plots import MOST_LINES, fault_tax, predictions
+from bench.report.plots import MOST_LINES, fault_tax
 from bench.report.wandering import drawn_cells, typical_record
 from bench.statistics.cause import PHASES
 from bench.statistics.published import read_published
@@ -116,10 +116,6 @@ def against_nodes(section: Section) -> Rows:
     for arm, points in (read_published() if section.is_published_workload else {}).items():
         for nodes, seconds in sorted(points):
             yield row("published, another machine", arm, nodes, float(seconds))
-    curves = {arm: [cell for cell in section.cells if cell.arm == arm] for arm in section.arms}
-    for arm, ahead in predictions(curves).items():
-        for p in ahead:
-            yield row("prediction, no result", arm, p.nodes, p.seconds, p.low, p.high)
 
 
 def over_time(section: Section) -> Rows:

@@ -5,7 +5,7 @@ side by side. Arms are told apart by colour (by library) and by marker; bench/re
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional
 
@@ -41,7 +41,6 @@ from bench.report.style import (
     short,
     svg_text,
 )
-from bench.statistics import scaling
 from bench.statistics.cause import PHASES, fault_prices, total
 from bench.statistics.published import read_published
 
@@ -54,8 +53,6 @@ if TYPE_CHECKING:
 PHASE_COLOURS = dict(zip(PHASES, ("#56B4E9", "#0072B2", "#E69F00", "#009E73")))
 MOST_LINES = 3  # of one arm, one for each block
 MOST_NAMED = 6  # records, to a mouse that rests on a mark
-DOTTED = (0, (1, 1.5))
-AHEAD = "Shaded: a prediction with its 95 % interval, not a result; beyond twice the largest measured number of nodes it cannot be known."
 Drawing = Optional[tuple[str, str, Figure]]  # title, caption, figure; None where there is nothing to draw
 
 
@@ -243,15 +240,6 @@ def against_nodes(section: Section) -> Drawing:
             axes.plot(cell.nodes, one.value, **style.mark, mfc=fill, gid=said)
         axes.plot([c.nodes for c in cells], [c.sec_per_it.value for c in cells], color=style.colour, lw=1.1, alpha=0.8)
         axes.plot([], [], **style.mark, label=arm)
-    predicted = predictions(curves)
-    for arm, ahead in predicted.items():
-        style = look[arm]
-        nodes, low, seconds, high = zip(*((p.nodes, p.low, p.seconds, p.high) for p in ahead))
-        axes.fill_between(nodes, low, high, color=style.colour, alpha=0.13, lw=0)
-        axes.plot(nodes, seconds, color=style.colour, linestyle=DOTTED, lw=1.6)
-        values += seconds
-    if predicted:
-        axes.plot([], [], color=INK, linestyle=DOTTED, lw=1.6, label="prediction, no result")
     plain_log(axes.yaxis, values)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:g}"))
@@ -264,8 +252,7 @@ def against_nodes(section: Section) -> Drawing:
         "Seconds per iteration against nodes",
         "Logarithmic scales, 95 % intervals."
         + (" Dashed and dotted grey: the published table, from another machine." if published else "")
-        + (" Hollow: simulated nodes, ranks that share one host." if simulated else "")
-        + (f" {AHEAD} {scaling.track_record()}" if predicted else ""),
+        + (" Hollow: simulated nodes, ranks that share one host." if simulated else ""),
         figure,
     )
 
@@ -386,14 +373,3 @@ def frontier(spots: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
         if not best or seconds < best[-1][1]:
             best.append((memory, seconds))
     return best
-
-
-def predictions(curves: Mapping[str, Sequence[Cell]]) -> dict[str, list[scaling.Prediction]]:
-    """Up to twice the largest measured number of nodes, for arms with three or more. Simulated nodes predict nothing: they
-    share a host."""
-    points = {arm: [(c.nodes, s) for c in cells if not c.simulated for s in c.seconds] for arm, cells in curves.items()}
-    fits = scaling.fit({arm: found for arm, found in points.items() if len({n for n, _ in found}) >= 3})
-    return {
-        arm: scaling.predict(fit, [factor * max(fit.nodes) for factor in (1, scaling.REACH)])
-        for arm, fit in fits.items()
-    }

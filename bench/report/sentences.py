@@ -89,9 +89,6 @@ def _what_else(cause: Cause) -> str:
         words += (
             f"; and huge pages served {after:,.0f} MiB in place of {before:,.0f}, which saves address translation too"
         )
-    if cause.dtlb_misses is not None:
-        here, there = (count(value) for value in cause.dtlb_misses)
-        words += f"; {there} loads a micro-batch missed the data TLB, in place of {here}"
     return words + "."
 
 

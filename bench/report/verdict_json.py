@@ -23,7 +23,7 @@ SCHEMA = "bench-verdict/1"
 WORDS = {
     "report": ("faster", "slower", "no difference", "cannot tell", "invalid"),
     "compare": ("reproduced", "within tolerance", "not reproduced", "not comparable"),
-    "history": ("first", "better", "worse", "cannot tell"),
+    "series": ("first", "better", "worse", "cannot tell"),
     "gate": ("passed", "failed", "undecided"),
     "advise": ("fastest", "not surely", "change nothing", "none fits"),
     "doctor": ("ok", "warn", "bad"),

@@ -66,8 +66,6 @@ class Cause:
     huge_bytes: tuple[int, int]  # transparent huge pages in use at the end: reference, arm
     # Faults of a job that were served with a huge page, the whole host's: size, mean of the reference, mean of the arm.
     huge_faults: tuple[tuple[str, float, float], ...] = ()
-    # Misses of the data TLB, a micro-batch: means of the reference's ranks and of the arm's, where every rank counted them.
-    dtlb_misses: tuple[float, float] | None = None
     share_range: tuple[float, float] | None = None  # smallest and largest share, over the blocks and the prices seen
     sure: bool = True  # whether the verdict is that one of the two is faster
 
@@ -176,20 +174,9 @@ def explain(reference: Sequence[Record], arm: Sequence[Record], sure: bool = Tru
         threads=reference[0]["ranks"][0]["threads"],
         huge_bytes=(huge[0], huge[1]),
         huge_faults=huge_faults(reference, arm),
-        dtlb_misses=dtlb_misses(reference, arm),
         share_range=_share_range(reference, arm, both),
         sure=sure,
     )
-
-
-def dtlb_misses(reference: Sequence[Record], arm: Sequence[Record]) -> tuple[float, float] | None:
-    sides = [
-        [rank.get("dtlb_misses_per_micro_batch") for record in side for rank in record["ranks"]]
-        for side in (reference, arm)
-    ]
-    if any(value is None for side in sides for value in side):
-        return None
-    return fmean(sides[0]), fmean(sides[1])
 
 
 def huge_faults(reference: Sequence[Record], arm: Sequence[Record]) -> tuple[tuple[str, float, float], ...]:

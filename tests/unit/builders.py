@@ -75,7 +75,6 @@ HOST: dict[str, Any] = {
         "glibc": "2.36",
         "distribution": "Debian 12",
         "virtualisation": None,
-        "perf_event_paranoid": 2,
     },
     "container": {"runtime": "none", "cgroup_version": 2, "cpu_limit": None, "memory_limit_bytes": None},
     "root_mount": {

@@ -23,7 +23,6 @@ X86_VM = {
     "proc/loadavg": "0.25 0.10 0.05 1/100 4242\n",
     "proc/sys/kernel/hostname": "vm-1\n",
     "proc/sys/kernel/osrelease": "6.1.0-18-amd64\n",
-    "proc/sys/kernel/perf_event_paranoid": "2\n",
     "proc/sys/vm/overcommit_memory": "0\n",
     "proc/sys/vm/overcommit_ratio": "50\n",
     "proc/self/mountinfo": "22 27 0:21 / /proc rw,relatime - proc proc rw\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import math
 import re
@@ -35,30 +34,6 @@ def test_every_script_is_a_part() -> None:
 def test_the_readmes_table_has_each_part() -> None:
     rows = re.findall(r"^\| `(\w+)[^`]*` \|", (FOLDER / "README.md").read_text(), re.MULTILINE)
     assert set(rows) == set(MAIN["PARTS"])
-
-
-@pytest.mark.parametrize("name", sorted(SCRIPTS))
-def test_a_part_takes_its_words_as_an_argument(name: str) -> None:
-    """`main(argv) -> int`, which the one command calls."""
-    (main,) = [
-        node
-        for node in ast.parse((FOLDER / f"{name}.py").read_text()).body
-        if isinstance(node, ast.FunctionDef) and node.name == "main"
-    ]
-    assert [argument.arg for argument in main.args.args] == ["argv"]
-    assert isinstance(main.returns, ast.Name) and main.returns.id == "int"
-
-
-def test_the_list_has_each_part_with_its_goal(capsys: pytest.CaptureFixture[str]) -> None:
-    assert MAIN["main"]([]) == 0
-    said = capsys.readouterr().out
-    assert all(f"  {name:20}{part.takes:14}{part.goal}" in said for name, part in MAIN["PARTS"].items())
-
-
-def test_a_name_that_is_no_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert MAIN["main"](["covrage"]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("validation: covrage is not a part; there are quick, ") and said.count("\n") == 1
 
 
 @pytest.mark.parametrize(("factor", "code"), [(1, 0), (2, 1)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import runpy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,76 +63,6 @@ def test_losses_are_compared_within_a_path_only() -> None:
     assert arithmetic.different_losses({("x", "stock"): [a, b], ("x", "full"): [a]}) == ["stock"]
 
 
-@pytest.fixture
-def made_up(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[str, ...]]]:
-    """A host whose product and training are given; the words of each job that was asked for."""
-
-    def make(product: float, training: float, losses: tuple[float, ...] = (3.0, 3.0)) -> list[tuple[str, ...]]:
-        asked: list[tuple[str, ...]] = []
-
-        def job(out: Path, study: str, *words: str) -> dict[str, Any]:
-            asked.append(words)
-            path = "full" if "launch.blas=full" in words else "stock"
-            took = (1.0 if path == "full" else training) * (1 + 0.001 * len(asked))
-            columns = {
-                "forward_seconds": [9.0, took / 3],
-                "backward_seconds": [9.0, took * 2 / 3],
-                "steady": [False, True],
-            }
-            loss = losses[len(asked) % 2]
-            return {"ranks": [{"micro_batches": columns, "blas": {"path": path}}], "derived": {"losses": [loss]}}
-
-        speed = {"full": 100.0, "stock": 100.0 / product}
-        monkeypatch.setattr(arithmetic, "run_job", job)
-        monkeypatch.setattr(
-            arithmetic,
-            "product",
-            lambda path, threads: {**ZEN5, "product_gflops": speed[path] + len(asked), "path": path},
-        )
-        return asked
-
-    return make
-
-
-def test_it_prints_figure_interval_goal_and_verdict(
-    made_up: Callable[..., list], capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked = made_up(5.0, 2.75)
-    assert arithmetic.main(["--blocks", "3", "--micro-batches", "4", "--pairs", "6"]) == 0
-    said = capsys.readouterr().out
-    assert said.count(" product   ") == 12 and said.count(" training  ") == 6 == len(asked)
-    assert "product: 5.00x [5.00, 5.00] over 6; goal: at least 4 times, and the interval proves it: met" in said
-    assert (
-        "training, tcmalloc: 2.75x [" in said
-        and "losses are the same bit for bit within each path (6 jobs): met" in said
-    )
-    assert [[w for w in words if w.startswith("launch")][0][12:] for words in asked] == [
-        p for _, p in arithmetic.turns(3)
-    ]
-    assert all({"measure.iteration_micro_batches=4", "train.global_batch_size=4"} <= set(words) for words in asked)
-
-
-@pytest.mark.parametrize(
-    ("product", "training", "losses"), [(3.0, 2.75, (3.0, 3.0)), (5.0, 2.0, (3.0, 3.0)), (5.0, 2.75, (3.0, 3.1))]
-)
-def test_each_goal_can_be_missed(
-    made_up: Callable[..., list],
-    product: float,
-    training: float,
-    losses: tuple[float, float],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    made_up(product, training, losses)
-    assert arithmetic.main([]) == 1
-    assert capsys.readouterr().out.count("MISSED") == 1
-
-
-def test_a_product_that_does_not_run_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arithmetic, "product", lambda path, threads: None)
-    with pytest.raises(SystemExit, match="the fixed product does not run with launch.blas=full"):
-        arithmetic.main([])
-
-
 # ---- roofline
 
 
@@ -158,13 +87,6 @@ def test_a_product_that_a_neighbour_disturbed_makes_no_share_nicer(capsys: pytes
     (row, other) = shares["lean", 0.1]
     shares["lean", 0.1] = [{**row, "fixed": row["fixed"] / 2, "share": row["share"] * 2}, other]
     assert roofline.judge(shares) == 1 and "share >= 0.65: MISSED" in capsys.readouterr().out
-
-
-def test_a_limit_that_is_not_known_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    shares = lean(0.66)
-    for rows in shares.values():
-        rows[:] = [{**row, "limit": float("nan")} for row in rows]
-    assert roofline.judge(shares) == 0 and capsys.readouterr().out.count("unknown") == 4
 
 
 def test_the_products_of_a_micro_batch_are_all_its_operations() -> None:

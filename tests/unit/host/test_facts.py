@@ -67,11 +67,6 @@ def test_unknown_arm_core_keeps_its_numbers(tmp_path: Path) -> None:
     assert host["cpu"]["model"] == "ARM part 0xfff"
 
 
-def test_clock_in_the_name_is_the_last_resort(tmp_path: Path) -> None:
-    host = host_of(tmp_path, {"proc/cpuinfo": "processor\t: 0\nmodel name\t: Some CPU @ 2.30GHz\n"})
-    assert (host["cpu"]["ghz"], host["cpu"]["ghz_source"]) == (2.3, "model name")
-
-
 def test_hyperthreads_are_counted_once(tmp_path: Path) -> None:
     siblings = {f"{CPUS}/cpu{cpu}/topology/thread_siblings_list": f"{cpu % 2},{cpu % 2 + 2}\n" for cpu in range(4)}
     cpu = host_of(tmp_path, {f"{CPUS}/online": "0-3", **siblings, f"{CPUS}/intel_pstate/no_turbo": "0"})["cpu"]
@@ -158,12 +153,6 @@ def test_git_gives_revision_and_dirt_of_the_project_itself_alone(
     assert facts._git(tmp_path / "inside") is None  # not the revision of whatever lies around it
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "another"))  # as in a hook of another repository
     assert facts._git(tmp_path) is not None
-
-
-def test_without_git_there_is_no_revision_and_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / ".git").mkdir()
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert facts._git(tmp_path) is None
 
 
 def test_this_host_read_twice_is_one_and_the_same_host() -> None:

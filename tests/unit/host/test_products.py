@@ -86,11 +86,6 @@ def test_a_slow_path_is_said_with_the_line_for_a_job_script() -> None:
     assert "no variable (It does)" in products_sentences(host(120, 50, None))[0]
 
 
-def test_a_host_whose_library_is_fast_as_it_comes_needs_no_advice() -> None:
-    (said,) = products_sentences(host(120, 118))
-    assert said.endswith("; as it comes 118.") and "job script" not in said
-
-
 def test_a_disturbed_product_is_said_to_be_one_and_is_no_share_of_anything() -> None:
     found = host(87, 37)
     found["products"]["full"]["product_cpus"] = 1.1

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench.host import facts
+from bench.host.files import read_assignments
 from bench.host.vector import limit_gflops, vector
 
 AVX512 = "fpu sse2 avx avx2 fma avx512f"
@@ -17,6 +19,10 @@ def tree(root: Path, cpuinfo: str, **more: str) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
     return root
+
+
+def vector_of(root: Path) -> dict[str, Any]:
+    return vector(root, read_assignments(root / "proc/cpuinfo", ":"))
 
 
 def x86(flags: str, vendor: str = "GenuineIntel", family: int = 6) -> str:
@@ -44,13 +50,13 @@ def arm(part: str, features: str = "fp asimd", implementer: str = "0x41") -> str
     ],
 )
 def test_operations_of_one_core_in_one_clock(tmp_path: Path, cpuinfo: str, name: str, flops: int) -> None:
-    assert vector(tree(tmp_path, cpuinfo)) == {"vector": name, "flops_per_clock": flops}
+    assert vector_of(tree(tmp_path, cpuinfo)) == {"vector": name, "flops_per_clock": flops}
 
 
 @pytest.mark.parametrize(("length", "flops"), [("16\n", 16), ("32\n", 32), ("64\n", 64)])
 def test_an_unknown_core_with_sve_has_the_width_that_the_kernel_gives(tmp_path: Path, length: str, flops: int) -> None:
     root = tree(tmp_path, arm("0xfff", "fp asimd sve"), sve_default_vector_length=length)
-    assert vector(root) == {"vector": f"SVE, {8 * int(length)} bits", "flops_per_clock": flops}
+    assert vector_of(root) == {"vector": f"SVE, {8 * int(length)} bits", "flops_per_clock": flops}
 
 
 def test_the_limit_is_cores_times_clock_times_width() -> None:

@@ -18,7 +18,7 @@ from bench.host.topology import share_cpus
 from bench.process import counters, fault_cost, process
 from bench.process.counters import Usage, usage
 from bench.process.cpus import layout
-from bench.process.process import attempt
+from bench.process.process import optional
 
 ROOT = str(Path(__file__).resolve().parents[3])
 MIB = 1 << 20
@@ -131,8 +131,8 @@ def test_what_is_optional_and_refused_is_a_sentence(error: Exception, words: str
         raise error
 
     without: list[str] = []
-    assert attempt("It is not done", ask, without) is None and without == [words]
-    assert attempt("It is done", lambda: 7, without) == 7 and without == [words]
+    assert optional(ask, "It is not done", without) is None and without == [words]
+    assert optional(lambda: 7, "It is done", without) == 7 and without == [words]
 
 
 class NoLibrary:

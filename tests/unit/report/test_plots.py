@@ -13,9 +13,8 @@ import pytest
 
 from bench.job.job import Job
 from bench.report import plots as module
-from bench.report.plots import frontier, gains, pareto, plots, predictions
+from bench.report.plots import frontier, gains, pareto, plots
 from bench.report.style import STYLE, looks, round_ticks, svg_text
-from bench.statistics import scaling
 from bench.statistics.grouping import Section, sections
 
 OUT = Path("/results/main")
@@ -112,17 +111,6 @@ def test_published_curves_stand_only_beside_the_published_workload():
 
 def test_one_number_of_nodes_of_another_workload_is_no_curve():
     assert "against_nodes" not in pictures()
-
-
-def test_predictions_need_three_real_numbers_of_nodes_and_are_marked():
-    three = section(nodes=(1, 2, 4))
-    caption, svg = picture(three, "against_nodes")
-    assert "prediction, no result" in texts(svg)
-    assert scaling.track_record() in caption and "beyond twice the largest measured number of nodes" in caption
-    curves = {arm: [c for c in three.cells if c.arm == arm] for arm in three.arms}
-    assert {arm: [p.nodes for p in ahead] for arm, ahead in predictions(curves).items()} == dict.fromkeys(FOUR, [4, 8])
-    assert "prediction" not in texts(pictures(nodes=(1, 2))["against_nodes"])
-    assert predictions({"glibc": [c for c in section(nodes=(1, 2, 4), simulated=True).cells if c.arm == "glibc"]}) == {}
 
 
 def test_an_arm_alone_has_neither_gain_nor_pareto():

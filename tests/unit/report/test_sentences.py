@@ -88,8 +88,6 @@ def test_what_faults_leave_over_is_told_by_its_phase_and_its_kind() -> None:
     assert "50 % of it (50 % to 50 %" in said and "6.00 s are left unexplained" in said
     assert "Most of the rest is in the backward phase (4.00 s)" in said and "6.00 s is the program's own time" in said
     assert "huge pages served 2,048 MiB in place of 0" in said and "TLB" not in said
-    counted = cause_sentence(replace(half, dtlb_misses=(3.4e6, 1.2e6)), "glibc", "tcmalloc")
-    assert "; 1.2 million loads a micro-batch missed the data TLB, in place of 3.4 million." in counted
     of_a_program = replace(half, phases=(Phase("step", 12.0, 3e6, 6.0),))
     assert "The rest is 6.00 s; 6.00 s is the program's own time" in cause_sentence(of_a_program, "glibc", "tcmalloc")
 

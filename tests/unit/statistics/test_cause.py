@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import builders as b
 import pytest
 
 from bench.job.words import count, seconds
-from bench.statistics.cause import PHASES, Cause, dtlb_misses, explain, fault_prices, median_limits
+from bench.statistics.cause import PHASES, Cause, explain, fault_prices, median_limits
 
 OUT = Path("/results/main")
 PRICE = 2e-6
@@ -158,11 +157,3 @@ def test_huge_pages_by_size_are_counted_and_named():
     found = explain(reference, arm)
     assert found.huge_faults == (("64kB", 0.0, 300_000.0),)
     assert cause(0.1, 50_000, reference_seconds=0.5).huge_faults == (), "a kernel that does not count them"
-
-
-def test_misses_of_the_tlb_are_compared_where_every_rank_counted_them() -> None:
-    def of(*values: float | None) -> list[Any]:
-        return [{"ranks": [{} if value is None else {"dtlb_misses_per_micro_batch": value}]} for value in values]
-
-    assert dtlb_misses(of(3.0, 5.0), of(1.0, 2.0)) == (4.0, 1.5)
-    assert dtlb_misses(of(3.0, None), of(1.0)) is None and dtlb_misses(of(3.0), of(None)) is None

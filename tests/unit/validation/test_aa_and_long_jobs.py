@@ -13,7 +13,6 @@ import longjob
 import psutil
 import pytest
 import rank_in_turns
-import run_job
 import sampled
 import turns
 
@@ -57,23 +56,6 @@ def test_one_comparison_in_ten_may_be_called_different(
     assert words in capsys.readouterr().out
 
 
-def test_it_goes_on_where_it_was_stopped_and_is_not_decided_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    ran = []
-
-    def run_block(out: Path, study: str, block: int, given: Any) -> None:
-        ran.append((study, block))
-        write_block(out, study, block, (0.1 + 0.0001 * block, 0.1))
-
-    monkeypatch.setattr(aa, "run_block", run_block)
-    write_block(tmp_path, "aa_tiny_glibc_00", 1, (0.1, 0.1))
-    assert aa.main(["--comparisons", "2", "--out", str(tmp_path), "--minutes", "0"]) == 1 and not ran
-    assert "not decided" in capsys.readouterr().out
-    assert aa.main(["--comparisons", "2", "--out", str(tmp_path)]) == 0
-    assert ran == [("aa_tiny_glibc_00", n) for n in (0, 2, 3)] + [("aa_tiny_glibc_01", n) for n in range(4)]
-
-
 def test_a_block_with_one_job_is_not_done(tmp_path: Path) -> None:
     one = dataclasses.replace(b.job(), allocator=Allocator(aa.NAMES[0]))
     b.write([b.record(tmp_path, one)])
@@ -96,20 +78,6 @@ def test_every_two_of_five_names_are_a_comparison(
     assert aa.main(["--comparisons", "10", "--names", "5", "--out", str(tmp_path)]) == code
     said = capsys.readouterr().out
     assert f"{called} called different, at most 1 of 10 allowed" in said and "names dealt anew 2,000 times" in said
-
-
-def test_a_block_needs_a_job_of_every_name(tmp_path: Path) -> None:
-    five_names(tmp_path, 1.0)
-    write_block(tmp_path, "aa_tiny_glibc_00", 4, (0.1,) * 4)
-    folder = tmp_path / "aa_tiny_glibc_00"
-    assert aa.done_blocks(folder, aa.NAMES) == {0, 1, 2, 3} and aa.done_blocks(folder, aa.NAMES[:4]) == {0, 1, 2, 3, 4}
-
-
-@pytest.mark.parametrize("names", ["1", "6"])
-def test_names_are_two_to_five(names: str, capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit):
-        aa.main(["--names", names])
-    assert "--names of 2 to 5" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("slow_name", [[1, 1, 1, 1], [0, 1, 0, 1]])
@@ -211,46 +179,6 @@ def test_beside_is_the_mean_of_the_sampled_jobs() -> None:
     )
 
 
-def test_jobs_of_several_ranks_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit):
-        sampled.main(["--allocator", "glibc", "--out", str(tmp_path), "nodes=2"])
-    assert "these words make 2 ranks" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
-
-
-def test_alone_there_is_what_the_full_job_says_of_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    asked = []
-
-    def alongside(full: Job, short: Job | None) -> Any:
-        asked.append(short)
-        return full_job()["ranks"][0], []
-
-    monkeypatch.setattr(turns, "alongside", alongside)
-    assert sampled.main(["--allocator", "glibc", "--out", str(tmp_path), "--blocks", "2", "--alone"]) == 0
-    said = capsys.readouterr().out
-    assert (
-        asked == [None, None]
-        and "within  sampled/full 1.0001 [1.0001, 1.0001], 2 blocks: met" in said
-        and "beside" not in said
-    )
-
-
-def test_blocks_that_are_there_count_when_the_minutes_are_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "alongside", block_of)
-    words = ["--allocator", "glibc", "--out", str(tmp_path)]
-    sampled.main([*words, "--blocks", "2"])
-    monkeypatch.delattr(turns, "alongside")
-    assert sampled.main([*words, "--blocks", "5", "--minutes", "0"]) == 0
-
-
-def test_a_block_of_other_code_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs = sampled.jobs_of_block(["+allocator=glibc", "train.global_batch_size=64"])
-    before = sampled.path_of(tmp_path, *jobs)
-    monkeypatch.setattr(sampled, "measured_code", lambda: "0" * 12)
-    assert before != sampled.path_of(tmp_path, *jobs)
-
-
 # Taking turns
 
 
@@ -311,16 +239,6 @@ def test_a_job_that_goes_on_is_no_partner(monkeypatch: pytest.MonkeyPatch) -> No
     assert psutil.Process().children() == [], "no process is left behind"
 
 
-def test_a_rank_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    full, short = tiny("launch.blas=stock")
-    gone = dataclasses.replace(full, allocator=Allocator("m", "libm.so.6"))
-    alongside = turns.alongside
-    monkeypatch.setattr(turns, "alongside", lambda *jobs: alongside(gone, short))
-    with pytest.raises(SystemExit, match="allocator"):
-        sampled.run_block(tmp_path / "x.json", full, short)
-    assert list(tmp_path.iterdir()) == []
-
-
 # A long job
 
 
@@ -359,20 +277,3 @@ def test_a_warm_up_that_is_too_short_is_said_and_misses_the_goal(
         assert words in said and "measure.warmup_micro_batches=8" in said
         assert "minor faults behind an optimizer step: 1,000  1,000" in said
         assert "<svg" in (tmp_path / "p" / "longjob-glibc.svg").read_text()
-
-
-def test_the_warm_up_is_shown_step_by_step_and_what_counts_is_left_out() -> None:
-    columns = {"iteration": [0, 0, 1, 1, 2, 2, 2], "steady": [False] * 4 + [True] * 3}
-    record = {"ranks": [{"micro_batches": columns}]}
-    assert longjob.of_the_warm_up(record, [3.0, 2.0, 2.0, 1.0, 9.0, 9.0, 9.0]) == [2.5, 1.5]
-
-
-def test_a_long_job_has_the_micro_batches_asked_for() -> None:
-    assert longjob.words_of(92)[:2] == ["measure.min_samples=56", "measure.max_samples=56"]  # 8 + 7 * 12
-
-
-def test_the_record_of_a_real_job_can_be_drawn(tmp_path: Path) -> None:
-    made = b.record(tmp_path / "s", b.job("glibc"))
-    b.write([made])
-    record = run_job.record_of(tmp_path, "s")
-    assert "<svg" in longjob.draw(tmp_path / "p", "glibc", record).read_text()

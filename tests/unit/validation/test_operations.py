@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from operations import NO_DROPOUT, PUBLISHED, judged, operations_of, turns
-from published import PublishedOps
 from torch import Tensor
 
 import bench.job.job
@@ -46,11 +45,6 @@ def test_without_dropout_the_losses_are_others() -> None:
     assert not in_turns(MegatronOps, 0.0)[1]
 
 
-def test_a_revision_without_operations_is_refused_by_its_name() -> None:
-    with pytest.raises(SystemExit, match="--against=no-such-commit has no operations of megatron"):
-        operations_of("no-such-commit", "megatron")
-
-
 @pytest.mark.parametrize("folder, name, head", [
     ("bench/workloads/gpt/rank", "ops_megatron.py", ""), ("bench", "model.py", "from bench.job import Model\n"),
 ])  # fmt: skip
@@ -86,7 +80,3 @@ def test_the_goal_is_the_published_programs_time_and_no_loss_against_a_commit(
 ])  # fmt: skip
 def test_dropout_may_cost_lean_fifteen_hundredths(ops: str, value: float, high: float, met: bool, goal: str) -> None:
     assert judged(Ratio(value, 2 * value - high, high, 12, 0.01, 0.01, 11.0, 0.95), NO_DROPOUT, ops) == (met, goal)
-
-
-def test_without_a_commit_the_published_programs_operations_are_taken() -> None:
-    assert operations_of(PUBLISHED, "megatron") is PublishedOps

@@ -20,11 +20,10 @@ from typing import Any, Callable
 
 from bench.job.errors import AllocatorError, with_memory_limit
 from bench.job.job import from_dict
-from bench.process import perf
 from bench.process.counters import memory, unreadable
 from bench.process.cpus import allowed_cpus
 from bench.process.fault_cost import fault_cost_seconds
-from bench.process.process import attempt, bind_memory, die_with_parent, on_all, pin, take_off_padding
+from bench.process.process import bind_memory, die_with_parent, on_all, optional, pin, take_off_padding
 from bench.process.proof import prove
 from bench.workloads.gpt.rank import blas, openmp
 from bench.workloads.gpt.rank.alike import alike
@@ -45,10 +44,10 @@ def say_where() -> None:
 
 def main() -> int:
     started, without = time.perf_counter(), unreadable()
-    attempt("A rank may outlive a driver that is killed", die_with_parent, without)
+    optional(die_with_parent, "A rank may outlive a driver that is killed", without)
     for number in FOR_THE_DRIVER:
         signal.signal(number, signal.SIG_IGN)
-    attempt("A rank that crashes or hangs cannot say where it was", say_where, without)
+    optional(say_where, "A rank that crashes or hangs cannot say where it was", without)
     orders = Orders()
     with open(int(sys.argv[1]), "w", buffering=1) as pipe:
 
@@ -68,18 +67,16 @@ def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
     order = orders.next()
     without += order.get("without", [])  # what the driver knows already
     job = from_dict(order["job"])
-    environment_bytes = attempt("The length of the environment is not known", take_off_padding, without)
+    environment_bytes = optional(take_off_padding, "The length of the environment is not known", without)
     os.environ.pop("LD_PRELOAD", None)  # loaded by now; children must not inherit it
     allocator_path = order["library"]  # not what LD_PRELOAD said: that is what is to be proved
     proof = prove(job.allocator, allocator_path)
-    attempt("The rank is not pinned to its cores", lambda: pin(order["cpus"]), without)
-    memory_node = attempt(
-        "The rank's memory is not bound to its cores' NUMA node", lambda: bind_memory(order["cpus"]), without
+    optional(lambda: pin(order["cpus"]), "The rank is not pinned to its cores", without)
+    memory_node = optional(
+        lambda: bind_memory(order["cpus"]), "The rank's memory is not bound to its cores' NUMA node", without
     )
     cpus = allowed_cpus()
     tell({"event": "proved"})
-
-    misses = perf.dtlb_misses()  # before torch: threads that are there already would not be counted
 
     # torch.utils.data loads pandas and pyarrow where they are installed: 66 MiB of heap that is not the workload.
     sys.modules["pandas"] = None  # type: ignore[assignment]
@@ -129,10 +126,8 @@ def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
     tell({"event": "connected"})
     trainer = Trainer(job)
     me["startup_seconds"] = time.perf_counter() - started
-    misses_before = misses.read() if misses else None
     trainer.run(tell)
 
-    me["dtlb_misses_per_micro_batch"] = perf.per_sample(misses, misses_before, len(trainer.micro_batches["loss"]))
     me.update(micro_batches=trainer.micro_batches, iterations=trainer.iterations)
     peak = {
         "peak_rss_bytes": max(trainer.micro_batches["rss_bytes"]),

@@ -23,9 +23,9 @@ ROOT = Path(__file__).resolve().parents[5]
 CODE = f"""
 import json, os, sys, threading; sys.path.insert(0, {str(ROOT)!r})
 from bench.workloads.gpt.rank import blas, openmp
-from bench.process.process import attempt, on_all, pin
+from bench.process.process import on_all, optional, pin
 count, cpus, without = int(sys.argv[1]), json.loads(sys.argv[2]), []
-attempt("not pinned", lambda: pin(cpus), without)
+optional(lambda: pin(cpus), "not pinned", without)
 sys.modules["pandas"] = None
 import torch
 torch.set_num_threads(count)
