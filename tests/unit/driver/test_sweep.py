@@ -235,7 +235,7 @@ def test_facts_that_are_none_are_refused(
 ) -> None:
     gathered = {"facts": [host, {"hostname": "x"}], "followers": {}}
     monkeypatch.setattr(sweep.Leader, "__init__", lambda self, *words: self.__dict__.update(gathered))
-    with pytest.raises(ConfigError, match="facts of node 1.cpu is missing"):
+    with pytest.raises(ConfigError, match="facts of node 1.machine is missing"):
         whole_run(lambda job: Outcome())
 
 
