@@ -86,7 +86,7 @@ def test_nothing_in_a_pack_names_the_machine_or_the_user(named: Path) -> None:
 
 
 def test_what_is_measured_stays_and_the_record_verifies(named: Path) -> None:
-    origin = {r["sha256"]: r for r in reading.collect([named]).records}
+    origin = {records.first_seal(r): r for r in reading.collect([named]).records}
     found = reading.collect([pack(named)])
     assert len(found.records) == 6 and not found.refused
     for record in found.records:

@@ -227,7 +227,7 @@ def test_a_part_that_is_none_fails_the_job(whole_run: Callable[..., int], tmp_pa
         == 1
     )
     found = {r["job"]["repeat"]: r["error"] for r in reading.read_all([tmp_path])[0]}
-    assert found[0] is None and "what a rank told is no part of a record: rank 0.micro_batches" in found[1]
+    assert found[0] is None and "what a rank told is no part of a record: ranks[0].micro_batches" in found[1]
 
 
 def test_facts_that_are_none_are_refused(

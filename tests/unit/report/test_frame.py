@@ -13,6 +13,7 @@ import pytest
 import bench
 from bench.job.errors import RecordError
 from bench.paths import CHECKOUT
+from bench.workloads import reading
 
 SMOKE = CHECKOUT / "tests" / "data" / "smoke"
 
