@@ -34,7 +34,7 @@ import numpy as np
 from bench.driver.order import shuffle_arms
 from bench.job.job import Job, Measure
 from bench.job.sampling import iterations, steady_from, wants_more_after
-from bench.record.records import COUNTERS
+from bench.record.fields import COUNTERS
 from bench.statistics import stats
 from bench.workloads.gpt.figures import derive_rank
 

@@ -26,6 +26,7 @@ from bench.paths import results_directory
 from bench.record import records
 from bench.statistics import grouping
 from bench.statistics.stats import FEWEST_BLOCKS
+from bench.workloads import reading
 from bench.workloads.program.run import OUTPUT, last_lines
 
 ARMS = ("glibc", "glibc_tuned_thp", "tcmalloc", "jemalloc_keep", "mimalloc")  # by default, those that this host has
@@ -53,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     study, jobs = jobs_of(program, rest)
     code = sweep.run(study, jobs)
     if code != 130:
-        found = records.read_all([results_directory() / study.name])[0]
+        found = reading.read_all([results_directory() / study.name])[0]
         ours = [
             record
             for record in found

@@ -18,8 +18,8 @@ from bench.job.checks import brief, checked
 from bench.job.errors import ConfigError
 from bench.job.job import Allocator
 from bench.paths import results_directory
-from bench.record import records
 from bench.statistics import reproduction
+from bench.workloads import reading
 
 
 def run(options: argparse.Namespace) -> int:
@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     if not path.exists():
         raise ConfigError(f"{path} is not there: name a record.json or a results folder.")
     before = reproduction.load_side(path, options.reference)
-    found = [records.read(path)] if path.is_file() else records.collect([path]).records
+    found = [reading.read(path)] if path.is_file() else reading.collect([path]).records
     once = {record["content_hash"]: record for record in found if record["valid"]}  # two studies may share a job
     jobs = [
         # The interface of that host may have another name on this one.

@@ -26,6 +26,7 @@ from bench.statistics import grouping
 from bench.statistics.cells import nodes_text
 from bench.statistics.forecast import SOURCES, Duration, Forecast, duration, forecast, with_auto_blocks
 from bench.statistics.stats import FEWEST_BLOCKS, needed_blocks
+from bench.workloads import reading
 
 MOST_READ = 300  # earlier records, the newest: a folder of thousands would take longer to read than it is worth
 RECORD_BYTES, BYTES_OF_A_MICRO_BATCH, REPORT_BYTES = 24_000, 260, 3_000_000
@@ -114,7 +115,7 @@ def earlier_records(directory: Path, host: Host, pythons: Collection[str | None]
     found = []
     for _, path in sorted(paths)[-MOST_READ:]:
         try:
-            record = records.read(path)
+            record = reading.read(path)
         except RecordError:
             continue
         if record["valid"] and kind_of(record["hosts"][:1]) in kinds:

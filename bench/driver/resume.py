@@ -21,6 +21,7 @@ from bench.job.errors import AllocatorError, ConfigError, RecordError
 from bench.job.job import Allocator, Job, canonical
 from bench.paths import CHECKOUT
 from bench.record import records
+from bench.workloads import reading
 from bench.workloads.gpt.ranks import given
 
 LOCK_FLAGS = (
@@ -208,7 +209,7 @@ def valid_record(path: Path, job: Job, say: Say) -> records.Record | None:
     if not path.exists():
         return None
     try:
-        record = records.read(path)
+        record = reading.read(path)
     except RecordError as error:
         say(f"{error} It is measured again.")
         return None

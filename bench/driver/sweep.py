@@ -40,11 +40,11 @@ from bench.job.job import Job, canonical, to_dict
 from bench.paths import results_directory
 from bench.process.cpus import allowed_cpus
 from bench.record import records
-from bench.record.shape import check_host, check_rank
 from bench.report.words import products_sentences
 from bench.statistics.grouping import pairs
 from bench.statistics.stats import FEWEST_BLOCKS, needed_blocks
-from bench.workloads.gpt.figures import derive, derived_code
+from bench.workloads import reading
+from bench.workloads.gpt.figures import checked_ranks
 from bench.workloads.gpt.ranks import children_seconds
 from bench.workloads.program.run import run_program
 
@@ -276,7 +276,6 @@ class Runner:
             "schema": records.SCHEMA,
             "bench_version": __version__,
             "measured_code": code,
-            "derived_code": derived_code(),
             "content_hash": job.content_hash,
             "job": to_dict(job),
             "status": "failed" if outcome.error else "ok",
@@ -300,27 +299,23 @@ class Runner:
             "load": {"before": before, "after": after},
             "host_used_mib": used_mib[0] if used_mib else None,
             "ranks": outcome.ranks,
-            "derived": None,
         }
-        if not outcome.error:
-            record["derived"] = derive(record)
         path = folder / "record.json"
         records.write(path, record)
         keep_logs(path.parent, outcome.logs)
-        return {**record, "path": str(path)}
+        return {**reading.with_figures(record), "path": str(path)}
 
 
 def check_facts(hosts: Sequence[Mapping[str, Any]]) -> None:
     """What the nodes said that they are. Raises ConfigError."""
     for node, host in enumerate(hosts):
-        check_host(host, f"facts of node {node}")
+        records.check_host(host, f"facts of node {node}")
 
 
 def wrong_in(ranks: Sequence[Mapping[str, Any]]) -> str | None:
     """What another node told of its ranks is data from outside: nothing is calculated from it before it is looked at."""
     try:
-        for rank in ranks:
-            check_rank(rank, f"rank {rank['rank']}")
+        checked_ranks(ranks)
     except ConfigError as error:
         return f"what a rank told is no part of a record: {error}"
     return None

@@ -148,6 +148,7 @@ class Program:
 class Job:
     """Everything that decides what one job runs."""
 
+    workload: str = "gpt"
     nodes: int = 1
     ranks_per_node: int = 1
     repeat: int = 0

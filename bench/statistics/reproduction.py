@@ -20,6 +20,7 @@ from bench.statistics.cells import Cell, nodes_text
 from bench.statistics.grouping import pairs
 from bench.statistics.published import Row, published_rows
 from bench.statistics.stats import LogMean, Ratio, deciding_blocks, difference, log_mean, of_ratio, ratio
+from bench.workloads import reading
 
 # The same experiment elsewhere may have other hardware, but not other software under test. An image's flavour shows in torch's
 # version (+cu102, +cpu), and natively too.
@@ -71,9 +72,9 @@ def load_side(path: Path, reference: str) -> Side:
         return published_side(path, reference)
     # What a later sweep set aside (record-<hash>.json) is of other hosts or other code, and is asked for by its own name.
     found = (
-        records.Found([{**records.read(path), "path": str(path)}], [], [], ())
+        reading.Found([{**reading.read(path), "path": str(path)}], [], [], ())
         if path.is_file() and not is_pack(path)
-        else records.collect([path])
+        else reading.collect([path])
     )
     if found.refused:
         raise RecordError(f"{path} holds a record that cannot be trusted: {found.refused[0][1]}")

@@ -275,6 +275,11 @@ def outliers(samples: Sequence[float]) -> list[bool]:
     return [bool(far) for far in distance / scale > 3.5]
 
 
+def finite(value: float) -> float | None:
+    """Return ``value``, or None where JSON could not hold it."""
+    return value if math.isfinite(value) else None
+
+
 def _finite(samples: Sequence[float], what: str) -> np.ndarray:
     values = np.asarray(samples, dtype=float)
     if values.ndim != 1 or len(values) == 0:

@@ -8,11 +8,20 @@ from __future__ import annotations
 from statistics import fmean
 from typing import Any
 
-from bench.record.records import COUNTERS, Record
-from bench.statistics.stats import mean_interval
+from bench.job.checks import converted
+from bench.record.fields import COUNTERS
+from bench.record.records import Record
+from bench.statistics.stats import finite, time_interval
+from bench.workloads.program.fields import ProgramRank
 
 
-def derive_program(record: Record) -> dict[str, Any]:
+def checked_ranks(ranks: Any) -> list[dict[str, Any]]:
+    """Return ``ranks`` as bench/workloads/program/fields.py declares them. Raises ConfigError."""
+    found: list[dict[str, Any]] = converted(ranks, list[ProgramRank], "ranks")
+    return found
+
+
+def derive(record: Record) -> dict[str, Any]:
     """Times and counters of one iteration; ``phases`` has one, named after what it is."""
     part = record["ranks"][0]
     run, steps = part["run"], part["steps"]
@@ -27,7 +36,7 @@ def derive_program(record: Record) -> dict[str, Any]:
             counters = {counter: run[counter] / len(steps["seconds"]) for counter in COUNTERS}
             notes += ", counters with the start"
     seconds = fmean(samples)
-    interval = mean_interval(samples)
+    interval = time_interval(samples)
     return {
         "sec_per_it": seconds,
         "samples": samples,
@@ -51,7 +60,3 @@ def memory_of_others(record: Record) -> list[str]:
     processes = record["ranks"][0]["proof"]["processes"]
     said = [f"{one['command'].split(' ')[0]} {one['why']}." for one in processes if one["reached"] and one["why"]]
     return list(dict.fromkeys(said))
-
-
-def finite(value: float) -> float | None:
-    return value if value == value and abs(value) != float("inf") else None

@@ -19,6 +19,7 @@ from bench.host import likeness
 from bench.job.errors import ConfigError, RecordError
 from bench.job.job import Allocator, Job
 from bench.record import records
+from bench.workloads import reading
 
 Sweep = Callable[..., tuple[int, list[Job], list[dict[str, Any]]]]
 
@@ -56,11 +57,11 @@ def test_records_of_another_host_are_set_aside_and_kept(
     code, ran, _ = run_sweep(jobs[:1])
     (aside,) = record_path(tmp_path, jobs[0]).parent.glob("record-????????.json")
     assert code == 0 and ran == jobs[:1]
-    assert records.read(aside)["hosts"][0]["cpu"]["model"] == "another machine"
-    assert len(records.read_all([tmp_path])[0]) == 2
+    assert reading.read(aside)["hosts"][0]["cpu"]["model"] == "another machine"
+    assert len(reading.read_all([tmp_path])[0]) == 2
     for here in (other, host, other):
         assert run_sweep(jobs[:1], here=here)[1] == [], "it comes back when the sweep does, and nothing is lost"
-        assert len(records.read_all([tmp_path])[0]) == 2
+        assert len(reading.read_all([tmp_path])[0]) == 2
 
 
 def test_a_host_that_gives_more_cores_is_another(run_sweep: Sweep, jobs: list[Job], host: dict[str, Any]) -> None:
@@ -78,13 +79,13 @@ def test_every_node_counts_and_not_the_first_alone(
     assert run_sweep([job], here=[host, other])[1] == [job]
     assert run_sweep([job], here=[other, host])[1] == []
     assert run_sweep([job], here=[host, host])[1] == [job]
-    assert len(records.read_all([tmp_path])[0]) == 2
+    assert len(reading.read_all([tmp_path])[0]) == 2
 
 
 def test_another_hash_under_the_same_name_is_not_an_answer(run_sweep: Sweep, jobs: list[Job], tmp_path: Path) -> None:
     run_sweep(jobs[:1])
     path = record_path(tmp_path, jobs[0])
-    records.write(path, {**records.read(path), "content_hash": jobs[0].content_hash[:8] + "0" * 56})
+    records.write(path, {**reading.read(path), "content_hash": jobs[0].content_hash[:8] + "0" * 56})
     assert run_sweep(jobs[:1])[1] == jobs[:1]
 
 
@@ -97,7 +98,7 @@ def test_a_record_of_other_code_is_measured_again_and_said_so(
 ) -> None:
     """Somebody edits what a rank does and repeats his command: yesterday's answer is none."""
     run_sweep(jobs[:1])
-    assert records.read(record_path(tmp_path, jobs[0]))["measured_code"] == measured_code()
+    assert reading.read(record_path(tmp_path, jobs[0]))["measured_code"] == measured_code()
     assert run_sweep(jobs[:1])[1] == []
     with monkeypatch.context() as patch:
         patch.setattr(resume, "measured_code", lambda *of: "another")

@@ -10,12 +10,12 @@ from typing import Any
 
 import builders
 import pytest
-from bench.record.anonymize import stripped
 
 from bench.commands.program import program_of
 from bench.driver import resume
 from bench.job.identity import identity
 from bench.job.job import Allocator, Data, Job, Launch, Program, complete, to_dict
+from bench.record.anonymize import stripped
 from bench.statistics import gate, grouping, hosts, reproduction
 from bench.workloads.gpt.figures import derive
 from bench.workloads.program.run import part_of

@@ -107,9 +107,9 @@ def test_a_spreadsheet_computes_no_text_of_a_record(tmp_path, words):
 def test_after_each_job_only_the_csv_is_written_and_nothing_heavy_loaded(tmp_path):
     b.write(b.study(tmp_path, FAST, blocks=1))
     program = (
-        "import sys, pathlib; from bench.record import records; from bench.report import write;"
+        "import sys, pathlib; from bench.workloads import reading; from bench.report import write;"
         "from bench.config.study import Study; out = pathlib.Path(sys.argv[1]);"
-        "write.write_sweep(out, Study('main', True, 'glibc'), records.read_all([out])[0], False);"
+        "write.write_sweep(out, Study('main', True, 'glibc'), reading.read_all([out])[0], False);"
         "sys.exit(', '.join(m for m in ('matplotlib', 'pandas', 'pyarrow', 'jinja2', 'rich') if m in sys.modules) or 0)"
     )
     done = subprocess.run(

@@ -18,8 +18,8 @@ import turns
 
 from bench.job.job import Allocator, Job, Measure, Train
 from bench.job.sampling import warm_up
-from bench.record import records
 from bench.statistics import stats
+from bench.workloads import reading
 
 # A/A
 
@@ -88,7 +88,7 @@ def test_names_dealt_anew_do_not_hang_on_who_bore_which(slow_name: list[int], tm
         times = [0.1 + 0.0001 * block, 0.1 + 0.0001 * block]
         times[slow] *= 1.2
         write_block(tmp_path, "s", block, tuple(times))
-    found = records.read_all([tmp_path / "s"])[0]
+    found = reading.read_all([tmp_path / "s"])[0]
     assert aa.dealt_anew(found) == aa.dealt_anew(found) == pytest.approx(2 / 16, abs=0.03)
 
 

@@ -18,8 +18,8 @@ import time
 from datetime import timedelta
 from typing import Any, Callable
 
-from bench.job.checks import shaped
 from bench.job.errors import AllocatorError, with_memory_limit
+from bench.job.job import from_dict
 from bench.process.counters import memory, unreadable
 from bench.process.cpus import allowed_cpus
 from bench.process.fault_cost import fault_cost_seconds
@@ -66,7 +66,7 @@ def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
     """``without``: sentences on what this host refuses and the rank does without, for the record."""
     order = orders.next()
     without += order.get("without", [])  # what the driver knows already
-    job = shaped(order["job"])
+    job = from_dict(order["job"])
     environment_bytes = optional(take_off_padding, "The length of the environment is not known", without)
     os.environ.pop("LD_PRELOAD", None)  # loaded by now; children must not inherit it
     allocator_path = order["library"]  # not what LD_PRELOAD said: that is what is to be proved
