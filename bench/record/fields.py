@@ -184,7 +184,8 @@ class Busy(TypedDict):
     ]
     huge_page_fallbacks: NotRequired[
         Annotated[
-            dict[str, int], says("faults that found no huge page of that size and took a smaller one, since boot")
+            Optional[dict[str, int]],
+            says("faults that found no huge page of that size and took a smaller one, since boot"),
         ]
     ]
     huge_page_collapses: NotRequired[
