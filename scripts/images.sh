@@ -23,7 +23,7 @@ public_base=$(sed -n 's/^ARG BASE_IMAGE=//p' Dockerfile)
 stand_in=bench-base:stand-in
 flavor=${TORCH_FLAVOR:-pypi}
 version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' bench/__init__.py)
-contents="bench conf entrypoint.sh requirements.lock requirements-mimalloc.lock requirements-torch2.lock scripts/install.sh scripts/sbom.py"
+contents="bench conf entrypoint.sh requirements.lock requirements-mimalloc.lock requirements-torch2.lock scripts/install.sh scripts/packages.sh scripts/clear_execstack.py scripts/sbom.py"
 keys=${KEYS:-.tools/keys}
 
 say() { echo "images: $*" >&2; }
