@@ -29,14 +29,14 @@ ARMS = {
     "glibc": "libc.so.6",
     "tcmalloc": "libtcmalloc.so.4",
     "jemalloc": "libjemalloc.so.2",
-    "mimalloc": "libmimalloc.so.3",
+    "mimalloc3": "libmimalloc.so.3",
 }
 # What the release decides: its allocators load, prove themselves and know their options, PyTorch imports, the host's facts are read.
 # The rest of the tests computes the same everywhere, and is run once, on the host.
 RELEASE_TESTS = (
-    "tests/unit/arms",
+    "tests/unit/allocators",
     "tests/unit/host",
-    "tests/unit/rank/test_options.py",
+    "tests/unit/process",
     "tests/unit/test_setup_scripts.py",
 )
 CACHE = Path.home() / ".cache"
