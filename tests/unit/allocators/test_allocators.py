@@ -21,7 +21,7 @@ from bench.allocators.library import resolve
 from bench.host.foreign import foreign_variables
 from bench.job.errors import AllocatorError
 from bench.job.job import PADDING, Allocator, asks_for_huge_pages
-from bench.paths import CHECKOUT, CONF
+from bench.paths import CONF
 from bench.process import proof
 
 ROOT = str(Path(__file__).resolve().parents[3])
@@ -326,14 +326,3 @@ def test_a_library_that_the_arms_own_is_linked_with_is_named_where_it_is_missing
     monkeypatch.setitem(retention.PACKAGES, "libgone.so.7", "apt-get install libgone7")
     with pytest.raises(AllocatorError, match="does not know: apt-get install libgone7[.]$"):
         retention.check(mine)
-
-
-def test_setup_brings_what_mimalloc_3_is_linked_with(tmp_path: Path) -> None:
-    (tmp_path / "ldconfig").write_text("#!/bin/sh\necho '\tlibmimalloc.so.2 (libc6,x86-64) => /lib/libmimalloc.so.2'\n")
-    (tmp_path / "ldconfig").chmod(0o755)
-    script = 'eval "$(sed -n "/^missing()/,/^}/p" scripts/setup.sh)"; missing'
-    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    said = subprocess.run(
-        ["bash", "-c", script], cwd=CHECKOUT, env=env, capture_output=True, text=True, check=True
-    ).stdout
-    assert "libatomic.so.1 libatomic1\n" in said and "libmimalloc.so.2" not in said
