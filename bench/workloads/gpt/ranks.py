@@ -131,7 +131,11 @@ def given(job: Job, ranks_here: int) -> dict[str, Any]:
     """Return what the first rank of ``job`` would be given now on this host, by the fields of its part of the record."""
     shares = shares_here(ranks_here, job.launch.threads_per_rank)
     threads = job.launch.threads_per_rank or len(shares[0])
-    env = environment(job.allocator, None, threads, os.environ, () if refuses_binding() else shares[0])
+    try:
+        path = library.resolve(job.allocator)  # which of the arm's options this version has dropped
+    except AllocatorError:
+        path = None
+    env = environment(job.allocator, path, threads, os.environ, () if refuses_binding() else shares[0])
     return {"threads": threads, "environment": steering(env)}
 
 
