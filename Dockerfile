@@ -7,9 +7,16 @@
 # LD_PRELOAD and no thread count in ENV: either would reach the baseline arm too, and Apptainer lets an image's values
 # win over the caller's.
 ARG BASE_IMAGE=python:3.9-slim-bookworm
+FROM ${BASE_IMAGE} AS arms
+# What the arms need, in a stage of its own: an arm file that is edited, and needs the same, leaves the next layers alone.
+COPY scripts/packages.sh /packages.sh
+COPY conf/allocator /allocator
+RUN ["/bin/sh", "-c", "sh /packages.sh wanted /allocator >/wanted.txt"]
+
 FROM ${BASE_IMAGE}
 
-COPY scripts/install.sh /opt/bench/scripts/install.sh
+COPY --from=arms /wanted.txt /opt/bench/wanted.txt
+COPY scripts/install.sh scripts/packages.sh scripts/clear_execstack.py /opt/bench/scripts/
 RUN ["/bin/sh", "/opt/bench/scripts/install.sh", "system"]
 
 # pypi: the wheel of the package index, as native. cpu: PyTorch's CPU-only build, another binary; TORCH_WHEEL names it.

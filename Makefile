@@ -63,13 +63,13 @@ lock:  ## write both lock files anew from requirements.in and requirements-dev.i
 	      $$(test $$name = requirements-torch2 || echo --no-deps) $$name.in -o $$name.lock; \
 	 done
 
-base:  ## the stand-in for the public base image, where no image registry answers
+base:  ## the stand-in for the public base image, where no image registry answers (SUITE=trixie or sid: of that Debian release)
 	@scripts/images.sh base
 
-image:  ## the Docker image
+image:  ## the Docker image (SUITE=trixie or sid: bench:trixie or bench:sid, on that Debian release)
 	@scripts/images.sh image
 
-sif:  ## the Apptainer image, bench.sif
+sif:  ## the Apptainer image, bench.sif (SUITE: bench-trixie.sif)
 	@scripts/images.sh sif
 
 sign:  ## sign bench.sif with the key of .tools/keys, made at the first call, and verify it

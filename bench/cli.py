@@ -34,7 +34,6 @@ COMMANDS = {
     "report": "tables, plots and the verdict from the records under a folder",
     "compare": "was result A reproduced by result B? or, of A B C ..., what changed over time",
     "pack": "records that may be given away, without host names and paths; --check of such",
-    "rederive": "every figure again from the raw samples, by today's code, and what changed",
     "rerun": "the same configuration as a record's, here",
     "advise": "search the arms on this host for the fastest setting, for our GPT or for a program: advise -- COMMAND ARGS...",
     "program": "a program of yours under each allocator: program [overrides] -- COMMAND ARGS...",

@@ -11,19 +11,28 @@
 #                                A file in the image and no object of the SIF: Docker's image has the same one, what is made of it keeps it,
 #                                the signature covers it, and its SHA-256 is a label (bench.sbom.sha256)
 #   images.sh compare A B        two images (Docker names or SIF files): exit 1 if installed packages or files differ
+#   images.sh root PATH          the stand-in base as a folder, or as PATH.tar: a minimal Debian with Python 3.9, in which tests/system tries releases
 #
+# SUITE=bookworm, trixie or sid is the Debian release of all of them (default bookworm); IMAGE and SIF are then bench:trixie and
+# bench-trixie.sif, unless they are given. No public image has Python 3.9 on sid: there it is the stand-in, or what BASE_IMAGE names.
 # Also from the environment: BASE_IMAGE, TORCH_FLAVOR, TORCH_WHEEL, TORCH2, TORCH2_WHEEL, DOCKER_BUILD_OPTIONS, APPTAINER_TMPDIR.
 set -eu
 cd "$(dirname "$0")/.."
 
-image=${IMAGE:-bench}
-sif=${SIF:-bench.sif}
+suite=${SUITE:-bookworm}
+case $suite in
+    bookworm) image=bench sif=bench.sif ;;
+    trixie | sid) image=bench:$suite sif=bench-$suite.sif ;;
+    *) echo "images: SUITE=$suite is not bookworm, trixie or sid; BASE_IMAGE=NAME takes another base image with Python 3.9" >&2; exit 2 ;;
+esac
+image=${IMAGE:-$image}
+sif=${SIF:-$sif}
 sbom=${SBOM:-sbom.json}
-public_base=$(sed -n 's/^ARG BASE_IMAGE=//p' Dockerfile)
-stand_in=bench-base:stand-in
+public_base=$(sed -n "s/^ARG BASE_IMAGE=\(.*\)bookworm$/\1$suite/p" Dockerfile)
+stand_in=bench-base:stand-in-$suite
 flavor=${TORCH_FLAVOR:-pypi}
 version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' bench/__init__.py)
-contents="bench conf entrypoint.sh requirements.lock requirements-mimalloc.lock requirements-torch2.lock scripts/install.sh scripts/sbom.py"
+contents="bench conf entrypoint.sh requirements.lock requirements-mimalloc.lock requirements-torch2.lock scripts/install.sh scripts/packages.sh scripts/clear_execstack.py scripts/sbom.py"
 keys=${KEYS:-.tools/keys}
 
 say() { echo "images: $*" >&2; }
@@ -66,10 +75,14 @@ base() {
     need_docker
     if [ -n "${BASE_IMAGE:-}" ]; then
         echo "$BASE_IMAGE"
-    elif has_image "$public_base" || timeout 300 docker pull "$public_base" >/dev/null 2>&1; then
+    elif has_image "$public_base" || { [ "$suite" != sid ] && timeout 300 docker pull "$public_base" >/dev/null 2>&1; }; then
         echo "$public_base"
     else
-        say "no image registry answers for $public_base: using the stand-in base $stand_in, and every record will say so"
+        if [ "$suite" = sid ]; then
+            say "no public image has Python 3.9 on sid, and BASE_IMAGE names none: using the stand-in base $stand_in, and every record will say so"
+        else
+            say "no image registry answers for $public_base: using the stand-in base $stand_in, and every record will say so"
+        fi
         has_image "$stand_in" || build_stand_in >&2
         echo "$stand_in"
     fi
@@ -86,13 +99,14 @@ python_tree() {
     return 1
 }
 
-# A CPython 3.9 tree on a minimal Debian 12, laid out as the public image is: for builds and tests, not for publishing.
-build_stand_in() {
+# A CPython 3.9 tree on a minimal Debian, laid out as the public image is: for builds and tests, not for publishing.
+root() {
+    [ $# = 1 ] || fail "root takes the path of a folder, or of a file that ends in .tar"
     for tool in mmdebstrap patchelf; do
-        command -v $tool >/dev/null || fail "the stand-in base needs $tool; scripts/provision.sh installs it"
+        command -v "$tool" >/dev/null || fail "the stand-in base needs $tool; scripts/provision.sh installs it"
     done
     tree=$(python_tree) || fail "the stand-in base needs a CPython 3.9 of its own folder; 'make setup' finds or installs one"
-    say "building $stand_in from $tree"
+    say "making a root of $suite with the Python of $tree"
     work=$(mktemp -d)
     cat >"$work/hook" <<'HOOK'
 #!/bin/sh
@@ -106,6 +120,7 @@ for file in "$1"/usr/local/bin/python3.9 "$1"/usr/local/lib/libpython3*.so* "$1"
     [ -L "$file" ] || patchelf --remove-rpath "$file"
 done
 chroot "$1" ldconfig
+chroot "$1" /usr/local/bin/python3.9 -B -I -c 'import bz2, ctypes, lzma, readline, sqlite3, ssl, zlib'
 chroot "$1" /usr/local/bin/python3.9 -B -I -m ensurepip --default-pip >/dev/null
 rm -rf "$1"/tmp/* "$1/root/.cache" "$1"/var/cache/apt/* "$1"/var/lib/apt/lists/* "$1"/var/log/*
 find "$1/usr/local" -name __pycache__ -prune -exec rm -rf {} +
@@ -116,14 +131,19 @@ if [ -f /etc/ssl/certs/ca-certificates.crt ]; then
 fi
 HOOK
     chmod +x "$work/hook"
-    # Check-Valid-Until: a mirror frozen at some day serves lists that are out of date by their own word.
+    # Check-Valid-Until: a mirror frozen at some day serves lists that are out of date by their own word. Debian 12's names of the
+    # packages do for the later releases too, whose libssl3t64 provides libssl3.
     TREE=$tree mmdebstrap --quiet --variant=minbase --aptopt='Acquire::Check-Valid-Until "false"' \
         --include=ca-certificates,libssl3,libsqlite3-0,libffi8,zlib1g,libbz2-1.0,liblzma5,libreadline8,libncursesw6,libexpat1,libuuid1,netbase,tzdata \
-        --customize-hook="$work/hook" bookworm "$work/root.tar"
-    docker import --change 'ENV LANG=C.UTF-8' --change 'CMD ["python3"]' "$work/root.tar" "$stand_in" >/dev/null
+        --customize-hook="$work/hook" "$suite" "$1" || fail "the root of $suite was not made (the reason is above)"
     rm -rf "$work"
-    docker run --rm --network none "$stand_in" python3 -c 'import bz2, ctypes, lzma, readline, sqlite3, ssl, zlib' \
-        || fail "the stand-in base's Python lacks a library; remove it with: docker rmi $stand_in"
+}
+
+build_stand_in() {
+    folder=$(mktemp -d)
+    root "$folder/root.tar"
+    docker import --change 'ENV LANG=C.UTF-8' --change 'CMD ["python3"]' "$folder/root.tar" "$stand_in" >/dev/null
+    rm -rf "$folder"
 }
 
 image() {
@@ -265,6 +285,6 @@ sign() {
 command=${1:-}
 [ $# = 0 ] || shift
 case $command in
-    base | image | sif | sign | sbom | compare) "$command" "$@" ;;
-    *) fail "say base, image, sif, sign, sbom or compare" ;;
+    base | image | sif | sign | sbom | compare | root) "$command" "$@" ;;
+    *) fail "say base, image, sif, sign, sbom, compare or root" ;;
 esac

@@ -3,7 +3,7 @@
 # the two images cannot drift. Each stage leaves a finished image alone: a SIF built from the Docker image only rewrites
 # its identity.
 #
-#   install.sh system                 Debian's allocators and a static shell
+#   install.sh system                 the arms' libraries and a static shell, from Debian's packages
 #   install.sh environment            Python packages from requirements.lock into /opt/bench/.venv, mimalloc 3 beside them
 #   install.sh torch2                 with TORCH2=1: a second Python and the newest PyTorch into /opt/bench/.venv-torch2
 #   install.sh project                the code: bytecode, image.json, permissions
@@ -27,8 +27,15 @@ manifest() {
     find "$@" -type f -print0 | sort -z | xargs -0 sha256sum
 }
 
+# The arms' libraries, under the names that the base image's release gives their packages (packages.sh).
 system() {
-    debian libgoogle-perftools4 libtcmalloc-minimal4 libjemalloc2 libmimalloc2.0 libtbbmalloc2 libatomic1 busybox-static
+    [ -f "$root/wanted.txt" ] || sh "$root/scripts/packages.sh" wanted "$root/conf/allocator" >"$root/wanted.txt"
+    if [ ! -f "$root/packages.txt" ]; then
+        apt-get update -qq
+        sh "$root/scripts/packages.sh" names <"$root/wanted.txt" >"$root/packages.txt"
+    fi
+    # shellcheck disable=SC2046  # a list of package names
+    debian $(cat "$root/packages.txt") busybox-static
 }
 
 debian() {
@@ -81,6 +88,7 @@ environment() {
         --python-version 3.11 --ignore-requires-python --only-binary :all: --no-deps --require-hashes --no-compile \
         -r "$root/requirements-mimalloc.lock"
     prune
+    "$python" -I -B "$root/scripts/clear_execstack.py" "$root/.venv"
     # Some packages ship templates and examples for other Pythons, which do not compile: not ours to judge.
     compile 1 "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" || true
     compile "$(nproc)" "$root/.venv/lib" || true
@@ -148,7 +156,7 @@ project() {
     compile 1 "$root/bench"
     chmod -R u+rwX,go+rX,go-w "$root/bench" "$root/conf" "$root/entrypoint.sh" "$root/scripts"
     chmod 755 "$root/entrypoint.sh" "$root/scripts/install.sh"
-    manifest "$root/bench" "$root/conf" "$root/entrypoint.sh" "$root/scripts" "$root"/requirements*.lock >"$root/project.txt"
+    manifest "$root/bench" "$root/conf" "$root/entrypoint.sh" "$root/scripts" "$root"/requirements*.lock "$root/packages.txt" >"$root/project.txt"
     "$python" -I - "$root" "$flavor" <<'PYTHON'
 import hashlib
 import json

@@ -18,47 +18,43 @@ apt() { as_root env DEBIAN_FRONTEND=noninteractive apt-get -y -q --no-install-re
 may_install() { command -v apt-get >/dev/null && as_root true 2>/dev/null && { apt update || true; }; }
 
 # ---- allocators ----
-# The arms say what they need: prints "soname package" for each library that the loader does not know.
+# Prints "sonames package" for each library of the arms that is not here: the loader does not know it, and no wheel brought it.
 missing() {
-    local cache soname package
+    local cache sonames package
     cache=$(PATH=$PATH:/usr/sbin:/sbin ldconfig -p 2>/dev/null || true)
-    {
-        awk '$1 == "library:" {soname = $2} $1 == "package:" && $2 ~ /^lib/ {print soname, $2}' conf/allocator/*.yaml
-        echo "libatomic.so.1 libatomic1"  # mimalloc 3, which comes as a wheel, is linked with it
-    } | sort -u |
-        while read -r soname package; do  # of several sonames any will do
-            for one in ${soname//,/ }; do [[ $cache != *"$one "* ]] || continue 2; done
-            echo "$soname $package"
-        done
+    cache+=$(compgen -G '.venv/allocators/*/lib/*' | sed 's|.*/||; s|$| |' || true)
+    scripts/packages.sh wanted conf/allocator | while read -r sonames package; do
+        for one in ${sonames//,/ }; do [[ $cache != *"$one "* ]] || continue 2; done
+        echo "$sonames $package"
+    done
 }
 
-# Names differ between releases (libtcmalloc-minimal4t64, libmimalloc2.2): take what this machine's package lists offer,
-# Debian 12's name where it has no lists yet, nothing where its release has no such package.
-packages() {
-    local soname package
-    while read -r soname package; do
-        compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null || { echo "$package"; continue; }
-        apt-cache pkgnames "${package%%.*}" | grep -Ex "${package%%.*}[.0-9]*(t64)?" | sort -V | tail -n 1 || true
-    done | paste -sd ' ' -
-}
+has_lists() { compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null; }
 
 tell_missing() {
-    local lines wanted='' advice="this system's package lists have none of them"
+    local lines names advice="install them, or give their arms a path (allocator.library)"
     lines=$(missing)
     [[ -n $lines ]] || return 0
-    if command -v apt-get >/dev/null; then wanted=$(packages <<<"$lines"); fi
-    if [[ -n $wanted ]]; then advice="to bring them, run: sudo apt-get update && sudo apt-get install $wanted"; fi
-    say "not installed, so that their arms will fail: $(cut -d ' ' -f 1 <<<"$lines" | paste -sd ' ' -); $advice"
+    if command -v apt-get >/dev/null; then
+        advice="to bring them, run: sudo apt-get update && make setup"
+        if has_lists; then
+            names=$(scripts/packages.sh names <<<"$lines" | paste -sd ' ' -)
+            [[ -n $names ]] || return 0  # what this release does not have is no fault of the set-up
+            say "not installed, so that their arms will fail: $names; to bring them, run: sudo apt-get update && sudo apt-get install $names"
+            return
+        fi
+    fi
+    say "not installed, so that their arms will fail: $(cut -d ' ' -f 1 <<<"$lines" | tr , '\n' | sort -u | paste -sd ' ' -); $advice"
 }
 
 install_allocators() {
-    local -a wanted
-    if [[ -z $(missing) ]] || ! may_install; then return 0; fi
-    read -ra wanted <<<"$(missing | packages)"
-    [[ ${#wanted[@]} -gt 0 ]] || return 0
-    say "installing ${wanted[*]} through apt"
+    local -a names
+    if [[ -z $(missing) ]] || ! may_install || ! has_lists; then return 0; fi
+    mapfile -t names < <(missing | scripts/packages.sh names)
+    [[ ${#names[@]} -gt 0 ]] || return 0
+    say "installing ${names[*]} through apt"
     # One that cannot be had must not keep the others away.
-    apt install "${wanted[@]}" || for package in "${wanted[@]}"; do apt install "$package" || true; done
+    apt install "${names[@]}" || for package in "${names[@]}"; do apt install "$package" || true; done
 }
 
 # ---- uv and Python 3.9 ----
@@ -175,11 +171,18 @@ fi
 if [[ ${1:-} == dev ]] && ! is_current dev.stamp requirements.lock requirements-dev.lock; then
     prepare
     say "adding the tools for tests and checks"
+    rm -f .venv/execstack.stamp
     mv .venv/setup.stamp .venv/setup.partial  # interrupted half way, this .venv is made anew
     ended=0; lock_install .venv requirements-dev.lock || ended=$?
     mv .venv/setup.partial .venv/setup.stamp
     [[ $ended == 0 ]] || die "could not install requirements-dev.lock (the reason is above); the next call tries again"
     stamp requirements.lock requirements-dev.lock >.venv/dev.stamp
+fi
+if ! is_current execstack.stamp scripts/clear_execstack.py requirements.lock requirements-dev.lock; then
+    prepare
+    .venv/bin/python -I -B scripts/clear_execstack.py .venv | while IFS= read -r line; do say "$line"; done ||
+        die "the environment is not ready (the reason is above); the next call tries again"
+    stamp scripts/clear_execstack.py requirements.lock requirements-dev.lock >.venv/execstack.stamp
 fi
 # Tests start hundreds of processes, which write no bytecode and would each compile our modules anew.
 [[ ${1:-} != dev ]] || .venv/bin/python -m compileall -q bench || true

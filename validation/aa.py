@@ -37,6 +37,7 @@ from bench.record import records
 from bench.report.verdicts import show
 from bench.statistics import stats
 from bench.statistics.grouping import pairs
+from bench.workloads import reading
 
 NAMES = ("one", "other", "third", "fourth", "fifth")
 DIFFERENT = ("faster", "slower")
@@ -83,7 +84,7 @@ def words_of(model: str, arm: str, names: Sequence[str], number: int, overrides:
 
 def done_blocks(folder: Path, names: Sequence[str]) -> set[int]:
     """Blocks of this sweep of which every name's job has a valid record."""
-    found = records.read_all([folder])[0] if folder.is_dir() else []
+    found = reading.read_all([folder])[0] if folder.is_dir() else []
     arms: dict[int, set[str]] = {}
     for record in found:
         if record["valid"]:
@@ -148,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
                     run_block(out, study, missing.pop(0), words_of(args.model, arm, names, number, args.overrides))
                 if missing:
                     continue
-                found = records.read_all([out / study])[0]
+                found = reading.read_all([out / study])[0]
                 for ratio in compare(found, names):
                     verdicts.append(stats.verdict(ratio).word)
                     covered += ratio.low <= 1 <= ratio.high

@@ -21,10 +21,10 @@ from statistics import fmean
 
 from run_job import COMMAND, results
 
-from bench.record import records
 from bench.report.verdicts import show
 from bench.statistics import stats
 from bench.statistics.grouping import pairs
+from bench.workloads import reading
 
 # As `make bench` has it. Shorter jobs (two iterations of 3) were tried: one middle micro-batch in each tells too little.
 WORDS = ("measure.max_seconds=60",)
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         begun = time.monotonic()
         code = subprocess.run([*COMMAND, "-m", *words], env={**os.environ, "BENCH_OUT": str(out)}).returncode
         minutes = (time.monotonic() - begun) / 60
-        found, _ = records.read_all([out / "answer"])
+        found, _ = reading.read_all([out / "answer"])
     if code:
         sys.exit(f"the sweep ended with {code}")
     ratio = next(c.ratio for c in pairs(found, reference) if c.arm == arm and c.ratio)

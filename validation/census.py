@@ -26,6 +26,7 @@ from pathlib import Path
 
 from bench.allocators.environment import environment
 from bench.job import job
+from bench.job.sampling import kinds_of
 
 MIB = 1 << 20
 GOAL = {"GiB": 0.05, "48 MiB": 0.15, "12 MiB": 0.15}
@@ -61,7 +62,7 @@ def count(ops: str, path: str, iterations: int) -> None:
         exchange(trainer.model, PublishedOps, trainer.model.dropout)
     for number in range(iterations):
         process.census_reset()
-        trainer.iteration(number, MICRO_BATCHES, lambda event: None)
+        trainer.iteration(number, kinds_of(MICRO_BATCHES), lambda event: None)
     calls = process.census_count()
     sizes = (ctypes.c_size_t * 65536).in_dll(process, "census_sizes")
     if calls > len(sizes):

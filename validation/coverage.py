@@ -4,8 +4,8 @@
 
 Every try is a sweep of eight blocks of two arms, in the product's own order (`order.shuffle_arms`), on a host that drifts. A job is a
 series of micro-batches as a rank makes them: the first ones slow while the heap grows, neighbours alike, glibc going to and fro between
-two speeds. The product's own functions decide how long it runs (`stopping.micro_batches_of`, `wants_more`), what of it counts
-(`stopping.steady_from`), what it is derived to (`derive.derive_rank`) and how jobs become an interval (`stats.ratio`, as `pairing.pair`
+two speeds. The product's own functions decide how long it runs (`sampling.iterations`, `wants_more`), what of it counts
+(`sampling.steady_from`), what it is derived to (`derive.derive_rank`) and how jobs become an interval (`stats.ratio`, as `pairing.pair`
 calls it); the first three, five and all eight blocks are judged. The truth is the ratio of whole iterations after the warm-up.
 
 Goals, in every shape but the stress ones: 93 to 97 % from five blocks, at least 90 % at three; two equal arms (A/A) called different in
@@ -33,11 +33,10 @@ import numpy as np
 
 from bench.driver.order import shuffle_arms
 from bench.job.job import Job, Measure
-from bench.job.kinds import kind_of
-from bench.record.records import COUNTERS
+from bench.job.sampling import iterations, steady_from, wants_more_after
+from bench.record.fields import COUNTERS
 from bench.statistics import stats
 from bench.workloads.gpt.figures import derive_rank
-from bench.workloads.gpt.rank.stopping import micro_batches_of, steady_from, wants_more
 
 BLOCKS = (3, 5, 8)
 ARMS = ("glibc", "tcmalloc")
@@ -122,24 +121,23 @@ def run(job: Job, seconds: np.ndarray) -> dict[str, Any]:
     took: list[float] = seconds.tolist()
     kinds: list[str] = []
     iteration: list[int] = []
-    number, more = 0, True
-    while more:
-        count = micro_batches_of(job, len(kinds))
-        kinds += [kind_of(k, count) for k in range(count)]
-        iteration += [number] * count
-        number += 1
+    done: list[float] = []
+    last = 1
+    for number, ahead in enumerate(iterations(job)):
+        following = fmean(done[-last:]) * len(ahead.kinds) if done else 0.0
+        if done and not wants_more_after(job, kinds, done, sum(done), following):
+            break
+        last = len(ahead.kinds)
+        kinds += ahead.kinds
+        iteration += [number] * last
         done = took[: len(kinds)]
-        elapsed = sum(done)
-        following = fmean(done[-count:]) * micro_batches_of(job, len(kinds))
-        start = steady_from(job, kinds, done)
-        more = wants_more(job.measure, kinds, done, start, elapsed, following)
     start = steady_from(job, kinds, done)
-    first = [iteration.index(i) >= start for i in range(number)]
+    first = [iteration.index(i) >= start for i in range(iteration[-1] + 1)]
     counters = {f"{phase}_{name}": NOTHING for phase in ("forward", "backward", "optimizer") for name in COUNTERS}
     return {
         "micro_batches": {"kind": kinds, "steady": [i >= start for i in range(len(kinds))],
                           "forward_seconds": done, "backward_seconds": NOTHING, **counters},
-        "iterations": {"steady": first, "optimizer_seconds": [0.3] * number, **counters},
+        "iterations": {"steady": first, "optimizer_seconds": [0.3] * len(first), **counters},
     }  # fmt: skip
 
 

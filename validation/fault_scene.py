@@ -20,7 +20,7 @@ from fault_kinds import ALONE, NETWORK, SLURM, alive
 from bench.host.foreign import foreign_variables
 from bench.job.errors import RecordError
 from bench.paths import CHECKOUT
-from bench.record import records
+from bench.workloads import reading
 
 MARK = "BENCH_FAULTS_MARK"  # in the environment of every process of a scene
 WORDS = (
@@ -248,7 +248,7 @@ class Scene:
         found = {}
         for path in sorted((self.out / "smoke").glob("*_r0?-*/record.json")):
             with contextlib.suppress(RecordError, OSError):
-                if records.read(path)["valid"]:
+                if reading.read(path)["valid"]:
                     found["r" + path.parent.name.split("_r0")[1][0]] = path.read_bytes()
         return found
 
@@ -270,7 +270,7 @@ def cpu_seconds(processes: Sequence[psutil.Process]) -> float:
 
 def losses_of(path: Path) -> list[Any]:
     """Of each rank, and the digest of its parameters at the end; one that was killed behind its training has none."""
-    return [(rank["micro_batches"]["loss"], rank["parameters_sha256"]) for rank in records.read(path)["ranks"]]
+    return [(rank["micro_batches"]["loss"], rank["parameters_sha256"]) for rank in reading.read(path)["ranks"]]
 
 
 def are_alike(one: dict[str, list[Any]], other: dict[str, list[Any]]) -> bool:

@@ -24,10 +24,10 @@ from pathlib import Path
 from run_job import COMMAND, results
 
 from bench.config.compose import jobs_of
-from bench.record import records
 from bench.report.verdicts import show
 from bench.statistics.grouping import pairs
 from bench.statistics.stats import Ratio, difference, of_ratio
+from bench.workloads import reading
 
 ARMS = "allocator=glibc,tcmalloc"
 WARM_UP, COUNTED = 4, 8  # micro-batches
@@ -58,7 +58,7 @@ def commands(overrides: Sequence[str], blas: str, block: int) -> dict[str, list[
 
 
 def ratio_of(study: Path) -> Ratio | None:
-    found = records.read_all([study])[0]
+    found = reading.read_all([study])[0]
     return next((pair.ratio for pair in pairs(found, "glibc") if pair.ratio), None)
 
 

@@ -13,8 +13,8 @@ import json
 import sys
 import time
 
-from bench.job.job import WARM_UP_ITERATION, Model, Train
-from bench.job.kinds import kind_of
+from bench.job.job import Model, Train
+from bench.job.sampling import WARM_UP_ITERATION, kinds_of
 
 
 def main(model_json: str, train_json: str, warm_up: str, count: str) -> None:
@@ -43,7 +43,7 @@ def main(model_json: str, train_json: str, warm_up: str, count: str) -> None:
                 loss = ddp(tokens, labels)
                 (loss / number).backward()
                 seconds = time.perf_counter() - start
-            print(f"{word} {kind_of(index, number)} {seconds:.6f} s loss {loss.item():.6f}", flush=True)
+            print(f"{word} {kinds_of(number)[index]} {seconds:.6f} s loss {loss.item():.6f}", flush=True)
         torch.nn.utils.clip_grad_norm_(gpt.parameters(), train.clip_grad)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -5,17 +5,18 @@
 One job in one process, of the shipped shape (warm-up, then iterations of twelve), that does not stop by width. For each arm a picture of
 seconds and minor faults of each micro-batch, `longjob-ARM.svg`, and two figures: where a change point is, and by how much the
 micro-batches that a short job counts differ from all later ones. The real model takes 8 s (glibc) and 6 s (tcmalloc) a micro-batch on
-two cores: 13 min and 10 min for 92. Further lines show what SETTLING of `schema/kinds.py` rests on, the micro-batches behind a step, and
+two cores: 13 min and 10 min for 92. Further lines show what SETTLING of `job/sampling.py` rests on, the micro-batches behind a step, and
 what the steps of the warm-up are for: the faults behind each of them.
 
 The change point is the split of the first half of the job into before and after that leaves the least squares; it counts only where the two
-means differ by more than 3 standard errors, in which neighbours that are alike are reckoned with (`schema/series.py`).
+means differ by more than 3 standard errors, in which neighbours that are alike are reckoned with (`job/series.py`).
 Goal: no arm has one behind `measure.warmup_micro_batches`. Exit code 1 when it is missed.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import sys
 from collections.abc import Sequence
@@ -26,10 +27,9 @@ from typing import Any
 
 from run_job import results, run_job
 
-from bench.job.job import Measure
-from bench.job.kinds import SETTLING
+from bench.job.job import Job, Measure
+from bench.job.sampling import change_point, micro_batches
 from bench.job.series import standard_error
-from bench.workloads.gpt.rank.stopping import change_point
 
 SURE = 3.0  # standard errors of the difference of two means, beyond which they are two
 
@@ -99,11 +99,10 @@ def faults_of(record: dict[str, Any]) -> list[float]:
     return [float(f + b) for f, b in zip(columns["forward_minor_faults"], columns["backward_minor_faults"])]
 
 
-def words_of(micro_batches: int) -> list[str]:
+def words_of(least: int) -> list[str]:
     """A sampled job that has so many micro-batches, or up to eleven more: warm-up, and iterations of which all but four count."""
-    shape = Measure()
-    iterations = max(2, math.ceil((micro_batches - shape.warmup_micro_batches) / shape.iteration_micro_batches))
-    samples = iterations * (shape.iteration_micro_batches - 2 - SETTLING)
+    each = Measure().min_samples  # of one iteration
+    samples = next(n for n in itertools.count(2 * each, each) if micro_batches(Job(), n) >= least)
     return [f"measure.min_samples={samples}", f"measure.max_samples={samples}", "measure.max_seconds=1e9"]
 
 

@@ -23,7 +23,7 @@ from run_job import COMMAND, results
 
 from bench.job.job import from_dict
 from bench.record import records
-from bench.workloads.gpt.figures import derive
+from bench.workloads import reading
 
 GOAL_SECONDS = 10.0
 
@@ -38,7 +38,6 @@ def again(record: records.Record, repeat: int, out: Path) -> None:
     factor = 1 + random.Random(f"{job.allocator.name}{repeat}").uniform(-0.02, 0.02)
     for name in ("forward_seconds", "backward_seconds"):
         columns[name] = [seconds * factor for seconds in columns[name]]
-    one["derived"] = derive(one)
     records.write(out / job.directory / "record.json", one)
 
 
@@ -50,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         env = {**os.environ, "BENCH_OUT": str(out)}
         line = [*COMMAND, "-m", "+experiment=smoke", "+allocator=glibc,tcmalloc"]
         subprocess.run(line, env=env, check=True, capture_output=True)
-        real, _ = records.read_all([out / "smoke"])
+        real, _ = reading.read_all([out / "smoke"])
         for record in real:
             record.pop("path")
             for repeat in range(1, args.records // len(real)):

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.record import records
+from bench.workloads import reading
 
 COMMAND = (sys.executable, "-W", "ignore", "-m", "bench")
 
@@ -28,7 +29,7 @@ def run_job(out: Path, study: str, *overrides: str) -> records.Record:
 def record_of(out: Path, study: str) -> records.Record:
     """The one record of ``study``, with its ``path``, which a picture names it by."""
     (path,) = (out / study).glob("*/record.json")
-    return {**records.read(path), "path": str(path)}
+    return {**reading.read(path), "path": str(path)}
 
 
 @contextmanager

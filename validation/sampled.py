@@ -36,7 +36,7 @@ from bench.copies.rendezvous import RankFailed
 from bench.driver.resume import measured_code
 from bench.job.errors import AllocatorError
 from bench.job.job import Job, Measure, canonical, from_dict, to_dict
-from bench.job.kinds import SETTLING
+from bench.job.sampling import SETTLING
 from bench.record import records
 from bench.report.verdicts import show
 from bench.statistics import stats

@@ -28,6 +28,7 @@ from run_job import COMMAND, record_of, results, run_job
 
 from bench.record import records
 from bench.statistics import stats
+from bench.workloads import reading
 
 # Network namespaces of the two hosts, with their addresses; another run of this script has others.
 HOSTS = {f"bench{os.getpid()}a": "10.213.77.1", f"bench{os.getpid()}b": "10.213.77.2"}
@@ -146,7 +147,7 @@ def show_wide(args: argparse.Namespace, out: Path) -> int:
                f"nodes={args.num_ranks}", f"+allocator={','.join(args.allocator)}", "launch.timeout_seconds=900",
                "launch.oversubscribe=true", "launch.threads_per_rank=1"]  # fmt: skip
     code = subprocess.run(command, env={**os.environ, "BENCH_OUT": str(out)}).returncode
-    found, refused = records.read_all([out / "wide"])
+    found, refused = reading.read_all([out / "wide"])
     print(f"\n{'allocator':14s}{'ranks':>6s}{'valid':>7s}{'wall s':>8s}{'peak RSS MiB':>14s}")
     for record in found:
         ranks = record["ranks"] or []

@@ -12,6 +12,7 @@ from typing import Any
 from bench.copies.launcher import Copy
 from bench.copies.rendezvous import RankFailed
 from bench.job.job import Job
+from bench.job.sampling import micro_batches, warm_up
 from bench.workloads.child import end_child, read_events
 from bench.workloads.gpt.ranks import Rank, cause_of, rank_specs, send_order, start_rank
 
@@ -66,10 +67,10 @@ def alongside(long: Job, short: Job | None) -> tuple[dict[str, Any], list[dict[s
     record. Each ends behind its first counted iteration. None: ``long`` alone."""
     found: list[dict[str, Any]] = []
     with player(long) as one:
-        for _ in range(long.warm_up):
+        for _ in range(warm_up(long)):
             one.turn()
         left = long.num_micro_batches
-        while short and left >= (needed := short.warm_up + short.measure.iteration_micro_batches):
+        while short and left >= (needed := micro_batches(short, 1)):
             with player(short) as other:
                 for _ in range(needed):
                     one.turn()

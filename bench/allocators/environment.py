@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from bench.host.foreign import FOREIGN
 from bench.job.job import PADDING, Allocator
+from bench.process import options, proof
 
 ROOM_VARIABLES, ROOM_BYTES = 16, 4096  # for what an arm adds; one that needs more gets twice as much, and so on
 
@@ -24,11 +25,21 @@ def environment(
         env.update(OMP_PROC_BIND="close", OMP_PLACES=places(cpus))
     env["OMP_NUM_THREADS"] = env["MKL_NUM_THREADS"] = str(threads)
     before = dict(env)
-    env.update(allocator.env)
+    env.update(in_force(allocator, path))
     env["OMP_NUM_THREADS"] = env["MKL_NUM_THREADS"] = str(threads)
     if path is not None:
         env["LD_PRELOAD"] = path
     return padded(env, before)
+
+
+def in_force(allocator: Allocator, path: str | None) -> dict[str, str]:
+    """Return the variables of the arm to set with the library at ``path``: see `options.in_force`."""
+    return options.in_force(allocator, proof.libraries_of(path)) if allocator.instead else allocator.env
+
+
+def steering(env: Mapping[str, str]) -> dict[str, str]:
+    """What of a rank's environment steers threads, arithmetic, torch and the allocator: our own and the arm's, for nothing else is left."""
+    return {name: env[name] for name in sorted(env) if name.startswith(FOREIGN) and name != "LD_PRELOAD"}
 
 
 def places(cpus: Sequence[int]) -> str:
@@ -56,8 +67,3 @@ def padded(env: Mapping[str, str], before: Mapping[str, str]) -> dict[str, str]:
 def bytes_of(env: Mapping[str, str]) -> int:
     """Bytes of the environment as exec lays it down: ``NAME=VALUE`` and a zero each."""
     return sum(len(os.fsencode(name)) + len(os.fsencode(value)) + 2 for name, value in env.items())
-
-
-def wants_huge_pages(allocator: Allocator) -> bool:
-    settings = " ".join(allocator.env.values())
-    return "malloc.hugetlb=1" in settings or "thp:always" in settings or "THP_MEM_ALLOC_ENABLE" in allocator.env

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import re
@@ -45,7 +46,11 @@ def resolve(allocator: Allocator) -> str | None:
         found = next(filter(None, (_in_folders([BESIDE], soname) for soname in sonames)), None)
     if found is None:
         way_out = (
-            (f"apt-get install {allocator.package}" if " " not in allocator.package else allocator.package)
+            (
+                f"apt-get install {allocator.package}"
+                if " " not in allocator.package or allocator.package.startswith("lib")
+                else allocator.package
+            )
             if allocator.package
             else "install it, or give allocator.library a path"
         )
@@ -82,7 +87,11 @@ def _is_for_this_machine(path: Path) -> bool:
 
 def _loader_cache() -> dict[str, str]:
     """soname -> path for this machine's word size and architecture, from ldconfig -p; the first entry wins, as in ld.so."""
-    ldconfig = next((p for p in ("/sbin/ldconfig", "/usr/sbin/ldconfig") if os.access(p, os.X_OK)), "ldconfig")
+    return _listed(next((p for p in ("/sbin/ldconfig", "/usr/sbin/ldconfig") if os.access(p, os.X_OK)), "ldconfig"))
+
+
+@functools.cache
+def _listed(ldconfig: str) -> dict[str, str]:
     try:
         listing = subprocess.run([ldconfig, "-p"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:

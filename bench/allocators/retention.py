@@ -9,17 +9,18 @@ import subprocess
 import sys
 from typing import Any
 
-from bench.allocators.environment import environment, wants_huge_pages
+from bench.allocators.environment import environment
 from bench.allocators.library import resolve
 from bench.host.findings import huge_pages_allowed
 from bench.job.errors import AllocatorError
-from bench.job.job import Allocator
+from bench.job.job import Allocator, asks_for_huge_pages
 
 PACKAGES = {"libatomic.so.1": "apt-get install libatomic1"}  # mimalloc 3's; other arms' packages bring theirs
 
 
 def check(allocator: Allocator) -> dict[str, Any]:
-    """Try the arm in a small fresh process of its own: its proof, and ``retention_faults``. Raises AllocatorError."""
+    """Try the arm in a small fresh process of its own: its proof, ``retention_faults`` and
+    ``retention_huge_bytes`` (with a block of 70 MiB in use). Raises AllocatorError."""
     path = resolve(allocator)
     command = [sys.executable, "-I", "-B", "-m", "bench.process.retention", json.dumps(vars(allocator)), path or ""]
     done = subprocess.run(command, env=environment(allocator, path, 1, os.environ), capture_output=True, text=True)
@@ -45,4 +46,4 @@ def is_usable(allocator: Allocator) -> bool:
         check(allocator)
     except AllocatorError:
         return False
-    return not wants_huge_pages(allocator) or huge_pages_allowed()
+    return not asks_for_huge_pages(allocator.env) or huge_pages_allowed()

@@ -32,6 +32,7 @@ from bench.report import verdict_json
 from bench.report.verdicts import show, verdict_sentence
 from bench.statistics import grouping
 from bench.statistics.stats import Ratio, verdict
+from bench.workloads import reading
 from bench.workloads.catalogue import workload_of
 
 FIRST_LOOK_SECONDS = 30.0
@@ -179,7 +180,7 @@ class Search:
         if code == 130:
             raise SystemExit(code)
         wanted = {job.content_hash for job in self.before}
-        found = records.collect([results_directory() / self.study.name]).records
+        found = reading.collect([results_directory() / self.study.name]).records
         return [record for record in found if record["content_hash"] in wanted]
 
     def fits(self, jobs: Sequence[Job], found: Records, share: float) -> bool:

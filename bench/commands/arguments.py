@@ -101,13 +101,6 @@ def pack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--check", metavar="FILE", type=Path, help=words)
 
 
-def rederive(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", type=Path, help="a results folder")
-    words = "write the records again, with the new figures and today's schema number"
-    parser.add_argument("--write", action="store_true", help=words)
-    add_json(parser)
-
-
 def rerun(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", type=Path, metavar="RECORD-or-DIR", help="a record.json, or a results folder")
     add_tolerance(parser)
@@ -177,7 +170,7 @@ def jobscript(parser: argparse.ArgumentParser) -> None:
 
 
 ADD: dict[str, Callable[[argparse.ArgumentParser], None]] = {
-    **{one.__name__: one for one in (report, compare, pack, rederive, rerun, advise, program, plan, jobscript)},
+    **{one.__name__: one for one in (report, compare, pack, rerun, advise, program, plan, jobscript)},
     "slurm": jobscript,
     "doctor": add_json,
 }

@@ -6,7 +6,6 @@ import argparse
 
 from bench.host import likeness
 from bench.job.errors import ConfigError
-from bench.record import records
 from bench.record.packs import is_pack, with_packs
 from bench.report import gate as gate_words
 from bench.report import history, verdict_json
@@ -22,6 +21,7 @@ from bench.statistics.reproduction import (
     load_side,
     only_in,
 )
+from bench.workloads import reading
 
 
 def run(options: argparse.Namespace) -> int:
@@ -58,7 +58,7 @@ def print_history(options: argparse.Namespace) -> int:
             raise ConfigError(
                 f"compare {path}: that is no folder and no pack; name results folders, such as results/main."
             )
-    read = records.collect(with_packs(options.results))
+    read = reading.collect(with_packs(options.results))
     # What a later sweep set aside is of another state of the host or the code, which is what a history is about.
     found = series([*read.records, *read.set_aside], options.reference)
     if not found:

@@ -10,7 +10,7 @@ from rich.table import Table
 from bench.allocators import retention
 from bench.allocators.catalogue import read_arms
 from bench.host import facts, load
-from bench.host.findings import Finding, findings
+from bench.host.findings import Finding, findings, glibc_findings
 from bench.host.products import gain, products
 from bench.host.topology import cores
 from bench.job.errors import AllocatorError
@@ -48,6 +48,7 @@ def run(options: argparse.Namespace) -> int:
     found = findings(here, load.now(), missing_allocators=missing)
     here["products"] = products(len(cores(allowed_cpus())))
     found.append(Finding("ok", limit_sentence(here)))
+    found += glibc_findings(proofs, here["memory"])
     found += [Finding("warn" if gain(here["products"]) > 1.2 else "ok", words) for words in products_sentences(here)]
     found += [Finding("warn", sentence, "Until then there is no such arm.") for sentence in refused]
     for finding in found:

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from bench.job.errors import ConfigError
-from bench.record import records
 from bench.record.anonymize import STRIPPED, leftovers, write_pack
 from bench.record.packs import SUFFIXES, is_pack
+from bench.workloads import reading
 
 
 def run(options: argparse.Namespace) -> int:
@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"--output={options.output} does not end in {' or '.join(SUFFIXES)}.")
     if not options.directory.exists():
         raise ConfigError(f"pack {options.directory}: that is not there; name a results folder.")
-    read = records.collect([options.directory])
+    read = reading.collect([options.directory])
     if not read.records:
         why = f": {read.refused[0][1]}" if read.refused else "; run python -m bench first."
         raise ConfigError(f"pack {options.directory}: there are no records{why}")
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
 def check(path: Path) -> int:
     if not is_pack(path):
         raise ConfigError(f"--check={path} is not a file that ends in {' or '.join(SUFFIXES)}.")
-    read = records.collect([path])
+    read = reading.collect([path])
     wrong = [(Path(where).parent.name, why) for where, why in read.refused]
     wrong += [(Path(record["path"]).parent.name, why) for record in read.records for why in leftovers(record)]
     for name, why in wrong:

@@ -20,7 +20,6 @@ from bench.host.topology import cores
 from bench.job.job import Job, Measure
 from bench.paths import results_directory
 from bench.process.cpus import allowed_cpus
-from bench.report import plan_words
 from bench.workloads.catalogue import workload_of
 
 LOOK = "plan"  # the study of the looks: their records are earlier records for the next plan
@@ -45,8 +44,8 @@ def run(options: argparse.Namespace) -> int:
         check_hosts(jobs, copy, host)
         look(jobs[0])
         found = plan.plan(study, jobs, out, [host], copy.num_copies)
-    print("\n".join(plan_words.lines(found)))
-    options.answer = dict(plan_words.as_data(found))
+    print("\n".join(plan.lines(found)))
+    options.answer = plan.as_data(found)
     check_hosts(jobs, copy, host)  # last, so that what is wanted and what is there have been said
     return 0
 

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.allocators import library
+from bench.allocators.environment import in_force
 from bench.allocators.retention import is_usable
 from bench.config import compose
 from bench.config.study import Study
 from bench.config.words import refuse_unknown
 from bench.driver import sweep
+from bench.host.files import file_sha256
 from bench.job.checks import check
 from bench.job.errors import ConfigError
 from bench.job.job import OWN_PARTS, Allocator, Job, Program
@@ -24,7 +26,8 @@ from bench.paths import results_directory
 from bench.record import records
 from bench.statistics import grouping
 from bench.statistics.stats import FEWEST_BLOCKS
-from bench.workloads.program.run import OUTPUT, file_sha256, last_lines
+from bench.workloads import reading
+from bench.workloads.program.run import OUTPUT, last_lines
 
 ARMS = ("glibc", "glibc_tuned_thp", "tcmalloc", "jemalloc_keep", "mimalloc")  # by default, those that this host has
 SHOWN_LINES = 12
@@ -51,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     study, jobs = jobs_of(program, rest)
     code = sweep.run(study, jobs)
     if code != 130:
-        found = records.read_all([results_directory() / study.name])[0]
+        found = reading.read_all([results_directory() / study.name])[0]
         ours = [
             record
             for record in found
@@ -202,7 +205,7 @@ def advice(found: Sequence[records.Record], reference: str, arms: dict[str, Allo
 def paste(allocator: Allocator, command: Sequence[str]) -> str:
     """One `env` in front of the command, so that no shell and no helper runs under the preload."""
     path = library.resolve(allocator)
-    settings = [f"{name}={shlex.quote(value)}" for name, value in allocator.env.items()] + (
+    settings = [f"{name}={shlex.quote(value)}" for name, value in in_force(allocator, path).items()] + (
         [f"LD_PRELOAD={path}"] if path else []
     )
     return "    " + " \\\n        ".join([" ".join(["env", *settings]), shlex.join(command)])

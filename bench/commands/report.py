@@ -6,12 +6,10 @@ import argparse
 import gc
 
 from bench.job.errors import ConfigError
-from bench.record import records
 from bench.record.packs import is_pack, with_packs, written_into
 from bench.report import verdict_json
-from bench.report.rederived import stale_sentence
 from bench.report.write import write_all
-from bench.statistics.rederive import of_other_code
+from bench.workloads import reading
 
 
 def run(options: argparse.Namespace) -> int:
@@ -24,7 +22,7 @@ def run(options: argparse.Namespace) -> int:
     collecting = gc.isenabled()
     gc.disable()  # ten thousand records are millions of objects, none of them garbage: looking for some takes seconds
     try:
-        read = records.collect(with_packs(options.directories))
+        read = reading.collect(with_packs(options.directories))
         found, refused = read.records, read.refused
         if not found:
             why = f"; {len(refused)} files were refused, the first because {refused[0][1]}" if refused else ""
@@ -36,11 +34,7 @@ def run(options: argparse.Namespace) -> int:
             raise ConfigError(
                 f"--reference={options.reference} is not an arm here; there are {', '.join(sorted(names))}."
             )
-        stale = of_other_code(found)
-        said = [stale_sentence(stale, len(found), " ".join(map(str, options.directories)))] if stale else []
-        parts = write_all(
-            written_into(options.directories[0]), found, refused, options.reference, [*read.left_out, *said]
-        )
+        parts = write_all(written_into(options.directories[0]), found, refused, options.reference, read.left_out)
         options.answer = verdict_json.of_report(parts, refused)
         return 0
     finally:

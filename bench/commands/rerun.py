@@ -10,15 +10,16 @@ from datetime import datetime, timezone
 
 from bench.allocators import catalogue
 from bench.commands import compare
+from bench.config.compose import filled_in
 from bench.config.study import Study
 from bench.copies.launcher import which_copy
 from bench.driver import sweep
 from bench.job.checks import brief, checked
 from bench.job.errors import ConfigError
-from bench.job.job import Job
+from bench.job.job import Allocator
 from bench.paths import results_directory
-from bench.record import records
 from bench.statistics import reproduction
+from bench.workloads import reading
 
 
 def run(options: argparse.Namespace) -> int:
@@ -28,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     if not path.exists():
         raise ConfigError(f"{path} is not there: name a record.json or a results folder.")
     before = reproduction.load_side(path, options.reference)
-    found = [records.read(path)] if path.is_file() else records.collect([path]).records
+    found = [reading.read(path)] if path.is_file() else reading.collect([path]).records
     once = {record["content_hash"]: record for record in found if record["valid"]}  # two studies may share a job
     jobs = [
         # The interface of that host may have another name on this one.
@@ -37,7 +38,9 @@ def run(options: argparse.Namespace) -> int:
     ]
     # The study has a new name (date and time): a sweep skips the jobs whose records lie in its folder already, and here none must be.
     if not options.trust_arms:
-        refuse_strange_arms(jobs)
+        own = catalogue.arms()
+        jobs = [dataclasses.replace(job, allocator=own_arm(job.allocator, own)) for job in jobs]
+    jobs = [filled_in(job) for job in jobs]  # versions and data are those of this host
     # A name of its own each time, or the resumed sweep would find the answers there.
     folder = path.absolute().parent.parent if path.is_file() else path.absolute()
     study = Study(f"{folder.name}-rerun-{datetime.now(timezone.utc):%Y%m%dT%H%M%S}", reference=options.reference)
@@ -49,12 +52,13 @@ def run(options: argparse.Namespace) -> int:
     )
 
 
-def refuse_strange_arms(jobs: Sequence[Job]) -> None:
-    """A record is data: it does not decide which library is run here, unless this host's own arms say the same, or the user does."""
-    own = [(arm.library, arm.env) for arm in catalogue.arms()]
-    for arm in (job.allocator for job in jobs):
-        if (arm.library, arm.env) not in own:
-            raise ConfigError(
-                f"allocator={arm.name} of the record asks for library {arm.library} with {brief(arm.env)}, which no arm of this host's conf "
-                "does: add it to conf/allocator or $BENCH_CONF, or say --trust-arms."
-            )
+def own_arm(arm: Allocator, own: Sequence[Allocator]) -> Allocator:
+    """Return the arm with what this host's conf says to set in place of options that a version has dropped. Raises ConfigError for
+    an arm that is not this host's: a record is data, and does not decide which library is run here unless the user does."""
+    for one in own:
+        if (one.library, one.env) == (arm.library, arm.env):
+            return dataclasses.replace(arm, instead=one.instead)
+    raise ConfigError(
+        f"allocator={arm.name} of the record asks for library {arm.library} with {brief(arm.env)}, which no arm of this host's conf "
+        "does: add it to conf/allocator or $BENCH_CONF, or say --trust-arms."
+    )

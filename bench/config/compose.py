@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ from bench.config import files
 from bench.config.study import Study
 from bench.config.typed import typed
 from bench.config.words import bare, describe_unknown, nearest, overrides, refuse_unknown
+from bench.host.files import file_sha256
+from bench.host.interpreter import versions
 from bench.host.topology import numa_domains
 from bench.job.checks import check
 from bench.job.errors import ConfigError
@@ -102,7 +105,17 @@ def job_of(config: DictConfig, numa_domains: int = 1) -> Job:
                 f"ranks_per_node=auto is {numa_domains} on this host, one for each NUMA domain, and {error}"
             ) from error
         raise
-    return job
+    return filled_in(job)
+
+
+def filled_in(job: Job) -> Job:
+    """Return the job with what its paths stand for on this host: versions of the interpreter, SHA-256 of the data. Raises ConfigError."""
+    launch = dataclasses.replace(job.launch, software=None)
+    if launch.python is not None:
+        python = os.path.abspath(os.path.expanduser(launch.python))
+        launch = dataclasses.replace(launch, python=python, software=versions(python))
+    sha256 = None if job.data.path is None else file_sha256(job.data.path)
+    return dataclasses.replace(job, launch=launch, data=dataclasses.replace(job.data, sha256=sha256))
 
 
 # ---- from words to points

@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 
 from bench.job.errors import ConfigError
+from bench.job.identity import identity
 from bench.job.job import Job, canonical, to_dict
 
 
@@ -14,9 +15,7 @@ def in_blocks(jobs: Sequence[Job], shuffle: bool) -> list[Job]:
     """Block after block (``repeat``), in each the arms of one configuration back to back, shuffled by seed and block."""
 
     def others(job: Job) -> str:
-        content = to_dict(job)
-        del content["allocator"], content["repeat"]
-        return canonical(content)
+        return canonical([identity(to_dict(job)), job.nodes, job.launch.software])
 
     if len({job.content_hash for job in jobs}) < len(jobs):
         raise ConfigError("two points of this sweep are the same job: remove what is listed twice.")

@@ -1,10 +1,12 @@
-"""What a sweep would do, before it does it: its jobs, what of them is there already, memory, disk and minutes."""
+"""What a sweep would do, before it does it: its jobs, what of them is there already, memory, disk and minutes; and that in words."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import shutil
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +18,26 @@ from bench.host.facts import usable_memory
 from bench.host.interpreter import with_software
 from bench.host.likeness import kind_of
 from bench.job.errors import RecordError
-from bench.job.job import Job, from_dict
+from bench.job.identity import content_hash
+from bench.job.job import Job, complete
+from bench.job.sampling import micro_batches
 from bench.record import records
 from bench.statistics import grouping
-from bench.statistics.forecast import Duration, Forecast, duration, forecast, with_auto_blocks
+from bench.statistics.cells import nodes_text
+from bench.statistics.forecast import SOURCES, Duration, Forecast, duration, forecast, with_auto_blocks
 from bench.statistics.stats import FEWEST_BLOCKS, needed_blocks
+from bench.workloads import reading
 from bench.workloads.catalogue import workload_of
 
 MOST_READ = 300  # earlier records, the newest: a folder of thousands would take longer to read than it is worth
 RECORD_BYTES, BYTES_OF_A_MICRO_BATCH, REPORT_BYTES = 24_000, 260, 3_000_000
+FROM = {
+    "same job": "earlier blocks of the same job on this kind of host",
+    "same arm": "records of the same model and arm, measured for another time",
+    "another arm": "records of the same model under another arm",
+    "another width": "records of the same model at another number of nodes or ranks",
+    "products": "the speed of matrix products and the model's operations, a guess",
+}
 Host = Mapping[str, Any]
 
 
@@ -41,7 +54,7 @@ class Plan:
     auto: bool
     nodes: int
     simulated: bool
-    memory_needed_bytes: int | None  # on one host; None for a program, of which nobody knows
+    memory_needed_bytes: int | None  # on one host; None for a program, whose need is unknown
     memory_available_bytes: int
     disk_needed_bytes: int
     disk_available_bytes: int | None
@@ -50,27 +63,27 @@ class Plan:
 def plan(study: Study, jobs: Sequence[Job], out: Path, hosts: Sequence[Host], num_copies: int) -> Plan:
     """``out``: the study's folder. ``hosts``: facts of the copies' hosts; where there are fewer than a job has nodes, the others are taken to
     be like the first. Nothing is written, set aside or started."""
-    alone = num_copies == 1
-    answered, again, todo = [], [], []
+    alone, auto = num_copies == 1, study.blocks == "auto"
+    answered: list[tuple[str, str]] = []
+    again: list[tuple[str, str]] = []
+    todo: list[Job] = []
     for job in jobs:
-        here = [with_software(dict(hosts[min(i, len(hosts) - 1)]), job.launch.python) for i in range(job.nodes)]
+        # As the sweep has them: alone, one host stands for all nodes.
+        nodes = [hosts[min(i, len(hosts) - 1)] for i in range(1 if alone else job.nodes)]
+        here = [with_software(dict(host), job.launch.python) for host in nodes]
         record, why = found_there(out / job.directory / "record.json", job, here)
-        if record is not None:
-            answered.append((job.directory, why))
-            continue
-        todo.append(job)
+        if record is None:
+            todo.append(job)
         if why:
-            again.append((job.directory, why))
+            (again if record is None else answered).append((job.directory, why))
     earlier = earlier_records(out.parent, hosts[0], {job.launch.python for job in jobs})
-    gflops = ((hosts[0].get("products") or {}).get("full") or {}).get("product_gflops")
-    forecasts = [forecast(job, earlier, alone, gflops) for job in todo]
-    large = bool(hosts[0].get("products"))
-    auto = study.blocks == "auto"
-    took = (
-        with_auto_blocks(forecasts, len(jobs), study.blocks_max_minutes, wanted_blocks(study, jobs, earlier), large)
-        if auto and todo
-        else duration(forecasts, len(jobs), large)
-    )
+    products = hosts[0].get("products") or {}
+    forecasts = [forecast(job, earlier, alone, (products.get("full") or {}).get("product_gflops")) for job in todo]
+    if auto and todo:
+        wanted = wanted_blocks(study, jobs, earlier)
+        took = with_auto_blocks(forecasts, len(jobs), study.blocks_max_minutes, wanted, bool(products))
+    else:
+        took = duration(forecasts, len(jobs), bool(products))
     ranks = [(job.num_ranks if alone else job.ranks_per_node) for job in jobs]
     needs = [workload_of(job).rank_bytes(job) for job in jobs]
     return Plan(
@@ -99,15 +112,14 @@ def earlier_records(directory: Path, host: Host, pythons: Collection[str | None]
         except OSError:  # set aside by a sweep meanwhile
             continue
     # A record is data: the interpreter that it names is not started, unless a job of this very sweep names it.
-    kinds = {python: kind_of([with_software(dict(host), python)]) for python in pythons}
+    kinds = {kind_of([with_software(dict(host), python)]) for python in pythons}
     found = []
     for _, path in sorted(paths)[-MOST_READ:]:
         try:
-            record = records.read(path)
+            record = reading.read(path)
         except RecordError:
             continue
-        kind = kinds.get(record["job"]["launch"].get("python"))
-        if record["valid"] and kind == kind_of(record["hosts"][:1]):
+        if record["valid"] and kind_of(record["hosts"][:1]) in kinds:
             found.append({**record, "path": str(path)})
     return found
 
@@ -115,32 +127,21 @@ def earlier_records(directory: Path, host: Host, pythons: Collection[str | None]
 def wanted_blocks(study: Study, jobs: Sequence[Job], earlier: Sequence[records.Record]) -> int | None:
     """How many blocks the spread of earlier ones asks for; None where there are not two of them."""
     hashes = {dataclasses.replace(job, repeat=0).content_hash for job in jobs}
-    ours = [r for r in earlier if r["content_hash"] in hashes or _first_block(r) in hashes]
+    ours = [record for record in earlier if content_hash({**complete(record["job"]), "repeat": 0}) in hashes]
     ratios = [pair.ratio for pair in grouping.pairs(ours, study.reference) if pair.ratio and pair.ratio.num_blocks > 1]
-    if not ratios:
-        return None
-    return max(needed_blocks(ratio, study.blocks_half_width, FEWEST_BLOCKS) for ratio in ratios)
-
-
-def _first_block(record: records.Record) -> str:
-    return dataclasses.replace(from_dict(record["job"]), repeat=0).content_hash
+    return max((needed_blocks(ratio, study.blocks_half_width, FEWEST_BLOCKS) for ratio in ratios), default=None)
 
 
 def disk_bytes(jobs: Sequence[Job]) -> int:
     """Of records and reports: a ceiling."""
-
-    def micro_batches(job: Job) -> int:
-        if job.measure.mode == "full":
-            return job.warm_up + job.num_micro_batches * job.measure.iterations
-        return job.warm_up + 2 * job.measure.max_samples
-
     return REPORT_BYTES + sum(
-        (RECORD_BYTES + BYTES_OF_A_MICRO_BATCH * micro_batches(job)) * job.num_ranks for job in jobs
+        (RECORD_BYTES + BYTES_OF_A_MICRO_BATCH * micro_batches(job, 2 * job.measure.max_samples)) * job.num_ranks
+        for job in jobs
     )
 
 
 def free_bytes(out: Path) -> int | None:
-    """Of the file system that ``out`` will be on; None where no folder above it is there, or it does not tell."""
+    """Of the file system that ``out`` will be on; None where no folder above it is there, or its room is unknown."""
     for folder in (out, *out.parents):
         if folder.is_dir() and os.access(folder, os.X_OK):
             try:
@@ -148,3 +149,76 @@ def free_bytes(out: Path) -> int | None:
             except OSError:
                 return None
     return None
+
+
+def minutes_text(took: Duration) -> str:
+    """``about 12 minutes (10 to 14)``; seconds where it is less than two minutes."""
+    if math.isnan(took.seconds):
+        return "minutes not known (no record of this workload on this kind of host)"
+    unit, word = (60.0, "minutes") if took.seconds >= 120 else (1.0, "seconds")
+    low, value, high = (_round(seconds / unit) for seconds in (took.low, took.seconds, took.high))
+    return f"about {value} {word} ({low} to {high})"
+
+
+def _round(value: float) -> str:
+    return f"{value:.1f}" if value < 9.95 else f"{value:.0f}" if value < 300 else f"{float(f'{value:.2g}'):.0f}"
+
+
+def _amount(size: float | None) -> str:
+    if size is None:
+        return "not known"
+    return f"{size / 2**30:.1f} GiB" if size >= 2**29 else f"{size / 2**20:.0f} MiB"
+
+
+def head(found: Plan) -> str:
+    """Return the plan as one line, the minutes with where they come from and what each source may be off by."""
+    jobs = f"{found.num_jobs} job{'s' * (found.num_jobs != 1)}"
+    parts = [
+        f"plan: {f'blocks of {found.num_jobs} jobs until the intervals are narrow' if found.auto else jobs}"
+        + (f", {len(found.answered)} of them there already" if found.answered else ""),
+        nodes_text(found.nodes, found.simulated),
+    ]
+    if found.memory_needed_bytes is not None:
+        parts.append(f"memory {_amount(found.memory_needed_bytes)} of {_amount(found.memory_available_bytes)} free")
+    parts.append(f"disk {_amount(found.disk_needed_bytes)} of {_amount(found.disk_available_bytes)} free")
+    if not found.forecasts and not found.auto:
+        return "; ".join([*parts, "nothing to measure."])
+    counts, num = Counter(one.source for one in found.forecasts), len(found.forecasts)
+    sources = [f"{FROM[s]} (within {SOURCES[s]:.0%}, {counts[s]} of {num} jobs)" for s in SOURCES if counts[s]]
+    blocks = f" for {found.duration.num_blocks} blocks" if found.duration.num_blocks else ""
+    parts.append(f"{minutes_text(found.duration)}{blocks}{', from ' if sources else ''}{'; '.join(sources)}.")
+    return "; ".join(parts)
+
+
+def lines(found: Plan) -> list[str]:
+    """Return all of the plan, for the command `plan`."""
+    said = [head(found)]
+    for title, jobs in (("There already, and not run again:", found.answered), ("Run again:", found.again)):
+        if jobs:
+            said += ["", title, *(f"  {name}: {why.rstrip('.')}." for name, why in jobs)]
+    if found.forecasts:
+        said += ["", "To run, in this order, seconds each:"]
+        said += [f"  {one.job.directory}: {_seconds(one)}" for one in found.forecasts]
+    return said
+
+
+def _seconds(one: Forecast) -> str:
+    if math.isnan(one.seconds):
+        return "not known"
+    of = f" of {one.num_records}" if one.num_records else ""
+    return f"{_round(one.seconds)} ({_round(one.low)} to {_round(one.high)}), {one.source}{of}"
+
+
+def as_data(found: Plan) -> dict[str, Any]:
+    """Return what --json prints."""
+    took = found.duration
+    return {
+        **{key: value for key, value in vars(found).items() if key not in ("forecasts", "duration", "auto")},
+        **{key: [{"job": n, "why": why} for n, why in getattr(found, key)] for key in ("answered", "again")},
+        "to_run": [
+            {"job": one.job.directory, "seconds": one.seconds, "low": one.low, "high": one.high, "source": one.source}
+            for one in found.forecasts
+        ],
+        "minutes": {"value": took.seconds / 60, "low": took.low / 60, "high": took.high / 60},
+        "num_blocks": took.num_blocks,
+    }

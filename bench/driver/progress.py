@@ -35,6 +35,7 @@ class Progress:
     ):
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self.clock, self.started, self.budget_seconds = clock, clock(), budget_seconds
+        self.begun: float | None = None  # of the job under way
         self.bar: Bar | None = None
         self.jobs, self.ended = list(jobs), 0
         self.took: dict[str, list[float]] = {}  # seconds of the jobs that ended, by arm
@@ -88,7 +89,7 @@ class Progress:
 
     def end(self, job: Job, record: dict[str, Any]) -> None:
         self.ended += 1
-        again = not hasattr(self, "begun")
+        again = self.begun is None
         if record["valid"]:
             words = workload_of(job).summary(record["derived"])
         else:
@@ -97,8 +98,7 @@ class Progress:
         if record.get("wall_seconds") and record["valid"]:
             self.took.setdefault(job.allocator.name, []).append(record["wall_seconds"])
         self._show(job, "", 0.0, self.left_words(None))
-        if not again:
-            del self.begun
+        self.begun = None
 
     def so_far(self, found: Sequence[Pair]) -> None:
         """After a block: each ratio with its interval, where it is another than was said last."""
@@ -115,36 +115,31 @@ class Progress:
         ``expected``: seconds of the job under way, of which ``elapsed`` are over; None: as the jobs before it.
         """
         left = self.seconds_left(expected, elapsed)
-        if self.budget_seconds is None:
+        if left is None or self.budget_seconds is None:
             return f"{clock_words(left)} left" if left else ""
-        if left is None:
-            return ""
         # The blocks that are decided run to their end, and as many more as the budget has room for.
         rest = self.budget_seconds - (self.clock() - self.started)
         return f"up to {clock_words(max(left, rest))} left"
 
-    def owed(self) -> list[Job]:
-        """The jobs that measure.blocks=auto runs whatever they take, beyond those that are there already."""
-        if self.budget_seconds is None:
-            return []
-        first = [job for job in self.jobs if job.repeat == self.jobs[0].repeat]
-        return first * (FEWEST_BLOCKS - len({job.repeat for job in self.jobs}))
-
     def seconds_left(self, expected: float | None, elapsed: float) -> float | None:
-        """Of the jobs that are decided, by what the jobs of the same arm took, else all others; None while nothing is known."""
-        known = {arm: fmean(seconds) for arm, seconds in self.took.items()}
-        jobs = [*self.jobs, *self.owed()][self.ended :]
+        """Of the jobs that are decided, by what the jobs of the same arm took, else all others; None while nothing is known. With a
+        budget the fewest blocks run whatever they take."""
+        blocks = len({job.repeat for job in self.jobs})
+        first = [job for job in self.jobs if job.repeat == self.jobs[0].repeat]
+        owed = first * (FEWEST_BLOCKS - blocks) if self.budget_seconds is not None else []
+        jobs = [*self.jobs, *owed][self.ended :]
         if not jobs:
             return 0.0
+        known = {arm: fmean(seconds) for arm, seconds in self.took.items()}
         if expected is not None:
             known.setdefault(jobs[0].allocator.name, expected)
         if not known:
             return None
         others = fmean(known.values())
         each = [known.get(job.allocator.name, others) for job in jobs]
-        begun = self.clock() - self.begun if hasattr(self, "begun") else 0.0
-        first = max(0.0, expected - elapsed) if expected is not None else max(0.0, each[0] - begun)
-        return first + math.fsum(each[1:])
+        if expected is None:
+            expected, elapsed = each[0], self.clock() - self.begun if self.begun is not None else 0.0
+        return max(0.0, expected - elapsed) + math.fsum(each[1:])
 
     def _show(self, job: Job, state: str, part: float, left: str) -> None:
         if self.bar:
@@ -181,8 +176,7 @@ def so_far_words(pair: Pair) -> str:
         return f"so far{nodes}: {pair_sentence(pair)}"
     said = f"after {ratio.num_blocks} block{'s' * (ratio.num_blocks > 1)}{nodes}: {pair.arm} {ratio.value:.2f}x against {pair.reference}"
     if ratio.num_blocks == 1:
-        within = "" if math.isnan(ratio.low) else f" ([{ratio.low:.2f}, {ratio.high:.2f}] by the samples in these runs)"
-        return f"{said}{within}; how far two runs of one arm lie apart, and so a verdict, is known from two blocks on"
+        return f"{said}; run-to-run variation needs two blocks or more: no verdict yet"
     if ratio.says_nothing:
         return f"{said}; no interval yet: the blocks disagree too much"
     width = 100 * (math.sqrt(ratio.high / ratio.low) - 1)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable, TextIO
 
 from bench.allocators import library
+from bench.host.files import file_sha256
 from bench.host.likeness import kind_of
 from bench.job.errors import AllocatorError, ConfigError, RecordError
 from bench.job.job import Allocator, Job, canonical, workload_name
 from bench.paths import CHECKOUT
 from bench.record import records
-from bench.workloads.catalogue import WORKLOADS
+from bench.workloads import reading
+from bench.workloads.catalogue import WORKLOADS, workload_of
 
 LOCK_FLAGS = (
     os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
@@ -57,49 +62,77 @@ def locked(directory: Path, say: Say) -> Iterator[None]:
         yield
 
 
-# An answer: a valid record of this very job, of the same measured code and library, on hosts of the same kinds.
+# An answer: a valid record of this very job, of the same timed code and library, whose ranks were given the same, on hosts of the same kinds.
 
 
-MEASURED = (
-    "process/*.py",
-    "job/job.py",
-    "job/kinds.py",
-    "job/series.py",
-)
+# Modules that decide what of the samples counts, whatever the workload; each workload adds those whose work is timed.
+TIMED = ("process/counters.py", "job/sampling.py", "job/series.py")
 
 
 def measured_code(workload: str) -> str:
-    """12 hex digits over the files that decide the measured work."""
+    """Return 12 hex digits over the timed code without its comments and docstrings."""
     bench, digest = CHECKOUT / "bench", hashlib.sha256()
-    for path in [path for pattern in (*MEASURED, *WORKLOADS[workload].code) for path in sorted(bench.glob(pattern))]:
-        digest.update(f"{path.name} ".encode() + hashlib.sha256(path.read_bytes()).digest())
+    for pattern in (*WORKLOADS[workload].code, *TIMED):
+        for path in sorted(bench.glob(pattern)):
+            # By the state of the file, for a rank that starts later runs what stands there then.
+            digest.update(f"{path.name} {code_sha256(path, file_sha256(path))}".encode())
     return digest.hexdigest()[:12]
+
+
+@functools.lru_cache(maxsize=256)
+def code_sha256(path: Path, file_hash: str | None) -> str:
+    """SHA-256 of what the file at ``path`` does, whatever its comments and docstrings say; ``file_hash`` is of its bytes."""
+    tree = ast.parse(path.read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
 def library_here(allocator: Allocator) -> str | None:
     """SHA-256 of the library that the arm would preload now; None where it preloads nothing, or what is not there."""
     try:
         path = library.resolve(allocator)
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
-    except (AllocatorError, OSError):
+        return file_sha256(path) if path else None
+    except AllocatorError:
         return None
 
 
-def key_of(hosts: Sequence[Mapping[str, Any]], code: str | None, library_sha256: str | None) -> str:
+def key_of(hosts: Sequence[Mapping[str, Any]], code: str | None, library_sha256: str | None, given: Any) -> str:
     """8 hex digits that an answer and what would be measured now have in common."""
-    return hashlib.sha256(canonical([kind_of(hosts), code, library_sha256]).encode()).hexdigest()[:8]
+    return hashlib.sha256(canonical([kind_of(hosts), code, library_sha256, given]).encode()).hexdigest()[:8]
 
 
 def key_of_job(job: Job, hosts: Sequence[Mapping[str, Any]]) -> str:
-    return key_of(hosts, measured_code(job.workload), library_here(job.allocator))
+    return key_of(hosts, measured_code(job.workload), library_here(job.allocator), given_here(job, len(hosts)))
+
+
+def given_here(job: Job, num_hosts: int) -> Any:
+    """Return what a rank of ``job`` would be given now; with fewer hosts than nodes all ranks share this one."""
+    given = workload_of(job).given(job, job.num_ranks if num_hosts < job.nodes else job.ranks_per_node)
+    return None if given is None else comparable(given)
+
+
+def comparable(rank: Mapping[str, Any]) -> Any:
+    """What a rank was given, with the CPUs in the order of their places: a scheduler gives other cores of equal nodes."""
+    given = rank.get("environment")
+    environment = {**given} if isinstance(given, Mapping) else {}
+    seen: dict[str, str] = {}
+    places = str(environment.pop("OMP_PLACES", ""))
+    return [
+        rank.get("threads"),
+        environment,
+        re.sub(r"\d+", lambda found: seen.setdefault(found.group(), str(len(seen))), places),
+    ]
 
 
 def key_of_record(record: records.Record) -> str:
-    ranks = record.get("ranks") or [{}]
-    proof = ranks[0].get("proof") or {}
+    rank = (record.get("ranks") or [{}])[0]
+    proof = rank.get("proof") or {}
     served = (proof.get("libraries") or {}).get(proof.get("malloc_library"))
     proved = served if record["job"]["allocator"]["library"] else None
-    return key_of(record["hosts"], record.get("measured_code"), proved)
+    given = comparable(rank) if "environment" in rank else None
+    return key_of(record["hosts"], record.get("measured_code"), proved, given)
 
 
 def answer(path: Path, job: Job, hosts: Sequence[Mapping[str, Any]], say: Say) -> records.Record | None:
@@ -114,7 +147,7 @@ def answer(path: Path, job: Job, hosts: Sequence[Mapping[str, Any]], say: Say) -
         os.replace(path, aside)
         if kind_of(record["hosts"]) == kind_of(hosts):
             say(
-                f"{path.parent.name} has a record {why_other(record, hosts)}: it is set aside as {aside.name} and measured again."
+                f"{path.parent.name} has a record {why_other(record, job, hosts)}: it is set aside as {aside.name} and measured again."
             )
         record = None
     aside = path.with_name(f"record-{here}.json")
@@ -124,13 +157,16 @@ def answer(path: Path, job: Job, hosts: Sequence[Mapping[str, Any]], say: Say) -
     return record
 
 
-def why_other(record: records.Record, hosts: Sequence[Mapping[str, Any]]) -> str:
+def why_other(record: records.Record, job: Job, hosts: Sequence[Mapping[str, Any]]) -> str:
     """Of what a valid record of this job is that does not answer it here and now."""
     if kind_of(record["hosts"]) != kind_of(hosts):
         return "of another kind of host, or of another number of CPUs"
     before, code = record.get("measured_code"), measured_code(workload_name(record["job"]))
     if before != code:
         return f"of another revision of the measured code ({before or 'none recorded'}, now {code})"
+    given = given_here(job, len(hosts))
+    if given is not None and comparable(record["ranks"][0]) != given:
+        return "of ranks that were given other threads or variables"
     return "of another file of the allocator's library"
 
 
@@ -148,7 +184,7 @@ def found_there(path: Path, job: Job, hosts: Sequence[Mapping[str, Any]]) -> tup
     if aside is not None:
         return aside, f"its record of {aside['started_at'][:16]} was set aside and comes back"
     if record is not None:
-        return None, f"its record is {why_other(record, hosts)}"
+        return None, f"its record is {why_other(record, job, hosts)}"
     return None, said[0] if said else "it failed, or its record is of another configuration" if path.exists() else ""
 
 
@@ -156,7 +192,7 @@ def valid_record(path: Path, job: Job, say: Say) -> records.Record | None:
     if not path.exists():
         return None
     try:
-        record = records.read(path)
+        record = reading.read(path)
     except RecordError as error:
         say(f"{error} It is measured again.")
         return None

@@ -26,7 +26,7 @@ from bench.copies.rendezvous import Part
 from bench.copies.wire import secret_of
 from bench.driver.fits import check_hosts
 from bench.driver.order import in_blocks
-from bench.driver.plan import Plan, plan
+from bench.driver.plan import Plan, head, plan
 from bench.driver.progress import Progress
 from bench.driver.resume import answer, locked, measured_code
 from bench.host import facts, load
@@ -42,13 +42,11 @@ from bench.job.job import Job, canonical, to_dict
 from bench.paths import results_directory
 from bench.process.cpus import allowed_cpus
 from bench.record import records
-from bench.record.shape import check_host
-from bench.report import plan_words
 from bench.report.words import products_sentences
 from bench.statistics.grouping import pairs
 from bench.statistics.stats import FEWEST_BLOCKS, needed_blocks
+from bench.workloads import reading
 from bench.workloads.catalogue import workload_of
-from bench.workloads.gpt.figures import derived_code
 
 INTERRUPTED = 130  # exit code: there is more to do, and the same command goes on
 
@@ -159,7 +157,7 @@ class Runner:
         for finding in findings(self.leader.facts[0], load.now(), needed_bytes=ahead.memory_needed_bytes):
             if finding.level == "bad":
                 self.progress.say(f"{finding.what} {finding.advice}")
-        self.progress.say(plan_words.head(ahead))
+        self.progress.say(head(ahead))
         started = time.monotonic()
         with self.progress:
             block = list(jobs)
@@ -286,7 +284,6 @@ class Runner:
             "schema": records.SCHEMA,
             "bench_version": __version__,
             "measured_code": measured_code(job.workload),
-            "derived_code": derived_code(),
             "content_hash": job.content_hash,
             "job": to_dict(job),
             "status": "failed" if outcome.error else "ok",
@@ -310,20 +307,17 @@ class Runner:
             "load": {"before": before, "after": after},
             "host_used_mib": outcome.host_used_mib,
             "ranks": outcome.ranks,
-            "derived": None,
         }
-        if not outcome.error:
-            record["derived"] = workload.figures(record)
         path = folder / "record.json"
         records.write(path, record)
         keep_logs(path.parent, outcome.logs)
-        return {**record, "path": str(path)}
+        return {**reading.with_figures(record), "path": str(path)}
 
 
 def check_facts(hosts: Sequence[Mapping[str, Any]]) -> None:
     """What the nodes said that they are. Raises ConfigError."""
     for node, host in enumerate(hosts):
-        check_host(host, f"facts of node {node}")
+        records.check_host(host, f"facts of node {node}")
 
 
 def keep_logs(directory: Path, logs: Mapping[int, str]) -> None:

@@ -151,6 +151,11 @@ def _memory(root: Path) -> dict[str, Any]:
         "thp_sizes": {
             path.parent.name.partition("-")[2]: read_chosen(path) for path in sorted(thp.glob("hugepages-*/enabled"))
         },
+        "khugepaged": {
+            path.name: number
+            for path in sorted((thp / "khugepaged").glob("*"))
+            if path.name not in ("full_scans", "pages_collapsed") and (number := read_int(path)) is not None
+        },
         "hugepages_total": meminfo.get("HugePages_Total"),
         "hugepages_free": meminfo.get("HugePages_Free"),
         "hugepage_bytes": meminfo.get("Hugepagesize"),

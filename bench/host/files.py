@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 import re
 import tempfile
@@ -51,6 +53,24 @@ def read_assignments(path: Path, sign: str = "=") -> dict[str, str]:
     """``name = value`` lines; of a name that comes again (each CPU has its block) the first."""
     pairs = (line.partition(sign) for line in reversed((read_text(path) or "").split("\n")))
     return {name.strip(): value.strip().strip('"') for name, found, value in pairs if found}
+
+
+def file_sha256(path: str | Path) -> str | None:
+    """SHA-256 of a file as 64 hex digits, computed once for each state of it; None for one that cannot be read."""
+    try:
+        found = os.stat(path)
+        return _sha256(os.fspath(path), found.st_ino, found.st_size, found.st_mtime_ns)
+    except OSError:
+        return None
+
+
+@functools.lru_cache(maxsize=1024)
+def _sha256(path: str, *state: int) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as f:
+        while chunk := f.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def scratch_file() -> IO[bytes]:

@@ -6,6 +6,7 @@ Plain functions on the dictionaries of bench/host/facts.py; nothing is read here
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,3 +189,26 @@ def _about_software(host: Mapping[str, Any], environ: Mapping[str, str]) -> Iter
 
 def huge_pages_allowed() -> bool:
     return read_chosen(Path("/sys/kernel/mm/transparent_hugepage/enabled")) not in (None, "never")
+
+
+TUNABLES = ("hugetlb", "mmap_threshold", "trim_threshold", "top_pad", "tcache_max")
+
+
+def glibc_findings(proofs: Mapping[str, Any], memory: Mapping[str, Any]) -> list[Finding]:
+    """Return one line on what this host's glibc does by itself; none where it does not serve."""
+    proof = proofs.get("glibc")
+    if proof is None or not proof["version"].startswith("glibc "):
+        return []
+    told = {name: proof["tunables"].get(f"glibc.malloc.{name}") for name in TUNABLES}
+    values = ", ".join(
+        f"{name} {int(value, 0) or (0 if name == 'hugetlb' else 'default')}"
+        for name, value in told.items()
+        if value is not None
+    )
+    major, minor = map(int, re.findall(r"\d+", proof["version"])[:2])
+    tcache = "up to 4 MiB if tcache_max says so" if (major, minor) >= (2, 42) else "of about 1 KiB at most"
+    said = f"{proof['version']}: {values or 'its loader lists no tunables (before 2.33)'}; threads keep freed blocks {tcache}."
+    if proof["retention_huge_bytes"]:
+        said += f" It got {proof['retention_huge_bytes'] >> 20} MiB of huge pages without being asked (kernel: {memory['thp']})."
+        return [Finding("warn", said, "allocator=glibc_nothp turns off what glibc itself asks for.")]
+    return [Finding("ok", f"{said} It gets no huge pages by itself here.")]

@@ -35,10 +35,10 @@ print(json.dumps({"python": python, "packages": packages}))
 @functools.cache
 def software(python: str) -> dict[str, Any]:
     """``python`` and ``packages`` of that interpreter, as in the facts of a host. torch is not imported. Raises ConfigError."""
-    path = Path(python).expanduser()
+    path = Path(python)
     if not path.is_absolute() or not path.is_file() or not os.access(path, os.X_OK):
         raise ConfigError(
-            f"launch.python={python} is not a program: give the whole path of an interpreter, as in /opt/torch2/bin/python."
+            f"launch.python={python} is not a program: give the path of an interpreter, as in /opt/torch2/bin/python."
         )
     try:
         done = subprocess.run([str(path), "-I", "-c", ASK % (PACKAGES,)], capture_output=True, text=True, timeout=60)
@@ -57,6 +57,12 @@ def software(python: str) -> dict[str, Any]:
             f"launch.python={python} has {f'PyTorch {torch}' if torch else 'no PyTorch'}: a rank needs 1.10 or newer."
         )
     return found
+
+
+def versions(python: str) -> str:
+    """What of that interpreter decides a measurement. Raises ConfigError."""
+    found = software(python)
+    return f"Python {found['python']['version']}, PyTorch {found['packages']['torch']}"
 
 
 def numbers(version: str) -> tuple[int, int]:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bench.job.identity import flat
 from bench.job.job import canonical
 from bench.process.cpus import cpu_numbers
 
@@ -16,57 +17,21 @@ from bench.process.cpus import cpu_numbers
 # microcode (clouds mask it; what it changes shows in mitigations), the affinity mask (schedulers hand out other cores
 # of equal nodes), and the clock, which may be a reading of the moment.
 SAME_TIMES = (
-    "machine",
-    "cpu.model",
-    "cpu.logical",
-    "cpu.physical",
-    "cpu.smt",
-    "cpu.governor",
-    "cpu.turbo",
-    "numa.nodes",
-    "memory.page_bytes",
-    "memory.thp",
-    "memory.thp_defrag",
-    "system.kernel",
-    "system.mitigations",
-    "system.glibc",
-    "container.cpu_limit",
-    "container.memory_limit_bytes",
-    "python.version",
-    "packages.torch",
-)
+    "machine cpu.model cpu.logical cpu.physical cpu.smt cpu.governor cpu.turbo numa.nodes memory.page_bytes memory.thp "
+    "memory.thp_defrag system.kernel system.mitigations system.glibc container.cpu_limit container.memory_limit_bytes "
+    "python.version packages.torch"
+).split()
 # What a reader wants named when two results differ, in this order.
 NAMED = (
-    *SAME_TIMES,
-    "cpu.vendor",
-    "cpu.microcode",
-    "cpu.ghz",
-    "cpu.online",
-    "memory.total_bytes",
-    "memory.swap_total_bytes",
-    "memory.thp_shmem",
-    "memory.thp_sizes",
-    "memory.hugepages_total",
-    "memory.overcommit_memory",
-    "system.distribution",
-    "system.virtualisation",
-    "container",
-    "root_mount.fstype",
-    "image.content_sha256",
-    "image.flavor",
-    "image.base",
-    "image.revision",
-    "image.version",
-    "image.docker_digest",
-    "image.sif_sha256",
-    "python",
-    "packages",
-    "git",
+    SAME_TIMES
+    + (
+        "cpu.vendor cpu.microcode cpu.ghz cpu.online memory.total_bytes memory.swap_total_bytes memory.thp_shmem memory.thp_sizes "
+        "memory.hugepages_total memory.overcommit_memory system.distribution system.virtualisation container root_mount.fstype "
+        "image.content_sha256 image.flavor image.base image.revision image.version image.docker_digest image.sif_sha256 python "
+        "packages git"
+    ).split()
 )
-OF_THE_MOMENT = (
-    "available_bytes",
-    "swap_used_bytes",
-)  # of the memory: they change by themselves, and are no part of likeness
+OF_THE_MOMENT = ("available_bytes", "swap_used_bytes")  # of the memory: they change by themselves
 TOLERANCE = {"cpu.ghz": 0.03, "memory.total_bytes": 0.02}  # relative: a reading of the moment; what firmware sets aside
 
 
@@ -109,14 +74,6 @@ def _alike(name: str, a: Any, b: Any) -> bool:
 
 def _covers(prefixes: Sequence[str], name: str) -> bool:
     return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
-
-
-def flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys as dotted names."""
-    found: dict[str, Any] = {}
-    for key, value in facts.items():
-        found.update(flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
-    return found
 
 
 def kind_of(hosts: Sequence[Mapping[str, Any]]) -> str:

@@ -48,14 +48,17 @@ def now(root: Path = ROOT, cpus: Iterable[int] | None = None) -> dict[str, Any]:
         "swap_in_pages": vmstat.get("pswpin"),
         "swap_out_pages": vmstat.get("pswpout"),
         "memory_available_bytes": read_meminfo(root).get("MemAvailable"),
-        "huge_page_faults": huge_page_faults(root),
+        "huge_page_faults": huge_page_counts(root, "anon_fault_alloc"),
+        "huge_page_fallbacks": huge_page_counts(root, "anon_fault_fallback"),
+        "huge_page_collapses": vmstat.get("thp_collapse_alloc"),
+        "compaction_stalls": vmstat.get("compact_stall"),
     }
 
 
-def huge_page_faults(root: Path = ROOT) -> dict[str, int]:
-    """Faults that the kernel has served with a huge page since boot, by its size ("64kB"); the whole host's. Since Linux 6.8."""
+def huge_page_counts(root: Path, name: str) -> dict[str, int]:
+    """Return one counter of the whole host since boot for each size of huge page ("64kB"). Linux 6.8 and later."""
     folders = (root / "sys/kernel/mm/transparent_hugepage").glob("hugepages-*")
-    counts = {path.name.partition("-")[2]: read_int(path / "stats/anon_fault_alloc") for path in sorted(folders)}
+    counts = {path.name.partition("-")[2]: read_int(path / f"stats/{name}") for path in sorted(folders)}
     return {size: number for size, number in counts.items() if number is not None}
 
 

@@ -3,20 +3,39 @@ values that cannot be, alone or together; each is refused in one sentence before
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Optional, get_args, get_origin, get_type_hints
+from typing import Any
 
-from bench.job.errors import ConfigError
+import msgspec
+
+from bench.job.errors import ConfigError, printable
 from bench.job.job import OWN_PARTS, PARTS, Job, Program, workload_name
-from bench.job.kinds import SETTLING
+from bench.job.sampling import SETTLING
 
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"  # of a folder, too
 LARGEST = 1 << 53  # beyond it a number of JSON is no longer exact, and no key of a job means so much
+POSITIVE = (
+    *("nodes", "ranks_per_node", "model.layers", "model.hidden", "model.heads", "model.sequence", "model.vocabulary"),
+    *("train.micro_batch_size", "train.global_batch_size", "train.lr", "train.clip_grad", "launch.threads_per_rank"),
+    *("launch.timeout_seconds", "launch.collective_timeout_seconds", "launch.silence_seconds"),
+    *("launch.job_timeout_seconds", "program.timeout_seconds"),
+)
+POSITIVE_IF_FULL = ("measure.iterations",)
+POSITIVE_IF_SAMPLED = (
+    *("measure.iteration_micro_batches", "measure.relative_half_width"),
+    *("measure.max_samples", "measure.max_seconds"),
+)
+NOT_NEGATIVE = ("repeat", "seed", "measure.min_samples", "measure.min_seconds")
+SHARES = ("train.adam_beta1", "train.adam_beta2", "train.dropout")
+CHOICES = {
+    "model.ops": ("megatron", "lean"),
+    "measure.mode": ("sampled", "full"),
+    "launch.blas": ("full", "stock"),
+}
 # What an arm's environment may not set: whose library and whose programs run is decided elsewhere, and proved.
 NOT_OF_AN_ARM = ("LD_", "PATH", "PYTHON", "BENCH_", "MASTER_", "GLOO_")
 
@@ -32,46 +51,32 @@ def shaped(values: Any) -> Job:
     """As `checked`, without looking for files on this host: for what is only read. Raises ConfigError."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"a job is a group of keys, and not {brief(values)}.")
-    parts = {name: part_of(schema, values.get(name, {}), f"{name}.") for name, schema in PARTS.items()}
-    scalars = part_of(Job, {key: value for key, value in values.items() if key not in PARTS}, "")
-    job = replace(scalars, **parts, workload=workload_name(values))
+    for prefix, schema, part in (("", Job, values), *((f"{k}.", v, values.get(k)) for k, v in PARTS.items())):
+        known = {field.name for field in fields(schema)}
+        for key, value in part.items() if isinstance(part, Mapping) else ():
+            require(key in known, f"{prefix}{brief(key)} is not a key of this version's jobs.")
+            if type(value) is int:  # before msgspec, to which one beyond any float is -1.0
+                require(abs(value) <= LARGEST, f"{prefix}{key}={brief(value)} must be at most {LARGEST}.")
+    job: Job = converted({**values, "workload": workload_name(values)}, Job)
     check_numbers(job)
     check_rules(job)
     return job
 
 
-def part_of(schema: type, values: Any, prefix: str) -> Any:
-    """``values`` as an object of the dataclass ``schema``, each of the very type that it declares. Raises ConfigError."""
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{prefix.rstrip('.')}={brief(values)} is a group of keys.")
-    types = types_of(schema)
-    for key, value in values.items():
-        if key not in types:
-            raise ConfigError(f"{prefix}{brief(key)} is not a key of this version's jobs.")
-        if not fits(value, types[key]):
-            kind = str(getattr(types[key], "__name__", types[key])).replace("typing.", "")
-            raise ConfigError(f"{prefix}{key}={brief(value)} does not fit: it is {kind}.")
-    return schema(**values)
-
-
-@functools.cache
-def types_of(schema: type) -> dict[str, Any]:
-    return get_type_hints(schema)
-
-
-def fits(value: Any, kind: Any) -> bool:
-    if get_origin(kind) is dict and get_args(kind) == (str, str):
-        return isinstance(value, Mapping) and all(isinstance(v, str) for pair in value.items() for v in pair)
-    if get_origin(kind) is list:
-        return isinstance(value, (list, tuple)) and all(fits(one, get_args(kind)[0]) for one in value)
-    for plain in (str, int, float):
-        if kind == Optional[plain]:
-            return value is None or fits(value, plain)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
-    return isinstance(value, kind)
+def converted(values: Any, kind: Any, where: str = "") -> Any:
+    """Return plain data as ``kind`` declares it: types, missing keys, limits. Keys that are not declared are left out. Raises ConfigError,
+    which names the key by ``where`` and its path in ``values``."""
+    try:
+        return msgspec.convert(values, kind)
+    except msgspec.ValidationError as error:
+        what, _, place = str(error).partition(" - at `")
+        path, value = place.rpartition("$")[2].rstrip("`").partition("[...]")[0], values
+        for name, number in re.findall(r"\.(\w+)|\[(\d+)\]", path):
+            value = value[int(number) if number else name]
+        key = f"{where}{path}".strip(".")
+        if missing := re.fullmatch(r"Object missing required field `(\w+)`", what):
+            raise ConfigError(f"{key}{'.' * bool(key)}{missing[1]} is missing.") from error
+        raise ConfigError(f"{key or 'it'}={brief(value)}: {printable(what[0].lower() + what[1:])}.") from error
 
 
 def brief(value: Any) -> str:
@@ -90,174 +95,128 @@ def check(job: Job) -> None:
 
 
 def check_numbers(job: Job) -> None:
-    for part, name, value in ((p, k, v) for p in PARTS for k, v in vars(getattr(job, p)).items()):
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{part}.{name}={value} must be a finite number.")
-    positive = {
-        "nodes": job.nodes,
-        "ranks_per_node": job.ranks_per_node,
-        "launch.timeout_seconds": job.launch.timeout_seconds,
-    }
-    positive.update(
-        {f"model.{k}": getattr(job.model, k) for k in ("layers", "hidden", "heads", "sequence", "vocabulary")}
-    )
-    positive.update(
-        {f"train.{k}": getattr(job.train, k) for k in ("micro_batch_size", "global_batch_size", "lr", "clip_grad")}
-    )
-    positive.update(
-        {
-            f"launch.{k}": getattr(job.launch, k)
-            for k in ("collective_timeout_seconds", "silence_seconds", "job_timeout_seconds")
-            if getattr(job.launch, k) is not None
-        }
-    )
-    if job.measure.mode == "full":
-        positive["measure.iterations"] = job.measure.iterations
-    else:
-        positive.update(
-            {
-                f"measure.{k}": getattr(job.measure, k)
-                for k in ("iteration_micro_batches", "relative_half_width", "max_samples", "max_seconds")
-            }
-        )
-    for key, value in positive.items():
-        if not value > 0:
-            raise ConfigError(f"{key}={value} must be greater than 0.")
+    everything = {f.name: getattr(job, f.name) for f in fields(Job) if f.name not in PARTS}
+    for name, kind in PARTS.items():
+        everything.update({f"{name}.{f.name}": getattr(getattr(job, name), f.name) for f in fields(kind)})
+    for key, value in everything.items():
+        if isinstance(value, float):
+            require(math.isfinite(value), f"{key}={value} must be a finite number.")
+    for key in (*POSITIVE, *(POSITIVE_IF_FULL if job.measure.mode == "full" else POSITIVE_IF_SAMPLED)):
+        require(everything[key] is None or everything[key] > 0, f"{key}={everything[key]} must be greater than 0.")
+    for key in NOT_NEGATIVE:
+        require(everything[key] >= 0, f"{key}={everything[key]} must be 0 or more.")
+    for key in SHARES:
+        require(0 <= everything[key] < 1, f"{key}={everything[key]} must be at least 0 and less than 1.")
+    for key, choices in CHOICES.items():
+        require(everything[key] in choices, f"{key}={everything[key]} is not one of {', '.join(choices)}.")
+
+
+def require(good: object, sentence: str) -> None:
+    if not good:
+        raise ConfigError(sentence)
 
 
 def check_rules(job: Job) -> None:
-    rules = [
-        (
-            job.workload in OWN_PARTS and (job.workload == "program") == bool(job.program.command),
-            f"workload={brief(job.workload)} is not one of {', '.join(OWN_PARTS)}, or is not what the rest of this job describes.",
-        ),
-        (job.repeat >= 0, f"repeat={job.repeat} must be 0 or more: it numbers the blocks."),
-        (job.seed >= 0, f"seed={job.seed} must be 0 or more."),
-        (
-            re.fullmatch(NAME, job.allocator.name) and len(job.allocator.name) <= 64,
-            f"allocator.name={brief(job.allocator.name)} becomes the name of a folder: use letters, digits, dots, dashes and underscores.",
-        ),
-        (
-            job.model.hidden % job.model.heads == 0,
-            f"model.hidden={job.model.hidden} must be a multiple of model.heads={job.model.heads}.",
-        ),
-        (
-            job.model.padded_vocabulary >= job.model.vocabulary,
-            f"model.padded_vocabulary={job.model.padded_vocabulary} must be at least model.vocabulary={job.model.vocabulary}.",
-        ),
-        (job.model.ops in ("megatron", "lean"), f"model.ops={job.model.ops} is not one of megatron, lean."),
-        (job.measure.mode in ("sampled", "full"), f"measure.mode={job.measure.mode} is not one of sampled, full."),
-        (
-            0 <= job.train.adam_beta1 < 1 and 0 <= job.train.adam_beta2 < 1,
-            f"train.adam_beta1={job.train.adam_beta1} and train.adam_beta2={job.train.adam_beta2} must be at least 0 and less than 1.",
-        ),
-        (0 <= job.train.dropout < 1, f"train.dropout={job.train.dropout} must be at least 0 and less than 1."),
-        (
-            job.parallel.tensor == 1 and job.parallel.pipeline == 1,
-            f"parallel.tensor={job.parallel.tensor} and parallel.pipeline={job.parallel.pipeline} must be 1: only data parallelism is built.",
-        ),
-        (job.launch.blas in ("full", "stock"), f"launch.blas={job.launch.blas} is not one of full, stock."),
-        (
-            job.launch.threads_per_rank is None or job.launch.threads_per_rank > 0,
-            f"launch.threads_per_rank={job.launch.threads_per_rank} must be greater than 0, or null for all cores of the rank.",
-        ),
-    ]
-    for good, words in rules:
-        if not good:
-            raise ConfigError(words)
+    require(
+        job.workload in OWN_PARTS and (job.workload == "program") == bool(job.program.command),
+        f"workload={brief(job.workload)} is not one of {', '.join(OWN_PARTS)}, or is not what the rest of this job describes.",
+    )
+    model, train, measure = job.model, job.train, job.measure
+    require(
+        re.fullmatch(NAME, job.allocator.name) and len(job.allocator.name) <= 64,
+        f"allocator.name={brief(job.allocator.name)} becomes the name of a folder: use letters, digits, dots, dashes and underscores.",
+    )
+    require(
+        model.hidden % model.heads == 0,
+        f"model.hidden={model.hidden} must be a multiple of model.heads={model.heads}.",
+    )
+    require(
+        model.padded_vocabulary >= model.vocabulary,
+        f"model.padded_vocabulary={model.padded_vocabulary} must be at least model.vocabulary={model.vocabulary}.",
+    )
+    require(
+        measure.mode == "full" or measure.min_samples <= measure.max_samples,
+        f"measure.min_samples={measure.min_samples} must not be more than measure.max_samples={measure.max_samples}.",
+    )
+    for name, size in (("tensor", job.parallel.tensor), ("pipeline", job.parallel.pipeline)):
+        require(size == 1, f"parallel.{name}={size} must be 1: only data parallelism is built.")
+    share = train.micro_batch_size * job.num_ranks
+    require(
+        train.global_batch_size % share == 0,
+        f"train.global_batch_size={train.global_batch_size} must be a multiple of train.micro_batch_size * nodes * "
+        f"ranks_per_node = {train.micro_batch_size} * {job.nodes} * {job.ranks_per_node} = {share}.",
+    )
     check_environment(job)
-    check_samples(job)
-    check_share(job)
+    for key, file in (("allocator.library", job.allocator.library), ("data.path", job.data.path)):
+        require(file is None or (file and file.isprintable()), f"{key}={ascii(file)} is not the name of a file.")
 
 
 def check_environment(job: Job) -> None:
-    for name, value in job.allocator.env.items():
-        if name.startswith(NOT_OF_AN_ARM):
-            raise ConfigError(
-                f"allocator.env must not set {name}: name the library in allocator.library, so that it is resolved and proved."
-            )
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or "\0" in value:
-            raise ConfigError(f"allocator.env.{brief(name)}={brief(value)} is no variable that a program can be given.")
-    for key, file in (("allocator.library", job.allocator.library), ("data.path", job.data.path)):
-        if file is not None and (not file or not file.isprintable()):
-            raise ConfigError(f"{key}={ascii(file)} is not the name of a file.")
-
-
-def check_samples(job: Job) -> None:
-    measure = job.measure
-    if measure.mode == "sampled" and measure.min_samples > measure.max_samples:
-        raise ConfigError(
-            f"measure.min_samples={measure.min_samples} must not be more than measure.max_samples={measure.max_samples}."
+    env, instead = job.allocator.env, job.allocator.instead
+    for name in instead:
+        require(name in env, f"allocator.instead.{brief(name)} is no option of allocator.env: correct the name.")
+    for name, value in [*env.items(), *(pair for options in instead.values() for pair in options.items())]:
+        require(
+            not name.startswith(NOT_OF_AN_ARM),
+            f"allocator.env must not set {name}: name the library in allocator.library, so that it is resolved and proved.",
         )
-    if measure.min_samples < 0 or measure.min_seconds < 0:
-        raise ConfigError(
-            f"measure.min_samples={measure.min_samples} and measure.min_seconds={measure.min_seconds} must be 0 or more."
-        )
-
-
-def check_share(job: Job) -> None:
-    share = job.train.micro_batch_size * job.num_ranks
-    if job.train.global_batch_size % share:
-        raise ConfigError(
-            f"train.global_batch_size={job.train.global_batch_size} must be a multiple of train.micro_batch_size * nodes * "
-            f"ranks_per_node = {job.train.micro_batch_size} * {job.nodes} * {job.ranks_per_node} = {share}."
+        require(
+            re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) and value.isprintable(),
+            f"allocator.env.{brief(name)}={brief(value)} is no variable that a program can be given.",
         )
 
 
 def check_data(job: Job) -> None:
     """The data are a file of this host."""
     if job.data.path is not None:
-        path = Path(job.data.path)
-        if not path.is_file() or path.stat().st_size <= job.model.sequence:
-            raise ConfigError(
-                f"data.path={path} must be a file of more than model.sequence={job.model.sequence} bytes."
-            )
-        if job.model.vocabulary < 256:
-            raise ConfigError(
-                f"model.vocabulary={job.model.vocabulary} must be at least 256 when data.path is set: its tokens are bytes."
-            )
+        path, sequence = Path(job.data.path), job.model.sequence
+        require(
+            path.is_file() and path.stat().st_size > sequence,
+            f"data.path={path} must be a file of more than model.sequence={sequence} bytes.",
+        )
+        require(
+            job.model.vocabulary >= 256,
+            f"model.vocabulary={job.model.vocabulary} must be at least 256 when data.path is set: its tokens are bytes.",
+        )
 
 
 def check_middle(job: Job) -> None:
-    """What is to be run has a middle micro-batch where a whole iteration has any. Earlier records (number 2) may have shorter iterations."""
+    """What is to be run has a middle micro-batch where a whole iteration has any. Earlier records may have shorter iterations."""
     given, least = job.measure.iteration_micro_batches, min(job.num_micro_batches, SETTLING + 3)
-    if job.measure.mode == "sampled" and given < least:
-        raise ConfigError(
-            f"measure.iteration_micro_batches={given} must be at least {least}: a first one, {SETTLING} behind it in which memory settles, a "
-            "last one, which synchronises, and one between them, by which the rest is told."
-        )
+    require(
+        job.measure.mode == "full" or given >= least,
+        f"measure.iteration_micro_batches={given} must be at least {least}: a first one, {SETTLING} after it in which memory settles, a "
+        "last one, which synchronizes, and one between them, which stands for the rest.",
+    )
 
 
 UNITS = ("seconds", "milliseconds", "per_second")  # names of groups of `rate`
 
 
 def check_program(program: Program) -> None:
-    for key in ("rate", "check"):
-        pattern = getattr(program, key)
+    for key, pattern in (("rate", program.rate), ("check", program.check)):
         try:
             re.compile(pattern or "")
         except re.error as error:
             raise ConfigError(f"{key}={pattern} is not a regular expression: {error}.") from error
-    if program.check is not None and re.compile(program.check).groups != 1:
-        raise ConfigError(
-            f"check={program.check} must have one group in parentheses: the value that all arms print alike."
-        )
+    require(
+        program.check is None or re.compile(program.check).groups == 1,
+        f"check={program.check} must have one group in parentheses: the value that all arms print alike.",
+    )
     found = re.compile(program.rate or "")
-    if found.groups > 1 and not (len(found.groupindex) == found.groups and found.groupindex.keys() <= set(UNITS)):
-        raise ConfigError(
-            f"rate={program.rate} has several groups: put one pair of parentheses, around the number; (?P<seconds>…) or (?P<per_second>…) "
-            "says its unit (both, with | between, where lines have one or the other), and no parentheses mean the time between lines."
-        )
-    if program.stop_after_steps is not None and (program.rate is None or program.stop_after_steps < 2):
-        raise ConfigError(
-            f"program.stop_after_steps={program.stop_after_steps} needs rate='REGEX', which says what a step is, and must be 2 or more."
-        )
-    if program.same_output and program.rate is not None:
-        raise ConfigError(
-            "program.same_output=true compares whole outputs, and rate='REGEX' may stop a run before its end."
-        )
-    if not program.timeout_seconds > 0:
-        raise ConfigError(f"program.timeout_seconds={program.timeout_seconds} must be greater than 0.")
+    require(
+        found.groups <= 1 or (len(found.groupindex) == found.groups and found.groupindex.keys() <= set(UNITS)),
+        f"rate={program.rate} has several groups: put one pair of parentheses, around the number; (?P<seconds>…) or (?P<per_second>…) "
+        "says its unit (both, with | between, where lines have one or the other), and no parentheses mean the time between lines.",
+    )
+    require(
+        program.stop_after_steps is None or (program.rate is not None and program.stop_after_steps >= 2),
+        f"program.stop_after_steps={program.stop_after_steps} needs rate='REGEX', which says what a step is, and must be 2 or more.",
+    )
+    require(
+        not program.same_output or program.rate is None,
+        "program.same_output=true compares whole outputs, and rate='REGEX' may stop a run before its end.",
+    )
 
 
 def check_fits(

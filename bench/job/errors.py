@@ -20,6 +20,8 @@ class AllocatorError(RuntimeError):
 
 def printable(text: str) -> str:
     """What a terminal must not act on (a line break, an escape) in Python's words for it."""
+    if text.isprintable():
+        return text
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 

@@ -7,10 +7,11 @@ JSON, without Hydra.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+from bench.job.identity import canonical as canonical
+from bench.job.identity import content_hash
 
 PADDING = "BENCH_PADDING"  # beginning of the names of variables that only fill an environment up
 
@@ -24,6 +25,15 @@ class Allocator:
     env: Dict[str, str] = field(default_factory=dict)
     shows: str = ""
     package: Optional[str] = None  # what to install on Debian or Ubuntu when the library is not there
+    # What to set in place of an option of `env` that this version of the library no longer knows: {} where the option
+    # only silences messages. An option that is not named here must be known.
+    instead: Dict[str, Dict[str, str]] = field(default_factory=dict)
+
+
+def asks_for_huge_pages(env: Dict[str, str]) -> bool:
+    """Return whether an arm's variables ask for transparent huge pages."""
+    settings = " ".join(env.values())
+    return "malloc.hugetlb=1" in settings or "thp:always" in settings or "THP_MEM_ALLOC_ENABLE" in env
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,7 @@ class Data:
     """``path``: a file whose bytes are the tokens (memory-mapped); None: synthetic tokens."""
 
     path: Optional[str] = None
+    sha256: Optional[str] = None  # of the file: filled in where a job is composed
 
 
 @dataclass(frozen=True)
@@ -113,16 +124,7 @@ class Launch:
     job_timeout_seconds: Optional[float] = None  # a job that takes longer has failed. None: no limit
     blas: str = "full"  # the math library's path: `full` what the CPU can do, `stock` as the wheel comes
     python: Optional[str] = None  # interpreter of the ranks, with its own PyTorch; None: the one that runs this command
-
-
-# Keys of launch that decide how ranks find one another and how long somebody waits, and nothing of what is measured.
-NOT_MEASURED = (
-    "interface",
-    "timeout_seconds",
-    "collective_timeout_seconds",
-    "silence_seconds",
-    "job_timeout_seconds",
-)
+    software: Optional[str] = None  # versions of that interpreter: filled in where a job is composed
 
 
 @dataclass(frozen=True)
@@ -140,9 +142,6 @@ class Program:
     same_output: bool = False  # every arm must print the same bytes
     terminal: bool = False  # its output is a pseudo-terminal, for a program that prints lines late without one
     timeout_seconds: float = 86400.0  # a run that takes longer is ended, and has failed
-
-
-WARM_UP_ITERATION = 2  # micro-batches between two optimizer steps of the warm-up: it is for the steps
 
 
 @dataclass(frozen=True)
@@ -178,20 +177,6 @@ class Job:
         return self.train.global_batch_size // (self.train.micro_batch_size * self.dp)
 
     @property
-    def warm_up(self) -> int:
-        """Micro-batches of a rank that never count: as `measure` says, and one at least, which makes Adam's state. Full mode warms up
-        with a whole iteration where `measure` says none, so that jobs of any width train the same."""
-        if self.measure.mode == "full" and not self.measure.warmup_micro_batches:
-            return self.num_micro_batches
-        return max(self.measure.warmup_micro_batches, 1)
-
-    @property
-    def warm_up_iteration(self) -> int:
-        """Of them, how many come between two optimizer steps."""
-        whole = self.measure.mode == "full" and not self.measure.warmup_micro_batches
-        return self.num_micro_batches if whole else min(WARM_UP_ITERATION, self.num_micro_batches)
-
-    @property
     def rank_bytes(self) -> int:
         """Memory that one rank needs, estimated in bytes: enough to refuse what cannot fit, not a prediction.
 
@@ -209,22 +194,13 @@ class Job:
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 over all that decides the measurement, as 64 hex digits; a sentence about an arm is not part of it."""
-        content = to_dict(self)
-        for name in NOT_MEASURED:
-            del content["launch"][name]
-        content["allocator"] = {key: content["allocator"][key] for key in ("name", "library", "env")}
-        return hashlib.sha256(canonical(content).encode()).hexdigest()
+        """SHA-256 over all that decides the measurement, as 64 hex digits (`identity.content_hash`)."""
+        return content_hash(to_dict(self))
 
     @property
     def directory(self) -> str:
         """Name of the job's directory: it carries its meaning, and has no character that a shell or Hydra minds."""
         return f"n{self.nodes:03d}_{self.allocator.name}_r{self.repeat:02d}-{self.content_hash[:8]}"
-
-
-def canonical(value: Any) -> str:
-    """JSON with one spelling: sorted keys, no spaces, so that a hash over it means something."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 # The workloads, and which parts of a job each has for itself. The other parts belong to all of them.
@@ -237,16 +213,15 @@ def to_dict(job: Job) -> Dict[str, Any]:
     for workload, parts in OWN_PARTS.items():
         for part in parts if workload != job.workload else ():
             del content[part]
-    if job.launch.python is None:
-        del content["launch"]["python"]
+    for part, key in (("launch", "python"), ("launch", "software"), ("data", "sha256")):
+        if part in content and content[part][key] is None:
+            del content[part][key]
     return content
 
 
 def workload_name(values: Mapping[str, Any]) -> str:
-    """Return which workload a job's plain data is of. Records that were made before the key existed have a command or not."""
-    program = values.get("program")
-    of_program = isinstance(program, Mapping) and bool(program.get("command"))
-    return str(values.get("workload") or ("program" if of_program else "gpt"))
+    """Return which workload a job's plain data is of."""
+    return str(values.get("workload", "gpt"))
 
 
 PARTS = {
@@ -265,3 +240,8 @@ def from_dict(values: Dict[str, Any]) -> Job:
     """The inverse of :func:`to_dict`. Raises TypeError on a key that Job does not have."""
     parts = {key: PARTS[key](**value) if key in PARTS else value for key, value in values.items()}
     return Job(**{**parts, "workload": workload_name(values)})
+
+
+def complete(values: Dict[str, Any]) -> Dict[str, Any]:
+    """Return a record's job with today's defaults for the keys that it lacks."""
+    return to_dict(from_dict(values))

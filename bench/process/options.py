@@ -52,6 +52,26 @@ def _plain(value: str) -> str:
         return value
 
 
+def in_force(arm: Allocator, files: Sequence[str]) -> dict[str, str]:
+    """Return the variables to set for the arm with these libraries.
+
+    An option that ``arm.instead`` names and the libraries no longer know is replaced as it says. Every other option stays:
+    `check` fails the arm where it is not known.
+    """
+    env: dict[str, str] = {}
+    for name, value in arm.env.items():
+        text = name[len("MIMALLOC_") :].lower() if name.startswith("MIMALLOC_") else name
+        gone = name in arm.instead and not _stands_in(text, files)
+        env.update(arm.instead[name] if gone else {name: value})
+    return env
+
+
+def tunables(loader: str | None) -> dict[str, str]:
+    """Return glibc's tunables and their values in this process's environment, as its loader prints them; none before 2.33."""
+    words = words_of((loader, "--list-tunables")) if loader else ""
+    return dict(re.findall(r"^(glibc\.[\w.]+): (\S+)", words, re.MULTILINE))
+
+
 def check(arm: Allocator, files: Sequence[str], live: Mapping[str, str], loader: str | None) -> list[str]:
     """Names of the arm's options that are set, and of which nobody can say that they are in force.
 
@@ -99,7 +119,7 @@ def _tunable(arm: Allocator, key: str, value: str, loader: str | None, name: str
     option = name or key
     if loader is None:
         return [option]
-    said = dict(re.findall(r"^(glibc\.[\w.]+): (\S+)", words_of((loader, "--list-tunables")), re.MULTILINE))
+    said = tunables(loader)
     if not said:  # before glibc 2.33 the loader has no list, but the names stand in its file
         if not _stands_in(key, [loader]):
             raise _unknown(arm, option, [loader])
@@ -113,12 +133,16 @@ def _tunable(arm: Allocator, key: str, value: str, loader: str | None, name: str
 
 def _mimalloc(arm: Allocator, name: str, value: str, files: Sequence[str]) -> list[str]:
     option = name[len("MIMALLOC_") :].lower()
-    said = dict(re.findall(r"mimalloc: option '(\w+)': (-?\d+)", words_of(trial(files[0], MIMALLOC_VERBOSE="1"))))
-    if option not in said:
-        # An old name may stand for a new one: it is in the file, but not in the list.
+    words = words_of(trial(files[0], MIMALLOC_VERBOSE="1"))
+    said = dict(re.findall(r"^(?:mimalloc: )?option '(\w+)': (-?\d+)", words, re.MULTILINE))
+    if not said:
         if not _stands_in(option, files):
             raise _unknown(arm, name, files)
         return [name]
+    # An old name that still stands for a new one is reported so; any other old name has no effect.
+    option = dict(re.findall(r'"mimalloc_(\w+)" is deprecated -- use "mimalloc_(\w+)"', words)).get(option, option)
+    if option not in said:
+        raise _unknown(arm, name, files)
     number = re.fullmatch(r"(-?\d+) *([kmgt]?)i?b?", _plain(value))
     if number is None:
         raise _other(arm, name, value, said[option])
@@ -150,8 +174,12 @@ def _jemalloc(arm: Allocator, name: str, value: str, files: Sequence[str], live:
 
 
 def _stands_in(name: str, files: Sequence[str]) -> bool:
-    """Whether ``name`` is a string in one of the files, or the end of one: a linker lets strings share their ends."""
-    return any(name.encode() + b"\0" in Path(file).read_bytes() for file in files)
+    """Return whether ``name`` is a string in one of the files, or the end of one: a linker lets strings share their ends.
+
+    mimalloc keeps ``deprecated_NAME`` for an option that no longer has an effect.
+    """
+    pattern = b"(?<!deprecated_)" + re.escape(name.encode()) + b"\0"
+    return any(re.search(pattern, Path(file).read_bytes()) for file in files)
 
 
 def trial(library: str, **more: str) -> tuple[str, ...]:

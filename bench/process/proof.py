@@ -11,6 +11,7 @@ import ctypes.util
 import hashlib
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
 
@@ -21,7 +22,8 @@ from bench.process import options
 
 def prove(allocator: Allocator, path: str | None) -> dict[str, Any]:
     """Show which allocator is live in this very process: ``malloc_library``, ``sha256``, ``version``, ``options``;
-    ``libraries``, each that does the work with its digest; ``unconfirmed``: options that are set, and not known to be in force.
+    ``libraries``, each that does the work with its digest; ``unconfirmed``: options that are set, and not known to be in force;
+    ``dropped``: options of the arm that this version no longer knows, replaced as `Allocator.instead` says; ``tunables``: glibc's.
 
     The loader only warns about a library that it cannot preload, so the question is put to the process: where do malloc
     and posix_memalign (which torch calls) come from, what does the allocator say its version and options are? Raises
@@ -46,14 +48,15 @@ def prove(allocator: Allocator, path: str | None) -> dict[str, Any]:
     if mapped is not None and live not in mapped:
         raise AllocatorError(f"allocator={allocator.name}: {live} is not among this process's mapped files.")
     version, said = _ask(live, asked_of_jemalloc(allocator))
-    for name, value in allocator.env.items():
+    loader = _loader()
+    files = _parts(live, loader)
+    env = options.in_force(allocator, files)
+    for name, value in env.items():
         if os.environ.get(name) != value:
             raise AllocatorError(
                 f"allocator={allocator.name}: {name} is {os.environ.get(name)!r} in the rank and not {value!r}."
             )
-    loader = _loader()
-    files = _parts(live, loader)
-    unconfirmed = options.check(allocator, files, said, loader)
+    unconfirmed = options.check(replace(allocator, env=env), files, said, loader)
     digests = {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files}
     return {
         "malloc_library": live,
@@ -61,9 +64,16 @@ def prove(allocator: Allocator, path: str | None) -> dict[str, Any]:
         "libraries": digests,
         "library_path": os.environ.get("LD_LIBRARY_PATH"),
         "version": version,
-        "options": {**said, **allocator.env},
+        "options": {**said, **env},
         "unconfirmed": unconfirmed,
+        "dropped": [name for name in allocator.env if name not in env],
+        "tunables": {name: value for name, value in options.tunables(loader).items() if ".malloc." in name},
     }
+
+
+def libraries_of(path: str | None) -> list[str]:
+    """Return the real paths of the libraries that would do the work of ``path`` (None: the C library) once it is preloaded."""
+    return _parts(os.path.realpath(path) if path else _library_of("gnu_get_libc_version"), _loader())
 
 
 def _mapped() -> set[str] | None:

@@ -51,7 +51,9 @@ def stripped(record: Record) -> Record:
             value = re.sub(rf"(?<![\w-]){re.escape(user)}(?![\w-])", "user", value)
         return value
 
-    whole: Record = walk({key: value for key, value in record.items() if key not in ("path", "sha256")}, text)
+    whole: Record = walk(
+        {key: value for key, value in record.items() if key not in ("sha256", *records.IN_MEMORY)}, text
+    )
     whole["launch"]["master_addr"] = "node1"
     for host in whole["hosts"]:
         mount = host.get("root_mount")
@@ -145,6 +147,6 @@ def leftovers(record: Mapping[str, Any]) -> list[str]:
     again = stripped(dict(record))
     found = []
     for key in sorted(record):
-        if key not in ("path", "sha256", "packed_from") and again.get(key) != record[key]:
+        if key not in ("sha256", "packed_from", *records.IN_MEMORY) and again.get(key) != record[key]:
             found.append(f"{key} still has something that `pack` takes away.")
     return found

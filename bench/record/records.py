@@ -1,5 +1,5 @@
-"""The record: the one JSON file that a job leaves. Written whole or not at all, checked when read, and enough to derive
-every figure again. docs/record.md lists its fields.
+"""The record: the one JSON file that a job leaves. Written whole or not at all, checked when read, and enough to compute
+every figure. docs/record.md lists its fields.
 """
 
 from __future__ import annotations
@@ -9,28 +9,25 @@ import errno
 import hashlib
 import json
 import os
-import re
 import stat
-from collections.abc import Iterable
-from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from bench.job.checks import brief
+from bench.job.checks import brief, converted, shaped
 from bench.job.errors import ConfigError, RecordError, printable
-from bench.job.job import canonical
-from bench.record.migrate import migrate
-from bench.record.packs import unpacked
-from bench.record.shape import COUNTERS as COUNTERS
-from bench.record.shape import check_shape
+from bench.job.job import canonical, to_dict
+from bench.record.fields import Host, Product, RecordFile
 
-SCHEMA = 3  # moves when a field changes its meaning: see migrate.py
+SCHEMA = 4  # moves when a field changes its meaning; 1 to 3 were written before the first release
+IN_MEMORY = ("path", "derived")  # what reading adds to a record: where it lies, and its figures
+LARGEST, DEEPEST = 1e18, 12  # of a number, and of groups in groups
 Record = dict[str, Any]
 
 
 def seal(record: Record) -> Record:
-    """The record with its own SHA-256, over everything else in it."""
-    content = {key: value for key, value in record.items() if key != "sha256"}
+    """Return the record with its own SHA-256, over everything else in it; what reading added is left out."""
+    content = {key: value for key, value in record.items() if key not in ("sha256", *IN_MEMORY)}
     return {**content, "sha256": hashlib.sha256(canonical(content).encode()).hexdigest()}
 
 
@@ -45,8 +42,8 @@ def text_of(record: Record) -> str:
 
 
 def first_seal(record: Record) -> str:
-    """The SHA-256 that the record had when it was first written, before `rederive --write` or `pack`."""
-    return str(record.get("rederived_from") or record.get("packed_from") or record["sha256"])
+    """The SHA-256 that the record had when it was first written, before `pack`."""
+    return str(record.get("packed_from") or record["sha256"])
 
 
 def write_text(path: Path, text: str) -> None:
@@ -85,15 +82,13 @@ def _on_disk(descriptor: int) -> None:
 
 
 def read(path: Path) -> Record:
-    """The record in ``path``. Raises RecordError for a file that is cut short, edited, of another version, or not as records are:
-    whatever a file can hold, a record that is given back has what the readers rely on."""
+    """Return the record in ``path``, every text in it printable. Raises RecordError for a file that is cut short, edited, of another
+    version, or not as bench/record/fields.py declares it. ``ranks`` are checked by their workload (bench/workloads/reading.py)."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a folder; or a pipe, which would be read for ever
+        if not stat.S_ISREG(path.stat().st_mode):  # a folder; or a pipe, whose reader would block
             raise RecordError(f"{path} is not a file.")
         text = path.read_text(encoding="utf-8")
-        record = json.loads(text, parse_constant=refuse_constant)
-        refuse_unspeakable(text, record)
-        return sound(path, text, record)
+        return decode(path, text, json.loads(text, parse_constant=refuse_constant))
     except RecordError:
         raise
     except OSError as error:
@@ -104,45 +99,75 @@ def read(path: Path) -> Record:
         raise RecordError(f"{path} is not a whole record (cut short?): {brief(str(error))}.") from error
 
 
-def sound(path: Path, text: str, record: Any) -> Record:
-    """``record``, which stood in ``path`` as ``text``, when it is sealed and shaped as records are; one of an earlier schema number
-    is migrated. Raises RecordError."""
+def decode(path: Path, text: str, record: Any) -> Record:
+    """Return ``record``, which ``path`` held as ``text``, with its declared fields. Raises RecordError."""
     number = record.get("schema") if isinstance(record, dict) else None
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise RecordError(f"{path} has schema {brief(number)}, which no version of this program wrote.")
-    if number > SCHEMA:
-        raise RecordError(
-            f"{path} has schema {brief(number)}, and this version reads schema {SCHEMA} and earlier: read it with the version that "
-            f"wrote it ({brief(record.get('bench_version'))}) or a later one."
+    if type(number) is not int or number != SCHEMA:
+        by = (
+            f": use the version that wrote it ({brief(record.get('bench_version'))})" if isinstance(number, int) else ""
         )
+        raise RecordError(f"{path} has schema {brief(number)}, and this version reads schema {SCHEMA}{by}.")
     if not is_sealed(text, record):
         raise RecordError(f"{path} was changed after it was written: its SHA-256 does not match.")
     try:
-        check_shape(record := migrated(record))
-    except ConfigError as error:
-        written_by = brief(record.get("bench_version", "another version"))
-        raise RecordError(
-            f"{path} (written by {written_by}) is not a record that this version reads: {printable(str(error))}"
-        ) from error
-    return record
+        known = converted(cleaned(record), RecordFile)
+        known["job"] = to_dict(shaped(known["job"]))  # a key that is missing has its default
+        check_date(known["started_at"])
+        for host in known["hosts"]:
+            check_products(host)
+        return known
+    except ValueError as error:
+        raise unreadable(path, record, str(error)) from error
 
 
-def migrated(record: Record) -> Record:
-    """With today's meanings. Raises ConfigError where a step does not find what records of that number have."""
+def unreadable(path: Path, record: Record, why: str) -> RecordError:
+    """Return the error for a record that is whole and that this version cannot use."""
+    by = brief(record.get("bench_version", "another version"))
+    return RecordError(f"{path} (written by {by}) is not a record that this version reads: {printable(why)}")
+
+
+def check_date(text: str) -> None:
     try:
-        return migrate(record, SCHEMA)
-    except (KeyError, TypeError, AttributeError, ValueError, ZeroDivisionError, OverflowError):
-        check_shape(record)  # says in its own words what is wrong
-        raise ConfigError(f"schema={record['schema']} has other fields.") from None
+        datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(f"started_at={brief(text)} is not a date and time of ISO 8601.") from error
 
 
-def refuse_unspeakable(text: str, record: Any) -> None:
-    """Numbers that no counter and no clock gives, and halves of characters, are stopped here: what follows can calculate with
-    all, and print all. Raises ValueError."""
-    if re.search(r"[:,\[ ]-?(\d{19,}|[\d.]+[eE]\+?\d{3,})", text):
-        raise ValueError("a number is too large")
-    if "\\ud" in text.lower():
-        json.dumps(record, ensure_ascii=False).encode()
+def check_host(host: Any, where: str) -> Record:
+    """Return the declared facts of one host. Raises ConfigError."""
+    found: Record = converted(cleaned(host), Host, where)
+    check_products(found)
+    return found
+
+
+def check_products(host: Record) -> None:
+    for path, product in (host.get("products") or {}).items():
+        converted(product, Product, f"products.{path}")
+
+
+def cleaned(value: Any, left: int = DEEPEST) -> Any:
+    """Return ``value`` with every text printable, but not the words of a user's program: they are run again as they are, and made
+    printable where they are shown. Raises ConfigError for a number that no clock or counter gives, and for too many levels."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, (dict, list)) and not left:
+        raise ConfigError("it is nested too deeply.")
+    if isinstance(value, dict):
+        of_program = "program" if left == DEEPEST - 1 else None
+        return {printable(k): one if k == of_program else cleaned(one, left - 1) for k, one in value.items()}
+    if isinstance(value, list):
+        return value if is_column(value) else [cleaned(one, left - 1) for one in value]
+    if value is not None and not abs(value) < LARGEST:
+        raise ConfigError(f"{brief(value)} is not of a size that is measured.")
+    return value
+
+
+def is_column(values: list[Any]) -> bool:
+    """Whether these are numbers of sizes that are measured: a column, which is long."""
+    return (
+        set(map(type, values)) <= {int, float, bool}
+        and -LARGEST < min(values, default=0) <= max(values, default=0) < LARGEST
+    )
 
 
 def is_sealed(text: str, record: Record) -> bool:
@@ -157,69 +182,3 @@ def is_sealed(text: str, record: Record) -> bool:
 
 def refuse_constant(word: str) -> None:
     raise ValueError(f"{word} is not JSON")
-
-
-def read_all(directories: Iterable[Path]) -> tuple[list[Record], list[tuple[Path, str]]]:
-    """All records under ``directories``, in the order of their paths, each with its ``path`` added, those that were set aside
-    among them; and what was refused, with the reason. A copy of a record counts once: see :func:`collect`."""
-    found = collect(directories)
-    return sorted([*found.records, *found.set_aside], key=lambda record: record["path"]), found.refused
-
-
-RECORD_NAME = "record.json"
-SET_ASIDE_NAME = re.compile(r"record(-[0-9a-f]{8})+\.json")
-
-
-@dataclass(frozen=True)
-class Found:
-    """What lies under some folders. ``records`` may be merged; ``set_aside`` are of other hosts or of other code, which a later sweep
-    put out of the way, and are never merged; ``left_out`` says in sentences what was not read or not counted."""
-
-    records: list[Record]
-    set_aside: list[Record]
-    refused: list[tuple[Path, str]]
-    left_out: tuple[str, ...]
-
-
-def collect(directories: Iterable[Path]) -> Found:
-    """The records under ``directories``, each once: two files with one SHA-256 are copies, and a block that counted twice would make
-    an interval narrower than what was measured. Only files with the names that this program gives are records."""
-    everything: list[Record] = []
-    refused, other = [], []
-    paths = {
-        os.path.realpath(path): path  # not Path.resolve, which fails where a link leads to itself
-        for directory in directories
-        for path in sorted(unpacked(Path(directory)).glob("**/record*.json"))
-    }
-    for path in paths.values():  # one folder may lie inside another
-        if path.name != RECORD_NAME and not SET_ASIDE_NAME.fullmatch(path.name):
-            other.append(path)
-            continue
-        try:
-            everything.append({**read(path), "path": str(path)})
-        except RecordError as error:
-            refused.append((path, str(error)))
-    once: dict[str, Record] = {}
-    for record in sorted(everything, key=lambda record: not record["path"].endswith(f"/{RECORD_NAME}")):
-        once.setdefault(first_seal(record), record)
-    kept = [record for record in everything if once[first_seal(record)] is record]
-    aside = [record for record in kept if Path(record["path"]).name != RECORD_NAME]
-    copies = len(everything) - len(kept)
-    said = []
-    if copies:
-        first = next(r for r in everything if once[first_seal(r)] is not r)
-        said.append(
-            f"{copies} {'copy' if copies == 1 else 'copies'} of records {'was' if copies == 1 else 'were'} left out, for a record counts "
-            f"once; for instance {first['path']}."
-        )
-    if other:
-        said.append(
-            f"{len(other)} file{'s' * (len(other) > 1)} not called {RECORD_NAME} {'were' if len(other) > 1 else 'was'} not read: "
-            f"{other[0]}."
-        )
-    if aside:
-        said.append(
-            f"{len(aside)} record{'s' * (len(aside) > 1)} of other hosts or other code, set aside by a later sweep, "
-            f"{'are' if len(aside) > 1 else 'is'} not counted: {aside[0]['path']}."
-        )
-    return Found([r for r in kept if Path(r["path"]).name == RECORD_NAME], aside, refused, tuple(said))

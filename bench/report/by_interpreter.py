@@ -1,4 +1,4 @@
-"""The table "Does it still matter?": what each arm gains under several interpreters and their PyTorch."""
+"""The table "Does it still matter?": what each arm gains under several C libraries and interpreters."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 from bench.job.words import count
 from bench.report.tables import Table, gain_words
 from bench.report.verdicts import verdict_text
-from bench.report.words import number
-from bench.statistics.across import Under, across_interpreters
+from bench.report.words import mebibytes, number
+from bench.statistics.across import Under, across_software
 
 if TYPE_CHECKING:
     from bench.statistics.grouping import Section
 
 TITLE = "Does it still matter?"
-HEADINGS = "Arm,PyTorch,Python,Reference,Sec/it,Gain,95 %,Faults of the reference,Blocks,Verdict".split(",")
+HEADINGS = "Arm,Version,glibc,PyTorch,Python,Sec/it,Minor faults,Kernel s,Huge pages,Gain,95 %,Blocks,Verdict".split(
+    ","
+)
 ANSWER = {
     "faster": "it still matters",
     "slower": "it is a loss there",
@@ -26,33 +28,37 @@ ANSWER = {
 
 
 def interpreter_tables(found: Sequence[Section]) -> list[tuple[list[str], Table]]:
-    """Sentences and a table for each configuration that ran under several interpreters."""
+    """Return sentences and a table for each configuration that ran under several C libraries or interpreters."""
     return [
-        (_sentences(group), Table(HEADINGS, [_row(one) for one in group], TITLE))
-        for group in across_interpreters(found)
+        (_sentences(group), Table(HEADINGS, [_row(one) for one in group], TITLE)) for group in across_software(found)
     ]
 
 
 def _row(one: Under) -> list[str]:
-    pair = one.pair
-    nodes = f", {pair.nodes} nodes" if pair.nodes > 1 else ""
-    reference = f"{pair.reference} {number(one.reference_seconds)}"
+    ratio = one.pair.ratio if one.pair else None
+    name = f"{one.arm}{f', {one.nodes} nodes' if one.nodes > 1 else ''}"
     return [
-        *(f"{pair.arm}{nodes}", one.torch, one.python, reference, number(one.seconds), *gain_words(pair)),
-        *(count(one.faults), str(pair.ratio.num_blocks) if pair.ratio else "-", verdict_text(pair.ratio)),
+        *(name, one.version[:24], one.glibc, one.torch, one.python, number(one.sec_per_it), count(one.faults)),
+        *(number(one.kernel_seconds), mebibytes(one.huge_bytes), *(gain_words(one.pair) if one.pair else ("1", "-"))),
+        *(str(ratio.num_blocks) if ratio else "-", verdict_text(ratio) if one.pair else "reference"),
     ]
 
 
 def _sentences(group: Sequence[Under]) -> list[str]:
-    """For each arm, what it was worth under the oldest PyTorch and what it is worth under the newest."""
+    """Return for each arm what it was worth under the oldest software and what it is worth under the newest."""
     said = []
-    for arm, nodes in dict.fromkeys((one.pair.arm, one.pair.nodes) for one in group):
-        rows = [one for one in group if (one.pair.arm, one.pair.nodes) == (arm, nodes)]
+    for arm, nodes in dict.fromkeys((one.arm, one.nodes) for one in group if one.pair):
+        rows = [one for one in group if (one.arm, one.nodes) == (arm, nodes) and one.pair]
         if len(rows) < 2:
             continue
+        first, last = rows[0], rows[-1]
+        names = [(f"glibc {one.glibc}", f"PyTorch {one.torch}") for one in (first, last)]
+        differ = [i for i in range(2) if names[0][i] != names[1][i]] or [1]
         gains = ", ".join(
-            f"{' ['.join(gain_words(one.pair))}] under PyTorch {one.torch}" for one in (rows[0], rows[-1])
+            f"{' ['.join(gain_words(one.pair))}] under {' and '.join(name[i] for i in differ)}"
+            for one, name in zip((first, last), names)
+            if one.pair
         )
-        where = f" at {nodes} nodes" if nodes > 1 else ""
-        said.append(f"{arm}{where}: {gains}: {ANSWER[rows[-1].pair.word]}.")
+        assert last.pair is not None
+        said.append(f"{arm}{f' at {nodes} nodes' if nodes > 1 else ''}: {gains}: {ANSWER[last.pair.word]}.")
     return said

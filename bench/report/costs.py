@@ -53,6 +53,11 @@ def cost_rows(section: Section) -> list[list[str]]:
 def cost_sentences(section: Section) -> list[str]:
     """What the host can compute, what the math library makes of it, and what the training does: a sentence each."""
     said = [limit_sentence(section.host), *products_sentences(section.host)]
+    page_bytes = section.host["memory"]["page_bytes"]
+    if page_bytes != 4096:
+        said.append(
+            f"Pages are of {page_bytes >> 10} KiB here: a fault, its count and its price, is that of one such page."
+        )
     known = [one for one in costs_of(section) if one.limit_share is not None]
     best = max(known, key=lambda one: one.limit_share or 0.0, default=None)
     shares = reached_shares(section, [best]) if best else []

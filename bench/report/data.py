@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from bench.report.verdicts import verdict_text
 from bench.report.words import frequency_text, significant, truncated
 from bench.statistics.grouping import Section
 from bench.statistics.pairing import Pair
-from bench.statistics.stats import Ratio, time_interval
+from bench.statistics.stats import Ratio
 from bench.workloads.catalogue import workload_of
 
 COLUMNS = (
@@ -93,29 +92,29 @@ def written(value: Any) -> Any:
 def row(record: Record, out: Path) -> dict[str, Any]:
     """The columns of results.csv for one job. A failed job has no figures, and says why under ``notes``."""
     job, derived = from_dict(record["job"]), record["derived"] or {}
-    ghz, petaflops = record["hosts"][0]["cpu"]["ghz"], derived.get("est_aggr_petaflops")
-    # From the samples: the limits in records of older code may lie below zero.
-    interval = time_interval(derived["samples"]) if derived else None
+    ghz = record["hosts"][0]["cpu"]["ghz"]
 
-    def figure(value: float | None, digits: int = 6) -> float | None:
-        return None if value is None or math.isnan(value) else significant(value, digits)
+    def figure(key: str, digits: int) -> float | None:
+        value = derived.get(key)
+        return None if value is None else significant(value, digits)
 
+    petaflops = derived.get("est_aggr_petaflops")
     return {
         "allocator": job.allocator.name,
         "nodes": job.nodes,
         "freq": frequency_text(ghz) if ghz else None,
         **dict.fromkeys(("size", "dp", "tp", "pp", "mbs", "gbs")),
         **workload_of(job).columns(job),
-        "mem_mib": figure(derived.get("mem_mib")),
-        "sec_per_it": figure(derived.get("sec_per_it")),
-        "tflops": figure(derived.get("tflops"), 4),
+        "mem_mib": figure("mem_mib", 6),
+        "sec_per_it": figure("sec_per_it", 6),
+        "tflops": figure("tflops", 4),
         "est_aggr_petaflops": None if petaflops is None else truncated(petaflops),
         "notes": derived.get("notes", "-") if record["valid"] else record["error"] or "invalid",
         "repeat": job.repeat,
-        "sec_per_it_low": figure(interval.low if interval else None),
-        "sec_per_it_high": figure(interval.high if interval else None),
-        "minor_faults_per_it": figure(derived.get("minor_faults_per_it")),
-        "system_seconds_per_it": figure(derived.get("system_seconds_per_it"), 4),
+        "sec_per_it_low": figure("sec_per_it_low", 6),
+        "sec_per_it_high": figure("sec_per_it_high", 6),
+        "minor_faults_per_it": figure("minor_faults_per_it", 6),
+        "system_seconds_per_it": figure("system_seconds_per_it", 4),
         "simulated": record["launch"]["simulated"],
         "valid": record["valid"],
         "record": below(record["path"], str(out)),

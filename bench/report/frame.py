@@ -14,6 +14,7 @@ from bench.job.errors import RecordError
 from bench.record import records
 from bench.report.data import job_rows, micro_batch_rows, ratio_rows, row
 from bench.statistics.grouping import sections
+from bench.workloads import reading
 
 Folder = Union[str, Path]
 
@@ -35,7 +36,7 @@ def frame(*folders: Folder, reference: str = "glibc") -> Tables:
     import pandas as pd
 
     paths = [Path(folder) for folder in folders]
-    read = records.collect(paths)
+    read = reading.collect(paths)
     if not read.records:
         why = f": {read.refused[0][1]}" if read.refused else "."
         raise RecordError(f"bench.frame: there are no records under {', '.join(map(str, paths)) or 'no folder'}{why}")

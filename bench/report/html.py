@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 
 from bench import __version__
 from bench.host import likeness
+from bench.job import identity
 from bench.job.job import to_dict
 from bench.paths import TEMPLATES
 from bench.report import hosts
@@ -75,7 +76,12 @@ def page_parts(section: Section, first: Section, number: int) -> list[Part]:
         *([Part("", plots=drawn)] if drawn else []),
         *(part for part in parts if part.title != OVER_TIME),
         _facts("The arms, and the proof of each", arm_rows(section), PROOF, folded=True),
-        _facts("Configuration and launch", launch_rows(section), lead=[workload_of(section.job).description(section.job)], folded=True),
+        _facts(
+            "Configuration and launch",
+            launch_rows(section),
+            lead=[workload_of(section.job).description(section.job)],
+            folded=True,
+        ),
         _facts("Host", host_rows(section), folded=True),
         *([_facts("Noisy jobs", warnings)] if warnings else []),
     ]
@@ -101,9 +107,13 @@ def arm_rows(section: Section) -> list[list[str]]:
     for arm in section.arms:
         record = next(cell for cell in section.cells if cell.arm == arm).records[0]
         allocator, proof = record["job"]["allocator"], record["ranks"][0]["proof"]
-        env = " ".join(f"{key}={value}" for key, value in sorted(allocator["env"].items())) or "none"
+        dropped = proof.get("dropped", [])
+        env = {key: value for key, value in allocator["env"].items() if key not in dropped}
+        env.update(pair for name in dropped for pair in allocator.get("instead", {}).get(name, {}).items())
+        words = " ".join(f"{key}={value}" for key, value in sorted(env.items())) or "none"
+        words += f" (this version has dropped {', '.join(dropped)})" if dropped else ""
         known = proof["malloc_library"], proof["version"] or "not told", (proof["sha256"] or "")[:16]
-        rows.append([arm, allocator["shows"], *known, env])
+        rows.append([arm, allocator["shows"], *known, words])
     return rows
 
 
@@ -190,7 +200,7 @@ def warning_rows(section: Section) -> list[tuple[str, str]]:
 def differs(section: Section, first: Section) -> list[tuple[str, str, str]]:
     """Why this section is not the first one: configuration and facts that differ (name, there, here)."""
     there, here = (
-        likeness.flat({k: v for k, v in to_dict(s.job).items() if k not in ("allocator", "repeat", "nodes")})
+        identity.flat({k: v for k, v in to_dict(s.job).items() if k not in ("allocator", "repeat", "nodes")})
         for s in (first, section)
     )
     rows = [

@@ -44,6 +44,7 @@ from bench.report.style import (
 )
 from bench.statistics.cause import PHASES, fault_prices, total
 from bench.statistics.published import read_published
+from bench.workloads.catalogue import workload_of
 
 if TYPE_CHECKING:
     from bench.statistics.cells import Cell
@@ -68,11 +69,10 @@ class Plot:
 
 def plots(section: Section, prefix: str = "") -> list[Plot]:
     """Every picture that this section's records can fill, the most telling first. ``prefix`` keeps ids of sections apart."""
-    # A program is seen from outside: it has no micro-batches to draw.
-    ours = (gains, phases, samples, over_time, against_nodes, pareto)
+    drawings = {draw.__name__: draw for draw in (gains, phases, samples, over_time, against_nodes, pareto)}
     found = []
     with matplotlib.rc_context(STYLE):
-        for draw in (gains, pareto) if section.job.program.command else ours:
+        for draw in map(drawings.__getitem__, workload_of(section.job).pictures):
             drawing = draw(section)
             if drawing:
                 title, caption, figure, rows = drawing

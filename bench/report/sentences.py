@@ -119,7 +119,11 @@ def agreement(check: Losses) -> str:
 
 def over_time_sentences(section: Section) -> list[str]:
     """A line for each arm that is drawn: how far its counted micro-batches lie apart, and their faults as bars, in order."""
-    return [] if "over_time" not in workload_of(section.job).pictures else [_over_time(job) for job in typical_jobs(section)]
+    return (
+        []
+        if "over_time" not in workload_of(section.job).pictures
+        else [_over_time(job) for job in typical_jobs(section)]
+    )
 
 
 def _over_time(job: Series) -> str:

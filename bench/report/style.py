@@ -31,7 +31,7 @@ BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK = (
 )
 LIBRARIES = {"glibc": VERMILLION, "tcmalloc": BLUE, "jemalloc": GREEN, "mimalloc": PURPLE, "tbbmalloc": ORANGE}
 OTHERS = (SKY, BLACK)
-MARKERS = (*"osD^vPX<>phd*8H", (4, 1, 0), (6, 1, 0), (8, 1, 0), (3, 1, 0), (7, 0, 0), (9, 1, 0))
+MARKERS = (*"osD^vPX<>phd*8H", (4, 1, 0), (6, 1, 0), (8, 1, 0), (3, 1, 0), (7, 0, 0), (9, 1, 0), (4, 1, 45), (12, 1, 0))
 INK, SOFT, GRID, WARM_UP = "#1b1f24", "#57606a", "#e3e6ea", "#b4bac1"
 # What is no arm's color is the page's to choose: dark on white, or light on dark. Outside of a page the fallback is drawn.
 OF_THE_PAGE = {INK: "--ink", SOFT: "--soft", GRID: "--grid", BLACK: "--black", "#ffffff": "--paper"}

@@ -25,7 +25,6 @@ WORDS = {
     "compare": ("reproduced", "within tolerance", "not reproduced", "not comparable"),
     "series": ("first", "better", "worse", "cannot tell"),
     "gate": ("passed", "failed", "undecided"),
-    "rederive": ("same", "changed"),
     "advise": ("fastest", "not surely", "change nothing", "none fits"),
     "doctor": ("ok", "warn", "bad"),
 }

@@ -1,14 +1,15 @@
-"""One question over several sections: does the allocator still matter under another Python and PyTorch? And what keeping memory
+"""One question over several sections: does the allocator still matter under another C library, Python and PyTorch? And what keeping memory
 is worth, arm by arm, within one section."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from bench.host.interpreter import numbers
 from bench.host.likeness import kind_of
+from bench.job.identity import identity
 from bench.job.job import canonical, to_dict
 from bench.statistics.cells import Cell
 from bench.statistics.grouping import Section
@@ -20,62 +21,91 @@ FEWEST_ARMS = 4  # of a table of what keeps memory: two or three are in the comp
 
 @dataclass(frozen=True)
 class Under:
-    """One arm against the reference under one interpreter."""
+    """One arm under one C library and interpreter. Means of its blocks, of a micro-batch where no iteration is named."""
 
+    arm: str
+    nodes: int
+    simulated: bool
+    version: str
+    glibc: str
     torch: str
     python: str
-    pair: Pair
-    reference_seconds: float
-    seconds: float
-    faults: float  # minor faults an iteration, the reference's
+    pair: Pair | None  # None: the reference
+    sec_per_it: float
+    faults: float
+    kernel_seconds: float
+    huge_bytes: float
 
 
-def across_interpreters(sections: Sequence[Section]) -> list[list[Under]]:
-    """For each configuration and host that ran under two interpreters or more, its comparisons: arm after arm, the oldest PyTorch
-    first."""
+def across_software(sections: Sequence[Section]) -> list[list[Under]]:
+    """Return for each configuration and host that ran under two C libraries or interpreters its arms, the reference first; of each
+    arm the oldest software first."""
     groups: dict[str, list[Section]] = {}
     for section in sections:
         if section.pairs and workload_of(section.job).uses_pytorch:
-            groups.setdefault(_but_for_interpreter(section), []).append(section)
+            groups.setdefault(_but_for_software(section), []).append(section)
     made = []
     for group in groups.values():
         if len({_software(section) for section in group}) < 2:
             continue
         rows = [under for section in group for under in _under(section)]
-        arms = list(dict.fromkeys(row.pair.arm for row in rows))
-        key = {arm: place for place, arm in enumerate(arms)}
-        made.append(sorted(rows, key=lambda row: (key[row.pair.arm], row.pair.nodes, numbers(row.torch), row.python)))
+        compared = [pair.arm for section in group for pair in section.pairs]
+        arms = dict.fromkeys([*(section.reference for section in group), *compared, *(row.arm for row in rows)])
+        place = {arm: number for number, arm in enumerate(arms)}
+        made.append(
+            sorted(
+                rows,
+                key=lambda row: (
+                    place[row.arm],
+                    row.nodes,
+                    _order(row.glibc),
+                    _order(row.torch),
+                    _order(row.python),
+                ),
+            )
+        )
     return made
 
 
-def _software(section: Section) -> tuple[str, str]:
-    return str(section.host["packages"].get("torch")), str(section.host["python"]["version"])
+def _software(section: Section) -> tuple[str, str, str]:
+    host = section.host
+    return str(host["system"]["glibc"]), str(host["packages"].get("torch")), str(host["python"]["version"])
 
 
-def _but_for_interpreter(section: Section) -> str:
-    """What two sections must share: all that records of one section share, but the interpreter and what comes with it."""
-    job = {k: v for k, v in to_dict(section.job).items() if k not in ("allocator", "repeat", "nodes")}
-    left_out = ("python", "interface", "timeout_seconds")
-    job["launch"] = {k: v for k, v in job["launch"].items() if k not in left_out}
+def _order(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", version)))
+
+
+def _but_for_software(section: Section) -> str:
+    """Return what two sections must share: all that records of one section share, but C library, image, interpreter and what comes
+    with it."""
     host = {
         **section.host,
+        "system": {**section.host["system"], "glibc": None},
+        "image": None,
         "packages": {**section.host["packages"], "torch": None},
         "python": {**section.host["python"], "version": None},
     }
-    return canonical([job, kind_of([host])])
+    return canonical([identity(to_dict(section.job)), kind_of([host])])
 
 
 def _under(section: Section) -> list[Under]:
-    torch, python = _software(section)
-    cells = {(cell.arm, cell.nodes, cell.simulated): cell for cell in section.cells}
-    found = []
-    for pair in section.pairs:
-        reference = cells[pair.reference, pair.nodes, pair.simulated]
-        arm = cells[pair.arm, pair.nodes, pair.simulated]
-        faults = reference.mean("minor_faults_per_it") or 0.0
-        seconds = reference.sec_per_it.value, arm.sec_per_it.value
-        found.append(Under(torch, python, pair, *seconds, faults))
-    return found
+    pairs = {(pair.arm, pair.nodes, pair.simulated): pair for pair in section.pairs}
+    return [
+        Under(
+            cell.arm,
+            cell.nodes,
+            cell.simulated,
+            version_of(cell),
+            *_software(section),
+            pairs.get((cell.arm, cell.nodes, cell.simulated)),
+            cell.sec_per_it.value,
+            of_micro_batch(cell, "minor_faults"),
+            of_micro_batch(cell, "system_seconds"),
+            huge_bytes_of(cell),
+        )
+        for cell in section.cells
+    ]
 
 
 @dataclass(frozen=True)
@@ -100,15 +130,15 @@ def keeping(section: Section) -> list[Keeping]:
     if len(cells) < FEWEST_ARMS:
         return []
     pairs = {pair.arm: pair for pair in section.pairs if (pair.nodes, pair.simulated) == at}
-    faults = {cell.arm: faults_of(cell) for cell in cells}
+    faults = {cell.arm: of_micro_batch(cell, "minor_faults") for cell in cells}
     most = max(faults.values()) or 1.0
     rows = [
         Keeping(
             cell.arm,
-            cell.records[0]["ranks"][0]["proof"]["version"] or "",
+            version_of(cell),
             faults[cell.arm],
             1 - faults[cell.arm] / most,
-            fmean(max(rank["huge_bytes"] or 0 for rank in record["ranks"]) for record in cell.records),
+            huge_bytes_of(cell),
             cell.mean("peak_rss_bytes") or 0.0,
             pairs.get(cell.arm),
         )
@@ -117,8 +147,17 @@ def keeping(section: Section) -> list[Keeping]:
     return sorted(rows, key=lambda row: (row.peak_rss_bytes, row.arm))
 
 
-def faults_of(cell: Cell) -> float:
-    """Minor faults of one micro-batch, mean of the blocks: those of an iteration over its micro-batches."""
+def version_of(cell: Cell) -> str:
+    return cell.records[0]["ranks"][0]["proof"]["version"] or ""
+
+
+def huge_bytes_of(cell: Cell) -> float:
+    """Return the transparent huge pages of the rank that has most, mean of the blocks."""
+    return fmean(max(rank["huge_bytes"] or 0 for rank in record["ranks"]) for record in cell.records)
+
+
+def of_micro_batch(cell: Cell, counter: str) -> float:
+    """Return a counter of one micro-batch, mean of the blocks: that of an iteration over its micro-batches."""
     return fmean(
-        record["derived"]["minor_faults_per_it"] / record["derived"]["micro_batches_per_it"] for record in cell.records
+        record["derived"][f"{counter}_per_it"] / record["derived"]["micro_batches_per_it"] for record in cell.records
     )

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from bench.host.likeness import fingerprint
+from bench.job.job import asks_for_huge_pages
 from bench.record.records import Record
 from bench.statistics.cells import Cell, block_of, nodes_text
 from bench.workloads.catalogue import workload_of
+
+HUGE_BYTES = 64 << 20  # of huge pages: more than the interpreter and the libraries get by themselves
 
 
 def cautions_of(good: Sequence[Record], chosen: str, reference: str, num_arms: int) -> list[str]:
@@ -73,3 +76,17 @@ def _stretched_blocks(good: Sequence[Record]) -> int:
         own = sum(record["wall_seconds"] for record in found)
         stretched += max(starts) - min(starts) > own + 600
     return stretched
+
+
+def huge_pages_of_glibc(record: Record) -> list[str]:
+    """Return a sentence where an arm of the C library's allocator got huge pages that its settings do not ask for."""
+    arm = record["job"]["allocator"]
+    huge_bytes = max(rank["huge_bytes"] or 0 for rank in record["ranks"])
+    if arm["library"] is not None or asks_for_huge_pages(arm["env"]) or huge_bytes < HUGE_BYTES:
+        return []
+    tunable = record["ranks"][0]["proof"].get("tunables", {}).get("glibc.malloc.hugetlb", "not known")
+    return [
+        f"{arm['name']} got huge pages that it does not ask for (glibc.malloc.hugetlb {tunable}; the kernel's setting is "
+        f"{record['hosts'][0]['memory']['thp']}): its faults do not compare with those of a glibc without them; "
+        "allocator=glibc_nothp turns off what glibc itself asks for."
+    ]

@@ -37,9 +37,9 @@ class Cell:
         """Geometric mean over the blocks, so that the quotient of two arms' figures is their ratio; with one block the
         job's own mean and interval."""
         if len(self.records) == 1:
-            derived = self.records[0]["derived"]  # its limits are of the code that wrote it, and may be below zero
-            own = stats.time_interval(derived["samples"])
-            return stats.Interval(derived["sec_per_it"], own.low, own.high)
+            derived = self.records[0]["derived"]
+            limits = (derived[f"sec_per_it_{end}"] for end in ("low", "high"))
+            return stats.Interval(derived["sec_per_it"], *(math.nan if limit is None else limit for limit in limits))
         logs = stats.mean_interval([math.log(seconds) for seconds in self.seconds])
         # Two blocks far apart have an interval that says nothing, and that exp cannot hold.
         return stats.Interval(*(math.exp(min(max(x, -700.0), 700.0)) for x in (logs.value, logs.low, logs.high)))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from bench.job.job import Job, canonical, from_dict, workload_name
+from bench.job import sampling
+from bench.job.identity import arm, identity
+from bench.job.job import Job, canonical, from_dict, to_dict
 from bench.job.series import relative_half_width
 from bench.record.records import Record
 from bench.statistics.stats import FEWEST_BLOCKS
@@ -26,14 +26,14 @@ SWEEP_SECONDS, PUBLISH_SECONDS, PRODUCTS_SECONDS = 3.0, 0.7, 9.0
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast a job of this workload goes. Per micro-batch: in warm-up and after; per iteration: all-reduce and optimizer."""
+    """How fast a job of this workload goes. Per micro-batch: in warm-up and after; per iteration: all-reduce and optimizer.
+    ``half_width``: relative, as if of one sample; that of n samples is smaller by sqrt(n)."""
 
     startup_seconds: float
     warm_seconds: float
     micro_seconds: float
     step_seconds: float
-    half_width: float = 0.05  # relative, of the mean of `num_samples` steady samples
-    num_samples: int = 8
+    half_width: float = 0.15
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Forecast:
 
     job: Job
     seconds: float
-    source: str
+    source: str = ""
     num_records: int = 0
 
     @property
@@ -54,75 +54,62 @@ class Forecast:
         return self.seconds * (1 + SOURCES.get(self.source, math.nan))
 
 
-def pace_of(record: Record) -> Pace:
-    """From a valid record of our own workload."""
+def pace_of(record: Record, factor: float = 1.0) -> Pace:
+    """From a valid record of our own workload, ``factor`` times slower: ranks that share one host's cores take as many times longer
+    as they are more."""
     rank = record["ranks"][0]
-    micro, its = rank["micro_batches"], rank["iterations"]
+    micro, walls = rank["micro_batches"], rank["iterations"]["wall_seconds"]
     seconds = [f + b for f, b in zip(micro["forward_seconds"], micro["backward_seconds"])]
-    warm = [took for took, steady in zip(seconds, micro["steady"]) if not steady]
-    samples = record["derived"]["samples"]
     steady = [took for took, good in zip(seconds, micro["steady"]) if good] or seconds
-    beyond = sum(its["wall_seconds"]) - sum(seconds)
-    width = relative_half_width(samples)
+    warm = [took for took, good in zip(seconds, micro["steady"]) if not good] or steady
+    samples = record["derived"]["samples"]
+    width = relative_half_width(samples) * math.sqrt(len(samples))
     return Pace(
-        startup_seconds=max(record["wall_seconds"] - sum(its["wall_seconds"]), 0.0),
-        warm_seconds=statistics.fmean(warm or steady),
-        micro_seconds=statistics.fmean(steady),
-        step_seconds=max(beyond, 0.0) / len(its["wall_seconds"]),
-        half_width=width if math.isfinite(width) else 0.05,
-        num_samples=max(len(samples), 2),
+        startup_seconds=max(record["wall_seconds"] - sum(walls), 0.0),
+        warm_seconds=statistics.fmean(warm) * factor,
+        micro_seconds=statistics.fmean(steady) * factor,
+        step_seconds=max(sum(walls) - sum(seconds), 0.0) / len(walls) * factor,
+        half_width=width if math.isfinite(width) else Pace.half_width,
     )
 
 
 def job_seconds(job: Job, pace: Pace) -> float:
-    """Start-up, warm-up, and iterations until the rules of `measure` are content."""
-    measure = job.measure
-    steps = math.ceil(job.warm_up / job.warm_up_iteration)
-    elapsed, samples = job.warm_up * pace.warm_seconds + steps * pace.step_seconds, 0
-    if measure.mode == "full":
-        whole = job.num_micro_batches * pace.micro_seconds + pace.step_seconds
-        return pace.startup_seconds + elapsed + measure.iterations * whole
-    count = min(measure.iteration_micro_batches, job.num_micro_batches)
-    took = count * pace.micro_seconds + pace.step_seconds
-    while True:
+    """Start-up, and the rank's own iterations, each as long as ``pace`` says, until the rank's own rule ends them."""
+    elapsed, samples = 0.0, 0
+    for kinds, warm_up in sampling.iterations(job):
+        took = len(kinds) * (pace.warm_seconds if warm_up else pace.micro_seconds) + pace.step_seconds
+        width = pace.half_width / math.sqrt(max(samples, 1))
+        if not sampling.wants_more(job.measure, samples, width, elapsed, took):
+            break
         elapsed += took
-        samples += max(count - 2, 0) or count
-        if elapsed + took > measure.max_seconds:
-            break
-        if samples < measure.min_samples or elapsed < measure.min_seconds:
-            continue
-        width = pace.half_width * math.sqrt(pace.num_samples / samples)
-        if samples >= measure.max_samples or width <= measure.relative_half_width:
-            break
+        samples += 0 if warm_up else len(sampling.typical(kinds, range(len(kinds))))
     return pace.startup_seconds + elapsed
 
 
 def forecast(job: Job, found: Sequence[Record], alone: bool, gflops: float | None = None) -> Forecast:
     """``found``: valid records of this kind of host, the newest last. ``alone``: all ranks share one host (no launcher gave more).
     ``gflops``: the speed of matrix products, for where no record helps."""
-    if workload_of(job).rank_bytes(job) is None:  # XXX
-        return _of_program(job, found)
     known: dict[str, list[float]] = {}
-    for record in found:
-        if workload_name(record["job"]) != job.workload or not record["ranks"][0]["iterations"]["wall_seconds"]:
-            continue
-        theirs = from_dict(record["job"])
-        if _workload(theirs) != _workload(job):
+    workload, from_outside = _workload(job), workload_of(job).tflops(job, 1.0) is None
+    for record, theirs in ((record, from_dict(record["job"])) for record in found):
+        if _workload(theirs) != workload or not (from_outside or record["ranks"][0]["iterations"]["wall_seconds"]):
             continue
         factor = _ranks_here(job, alone) / _ranks_here(theirs, record["launch"]["simulated"])
         same_arm = _arm(theirs) == _arm(job)
         wide = factor != 1 or theirs.nodes != job.nodes
-        if same_arm and not wide and _amount(theirs) == _amount(job):
-            known.setdefault("same job", []).append(record["wall_seconds"])
-            continue
-        source = "another width" if wide else "same arm" if same_arm else "another arm"
-        known.setdefault(source, []).append(job_seconds(job, _scaled(pace_of(record), factor)))
+        if same_arm and not wide and (from_outside or _amount(theirs) == _amount(job)):
+            source, seconds = "same job", record["wall_seconds"]
+        else:
+            source = "another width" if wide else "same arm" if same_arm else "another arm"
+            # A program is seen from outside: only its whole runs foretell anything.
+            seconds = record["wall_seconds"] if from_outside else job_seconds(job, pace_of(record, factor))
+        known.setdefault(source, []).append(seconds)
     for source in SOURCES:
         if source in known:
             newest = known[source][-NEWEST:]
             return Forecast(job, statistics.fmean(newest), source, len(newest))
-    if not gflops:
-        return Forecast(job, math.nan, "")
+    if not gflops or from_outside:
+        return Forecast(job, math.nan)
     flops = (
         (workload_of(job).tflops(job, 1.0) or 0.0)
         * job.nodes
@@ -132,16 +119,6 @@ def forecast(job: Job, found: Sequence[Record], alone: bool, gflops: float | Non
     )
     micro = flops * _ranks_here(job, alone) / (EFFICIENCY * gflops * 1e9)
     return Forecast(job, job_seconds(job, Pace(STARTUP_SECONDS, micro, micro, micro / 4)), "products")
-
-
-def _of_program(job: Job, found: Sequence[Record]) -> Forecast:
-    """A program is seen from outside: only its own records foretell anything."""
-    mine = [record for record in found if record["job"].get("program") == dataclasses.asdict(job.program)]
-    same = [r["wall_seconds"] for r in mine if _arm(from_dict(r["job"])) == _arm(job)][-NEWEST:]
-    others = [r["wall_seconds"] for r in mine][-NEWEST:]
-    if not others:
-        return Forecast(job, math.nan, "")
-    return Forecast(job, statistics.fmean(same or others), "same job" if same else "another arm", len(same or others))
 
 
 @dataclass(frozen=True)
@@ -164,50 +141,35 @@ def with_auto_blocks(
     forecasts: Sequence[Forecast], num_first: int, max_minutes: float, wanted: int | None, large: bool
 ) -> Duration:
     """With measure.blocks=auto, whose first block has ``num_first`` jobs, of which ``forecasts`` are of those that are to run: blocks until
-    the minutes are over, or until as many as an earlier spread asks for (``wanted``); three in any case, as ``Runner.next_block`` has it."""
-    if not forecasts or any(math.isnan(one.seconds) for one in forecasts):
+    the minutes are over, or until as many as an earlier spread asks for (``wanted``); always three, as ``Runner.next_block`` has it."""
+    each = [statistics.fmean(getattr(one, key) for one in forecasts) * num_first for key in ("seconds", "low", "high")]
+    if math.isnan(each[0]):
         return Duration(math.nan, math.nan, math.nan)
-    block = statistics.fmean(one.seconds for one in forecasts) * num_first
-    fit = max(FEWEST_BLOCKS, int(60 * max_minutes / (block + PUBLISH_SECONDS * num_first)))
+    block = each[0] + PUBLISH_SECONDS * num_first
+    fit = max(FEWEST_BLOCKS, int(60 * max_minutes / block))
     blocks = max(FEWEST_BLOCKS, min(fit, wanted)) if wanted else fit
-    share = max(SOURCES[one.source] for one in forecasts)
     beside = SWEEP_SECONDS + PUBLISH_SECONDS * num_first * blocks + PRODUCTS_SECONDS * large
-    seconds = beside + blocks * block
-    shortest = beside + FEWEST_BLOCKS * block / (1 + share) if wanted is None else seconds / (1 + share)
-    longest = max(FEWEST_BLOCKS * block * (1 + share) + beside, min(seconds * (1 + share), 60 * max_minutes + beside))
-    return Duration(seconds, min(shortest, seconds), max(longest, seconds), blocks)
+    seconds = beside + blocks * each[0]
+    low = beside + (blocks if wanted else FEWEST_BLOCKS) * each[1]
+    high = max(beside + FEWEST_BLOCKS * each[2], min(beside + blocks * each[2], beside + 60 * max_minutes), seconds)
+    return Duration(seconds, low, high, blocks)
 
 
 def _workload(job: Job) -> str:
-    """What decides a micro-batch's time, but for the arm and how many ranks share the host."""
-    train = {key: value for key, value in dataclasses.asdict(job.train).items() if key != "global_batch_size"}
-    launch: Mapping[str, Any] = {
-        "blas": job.launch.blas,
-        "python": job.launch.python,
-        "threads": job.launch.threads_per_rank,
-    }
-    return canonical([dataclasses.asdict(job.model), train, launch])
+    """What decides the time of a micro-batch or of a program's run, but for the arm and how many ranks share the host."""
+    width = ("train.global_batch_size", "ranks_per_node", "seed")
+    same = {k: v for k, v in identity(to_dict(job)).items() if k not in width and not k.startswith("measure.")}
+    return canonical([same, job.launch.software])
 
 
 def _amount(job: Job) -> str:
-    return canonical([dataclasses.asdict(job.measure), job.num_micro_batches])
+    content = identity(to_dict(job))
+    return canonical([{k: v for k, v in content.items() if k.startswith("measure.")}, job.num_micro_batches])
 
 
 def _arm(job: Job) -> str:
-    return canonical([job.allocator.library, job.allocator.env])
+    return canonical({**arm(to_dict(job)), "name": None})
 
 
 def _ranks_here(job: Job, alone: bool) -> int:
     return job.num_ranks if alone else job.ranks_per_node
-
-
-def _scaled(pace: Pace, factor: float) -> Pace:
-    """Ranks that share one host's cores take as many times longer as they are more."""
-    if factor == 1:
-        return pace
-    return dataclasses.replace(
-        pace,
-        warm_seconds=pace.warm_seconds * factor,
-        micro_seconds=pace.micro_seconds * factor,
-        step_seconds=pace.step_seconds * factor,
-    )

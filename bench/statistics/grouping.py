@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.host.likeness import kind_of
-from bench.job.job import Job, canonical, from_dict
+from bench.job.identity import arm, identity
+from bench.job.job import Job, canonical, complete, from_dict
 from bench.process.cpus import cpu_numbers
 from bench.record import records
 from bench.record.records import Record
@@ -69,28 +70,26 @@ def sections(records: Sequence[Record], reference: str) -> list[Section]:
 def _likeness(record: Record) -> str:
     """What two records must share to stand in one section: all of the configuration but arm, block and nodes, the kind
     of host, and how many of its CPUs were allowed (the fingerprint leaves out which)."""
-    job = {key: value for key, value in record["job"].items() if key not in ("allocator", "repeat", "nodes")}
-    job["launch"] = {k: v for k, v in job["launch"].items() if k not in ("interface", "timeout_seconds")}
-    return canonical([job, kind_of(record["hosts"][:1])])
+    return canonical([identity(complete(record["job"])), kind_of(record["hosts"][:1])])
 
 
 def _arm_identity(record: Record) -> str:
     """The setting, and the very libraries that served: an upgrade between two blocks makes another arm."""
-    allocator = record["job"]["allocator"]
     proof = record["ranks"][0]["proof"]
-    served = sorted(proof.get("libraries", {"": proof["sha256"]}).values()) if allocator["library"] else None
-    return canonical([{key: allocator[key] for key in ("name", "library", "env")}, served])
+    preloads = record["job"]["allocator"]["library"] is not None
+    served = sorted(proof.get("libraries", {"": proof["sha256"]}).values()) if preloads else None
+    return canonical([arm(record["job"]), served])
 
 
 def _section(group: Sequence[Record], reference: str) -> Section:
     good = [(record, record["job"]["allocator"]["name"], _arm_identity(record)) for record in group if record["valid"]]
     identities: dict[str, set[str]] = {}
-    for _, name, identity in good:
-        identities.setdefault(name, set()).add(identity)
+    for _, name, setting in good:
+        identities.setdefault(name, set()).add(setting)
     cells: dict[tuple[str, int, bool], list[Record]] = {}
-    for record, name, identity in good:
+    for record, name, setting in good:
         # Two settings under one name are two arms.
-        label = name if len(identities[name]) == 1 else f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:4]}"
+        label = name if len(identities[name]) == 1 else f"{name}-{hashlib.sha256(setting.encode()).hexdigest()[:4]}"
         cells.setdefault((label, record["job"]["nodes"], record["launch"]["simulated"]), []).append(record)
     names = sorted({arm for arm, _, _ in cells})
     chosen = (

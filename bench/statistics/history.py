@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.host import likeness
+from bench.job import identity
 from bench.job.job import canonical
 from bench.process.cpus import cpu_numbers
 from bench.record.records import Record
@@ -123,7 +124,7 @@ def _question(record: Record) -> str:
 
 
 def _hardware(host: Mapping[str, Any]) -> list[Any]:
-    flat = likeness.flat(host)
+    flat = identity.flat(host)
     return [*(flat.get(name) for name in HARDWARE), len(cpu_numbers(host["cpu"]["affinity"]))]
 
 

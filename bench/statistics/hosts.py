@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.host import likeness
-from bench.job.job import canonical
+from bench.job.identity import identity, is_amount
+from bench.job.job import canonical, complete
 from bench.record.records import Record
 from bench.statistics.grouping import Section
 from bench.statistics.pairing import Pair
-from bench.statistics.reproduction import question_of
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def _asked(section: Section, pair: Pair) -> dict[str, Any]:
     names = {key: _first(section, pair, arm)["job"]["allocator"]["name"] for key, arm in _arms(pair)}
     settings = {f"arm.{key}": record["job"]["allocator"][key] for key in ("library", "env")}
     return {
-        **question_of(record["job"]),
+        **{key: value for key, value in identity(complete(record["job"])).items() if not is_amount(key)},
         **names,
         **settings,
         "nodes": pair.nodes,

@@ -10,7 +10,8 @@ from typing import Any
 
 from bench.host import likeness
 from bench.job.errors import ConfigError, RecordError
-from bench.job.job import canonical
+from bench.job.identity import arm, identity, is_amount
+from bench.job.job import canonical, complete
 from bench.process.cpus import cpu_numbers
 from bench.record import records
 from bench.record.packs import is_pack
@@ -19,15 +20,11 @@ from bench.statistics.cells import Cell, nodes_text
 from bench.statistics.grouping import pairs
 from bench.statistics.published import Row, published_rows
 from bench.statistics.stats import LogMean, Ratio, deciding_blocks, difference, log_mean, of_ratio, ratio
+from bench.workloads import reading
 
 # The same experiment elsewhere may have other hardware, but not other software under test. An image's flavour shows in torch's
 # version (+cu102, +cpu), and natively too.
 SOFTWARE = ("packages.torch", "system.glibc", "memory.thp", "memory.page_bytes", "machine")
-# What two runs of one experiment may differ in: which block, arm and nodes, and what only finds and waits for the peers.
-NOT_THE_EXPERIMENT = ("repeat", "allocator", "nodes", "launch.interface")
-# How much was measured: named where it differs. measure.mode and the length of an iteration are part of the experiment.
-THE_EXPERIMENT_OF_MEASURE = ("measure.mode", "measure.iteration_micro_batches")
-BLAS_BEFORE = "stock"  # records without launch.blas were made on the path that the library takes by itself
 Point = tuple[int, str, bool]  # nodes, arm, whether the nodes are simulated
 EVERYTHING: Point = (0, "", False)  # what is said of two results as a whole
 WORDS = ("reproduced", "within tolerance", "not reproduced", "not comparable")
@@ -75,9 +72,9 @@ def load_side(path: Path, reference: str) -> Side:
         return published_side(path, reference)
     # What a later sweep set aside (record-<hash>.json) is of other hosts or other code, and is asked for by its own name.
     found = (
-        records.Found([{**records.read(path), "path": str(path)}], [], [], ())
+        reading.Found([{**reading.read(path), "path": str(path)}], [], [], ())
         if path.is_file() and not is_pack(path)
-        else records.collect([path])
+        else reading.collect([path])
     )
     if found.refused:
         raise RecordError(f"{path} holds a record that cannot be trusted: {found.refused[0][1]}")
@@ -94,7 +91,7 @@ def load_side(path: Path, reference: str) -> Side:
     first = valid[0]
     return Side(
         str(path),
-        {"launch.blas": BLAS_BEFORE, **likeness.flat(first["job"])},
+        identity(complete(first["job"])),
         {
             "CPUs allowed": len(cpu_numbers(section.host["cpu"]["affinity"])) or section.host["cpu"]["logical"],
             "threads of a rank": first["ranks"][0]["threads"],
@@ -128,34 +125,16 @@ def published_side(path: Path, reference: str) -> Side:
 
 def arm_of(record: records.Record) -> str:
     """What makes the arm that arm: the library that was live, by its version and settings."""
-    allocator = record["job"]["allocator"]
-    return canonical([allocator["library"], allocator["env"], record["ranks"][0]["proof"]["version"]])
+    return canonical([{**arm(record["job"]), "name": None}, record["ranks"][0]["proof"]["version"]])
 
 
 def experiments_differ(a: Side, b: Side) -> tuple[list[str], list[str]]:
-    """What makes the two other experiments; and how much was measured, which does not. Each in words: the key and both values."""
-    other: list[str] = []
-    amount: list[str] = []
-    for key in sorted(a.job.keys() & b.job.keys()):
-        if _may_differ(key):
-            continue
-        if a.job[key] != b.job[key]:
-            (amount if _is_amount(key) else other).append(_differs(key, a.job[key], b.job[key]))
-    return other, amount
-
-
-def question_of(job: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes a record's job the experiment that it is, by dotted names: two jobs with the same may be compared on any hosts."""
-    flat = {"launch.blas": BLAS_BEFORE, **likeness.flat(job)}
-    return {key: value for key, value in flat.items() if not (_may_differ(key) or _is_amount(key))}
-
-
-def _may_differ(key: str) -> bool:
-    return key.split(".")[0] in NOT_THE_EXPERIMENT or key in NOT_THE_EXPERIMENT or "timeout" in key
-
-
-def _is_amount(key: str) -> bool:
-    return key.startswith("measure.") and key not in THE_EXPERIMENT_OF_MEASURE
+    """Return what makes the two other experiments; and how much was measured, which does not. Each in words: the key and both values."""
+    if a.job["workload"] != b.job["workload"]:  # then all of their own parts differ too
+        return [_differs("workload", a.job["workload"], b.job["workload"])], []
+    keys = [key for key in sorted(a.job.keys() | b.job.keys()) if a.job.get(key) != b.job.get(key)]
+    said = {key: _differs(key, a.job.get(key), b.job.get(key)) for key in keys}
+    return [said[key] for key in keys if not is_amount(key)], [said[key] for key in keys if is_amount(key)]
 
 
 def conditions_differ(a: Side, b: Side) -> list[str]:

@@ -275,6 +275,11 @@ def outliers(samples: Sequence[float]) -> list[bool]:
     return [bool(far) for far in distance / scale > 3.5]
 
 
+def finite(value: float) -> float | None:
+    """Return ``value``, or None where JSON could not hold it."""
+    return value if math.isfinite(value) else None
+
+
 def _finite(samples: Sequence[float], what: str) -> np.ndarray:
     values = np.asarray(samples, dtype=float)
     if values.ndim != 1 or len(values) == 0:
@@ -353,8 +358,3 @@ def _smallest_detectable(error: float, degrees: float) -> float:
 
 def _exp(x: float) -> float:
     return x if math.isnan(x) else math.exp(min(max(x, -700.0), 700.0))  # two wild blocks would overflow a float
-
-
-def finite(value: float) -> float | None:
-    """Return the value, or None where it is infinite or not a number: JSON has neither."""
-    return value if value == value and abs(value) != float("inf") else None

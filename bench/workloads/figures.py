@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from bench.record.records import COUNTERS
-from bench.statistics.stats import finite, mean_interval
+from bench.record.fields import COUNTERS
+from bench.statistics.stats import finite, time_interval
 
 
 def plain_figures(
     unit: str, samples: Sequence[float], counters: Mapping[str, float], peak_rss_bytes: int, notes: str = ""
 ) -> dict[str, Any]:
     """Return times and counters of one ``unit`` (a step, a run), which takes the place of an iteration. ``samples`` are seconds."""
-    seconds, interval = fmean(samples), mean_interval(samples)
+    seconds, interval = fmean(samples), time_interval(samples)
     counted = {counter: counters.get(counter, 0.0) for counter in COUNTERS}
     return {
         "sec_per_it": seconds,

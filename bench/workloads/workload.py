@@ -72,9 +72,13 @@ class Workload:
         """
         raise NotImplementedError
 
-    def checked_ranks(self, ranks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return what the ranks measured. Raises ConfigError where it is not as this workload's: another node sent it."""
-        return ranks
+    def checked_ranks(self, ranks: Any) -> list[dict[str, Any]]:
+        """Return what the ranks measured, as this workload declares it. Raises ConfigError."""
+        return list(ranks)
+
+    def given(self, job: Job, ranks_here: int) -> dict[str, Any] | None:
+        """Return the threads and the environment that its first rank would be given now, for resume; None where they are the user's."""
+        return None
 
     def disturbances(self, ranks: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return a sentence for each disturbance that the samples show."""

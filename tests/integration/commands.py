@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from bench.host.foreign import foreign_variables
-from bench.record import records
+from bench.workloads import reading
 
 # The page's pictures are half of what a tiny job's command computes, so it is written where a test looks at it or at a failure in it.
 PAGE, NO_PAGE = "sweep.html=true", "sweep.html=false"
@@ -61,7 +61,7 @@ class Done:
 
     def records(self) -> dict[str, Any]:
         """Every record by the name of its directory; each must be readable."""
-        found, refused = records.read_all([self.out])
+        found, refused = reading.read_all([self.out])
         assert not refused
         return {Path(record["path"]).parent.name: record for record in found}
 

@@ -8,7 +8,7 @@ import pytest
 
 from bench import cli
 from bench.commands import advise
-from bench.record import records
+from bench.workloads import reading
 from tests.integration.test_program import WORK, compiled, pytestmark  # noqa: F401  (skipped where there is no tcmalloc)
 
 
@@ -24,7 +24,7 @@ def test_a_c_program_is_looked_at_confirmed_and_answered(
     said = capsys.readouterr().out
     assert "Plan for 20 minutes: a look at 2 arms" in said
     assert "by fresh blocks that chose nothing" in said and "1 block, peak RSS" in said
-    found = records.read_all([tmp_path / "out"])[0]
+    found = reading.read_all([tmp_path / "out"])[0]
     ran = {(r["job"]["allocator"]["name"], r["job"]["repeat"]): r for r in found if r["valid"]}
     assert sorted(ran) == [("glibc", 0), ("glibc", 1), ("tcmalloc", 0), ("tcmalloc", 1)]
     assert all(r["job"]["program"]["command"] == command for r in ran.values())

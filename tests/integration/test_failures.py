@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from bench import __version__
-from bench.record import records
+from bench.workloads import reading
 from tests.integration.commands import FAST, PAGE, Done, bench, end, free_port, ranks_of, start, together, wait_for
 
 ENDLESS = "measure.iterations=100000"
@@ -187,7 +187,7 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
 
 
 def nothing_half_written(out: Path) -> bool:
-    return not list(out.rglob("*.part")) and not records.read_all([out])[1]
+    return not list(out.rglob("*.part")) and not reading.read_all([out])[1]
 
 
 def test_a_killed_rank_fails_its_job_by_name_and_the_sweep_goes_on(results: dict[str, Any]) -> None:

@@ -43,9 +43,14 @@ def begun_by_ci() -> Path | None:
 
 
 @pytest.fixture(scope="session")
-def docker_image() -> str:
+def builds() -> Path | None:
+    """The folder of what .ci/run built beside the other tests; None where it did not."""
+    return begun_by_ci()
+
+
+@pytest.fixture(scope="session")
+def docker_image(builds: Path | None) -> str:
     """The Docker image of this work tree; layers that did not change come from Docker's cache."""
-    begun_by_ci()
     need(
         shutil.which("docker") is not None and run(["docker", "info"]).returncode == 0,
         "no Docker engine: run scripts/provision.sh",
@@ -57,10 +62,9 @@ def docker_image() -> str:
 
 
 @pytest.fixture(scope="session")
-def sif() -> Iterator[Path]:
+def sif(builds: Path | None) -> Iterator[Path]:
     """The Apptainer image of this work tree, where another user's Apptainer can read it."""
     need(shutil.which("apptainer") is not None, "no Apptainer: run scripts/provision.sh")
-    builds = begun_by_ci()
     if builds is not None:
         yield builds / "bench.sif"
         return

@@ -7,13 +7,14 @@ import dataclasses
 import random
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from bench import cli
 from bench.job.job import Allocator, Job, Measure, Model, Train, to_dict
-from bench.job.kinds import kind_of
+from bench.job.sampling import kinds_of
 from bench.record import records
-from bench.workloads.gpt.figures import derive
+from bench.record.fields import Busy
+from bench.workloads.reading import with_figures
 
 NOT_IN_A_RANK = {"hydra", "omegaconf", "pandas", "scipy", "matplotlib", "rich", "psutil", "yaml", "pyarrow", "jinja2"}
 TINY = Model(name="tiny", layers=2, hidden=64, heads=4, sequence=64, vocabulary=257, padded_vocabulary=384)
@@ -90,6 +91,8 @@ HOST: dict[str, Any] = {
     "git": {"revision": "0" * 40, "dirty": False},
 }
 
+BUSY = {**dict.fromkeys(get_type_hints(Busy)), "time": 0.0, "monotonic": 0.0, "huge_page_faults": {}}
+
 
 def job(arm: str = "glibc", repeat: int = 0, nodes: int = 1, **changes: Any) -> Job:
     plain = Job(
@@ -137,7 +140,7 @@ def record(
         "iteration": [i for i, _ in steps],
         "index": [k for _, k in steps],
         "steady": steady,
-        "kind": [kind_of(k, count) for _, k in steps],
+        "kind": [kinds_of(count)[k] for _, k in steps],
         "loss": [6 - 0.01 * n + loss_shift for n in range(len(steps))],
         "rss_bytes": [peak_bytes - (n % 3) * 4096 for n in range(len(steps))],
     }
@@ -173,6 +176,7 @@ def record(
             "pid": 100 + r,
             "cpus": [0, 1],
             "threads": threads,
+            "memory_node": None,
             "proof": proof,
             "proof_end": {**proof},
             "peak_rss_bytes": peak_bytes,
@@ -202,17 +206,15 @@ def record(
             "simulated": simulated,
             "num_copies": 1,
             "master_addr": "127.0.0.1",
+            "interface": None,
             "dropped_environment": [],
         },
         "hosts": [copy.deepcopy(host or HOST)],  # a test may change its record: no other test's host changes with it
-        "load": {"before": {}, "after": {}},
+        "load": {"before": BUSY, "after": BUSY},
         "host_used_mib": 1000.0,
         "ranks": None if error else ranks,
-        "derived": None,
     }
-    if not error:
-        whole["derived"] = derive(whole)
-    return {**records.seal(whole), "path": str(out / one.directory / "record.json")}
+    return {**with_figures(records.seal(whole)), "path": str(out / one.directory / "record.json")}
 
 
 def study(

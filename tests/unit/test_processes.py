@@ -10,7 +10,7 @@ from builders import NOT_IN_A_RANK
 
 from bench.paths import CHECKOUT
 
-RANK = ("data", "gpt", "ops_lean", "ops_megatron", "stopping", "trainer")
+RANK = ("data", "gpt", "ops_lean", "ops_megatron", "trainer")
 
 
 def loaded(*modules: str) -> set[str]:
@@ -47,7 +47,7 @@ def test_the_rank_loads_next_to_nothing_before_its_allocator_is_proved() -> None
 
 @pytest.mark.parametrize(
     "module",
-    ["job.job", "process.proof", "process.retention", "workloads.gpt.rank.__main__", "workloads.gpt.rank.stopping"],
+    ["job.sampling", "process.proof", "process.retention", "workloads.gpt.rank.__main__"],
 )
 def test_what_a_bare_python_starts_imports_the_standard_library_alone(module: str) -> None:
     code = (

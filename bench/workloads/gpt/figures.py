@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from bench.job.checks import converted
+from bench.job.errors import ConfigError
 from bench.job.job import Job, from_dict
-from bench.job.kinds import KINDS, SETTLING, typical
-from bench.record.records import COUNTERS, Record
+from bench.job.sampling import KINDS, SETTLING, typical
+from bench.record.fields import COUNTERS
+from bench.record.records import Record
 from bench.statistics.stats import finite, time_interval
+from bench.workloads.gpt.fields import GptRank
 from bench.workloads.gpt.flops import tflops
 
 
-@functools.cache
-def derived_code() -> str:
-    """12 hex digits over the files that make a job's figures out of its raw samples: whether stored figures are of today's code."""
-    bench, digest = Path(__file__).parents[2], hashlib.sha256()
-    files = [
-        "workloads/gpt/figures.py",
-        "workloads/program/figures.py",
-        "workloads/gpt/flops.py",
-        "statistics/stats.py",
-    ]
-    for name in [*files, "job/kinds.py", "job/series.py"]:
-        digest.update(f"{name} ".encode() + hashlib.sha256((bench / name).read_bytes()).digest())
-    return digest.hexdigest()[:12]
+def checked_ranks(ranks: Any) -> list[dict[str, Any]]:
+    """Return ``ranks`` as bench/workloads/gpt/fields.py declares them, with columns of equal length. Raises ConfigError."""
+    found: list[dict[str, Any]] = converted(ranks, list[GptRank], "ranks")
+    for i, rank in enumerate(found):
+        for table in ("micro_batches", "iterations"):
+            lengths = {name: len(column) for name, column in rank[table].items()}
+            if len(set(lengths.values())) > 1:
+                raise ConfigError(f"ranks[{i}].{table}: its columns are not of equal length: {lengths}.")
+    return found
 
 
 def derive(record: Record) -> dict[str, Any]:
-    """Every summary of a job, from its raw samples. Times are those of the slowest rank; see docs/record.md for the fields."""
+    """Every summary of a job, from its raw samples. Times are those of the slowest rank; in seconds."""
     job = from_dict(record["job"])
     parts = [derive_rank(job, rank) for rank in record["ranks"]]
     slowest = max(parts, key=lambda part: part["sec_per_it"])
@@ -54,19 +51,8 @@ def derive(record: Record) -> dict[str, Any]:
     if record["launch"]["simulated"]:
         notes.append("simulated")
     return {
-        **{
-            k: slowest[k]
-            for k in (
-                "sec_per_it",
-                "samples",
-                "micro_batch_seconds",
-                "first_seconds",
-                "settling_seconds",
-                "sync_seconds",
-                "optimizer_seconds",
-                "phases",
-            )
-        },
+        **slowest,
+        "phases": dict(sorted(slowest["phases"].items())),  # readers add them up, and a sum depends on the order
         "sec_per_it_low": finite(interval.low),
         "sec_per_it_high": finite(interval.high),
         "micro_batches_per_it": job.num_micro_batches,
@@ -105,7 +91,7 @@ def derive_rank(job: Job, rank: dict[str, Any]) -> dict[str, Any]:
     """One rank's whole iteration out of its steady micro-batches.
 
     A whole iteration of n micro-batches is a first one (which makes the gradients), those in which memory settles behind it, a
-    last one (which synchronises the gradients), the middle ones, and an optimizer step (`bench.job.kinds`). Its time, and
+    last one (which synchronises the gradients), the middle ones, and an optimizer step (`bench.job.sampling`). Its time, and
     each counter, is that sum over the means of each kind, so that
     Sec/it = n * mean(middle) + (first - middle) + settling + sync + optimizer. In full mode Sec/it is the mean wall time of the
     iterations themselves, and the parts only say where it went. Earlier records call none `settling`: there it is 0.

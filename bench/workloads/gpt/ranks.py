@@ -21,7 +21,7 @@ from typing import Any, Callable
 import psutil
 
 from bench.allocators import library
-from bench.allocators.environment import environment
+from bench.allocators.environment import environment, steering
 from bench.copies.launcher import Copy, chosen_interface
 from bench.copies.outcome import Outcome
 from bench.copies.rendezvous import Message, Part, RankFailed
@@ -101,9 +101,22 @@ def rank_specs(job: Job, copy: Copy) -> list[tuple[int, dict[str, Any], dict[str
             "threads": threads,
             "library": path,
             "without": without,
+            "environment": steering(env),
         }
         found.append((number, orders, env))
     return found
+
+
+def given(job: Job, ranks_here: int) -> dict[str, Any]:
+    """Return what the first rank of ``job`` would be given now on this host, by the fields of its part of the record."""
+    shares = shares_here(ranks_here, job.launch.threads_per_rank)
+    threads = job.launch.threads_per_rank or len(shares[0])
+    try:
+        path = library.resolve(job.allocator)  # which of the arm's options this version has dropped
+    except AllocatorError:
+        path = None
+    env = environment(job.allocator, path, threads, os.environ, () if refuses_binding() else shares[0])
+    return {"threads": threads, "environment": steering(env)}
 
 
 def rank_command(python: str | None) -> list[str]:

@@ -29,18 +29,18 @@ class Watchdog:
         self.job, self.clock = job, clock
         self.begun = self.looked = clock()
         self.silence, self.slowest, self.heard = 0.0, 0.0, 0
-        self.last: dict[int, float] = {}  # rank -> time of its last micro-batch
+        self.last: dict[int, float] = {}  # rank -> time of its last micro-batch, or when it began to train
         self.done: dict[int, int] = {}  # rank -> micro-batches that it has told
 
     def hear(self, rank: int, event: Mapping[str, Any]) -> None:
         self.silence = 0.0
         self.heard += 1
         self.done.setdefault(rank, 0)
-        if event["event"] == "micro_batch":
+        if event["event"] in ("connected", "micro_batch"):
             now = self.clock()
             self.slowest = max(self.slowest, now - self.last.get(rank, now))
             self.last[rank] = now
-            self.done[rank] += 1
+            self.done[rank] += event["event"] == "micro_batch"
 
     def hear_of(self, done: Mapping[int, int]) -> None:
         """What another node's copy says of its ranks."""
@@ -48,11 +48,14 @@ class Watchdog:
         self.done.update(done)
 
     def limit(self) -> tuple[float, str]:
-        if not any(self.done.values()):
-            return start_seconds(self.job), "the longest start that makes sense for this model"
-        if self.job.launch.silence_seconds:
+        counts = self.done.values()
+        if any(counts) and self.job.launch.silence_seconds:
             return self.job.launch.silence_seconds, "launch.silence_seconds"
-        return max(LEAST_SECONDS, MICRO_BATCHES * self.slowest), f"the time of {MICRO_BATCHES} micro-batches"
+        pace = max(LEAST_SECONDS, MICRO_BATCHES * self.slowest)
+        # The pace of one micro-batch, or of another rank's, is not yet that of the job.
+        if min(counts, default=0) < 2 and pace < start_seconds(self.job):
+            return start_seconds(self.job), "the longest start that makes sense for this model"
+        return pace, f"the time of {MICRO_BATCHES} micro-batches"
 
     def look(self) -> str | None:
         """A sentence without its subject if the job hangs or has taken too long. A process that was stopped for a while

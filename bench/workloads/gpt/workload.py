@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from bench.host.load import standstill
 from bench.job.job import Job
+from bench.job.sampling import micro_batches
 from bench.record.records import Record
-from bench.workloads.gpt.figures import derive
+from bench.workloads.gpt.figures import checked_ranks, derive
 from bench.workloads.gpt.flops import tflops
 from bench.workloads.workload import OnEvent, Outcome, Workload
 
@@ -30,8 +31,10 @@ class Gpt(Workload):
     shorter = "a smaller model"
     compared = "losses"
     uses_pytorch = True
-    code = ("workloads/gpt/rank/*.py",)
-    pictures = ("gains", "phases", "samples", "wandering", "against_nodes", "over_time", "pareto")
+    code = tuple(
+        f"workloads/gpt/rank/{name}.py" for name in ("trainer", "gpt", "ops_*", "slices", "data", "dropout", "blas")
+    )
+    pictures = ("gains", "phases", "samples", "over_time", "against_nodes", "pareto")
 
     def title(self, job: Job) -> str:
         return job.model.name
@@ -60,19 +63,20 @@ class Gpt(Workload):
         return job.model.num_parameters >= WORTH_TIMING
 
     def fewest_samples(self, job: Job) -> int | None:
-        return job.measure.warmup_micro_batches + job.measure.iteration_micro_batches
+        return micro_batches(job, 1)  # what is left out by design, and one iteration
 
     def run(self, job: Job, folder: Path | None, part: Part, on_event: OnEvent) -> Outcome:
         from bench.workloads.gpt.ranks import run_ranks
 
         return run_ranks(job, part, on_event)
 
-    def checked_ranks(self, ranks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        from bench.record.shape import check_rank
+    def checked_ranks(self, ranks: Any) -> list[dict[str, Any]]:
+        return checked_ranks(ranks)
 
-        for rank in ranks:
-            check_rank(rank, f"rank {rank['rank']}")
-        return ranks
+    def given(self, job: Job, ranks_here: int) -> dict[str, Any]:
+        from bench.workloads.gpt.ranks import given
+
+        return given(job, ranks_here)
 
     def disturbances(self, ranks: Sequence[Mapping[str, Any]]) -> list[str]:
         return standstill(ranks)
@@ -84,10 +88,8 @@ class Gpt(Workload):
 
     def expected_seconds(self, job: Job, turns: int, elapsed_seconds: float) -> float | None:
         """Full mode: the warm-up and all iterations. Sampled mode: one counted iteration at least, at most to measure.max_seconds."""
-        pace, measure = elapsed_seconds / turns, job.measure
-        if measure.mode == "full":
-            return pace * (job.warm_up + measure.iterations * job.num_micro_batches)
-        return max(pace * (job.warm_up + measure.iteration_micro_batches), measure.max_seconds + pace)
+        pace, least = elapsed_seconds / turns, micro_batches(job, 1)
+        return pace * least if job.measure.mode == "full" else max(pace * least, job.measure.max_seconds + pace)
 
     def figures(self, record: Record) -> dict[str, Any]:
         return derive(record)

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.record.records import COUNTERS, Record
+from bench.job.checks import converted
+from bench.record.fields import COUNTERS
+from bench.record.records import Record
 from bench.workloads.figures import plain_figures
+from bench.workloads.program.fields import ProgramRank
 
 
-def derive_program(record: Record) -> dict[str, Any]:
+def checked_ranks(ranks: Any) -> list[dict[str, Any]]:
+    """Return ``ranks`` as bench/workloads/program/fields.py declares them. Raises ConfigError."""
+    found: list[dict[str, Any]] = converted(ranks, list[ProgramRank], "ranks")
+    return found
+
+
+def derive(record: Record) -> dict[str, Any]:
     """Return times and counters of a step of the program where its output shows steps, else of the whole run."""
     part = record["ranks"][0]
     run, steps = part["run"], part["steps"]

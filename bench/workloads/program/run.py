@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, Callable
 
 from bench.allocators import library, retention
-from bench.allocators.environment import bytes_of, padded
+from bench.allocators.environment import bytes_of, in_force, padded
 from bench.copies.outcome import Outcome
+from bench.host.files import file_sha256
 from bench.host.foreign import OF_ALLOCATORS
 from bench.host.interrupt import raise_if_interrupted
 from bench.job.errors import AllocatorError
@@ -44,7 +45,7 @@ def run_program(job: Job, folder: Path, on_event: Callable[[int, dict[str, Any]]
         "measure": asdict(job.measure),
         "env": environment(job, path, os.environ),
         "library": path,
-        "arm_env": job.allocator.env,
+        "arm_env": in_force(job.allocator, path),
         "output": str(folder / OUTPUT),
     }
     name = job.program.command[0]
@@ -70,22 +71,11 @@ def refuse_changed(files: Mapping[str, str]) -> None:
             )
 
 
-def file_sha256(path: str) -> str | None:
-    try:
-        with open(path, "rb") as f:
-            digest = hashlib.sha256()
-            while chunk := f.read(1 << 20):
-                digest.update(chunk)
-            return digest.hexdigest()
-    except OSError:
-        return None
-
-
 @functools.cache
 def prove(allocator: str) -> dict[str, Any]:
     """The arm's own proof, in a small process of its own: library, version and options. Once for each arm of a sweep."""
     proof = retention.check(Allocator(**json.loads(allocator)))
-    return {key: value for key, value in proof.items() if key != "retention_faults"}
+    return {key: value for key, value in proof.items() if not key.startswith("retention_")}
 
 
 def environment(job: Job, path: str | None, base: Mapping[str, str]) -> dict[str, str]:
@@ -94,7 +84,7 @@ def environment(job: Job, path: str | None, base: Mapping[str, str]) -> dict[str
     if job.program.rate is not None:
         env["PYTHONUNBUFFERED"] = "1"  # lines as they are printed
     preload = {} if path is None else {"LD_PRELOAD": path}
-    return padded({**env, **job.allocator.env, **preload}, env)
+    return padded({**env, **in_force(job.allocator, path), **preload}, env)
 
 
 def watched(orders: dict[str, Any], on_event: Callable[[int, dict[str, Any]], None]) -> dict[str, Any]:

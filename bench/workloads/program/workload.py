@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bench.job.errors import ConfigError
 from bench.job.job import Job
 from bench.record.records import Record
-from bench.workloads.program.figures import derive_program, memory_of_others
+from bench.workloads.program.figures import checked_ranks, derive, memory_of_others
 from bench.workloads.program.run import run_program
 from bench.workloads.workload import OnEvent, Outcome, Workload
 
@@ -26,7 +26,7 @@ STEPS_TO_LOOK = 12  # of which the first two do not count
 class UserProgram(Workload):
     """A command, seen from outside: its steps where its output shows them, else the whole run."""
 
-    code = ("workloads/program/watch/*.py",)
+    code = tuple(f"workloads/program/watch/{name}.py" for name in ("steps", "output", "tree"))
 
     def title(self, job: Job) -> str:
         return shlex.join(job.program.command)[:80]
@@ -56,8 +56,11 @@ class UserProgram(Workload):
         steps = f"{event['steps']} steps, " if job.program.rate is not None else ""
         return f"{steps}{event['seconds']:.0f} s"
 
+    def checked_ranks(self, ranks: Any) -> list[dict[str, Any]]:
+        return checked_ranks(ranks)
+
     def figures(self, record: Record) -> dict[str, Any]:
-        return derive_program(record)
+        return derive(record)
 
     def num_samples(self, record: Record) -> int:
         steps = record["ranks"][0]["steps"]

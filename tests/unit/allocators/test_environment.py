@@ -32,7 +32,8 @@ def programs_environment(arm: Allocator, path: str | None) -> dict[str, str]:
 @pytest.mark.parametrize("environment_of", [ranks_environment, programs_environment])
 def test_all_arms_have_as_many_bytes_and_variables(environment_of: object) -> None:
     assert callable(environment_of)
-    shipped = [(arm, arm.library and f"/usr/lib/x86_64-linux-gnu/{arm.library}") for arm in arms()]
+    # No library need be there: what one has dropped is not looked up.
+    shipped = [(replace(arm, instead={}), arm.library and f"/nowhere/{arm.library}") for arm in arms()]
     assert len(shipped) > 10
     made = [environment_of(arm, path) for arm, path in shipped]
     assert len({bytes_of(env) for env in made}) == 1 and len({len(env) for env in made}) == 1

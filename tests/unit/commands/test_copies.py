@@ -53,7 +53,7 @@ def test_rerun_runs_each_job_once(copied: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_advise_counts_each_block_once(copied: Path) -> None:
-    end = advise.conclude(advise.records.read_all([copied])[0], None, advise.Final(("tcmalloc",), 0))
+    end = advise.conclude(advise.reading.read_all([copied])[0], None, advise.Final(("tcmalloc",), 0))
     assert end.ratios["tcmalloc"].num_blocks == 3
 
 

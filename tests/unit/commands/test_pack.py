@@ -18,6 +18,7 @@ from bench.record import records
 from bench.record.anonymize import leftovers, stripped
 from bench.record.crate import PROFILE
 from bench.record.packs import unpacked
+from bench.workloads import reading
 
 pytestmark = pytest.mark.usefixtures("unrendered")
 
@@ -83,8 +84,8 @@ def test_nothing_in_a_pack_names_the_machine_or_the_user(named: Path) -> None:
 
 
 def test_what_is_measured_stays_and_the_record_verifies(named: Path) -> None:
-    origin = {r["sha256"]: r for r in records.collect([named]).records}
-    found = records.collect([pack(named)])
+    origin = {records.first_seal(r): r for r in reading.collect([named]).records}
+    found = reading.collect([pack(named)])
     assert len(found.records) == 6 and not found.refused
     for record in found.records:
         first = origin[record["packed_from"]]
@@ -93,12 +94,12 @@ def test_what_is_measured_stays_and_the_record_verifies(named: Path) -> None:
         proof = record["ranks"][0]["proof"]
         assert proof["malloc_library"] == ".../libtcmalloc.so.4" and len(proof["libraries"]) == 2
         assert leftovers(record) == []
-    together = records.collect([named, pack(named)])
+    together = reading.collect([named, pack(named)])
     assert len(together.records) == 6, "a packed record and its origin count once"
 
 
 def test_packing_again_takes_nothing_more(named: Path) -> None:
-    (record, *_) = records.collect([named]).records
+    (record, *_) = reading.collect([named]).records
     once = stripped(record)
     assert stripped(records.seal(once)) == once
 
@@ -165,7 +166,7 @@ def test_a_crate_of_the_process_run_profile_is_in_it(named: Path, tmp_path: Path
     for action in actions:
         assert action["instrument"].type == "SoftwareApplication" and "agent" not in action.properties()
         (asked,), (result,) = action["object"], action["result"]
-        record = records.read(tmp_path / "crate" / "ours" / result.id)
+        record = reading.read(tmp_path / "crate" / "ours" / result.id)
         assert (
             json.loads(asked["value"]) == json.loads(json.dumps(record["job"]))
             or record["job"]["launch"]["blas"] == "stock"
@@ -197,7 +198,7 @@ def test_a_file_that_is_cut_short_and_words_that_are_wrong_are_one_sentence(name
     cut = tmp_path / "cut.tar.gz"
     cut.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(RecordError, match="is not a whole pack"):
-        records.collect([cut])
+        reading.collect([cut])
     for words in (["pack"], ["pack", str(named)], ["pack", str(named), "-o", "x.zip"], ["pack", "--check", str(named)]):
         with pytest.raises(ConfigError):
             builders.run_command(*words)

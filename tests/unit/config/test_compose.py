@@ -51,7 +51,7 @@ def text(tmp_path: Path) -> str:
         ("train.dropout", 1.0, "less than 1"),
         ("train.dropout", -0.1, "at least 0"),
         ("train.global_batch_size", 1023, "train.micro_batch_size * nodes * ranks_per_node = 4 * 1 * 1 = 4"),
-        ("launch.threads_per_rank", 0, "all cores"),
+        ("launch.threads_per_rank", 0, "greater than 0"),
         ("data.path", "/nowhere/at/all", "model.sequence=1024 bytes"),
     ],
 )  # fmt: skip

@@ -16,6 +16,7 @@ from bench.driver.sweep import Runner
 from bench.host import facts
 from bench.job.job import Job
 from bench.report import write
+from bench.workloads.gpt.ranks import given
 from bench.workloads.gpt.workload import Gpt
 
 # A loop over jobs, with a leader that only pretends
@@ -75,7 +76,11 @@ def run_sweep(
                 else Outcome(
                     host_used_mib=7.0,
                     ranks=[
-                        {**(made := make_rank(rank=i)), "proof": {**made["proof"], **(proof or {})}}
+                        {
+                            **(made := make_rank(rank=i)),
+                            **given(job, job.num_ranks if len(leader.facts) < job.nodes else job.ranks_per_node),
+                            "proof": {**made["proof"], **(proof or {})},
+                        }
                         for i in range(job.num_ranks)
                     ],
                 )

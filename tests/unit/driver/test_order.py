@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -68,31 +67,3 @@ def test_without_shuffling_the_order_is_as_listed() -> None:
 def test_a_job_listed_twice_and_two_arms_of_one_name_are_refused(jobs: list[Job], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         in_blocks(jobs, True)
-
-
-def test_a_sweep_is_the_product_of_all_lists_in_its_words(compose: Callable) -> None:
-    study, jobs = compose("-m", "nodes=1,2", "repeat=0,1", "+allocator=glibc,tcmalloc", "study=mine", "train.dropout=0")
-    assert study.name == "mine"
-    assert {(j.nodes, j.repeat, j.allocator.name) for j in jobs} == {
-        (n, r, a) for n in (1, 2) for r in (0, 1) for a in ("glibc", "tcmalloc")
-    }
-    assert {j.train.dropout for j in jobs} == {0.0}
-
-
-@pytest.mark.parametrize(
-    "words, arms, repeats",
-    [
-        ([], {"glibc", "tcmalloc"}, None),
-        (["repeat=5"], {"glibc", "tcmalloc"}, {5}),
-        (["++repeat=5"], {"glibc", "tcmalloc"}, {5}),
-        (["+allocator=jemalloc"], {"jemalloc"}, None),
-        (["allocator=glibc", "repeat=0,1"], {"glibc"}, {0, 1}),
-    ],
-)
-def test_the_command_line_replaces_what_the_experiment_says(
-    words: list[str], arms: set, repeats: set | None, compose: Callable
-) -> None:
-    jobs = compose("+experiment=tcmalloc", *words)[1]
-    blocks = {j.repeat for j in jobs}
-    assert {j.allocator.name for j in jobs} == arms and len(jobs) == len(arms) * len(blocks)
-    assert blocks == ({0} if repeats is None else repeats)

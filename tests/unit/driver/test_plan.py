@@ -16,7 +16,6 @@ from bench.commands import plan as command
 from bench.config.study import Study
 from bench.driver import plan
 from bench.job.job import Job, Measure, Program, Train
-from bench.report import plan_words
 
 Sweep = Callable[..., tuple[int, list[Job], list[dict[str, Any]]]]
 
@@ -32,7 +31,7 @@ def of(jobs: list[Job], out: Path, host: dict[str, Any], **study: Any) -> plan.P
 def test_what_is_answered_is_said_with_its_reason_and_the_rest_is_foretold(
     run_sweep: Sweep, jobs: list[Job], tmp_path: Path, host: dict[str, Any]
 ) -> None:
-    assert math.isnan(of(jobs, tmp_path, host).duration.seconds)
+    assert math.isnan(of(jobs, tmp_path / "none" / "main", host).duration.seconds)
     run_sweep(jobs[:2])
     before = files(tmp_path)
     found = of(jobs, tmp_path, host)
@@ -40,7 +39,7 @@ def test_what_is_answered_is_said_with_its_reason_and_the_rest_is_foretold(
     assert "of this job, code and library" in found.answered[0][1] and not found.again
     assert [one.job for one in found.forecasts] == jobs[2:]
     assert files(tmp_path) == before
-    assert "3 jobs, 2 of them there already" in plan_words.head(found)
+    assert "3 jobs, 2 of them there already" in plan.head(found)
 
 
 def test_a_record_that_does_not_answer_says_why_and_is_not_moved(
@@ -75,7 +74,7 @@ def test_memory_is_of_all_ranks_on_the_host(jobs: list[Job], tmp_path: Path, hos
     alone, cluster = (plan.plan(Study("main"), wide, tmp_path, [host], copies) for copies in (1, 2))
     assert alone.memory_needed_bytes == 4 * wide[0].rank_bytes and alone.simulated
     assert cluster.memory_needed_bytes == 2 * wide[0].rank_bytes and not cluster.simulated
-    assert "2 simulated nodes" in plan_words.head(alone) and "2 nodes" in plan_words.head(cluster)
+    assert "2 simulated nodes" in plan.head(alone) and "2 nodes" in plan.head(cluster)
 
 
 def test_the_limit_of_a_container_is_what_is_there(jobs: list[Job], tmp_path: Path, host: dict[str, Any]) -> None:
@@ -85,7 +84,7 @@ def test_the_limit_of_a_container_is_what_is_there(jobs: list[Job], tmp_path: Pa
 
 def test_a_program_has_no_memory_that_is_known(jobs: list[Job], tmp_path: Path, host: dict[str, Any]) -> None:
     found = of([dataclasses.replace(jobs[0], workload="program", program=Program(command=["./a"]))], tmp_path, host)
-    assert found.memory_needed_bytes is None and "memory" not in plan_words.head(found)
+    assert found.memory_needed_bytes is None and "memory" not in plan.head(found)
 
 
 def test_an_interpreter_that_only_a_record_names_is_not_started(
@@ -99,9 +98,9 @@ def test_an_interpreter_that_only_a_record_names_is_not_started(
 
 
 def test_the_minutes_are_seconds_where_they_are_few() -> None:
-    assert plan_words.minutes_text(plan.Duration(40.0, 30.0, 55.0)) == "about 40 seconds (30 to 55)"
-    assert plan_words.minutes_text(plan.Duration(600.0, 500.0, 720.0)) == "about 10 minutes (8.3 to 12)"
-    assert "not known" in plan_words.minutes_text(plan.Duration(math.nan, math.nan, math.nan))
+    assert plan.minutes_text(plan.Duration(40.0, 30.0, 55.0)) == "about 40 seconds (30 to 55)"
+    assert plan.minutes_text(plan.Duration(600.0, 500.0, 720.0)) == "about 10 minutes (8.3 to 12)"
+    assert "not known" in plan.minutes_text(plan.Duration(math.nan, math.nan, math.nan))
 
 
 def test_the_command_prints_it_for_people_and_for_a_script(
@@ -151,7 +150,7 @@ def test_a_file_system_that_does_not_tell_its_room_is_no_reason_to_end(
 
     monkeypatch.setattr(plan.shutil, "disk_usage", refused)
     found = of(jobs, tmp_path, host)
-    assert found.disk_available_bytes is None and "disk" in plan_words.head(found)
+    assert found.disk_available_bytes is None and "disk" in plan.head(found)
 
 
 @pytest.mark.parametrize("warm, micro_batches", [(8, 8 + 2 * 64), (0, 3 * 64)])

@@ -19,6 +19,7 @@ from bench.host import likeness
 from bench.job.errors import ConfigError, RecordError
 from bench.job.job import Allocator, Job
 from bench.record import records
+from bench.workloads import reading
 
 Sweep = Callable[..., tuple[int, list[Job], list[dict[str, Any]]]]
 
@@ -56,11 +57,11 @@ def test_records_of_another_host_are_set_aside_and_kept(
     code, ran, _ = run_sweep(jobs[:1])
     (aside,) = record_path(tmp_path, jobs[0]).parent.glob("record-????????.json")
     assert code == 0 and ran == jobs[:1]
-    assert records.read(aside)["hosts"][0]["cpu"]["model"] == "another machine"
-    assert len(records.read_all([tmp_path])[0]) == 2
+    assert reading.read(aside)["hosts"][0]["cpu"]["model"] == "another machine"
+    assert len(reading.read_all([tmp_path])[0]) == 2
     for here in (other, host, other):
         assert run_sweep(jobs[:1], here=here)[1] == [], "it comes back when the sweep does, and nothing is lost"
-        assert len(records.read_all([tmp_path])[0]) == 2
+        assert len(reading.read_all([tmp_path])[0]) == 2
 
 
 def test_a_host_that_gives_more_cores_is_another(run_sweep: Sweep, jobs: list[Job], host: dict[str, Any]) -> None:
@@ -78,13 +79,13 @@ def test_every_node_counts_and_not_the_first_alone(
     assert run_sweep([job], here=[host, other])[1] == [job]
     assert run_sweep([job], here=[other, host])[1] == []
     assert run_sweep([job], here=[host, host])[1] == [job]
-    assert len(records.read_all([tmp_path])[0]) == 2
+    assert len(reading.read_all([tmp_path])[0]) == 2
 
 
 def test_another_hash_under_the_same_name_is_not_an_answer(run_sweep: Sweep, jobs: list[Job], tmp_path: Path) -> None:
     run_sweep(jobs[:1])
     path = record_path(tmp_path, jobs[0])
-    records.write(path, {**records.read(path), "content_hash": jobs[0].content_hash[:8] + "0" * 56})
+    records.write(path, {**reading.read(path), "content_hash": jobs[0].content_hash[:8] + "0" * 56})
     assert run_sweep(jobs[:1])[1] == jobs[:1]
 
 
@@ -97,7 +98,7 @@ def test_a_record_of_other_code_is_measured_again_and_said_so(
 ) -> None:
     """Somebody edits what a rank does and repeats his command: yesterday's answer is none."""
     run_sweep(jobs[:1])
-    assert records.read(record_path(tmp_path, jobs[0]))["measured_code"] == measured_code("gpt")
+    assert reading.read(record_path(tmp_path, jobs[0]))["measured_code"] == measured_code("gpt")
     assert run_sweep(jobs[:1])[1] == []
     with monkeypatch.context() as patch:
         patch.setattr(resume, "measured_code", lambda *of: "another")
@@ -111,23 +112,34 @@ def test_a_record_of_other_code_is_measured_again_and_said_so(
     assert run_sweep(jobs[:1])[1] == [], "it comes back when the code does"
 
 
-def test_the_measured_code_is_the_bytes_of_what_a_rank_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_measured_code_is_what_is_timed_whatever_its_comments_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(resume.CHECKOUT / "bench", tmp_path / "bench", ignore=shutil.ignore_patterns("__pycache__"))
-    now = measured_code("gpt")
+    now = measured_code("gpt"), measured_code("program")
     monkeypatch.setattr(resume, "CHECKOUT", tmp_path)
-    assert measured_code("gpt") == now, "a copy elsewhere, as in an image, is the same code"
-    for name in ("workloads/gpt/rank/trainer.py", "job/job.py", "job/series.py", "process/cpus.py", "process/new.py"):
-        with open(tmp_path / "bench" / name, "a") as f:
-            f.write("\n# changed\n")
-        now, before = measured_code("gpt"), now
-        assert now != before, name
-    of_program = measured_code("program")
-    with open(tmp_path / "bench/workloads/program/watch/steps.py", "a") as f:
-        f.write("\n# changed\n")
-    assert measured_code("program") != of_program, "which steps of a program count is decided there"
-    with open(tmp_path / "bench" / "report" / "words.py", "a") as f:
-        f.write("\n# changed\n")
-    assert measured_code("gpt") == now, "what a report says is not measured"
+    assert (measured_code("gpt"), measured_code("program")) == now, "a copy elsewhere, as in an image, is the same code"
+    of_gpt = ["workloads/gpt/rank/trainer.py", "workloads/gpt/rank/blas.py"]
+    of_program = ["workloads/program/watch/steps.py"]
+    for name in [*of_gpt, *of_program, "job/sampling.py", "process/counters.py", "report/words.py"]:
+        path = tmp_path / "bench" / name
+        text = path.read_text().replace('"""', '"""Another sentence. ', 1)
+        path.write_text(text + "\n# changed\n")
+        assert (measured_code("gpt"), measured_code("program")) == now, name
+        path.write_text(text + "\nCHANGED = 1\n")
+        changed = measured_code("gpt") != now[0], measured_code("program") != now[1]
+        everywhere = name.startswith(("job/", "process/"))
+        assert changed == (everywhere or name in of_gpt, everywhere or name in of_program), name
+        now = measured_code("gpt"), measured_code("program")
+
+
+def test_ranks_that_were_given_other_variables_are_another_measurement(
+    run_sweep: Sweep, jobs: list[Job], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_sweep(jobs[:1])
+    monkeypatch.setattr("bench.workloads.gpt.ranks.refuses_binding", lambda: ["threads are not bound here"])
+    assert run_sweep(jobs[:1])[1] == jobs[:1]
+    assert "given other threads or variables" in capsys.readouterr().err
 
 
 def test_another_file_of_the_library_is_another_measurement(

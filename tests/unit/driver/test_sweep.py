@@ -21,6 +21,7 @@ from bench.job.job import Allocator, Job
 from bench.paths import results_directory
 from bench.record import records
 from bench.report import write
+from bench.workloads import reading
 from bench.workloads.gpt.figures import derive
 
 Sweep = Callable[..., tuple[int, list[Job], list[dict[str, Any]]]]
@@ -42,7 +43,7 @@ def test_each_job_leaves_a_whole_record(
     code, ran, done = run_sweep(jobs)
     assert code == 0 and ran == jobs
     for job, record in zip(jobs, done):
-        read = records.read(record_path(tmp_path, job))
+        read = reading.read(record_path(tmp_path, job))
         assert {**read, "path": record["path"]} == {**record, "sha256": read["sha256"]}
         assert read["content_hash"] == job.content_hash and (read["status"], read["valid"], read["error"]) == (
             "ok",
@@ -92,11 +93,11 @@ def test_a_failed_job_fails_the_sweep_and_goes_on_and_is_run_again(
 ) -> None:
     code, ran, done = run_sweep(jobs, error=lambda job: "rank 0 failed." if job.repeat == 1 else None)
     assert code == 1 and ran == jobs
-    failed = records.read(record_path(tmp_path, jobs[1]))
+    failed = reading.read(record_path(tmp_path, jobs[1]))
     assert (failed["status"], failed["valid"], failed["error"]) == ("failed", False, "rank 0 failed.")
     assert failed["ranks"] is None and failed["derived"] is None and failed["hosts"]
     code, ran, done = run_sweep(jobs)
-    assert code == 0 and ran == [jobs[1]] and records.read(record_path(tmp_path, jobs[1]))["valid"]
+    assert code == 0 and ran == [jobs[1]] and reading.read(record_path(tmp_path, jobs[1]))["valid"]
 
 
 def test_ranks_on_one_host_are_called_simulated_nodes(run_sweep: Sweep, small_job: Job) -> None:
@@ -213,7 +214,7 @@ def test_an_interrupted_sweep_keeps_what_is_done(
         return Outcome(ranks=[make_rank()])
 
     assert whole_run(act) == 130
-    assert [r["job"]["repeat"] for r in records.read_all([tmp_path])[0]] == [0]
+    assert [r["job"]["repeat"] for r in reading.read_all([tmp_path])[0]] == [0]
     assert "stopped by SIGTERM" in capsys.readouterr().err
 
 
@@ -225,8 +226,8 @@ def test_a_part_that_is_none_fails_the_job(whole_run: Callable[..., int], tmp_pa
         )
         == 1
     )
-    found = {r["job"]["repeat"]: r["error"] for r in records.read_all([tmp_path])[0]}
-    assert found[0] is None and "what a rank sent is no part of a record: rank 0.micro_batches" in found[1]
+    found = {r["job"]["repeat"]: r["error"] for r in reading.read_all([tmp_path])[0]}
+    assert found[0] is None and "what a rank sent is no part of a record: ranks[0].micro_batches" in found[1]
 
 
 def test_facts_that_are_none_are_refused(
@@ -234,7 +235,7 @@ def test_facts_that_are_none_are_refused(
 ) -> None:
     gathered = {"facts": [host, {"hostname": "x"}], "followers": {}}
     monkeypatch.setattr(sweep.Leader, "__init__", lambda self, *words: self.__dict__.update(gathered))
-    with pytest.raises(ConfigError, match="facts of node 1.cpu is missing"):
+    with pytest.raises(ConfigError, match="facts of node 1.machine is missing"):
         whole_run(lambda job: Outcome())
 
 
@@ -255,7 +256,7 @@ def test_a_signal_that_python_drops_ends_the_sweep_before_the_next_job(
         return Outcome(ranks=[make_rank()])
 
     assert whole_run(act) == 130
-    assert [r["job"]["repeat"] for r in records.read_all([tmp_path])[0]] == [0, 1]
+    assert [r["job"]["repeat"] for r in reading.read_all([tmp_path])[0]] == [0, 1]
     assert "stopped by SIGTERM" in capsys.readouterr().err
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bench.host.findings import findings
+from bench.host.findings import findings, glibc_findings
 
 
 def test_a_quiet_host_has_nothing_to_warn_of(vm: dict[str, Any], idle: dict[str, Any]) -> None:
@@ -68,3 +68,18 @@ def test_an_inherited_environment_and_a_missing_allocator_are_warned_of(
     inherited, absent = (f for f in findings(vm, idle, None, missing, environ) if f.level == "warn")
     assert "LD_PRELOAD, MALLOC_CONF" in inherited.what and "unset LD_PRELOAD MALLOC_CONF" in inherited.advice
     assert absent.what == missing[0]
+
+
+def test_what_this_hosts_glibc_does_is_one_line() -> None:
+    proof = {
+        "version": "glibc 2.36",
+        "tunables": {"glibc.malloc.hugetlb": "0x0", "glibc.malloc.mmap_threshold": "0x100000000"},
+        "retention_huge_bytes": 0,
+    }
+    (quiet,) = glibc_findings({"glibc": proof}, {"thp": "madvise"})
+    assert quiet.level == "ok" and quiet.what.startswith("glibc 2.36: hugetlb 0, mmap_threshold 4294967296; ")
+    assert "1 KiB" in quiet.what and "no huge pages by itself" in quiet.what
+    newer = {**proof, "version": "glibc 2.43", "retention_huge_bytes": 70 << 20, "tunables": {}}
+    (loud,) = glibc_findings({"glibc": newer}, {"thp": "madvise"})
+    assert loud.level == "warn" and "70 MiB of huge pages without being asked" in loud.what and "4 MiB" in loud.what
+    assert "glibc_nothp" in loud.advice and glibc_findings({}, {"thp": "madvise"}) == []

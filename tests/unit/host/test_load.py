@@ -111,13 +111,23 @@ def test_a_rank_that_stood_still_is_told_with_the_seconds(ranks: list[dict[str, 
 
 def test_huge_pages_are_counted_by_size_where_the_kernel_does(tmp_path: Path) -> None:
     assert now(tmp_path)["huge_page_faults"] == {}
-    for size, chosen, number in (
-        ("64kB", "always inherit [madvise] never", "41"),
-        ("2048kB", "always [inherit] madvise never", "2"),
-    ):
-        folder = tmp_path / f"sys/kernel/mm/transparent_hugepage/hugepages-{size}"
-        (folder / "stats").mkdir(parents=True)
-        (folder / "enabled").write_text(chosen + "\n")
-        (folder / "stats/anon_fault_alloc").write_text(number + "\n")
-    assert now(tmp_path)["huge_page_faults"] == {"2048kB": 2, "64kB": 41}
-    assert host(tmp_path)["memory"]["thp_sizes"] == {"2048kB": "inherit", "64kB": "madvise"}
+    thp = "sys/kernel/mm/transparent_hugepage"
+    files = {
+        f"{thp}/hugepages-64kB/enabled": "always inherit [madvise] never",
+        f"{thp}/hugepages-64kB/stats/anon_fault_alloc": "41",
+        f"{thp}/hugepages-64kB/stats/anon_fault_fallback": "5",
+        f"{thp}/hugepages-2048kB/enabled": "always [inherit] madvise never",
+        f"{thp}/hugepages-2048kB/stats/anon_fault_alloc": "2",
+        f"{thp}/khugepaged/defrag": "1",
+        f"{thp}/khugepaged/max_ptes_none": "511",
+        f"{thp}/khugepaged/pages_collapsed": "12",
+        "proc/vmstat": "compact_stall 7\nthp_collapse_alloc 3",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    found, memory = now(tmp_path), host(tmp_path)["memory"]
+    assert found["huge_page_faults"] == {"2048kB": 2, "64kB": 41} and found["huge_page_fallbacks"] == {"64kB": 5}
+    assert (found["compaction_stalls"], found["huge_page_collapses"]) == (7, 3)
+    assert memory["thp_sizes"] == {"2048kB": "inherit", "64kB": "madvise"}
+    assert memory["khugepaged"] == {"defrag": 1, "max_ptes_none": 511}, "its settings, not its counters"

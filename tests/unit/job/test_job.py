@@ -1,98 +1,15 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from builders import with_value
 
 from bench.job.job import Job, Model, canonical, from_dict, to_dict
-
-# Small enough for milliseconds, and with dimensions that all differ, so that no two can be mistaken for each other.
-# Every key that decides what a job measures, with a value that is not the default.
-DECIDING: dict[str, Any] = {
-    "workload": "program",
-    "nodes": 2,
-    "ranks_per_node": 2,
-    "repeat": 1,
-    "seed": 1,
-    "allocator.name": "other",
-    "allocator.library": "libother.so.1",
-    "allocator.env": {"A": "1"},
-    "model.name": "other",
-    "model.layers": 13,
-    "model.hidden": 780,
-    "model.heads": 6,
-    "model.sequence": 1000,
-    "model.vocabulary": 50000,
-    "model.padded_vocabulary": 50305,
-    "model.ops": "lean",
-    "train.micro_batch_size": 2,
-    "train.global_batch_size": 512,
-    "train.dropout": 0.0,
-    "train.activation_checkpointing": False,
-    "train.lr": 1.0,
-    "train.weight_decay": 0.0,
-    "train.adam_beta1": 0.8,
-    "train.adam_beta2": 0.8,
-    "train.adam_eps": 1e-7,
-    "train.clip_grad": 2.0,
-    "train.init_method_std": 0.1,
-    "train.overlap_grad_reduce": False,
-    "parallel.tensor": 2,
-    "parallel.pipeline": 2,
-    "measure.mode": "full",
-    "measure.iteration_micro_batches": 5,
-    "measure.iterations": 3,
-    "measure.warmup_micro_batches": 4,
-    "measure.relative_half_width": 0.1,
-    "measure.min_samples": 9,
-    "measure.max_samples": 100,
-    "measure.min_seconds": 1.0,
-    "measure.max_seconds": 1.0,
-    "data.path": "/some/file",
-    "launch.threads_per_rank": 1,
-    "launch.oversubscribe": True,
-    "launch.blas": "stock",
-}
-NOT_DECIDING = {
-    "allocator.shows": "another sentence",
-    "allocator.package": "another-package",
-    "launch.interface": "eth1",
-    "launch.timeout_seconds": 1.0,
-    "launch.collective_timeout_seconds": 1.0,
-    "launch.silence_seconds": 1.0,
-    "launch.job_timeout_seconds": 1.0,
-}
-
-
-def keys_of(job: Job) -> set[str]:
-    return {
-        f"{part}.{name}" if dataclasses.is_dataclass(getattr(job, part)) else part
-        for part, value in to_dict(job).items()
-        for name in (value if isinstance(value, dict) else [""])
-    }
-
-
-def test_every_key_either_decides_the_measurement_or_does_not() -> None:
-    assert keys_of(Job()) == set(DECIDING) | set(NOT_DECIDING)
-
-
-@pytest.mark.parametrize("key", DECIDING)
-def test_content_hash_changes_with_what_is_measured(key: str) -> None:
-    changed = with_value(Job(), key, DECIDING[key])
-    assert changed.content_hash != Job().content_hash
-    assert changed.directory != Job().directory
-
-
-@pytest.mark.parametrize("key", NOT_DECIDING)
-def test_content_hash_stays_where_the_measurement_does(key: str) -> None:
-    assert with_value(Job(), key, NOT_DECIDING[key]).content_hash == Job().content_hash
 
 
 def test_content_hash_is_the_same_in_another_process_and_after_json() -> None:

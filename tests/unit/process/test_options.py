@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
+import subprocess
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,24 +15,29 @@ import pytest
 from omegaconf import OmegaConf
 
 from bench.allocators import catalogue, library, retention
-from bench.job.errors import AllocatorError
-from bench.job.job import Allocator
+from bench.commands import program
+from bench.job.checks import check
+from bench.job.errors import AllocatorError, ConfigError
+from bench.job.job import Allocator, Job, Program
 from bench.paths import CONF
 from bench.process import options
 from bench.process.options import same_value
 
+GLIBC = platform.libc_ver()[0] == "glibc"
+MESSAGES = "TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD"
 ARMS = {arm.name: arm for arm in catalogue.arms() if arm.name != "fugaku_pool"}  # whose library only its machine has
-# What each library cannot be asked, for the arms that we ship.
+# What each library cannot be asked, for the arms that we ship; some versions have dropped those that only silence messages.
+OVERSIZE = ["MALLOC_CONF: oversize_threshold"]
 UNCONFIRMED = {
-    "jemalloc_runcpu": ["MALLOC_CONF: oversize_threshold"],
-    "jemalloc_no_oversize": ["MALLOC_CONF: oversize_threshold"],
-    "mimalloc3_keep": ["MIMALLOC_PURGE_DELAY"],
+    "jemalloc_runcpu": OVERSIZE,
+    "jemalloc_no_oversize": OVERSIZE,
+    "jemalloc_clickhouse": OVERSIZE,
     "glibc_torch_thp": ["THP_MEM_ALLOC_ENABLE"],
     "tbbmalloc_keep": ["TBB_MALLOC_SET_HUGE_SIZE_THRESHOLD"],
-    "tcmalloc": ["TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD"],
-    "tcmalloc_keep": ["TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD", "TCMALLOC_RELEASE_RATE"],
-    "tcmalloc_minimal": ["TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD"],
-    "tcmalloc_release": ["TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD"],
+    "tcmalloc": [MESSAGES],
+    "tcmalloc_keep": [MESSAGES, "TCMALLOC_RELEASE_RATE"],
+    "tcmalloc_minimal": [MESSAGES],
+    "tcmalloc_release": [MESSAGES],
 }
 
 
@@ -80,7 +87,8 @@ def test_a_misspelt_option_of_an_arm_that_we_ship_is_refused_by_name(name: str, 
 
 @pytest.mark.parametrize("name", ARMS)
 def test_what_cannot_be_asked_is_told(name: str) -> None:
-    assert proof_of(name)["unconfirmed"] == UNCONFIRMED.get(name, [])
+    proof = proof_of(name)
+    assert sorted(proof["dropped"] + proof["unconfirmed"]) == sorted(UNCONFIRMED.get(name, []))
 
 
 @pytest.mark.parametrize(
@@ -120,6 +128,119 @@ def test_each_library_that_does_the_work_is_in_the_proof(tmp_path: Path, monkeyp
     assert str(copy) in other["libraries"] and other["library_path"] == str(tmp_path)
     assert other["sha256"] == usual["sha256"], "the proxy is the same"
     assert sorted(other["libraries"].values()) != sorted(usual["libraries"].values())
+
+
+# A library that serves malloc by glibc's own functions and knows the options that stand in it, as three versions of each have them.
+STUB = """
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+void *__libc_malloc(size_t), *__libc_memalign(size_t, size_t);
+void __libc_free(void *);
+void *malloc(size_t n) { return __libc_malloc(n); }
+void free(void *p) { __libc_free(p); }
+int posix_memalign(void **p, size_t a, size_t n) { return (*p = __libc_memalign(a, n)) == NULL; }
+const char *names[] = {NAMES};
+#ifdef TCMALLOC
+const char *tc_version(int *a, int *b, const char **c) { return "gperftools " TCMALLOC; }
+int MallocExtension_GetNumericProperty(const char *name, size_t *value) { return 0; }
+#else
+int mi_version(void) { return MIMALLOC; }
+__attribute__((constructor)) void say(void) {
+    if (getenv("MIMALLOC_VERBOSE") == NULL) return;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char name[64] = "MIMALLOC_";
+        for (size_t k = 0; names[i][k]; k++) name[9 + k] = names[i][k] >= 'a' ? names[i][k] - 32 : names[i][k];
+        const char *value = getenv(name);
+        fprintf(stderr, PREFIX "option '%s': %s\\n", names[i], value == NULL ? "1" : value[0] == '4' ? "4194304" : value);
+    }
+}
+#endif
+"""
+VERSIONS = {
+    "2.10": ("TCMALLOC", "TCMALLOC_RELEASE_RATE", MESSAGES),
+    "2.16": ("TCMALLOC", "TCMALLOC_RELEASE_RATE", "TCMALLOC_MEMFS_MALLOC_PATH"),
+    "2.18": ("TCMALLOC", "TCMALLOC_RELEASE_RATE"),
+    "209": ("MIMALLOC", "allow_decommit", "page_reset", "reserve_os_memory"),
+    "212": ("MIMALLOC", "purge_delay", "deprecated_page_reset", "reserve_os_memory"),
+    "30600": ("MIMALLOC", "purge_delay", "deprecated_page_reset", "reserve_os_memory"),
+}
+
+
+@pytest.fixture(scope="module")
+def stubs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Path of a library of each of VERSIONS."""
+    if not shutil.which("gcc") or not GLIBC:
+        pytest.skip("the made-up libraries need gcc and glibc")
+    folder, made = tmp_path_factory.mktemp("stubs"), {}
+    for version, (kind, *names) in VERSIONS.items():
+        made[version] = str(folder / f"lib{kind.lower()}-{version}.so")
+        strings, prefix = (", ".join(f'"{name}"' for name in names), "" if version == "30600" else "mimalloc: ")
+        number = f'"{version}"' if kind == "TCMALLOC" else version
+        defined = [f"-DNAMES={strings}", f"-D{kind}={number}", f'-DPREFIX="{prefix}"']
+        command = ["gcc", "-shared", "-fPIC", "-fno-builtin", "-w", *defined, "-x", "c", "-o", made[version], "-"]
+        subprocess.run(command, input=STUB, text=True, check=True)
+    return made
+
+
+OLD, NEW = {"MIMALLOC_ALLOW_DECOMMIT": "0", "MIMALLOC_PAGE_RESET": "0"}, {"MIMALLOC_PURGE_DELAY": "-1"}
+
+
+@pytest.mark.parametrize(
+    "name, version, in_force, dropped",
+    [
+        ("tcmalloc_keep", "2.10", {MESSAGES: "1099511627776"}, []),
+        ("tcmalloc_keep", "2.16", {}, [MESSAGES]),
+        ("tcmalloc_keep", "2.18", {}, [MESSAGES]),
+        ("mimalloc_keep", "209", OLD, []),
+        ("mimalloc_keep", "212", NEW, sorted(OLD)),
+        ("mimalloc_keep", "30600", NEW, sorted(OLD)),
+    ],
+)
+def test_what_a_version_has_dropped_is_not_set(
+    stubs: dict[str, str], name: str, version: str, in_force: dict[str, str], dropped: list[str]
+) -> None:
+    arm = replace(ARMS[name], library=stubs[version])
+    always = {key: value for key, value in arm.env.items() if key not in ARMS[name].instead}
+    proof = retention.check(arm)
+    assert proof["dropped"] == dropped and {**always, **in_force} == {
+        key: value for key, value in proof["options"].items() if key.isupper()
+    }
+    pasted = program.paste(arm, Program(["train"]))
+    assert all(f"{key}=" in pasted for key in {**always, **in_force}) and not any(key in pasted for key in dropped)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    "option", ["TCMALLOC_RELEASE_RAT", "TCMALLOC_LARGE_ALLOC_REPORT_THRESHOL", "MIMALLOC_PURGE_DELA"]
+)
+def test_a_misspelt_option_fails_under_every_version(stubs: dict[str, str], version: str, option: str) -> None:
+    arm = Allocator("mine", stubs[version], {option: "1"}, instead=ARMS["tcmalloc"].instead)
+    with pytest.raises(AllocatorError, match=f"sets {option}, which lib"):
+        retention.check(arm)
+
+
+@pytest.mark.parametrize("version, option", [("212", "MIMALLOC_PAGE_RESET"), ("2.16", MESSAGES)])
+def test_a_dropped_option_fails_an_arm_that_does_not_say_what_to_set_instead(
+    stubs: dict[str, str], version: str, option: str
+) -> None:
+    """mimalloc keeps the old name behind `deprecated_`, and does nothing with it."""
+    with pytest.raises(AllocatorError, match=f"sets {option}, which lib"):
+        retention.check(Allocator("mine", stubs[version], {option: "1"}))
+
+
+def test_instead_names_an_option_of_the_arm() -> None:
+    wrong = Job(allocator=replace(ARMS["tcmalloc"], instead={"TCMALLOC_LARGE_ALLOC": {}}))
+    with pytest.raises(ConfigError, match="allocator.instead.TCMALLOC_LARGE_ALLOC is no option of allocator.env"):
+        check(wrong)
+
+
+def test_the_tunables_in_force_are_in_the_proof() -> None:
+    if "glibc.malloc.hugetlb" not in proof_of("glibc")["tunables"]:
+        pytest.skip("hugetlb needs glibc 2.35")
+    off, on = (proof_of(name)["tunables"]["glibc.malloc.hugetlb"] for name in ("glibc_nothp", "glibc_tuned_thp"))
+    assert same_value(off, "0") and same_value(on, "1")
+    assert all(name.startswith("glibc.malloc.") for name in proof_of("glibc")["tunables"])
 
 
 @pytest.mark.parametrize(

@@ -13,19 +13,20 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from bench.commands.rerun import refuse_strange_arms
+from bench.allocators import catalogue
+from bench.commands.rerun import own_arm
 from bench.host.likeness import fingerprint
 from bench.job.checks import checked
 from bench.job.errors import ConfigError, RecordError
-from bench.job.job import Allocator, Job, to_dict
+from bench.job.job import Allocator, Job, Program, to_dict
 from bench.record import records
 from bench.report.costs import head_sentences, summary_line
 from bench.report.data import row
 from bench.report.tables import notes_of
 from bench.report.words import products_sentences
 from bench.statistics.grouping import sections
+from bench.workloads import reading
 from bench.workloads.catalogue import workload_of
-from bench.workloads.gpt.figures import derive
 
 # BENCH_EXAMPLES=10000 looks longer.
 EXAMPLES = settings(
@@ -59,22 +60,24 @@ def with_change(value: dict[str, Any], **changes: Any) -> dict[str, Any]:
     [
         ({"typo": 1}, "typo is not a key"),
         ({"model__typo": 1}, "model.typo is not a key"),
-        ({"nodes": "2"}, "nodes=2 does not fit: it is int"),
-        ({"nodes": True}, "nodes=True does not fit"),
-        ({"nodes": 10**30}, "nodes=1000"),
-        ({"model": []}, r"model=\[\] is a group"),
+        ({"nodes": "2"}, "nodes=2: expected `int`, got `str`"),
+        ({"nodes": True}, "nodes=True: expected `int`"),
+        ({"nodes": 10**30}, "nodes=1000.* must be at most"),
+        ({"train__lr": 10**400}, "train.lr=1000.* must be at most"),
+        ({"model": []}, r"model=\[\]: expected `object`"),
         ({"train__lr": float("nan")}, "train.lr=nan"),
         ({"train__dropout": 5}, "train.dropout=5"),
         ({"parallel__tensor": 2}, "parallel.tensor=2"),
         ({"allocator__name": "x/../../y"}, "allocator.name=x/../../y becomes the name of a folder"),
         ({"allocator__name": ".."}, "allocator.name=.. becomes"),
-        ({"allocator__library": 7}, "allocator.library=7 does not fit"),
+        ({"allocator__library": 7}, "allocator.library=7: expected `str \\| null`"),
         ({"allocator__env": {"LD_PRELOAD": "x"}}, "must not set LD_PRELOAD"),
         ({"allocator__env": {"LD_LIBRARY_PATH": "x"}}, "must not set LD_LIBRARY_PATH"),
         ({"allocator__env": {"PYTHONPATH": "x"}}, "must not set PYTHONPATH"),
         ({"allocator__env": {"PATH": "x"}}, "must not set PATH"),
         ({"allocator__env": {"A=B": "x"}}, "no variable"),
-        ({"allocator__env": {"A": 1}}, "allocator.env="),
+        ({"allocator__env": {"A": 1}}, "allocator.env={'A': 1}: expected `str`, got `int`"),
+        ({"allocator__env": {"A": "\x1b"}}, "no variable"),
         ({"data__path": "/no/such/file"}, "data.path=/no/such/file must be a file"),
         ({"measure__iteration_micro_batches": 2}, "measure.iteration_micro_batches=2 must be at least 5"),
         ({"measure__min_samples": 300}, "measure.min_samples=300 must not be more than measure.max_samples=200"),
@@ -91,21 +94,19 @@ def test_a_good_job_comes_through_unchanged() -> None:
     assert checked(to_dict(job)) == job == checked(json.loads(json.dumps(to_dict(job))))
 
 
-def test_an_arm_of_a_record_is_run_only_when_this_host_has_it(tmp_path: Path) -> None:
-    refuse_strange_arms(
-        [
-            Job(),
-            Job(
-                allocator=Allocator(
-                    "tcmalloc", "libtcmalloc_minimal.so.4", {"TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD": "1099511627776"}
-                )
-            ),
-        ]
+def test_an_arm_of_a_record_is_run_only_when_this_host_has_it() -> None:
+    """What to set in place of a dropped option is this host's: older records do not say it."""
+    own = catalogue.arms()
+    assert own_arm(Allocator(), own) == Allocator()
+    messages = "TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD"
+    of_record = Allocator(
+        "tcmalloc", "libtcmalloc_minimal.so.4", {messages: "1099511627776"}, instead={messages: {"A": "1"}}
     )
+    assert own_arm(of_record, own).instead == {messages: {}}
     with pytest.raises(
         ConfigError, match="allocator=mine of the record asks for library /tmp/evil.so .* say --trust-arms"
     ):
-        refuse_strange_arms([Job(allocator=Allocator("mine", "/tmp/evil.so"))])
+        own_arm(Allocator("mine", "/tmp/evil.so"), own)
 
 
 @given(value=JSON)
@@ -130,7 +131,7 @@ def places(value: Any, path: tuple = ()) -> list[tuple]:
     return [path, *(place for key, one in inner for place in places(one, (*path, key)))]
 
 
-SOUND = {key: value for key, value in builders.record(Path("/r"), builders.job()).items() if key != "path"}
+SOUND = {key: one for key, one in builders.record(Path("/r"), builders.job()).items() if key not in records.IN_MEMORY}
 PRODUCT = {
     "library": "Intel MKL",
     "version": "2020.0.0",
@@ -146,20 +147,27 @@ SOUND["hosts"][0]["products"] = {
 PLACES = places(SOUND)[1:]
 
 
+def with_column(name: str, column: list[Any]) -> list[dict[str, Any]]:
+    (rank,) = copy.deepcopy(SOUND["ranks"])
+    rank["micro_batches"][name] = column
+    return [rank]
+
+
 def read_by_all(path: Path) -> None:
     """What report, compare, rerun and resume do with a record that was read."""
-    record = {**records.read(path), "path": str(path)}
+    record = {**reading.read(path), "path": str(path)}
     row(record, path.parent)
     [(fingerprint(host), products_sentences(host)) for host in record["hosts"]]
     if record["valid"]:
-        derive(record)
         for section in sections([record], "glibc"):
             head_sentences(section), summary_line(section), notes_of(section), workload_of(section.job).tables(section)
 
 
 @given(place=st.sampled_from(PLACES), value=JSON | HOSTILE, remove=st.booleans())
 @example(place=("hosts", 0, "system", "virtualisation"), value={"\x1f": []}, remove=False)
-@example(place=("derived", "cautions"), value=[[]], remove=False)
+@example(place=("ranks", 0, "micro_batches", "forward_seconds"), value=[0.0] * 48, remove=False)
+@example(place=("ranks", 0, "micro_batches", "steady"), value=[False] * 48, remove=False)
+@example(place=("job", "train", "global_batch_size"), value=1 << 50, remove=False)
 @example(place=("job", "model", "ops"), value="\0", remove=False)
 @example(place=("hosts", 0, "products", "full", "product_cpus"), value="two", remove=False)
 @EXAMPLES
@@ -191,24 +199,79 @@ def test_a_file_of_any_bytes_is_refused_in_one_sentence(tmp_path: Path, content:
     path = tmp_path / "record.json"
     path.write_bytes(content)
     with pytest.raises(RecordError):
-        records.read(path)
+        reading.read(path)
 
 
 def test_what_is_no_file_and_what_is_too_deep_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "deep").write_text('{"schema":1,"a":' + "[" * 100_000 + "]" * 100_000 + "}")
-    (tmp_path / "huge").write_text('{"schema":1,"a":1e999}')
-    for name, words in (("folder", "not a file"), ("pipe", "not a file"), ("deep", "too deep"), ("huge", "too large")):
+    (tmp_path / "deep").write_text('{"schema":4,"a":' + "[" * 100_000 + "]" * 100_000 + "}")
+    (tmp_path / "huge").write_text('{"schema":4,"a":1e999}')
+    for name, words in (("folder", "not a file"), ("pipe", "not a file"), ("deep", "too deep"), ("huge", "not JSON")):
         with pytest.raises(RecordError, match=words):
-            records.read(tmp_path / name)
+            reading.read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"hosts": []}, r"hosts=\[\]: expected `array` of length >= 1"),
+        ({"ranks": []}, "valid=true: there are no ranks"),
+        ({"started_at": "today"}, "started_at=today is not a date"),
+        ({"wall_seconds": 1e300}, r"1e\+300 is not of a size that is measured"),
+        ({"launch": {}}, "launch.launcher is missing"),
+        ({"ranks": [{**SOUND["ranks"][0], "threads": 0}]}, r"ranks\[0\].threads=0: expected `int` >= 1"),
+        ({"ranks": with_column("kind", ["odd"])}, r"ranks\[0\].micro_batches.kind\[0\]=odd: invalid enum value"),
+        ({"ranks": with_column("loss", [1.0])}, r"ranks\[0\].micro_batches: its columns are not of equal length"),
+        ({"ranks": with_column("steady", [False] * 48)}, "its samples give no figures"),
+        ({"ranks": with_column("forward_seconds", [-9.0] * 48)}, "its samples give no figures"),
+    ],
+)
+def test_what_is_wrong_in_a_record_is_named(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    records.write(tmp_path / "record.json", {**SOUND, **change})
+    with pytest.raises(RecordError, match=words):
+        reading.read(tmp_path / "record.json")
+
+
+def test_text_of_a_stranger_cannot_act_on_a_terminal(tmp_path: Path) -> None:
+    """Escape sequences set a window's title, write into the clipboard, or overwrite the verdict."""
+    escape, half = "\x1b]52;c;AAAA\x07", "\ud800"
+    hostile = copy.deepcopy(SOUND)
+    hostile["hosts"][0]["cpu"]["model"] = f"EPYC{escape}"
+    hostile["hosts"][0]["packages"] = {f"torch{escape}": half}
+    hostile["job"]["model"]["name"] = f"tiny\n{escape}"
+    hostile["job"]["allocator"]["shows"] = escape
+    hostile["ranks"][0]["proof"]["version"] = escape
+    hostile["warnings"] = [escape]
+    records.write(tmp_path / "record.json", hostile)
+    found = reading.read(tmp_path / "record.json")
+    assert json.dumps(found, ensure_ascii=False).isprintable()
+    assert found["hosts"][0]["cpu"]["model"] == r"EPYC\x1b]52;c;AAAA\x07"
+    hostile["job"]["allocator"]["name"] = escape
+    records.write(tmp_path / "record.json", hostile)
+    with pytest.raises(RecordError, match="becomes the name of a folder") as caught:
+        reading.read(tmp_path / "record.json")
+    assert str(caught.value).isprintable()
+
+
+def test_a_long_number_in_a_text_is_no_number(tmp_path: Path) -> None:
+    """A program's words with a seed of twenty digits made a record that was never readable again."""
+    records.write(tmp_path / "record.json", {**SOUND, "warnings": ["--seed 12345678901234567890, 1e9999"]})
+    assert reading.read(tmp_path / "record.json")["warnings"] == ["--seed 12345678901234567890, 1e9999"]
+
+
+def test_the_words_of_a_program_are_read_as_they_are(tmp_path: Path) -> None:
+    """They are run again by `rerun`."""
+    job = to_dict(Job(program=Program(command=["sh", "-c", "a\nb"], rate="\\d\t")))
+    records.write(tmp_path / "record.json", {**SOUND, "job": job, "ranks": None, "valid": False})
+    assert reading.read(tmp_path / "record.json")["job"]["program"]["command"] == ["sh", "-c", "a\nb"]
 
 
 def test_a_record_of_a_later_version_is_refused_by_name_and_the_rest_is_shown(tmp_path: Path) -> None:
     records.write(tmp_path / "a/record.json", SOUND)
     later = {**SOUND, "bench_version": "9.9", "job": {**SOUND["job"], "newer": 1}}
     records.write(tmp_path / "b/record.json", later)
-    found, refused = records.read_all([tmp_path])
+    found, refused = reading.read_all([tmp_path])
     assert len(found) == 1 and [path.parent.name for path, _ in refused] == ["b"]
     assert "written by 9.9" in refused[0][1] and "newer is not a key of this version's jobs" in refused[0][1]
 
@@ -217,7 +280,7 @@ def test_a_link_to_itself_is_refused_and_the_rest_is_read(tmp_path: Path) -> Non
     records.write(tmp_path / "a/record.json", SOUND)
     (tmp_path / "b").mkdir()
     (tmp_path / "b/record.json").symlink_to("record.json")
-    found, refused = records.read_all([tmp_path])
+    found, refused = reading.read_all([tmp_path])
     assert len(found) == 1 and [path.parent.name for path, _ in refused] == ["b"]
 
 

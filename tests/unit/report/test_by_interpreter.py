@@ -1,4 +1,4 @@
-"""The table over several interpreters, and the table of what keeps memory."""
+"""The table over several C libraries and interpreters, and the table of what keeps memory."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ import pytest
 
 from bench.job.job import Job, Launch
 from bench.report import by_interpreter, document, html, retention, terminal
-from bench.statistics.across import across_interpreters, keeping
+from bench.statistics.across import across_software, keeping
 from bench.statistics.grouping import sections
 
 pytestmark = pytest.mark.usefixtures("unrendered")
 
 
-def under(folder: Path, torch: str, python: str | None, gain: float, blocks: int = 4, **changes: Any) -> list[Any]:
+def under(
+    folder: Path, torch: str, python: str | None, gain: float, blocks: int = 4, host: Any = None, **changes: Any
+) -> list[Any]:
     """Blocks of glibc and tcmalloc under one interpreter."""
-    host = {**b.HOST, "packages": {**b.HOST["packages"], "torch": torch}}
+    host = {**b.HOST, "packages": {**b.HOST["packages"], "torch": torch}, **(host or {})}
     if python:
         host["python"] = {**b.HOST["python"], "version": "3.11.7"}
 
@@ -38,12 +40,39 @@ def both(folder: Path, new_gain: float = 1.5) -> list[Any]:
 
 
 def test_one_table_holds_each_interpreter_the_oldest_pytorch_first(tmp_path: Path) -> None:
-    (group,) = across_interpreters(sections(both(tmp_path), "glibc"))
-    assert [(one.torch, one.python, one.pair.arm) for one in group] == [
+    (group,) = across_software(sections(both(tmp_path), "glibc"))
+    assert [(one.torch, one.python, one.arm) for one in group] == [
+        ("1.10.2+cu102", "3.9.18", "glibc"),
+        ("2.13.0+cpu", "3.11.7", "glibc"),
         ("1.10.2+cu102", "3.9.18", "tcmalloc"),
         ("2.13.0+cpu", "3.11.7", "tcmalloc"),
     ]
-    assert [one.pair.ratio.value for one in group if one.pair.ratio] == pytest.approx([1.25, 1.5], rel=0.01)
+    gains = [one.pair.ratio.value for one in group if one.pair and one.pair.ratio]
+    assert gains == pytest.approx([1.25, 1.5], rel=0.01)
+
+
+def test_one_table_holds_each_release_with_its_counts(tmp_path: Path) -> None:
+    """Releases differ in C library, image and distribution; the kernel and the machine are the same."""
+    records = []
+    for glibc, distribution, gain in (
+        ("2.41", "Debian 13", 1.2),
+        ("2.36", "Debian 12", 1.5),
+        ("2.9", "an old one", 2.0),
+    ):
+        system = {**b.HOST["system"], "glibc": glibc, "distribution": distribution}
+        image = {"content_sha256": glibc * 8}
+        records += under(tmp_path, "1.10.2", None, gain, host={"system": system, "image": image})
+    ((said, table),) = by_interpreter.interpreter_tables(sections(records, "glibc"))
+    named = [dict(zip(table.headings, row)) for row in table.rows]
+    assert [(row["Arm"], row["glibc"]) for row in named] == [
+        (arm, glibc) for arm in ("glibc", "tcmalloc") for glibc in ("2.9", "2.36", "2.41")
+    ]
+    assert all(row["Minor faults"] != "0" and row["Kernel s"] and row["Huge pages"] for row in named)
+    assert [row["Gain"] for row in named[:3]] == ["1"] * 3
+    assert [float(row["Gain"][:-1]) for row in named[3:]] == pytest.approx([2.0, 1.5, 1.2], rel=0.01)
+    assert (
+        "under glibc 2.9, " in said[0] and "under glibc 2.41: it still matters" in said[0] and "PyTorch" not in said[0]
+    )
 
 
 def test_the_sentence_answers_whether_it_still_matters(tmp_path: Path) -> None:
@@ -56,8 +85,8 @@ def test_the_sentence_answers_whether_it_still_matters(tmp_path: Path) -> None:
 
 def test_another_configuration_or_one_interpreter_makes_no_table(tmp_path: Path) -> None:
     new, old = both(tmp_path)[:8], under(tmp_path, "1.10.2", None, 1.25, seed=7)
-    assert across_interpreters(sections(new, "glibc")) == []
-    assert across_interpreters(sections(new + old, "glibc")) == []
+    assert across_software(sections(new, "glibc")) == []
+    assert across_software(sections(new + old, "glibc")) == []
 
 
 def test_every_form_of_the_report_has_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

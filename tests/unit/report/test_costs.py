@@ -83,6 +83,12 @@ def test_each_arm_has_its_row_and_the_sentences_name_the_fastest(tmp_path: Path)
     assert "page faults take 25 % of an iteration (glibc)" in costs.summary_line(found)
 
 
+def test_pages_of_another_size_are_said_beside_the_price_of_a_fault(tmp_path: Path) -> None:
+    large = section(tmp_path, {**b.HOST, "memory": {**b.HOST["memory"], "page_bytes": 65536}})
+    assert any("Pages are of 64 KiB here" in words for words in costs.cost_sentences(large))
+    assert not any("Pages are of" in words for words in costs.cost_sentences(section(tmp_path, b.HOST)))
+
+
 def test_the_limit_is_of_the_allowed_cores_and_a_host_without_a_clock_has_none(tmp_path: Path) -> None:
     assert limit_sentence(b.HOST) == (
         "Physical limit: 2 cores x 2.60 GHz (present clock) x 32 operations a clock (AVX2 with FMA) = 166 GFLOP/s."

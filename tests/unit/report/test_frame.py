@@ -13,6 +13,7 @@ import pytest
 import bench
 from bench.job.errors import RecordError
 from bench.paths import CHECKOUT
+from bench.workloads import reading
 
 SMOKE = CHECKOUT / "tests" / "data" / "smoke"
 
@@ -31,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_row_for_each_job_each_micro_batch_and_each_comparison(folder: Path) -> None:
     tables = bench.frame(folder)
     assert len(tables.jobs) == 7 and list(tables.jobs.valid).count(False) == 1
-    found = [builders.records.read(path) for path in folder.glob("*/record.json")]
+    found = [reading.read(path) for path in folder.glob("*/record.json")]
     batches = sum(len(rank["micro_batches"]["loss"]) for record in found for rank in record["ranks"] or [])
     assert len(tables.micro_batches) == batches
     assert not tables.micro_batches.duplicated(["record", "rank", "micro_batch"]).any()

@@ -12,12 +12,12 @@ import builders as b
 import pytest
 
 from bench.job.job import Job
-from bench.record import records
 from bench.record.anonymize import write_pack
 from bench.record.packs import with_packs
 from bench.report import hosts, html, tables
 from bench.statistics.grouping import sections
 from bench.statistics.hosts import side_by_side
+from bench.workloads import reading
 
 pytestmark = pytest.mark.usefixtures("unrendered")
 
@@ -85,7 +85,7 @@ def test_a_folder_of_packs_gives_a_page_that_begins_with_a_row_for_each_host(
 def test_another_experiment_or_setting_is_another_table_that_says_what_differs(gallery: Path) -> None:
     stored(gallery, "other", EPYC, 1.1, seed=7)
     stored(gallery, "eager", ARM, 1.1, arm=dataclasses.replace(b.ARMS["tcmalloc"], env={"TCMALLOC_RELEASE_RATE": "10"}))
-    found = sections(records.collect(with_packs([gallery])).records, "glibc")
+    found = sections(reading.collect(with_packs([gallery])).records, "glibc")
     tables = {table.title: table.rows for table in hosts.host_tables(found)}
     assert sorted(len(rows) for rows in tables.values()) == [1, 1, 2], "three questions, told apart by their titles"
     (seed,) = [title for title in tables if "seed=7" in title]
@@ -98,7 +98,7 @@ def test_records_of_one_host_make_no_such_table(tmp_path: Path) -> None:
     stored(tmp_path, "again", EPYC, 1.3, seed=7)
     newer = {**EPYC, "python": {"version": "3.11.2"}, "packages": {"torch": "2.13.0+cpu"}}
     stored(tmp_path, "other_torch", newer, 1.4)
-    assert side_by_side(sections(records.collect(with_packs([tmp_path])).records, "glibc")) == [], (
+    assert side_by_side(sections(reading.collect(with_packs([tmp_path])).records, "glibc")) == [], (
         "nor does another PyTorch on it"
     )
 
@@ -121,7 +121,7 @@ def test_a_folder_counts_with_the_packs_in_it_once(gallery: Path) -> None:
     b.write(found)
     write_pack(gallery / "own" / "own.tar.gz", found)
     assert with_packs([gallery / "own"]) == [gallery / "own", gallery / "own" / "own.tar.gz"]
-    read = records.collect(with_packs([gallery / "own"]))
+    read = reading.collect(with_packs([gallery / "own"]))
     assert len(read.records) == 2 and not any(record.get("packed_from") for record in read.records)
 
 

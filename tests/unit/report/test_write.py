@@ -18,7 +18,7 @@ from bench.config.study import Study
 from bench.job.errors import ConfigError
 from bench.job.job import Job
 from bench.paths import CHECKOUT, PUBLISHED
-from bench.report import data, document, latex, tables, words, write
+from bench.report import data, document, html, latex, tables, words, write
 from bench.statistics.grouping import sections
 from bench.workloads.gpt.flops import tflops
 
@@ -107,9 +107,9 @@ def test_a_spreadsheet_computes_no_text_of_a_record(tmp_path, words):
 def test_after_each_job_only_the_csv_is_written_and_nothing_heavy_loaded(tmp_path):
     b.write(b.study(tmp_path, FAST, blocks=1))
     program = (
-        "import sys, pathlib; from bench.record import records; from bench.report import write;"
+        "import sys, pathlib; from bench.workloads import reading; from bench.report import write;"
         "from bench.config.study import Study; out = pathlib.Path(sys.argv[1]);"
-        "write.write_sweep(out, Study('main', True, 'glibc'), records.read_all([out])[0], False);"
+        "write.write_sweep(out, Study('main', True, 'glibc'), reading.read_all([out])[0], False);"
         "sys.exit(', '.join(m for m in ('matplotlib', 'pandas', 'pyarrow', 'jinja2', 'rich') if m in sys.modules) or 0)"
     )
     done = subprocess.run(
@@ -295,3 +295,15 @@ def test_pipes_in_a_cell_do_not_break_the_table(tmp_path):
 )
 def test_numbers_keep_three_figures(value, text):
     assert words.number(value) == text
+
+
+def test_the_environment_of_an_arm_is_what_was_in_force(tmp_path: Path) -> None:
+    records = b.study(tmp_path, {"glibc": {}, "tcmalloc": {}})
+    for record in records:
+        if record["job"]["allocator"]["name"] == "tcmalloc":
+            (dropped,) = record["job"]["allocator"]["env"]
+            record["job"]["allocator"]["instead"] = {dropped: {"TCMALLOC_NEW": "1"}}
+            for rank in record["ranks"]:
+                rank["proof"]["dropped"] = [dropped]
+    (found,) = sections(records, "glibc")
+    assert [row[-1] for row in html.arm_rows(found)] == ["none", f"TCMALLOC_NEW=1 (this version has dropped {dropped})"]

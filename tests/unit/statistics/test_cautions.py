@@ -69,3 +69,15 @@ def test_an_end_without_proof_is_said_where_the_figures_are():
     records[0]["ranks"][0]["proof_end"] = None
     assert any("In 1 of 10 jobs: a rank was not there" in caution for caution in only(records).cautions)
     assert not any("prove its allocator" in caution for caution in only(b.study(OUT, FAST)).cautions)
+
+
+def test_a_glibc_that_gets_huge_pages_by_itself_is_said():
+    """Some builds ask for them on their own: the baseline would silently be another allocator."""
+    records = b.study(OUT, {"glibc": {}, "tcmalloc": {}, "glibc_tuned_thp": {}})
+    assert not any("huge pages" in caution for caution in only(records).cautions)
+    for record in records:
+        for rank in record["ranks"]:
+            rank["huge_bytes"] = 1 << 30
+            rank["proof"]["tunables"] = {"glibc.malloc.hugetlb": "0x1"}
+    (said,) = (caution for caution in only(records).cautions if "huge pages" in caution)
+    assert said.startswith("In 5 of 15 jobs: glibc got huge pages") and "glibc.malloc.hugetlb 0x1; " in said

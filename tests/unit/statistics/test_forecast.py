@@ -10,31 +10,29 @@ from typing import Any
 import builders
 import pytest
 
+from bench.job import sampling
 from bench.job.job import Job, Launch, Measure, Program
 from bench.statistics import forecast
 from bench.statistics.forecast import Pace
-from bench.workloads.gpt.rank import stopping
 
-PACE = Pace(startup_seconds=4.0, warm_seconds=0.3, micro_seconds=0.2, step_seconds=0.5, half_width=0.001, num_samples=8)
+PACE = Pace(startup_seconds=4.0, warm_seconds=0.3, micro_seconds=0.2, step_seconds=0.5, half_width=0.003)
 
 
 def as_the_rank_does(job: Job, pace: Pace) -> float:
     """The loop of bench/workloads/gpt/rank/trainer.py on a clock that goes as ``pace`` says."""
     kinds: list[str] = []
     seconds: list[float] = []
-    elapsed, more = 0.0, True
-    while more:
-        count = stopping.micro_batches_of(job, len(kinds))
-        warm = len(kinds) < job.warm_up
+    elapsed, last = 0.0, 0.0
+    for ahead in sampling.iterations(job):
+        if kinds and not sampling.wants_more_after(job, kinds, seconds, elapsed, last * len(ahead.kinds)):
+            break
         began = elapsed
-        for index in range(count):
-            kinds.append("last" if index == count - 1 else "first" if index == 0 else "middle")
-            seconds.append(pace.warm_seconds if warm else pace.micro_seconds * (1 + 1e-4 * (index % 2)))
+        for index in range(len(ahead.kinds)):
+            seconds.append(pace.warm_seconds if ahead.warm_up else pace.micro_seconds * (1 + 1e-4 * (index % 2)))
             elapsed += seconds[-1]
+        kinds += ahead.kinds
         elapsed += pace.step_seconds
-        start = min(job.warm_up, len(kinds))
-        ahead = (elapsed - began) / count * stopping.micro_batches_of(job, len(kinds))
-        more = stopping.wants_more(job.measure, kinds, seconds, start, elapsed, ahead)
+        last = (elapsed - began) / len(ahead.kinds)
     return pace.startup_seconds + elapsed
 
 

@@ -17,8 +17,9 @@ import sampled
 import turns
 
 from bench.job.job import Allocator, Job, Measure, Train
-from bench.record import records
+from bench.job.sampling import warm_up
 from bench.statistics import stats
+from bench.workloads import reading
 
 # A/A
 
@@ -87,7 +88,7 @@ def test_names_dealt_anew_do_not_hang_on_who_bore_which(slow_name: list[int], tm
         times = [0.1 + 0.0001 * block, 0.1 + 0.0001 * block]
         times[slow] *= 1.2
         write_block(tmp_path, "s", block, tuple(times))
-    found = records.read_all([tmp_path / "s"])[0]
+    found = reading.read_all([tmp_path / "s"])[0]
     assert aa.dealt_anew(found) == aa.dealt_anew(found) == pytest.approx(2 / 16, abs=0.03)
 
 
@@ -156,7 +157,7 @@ def test_a_block_is_a_full_job_and_sampled_ones_with_the_same_warm_up(
 
     def alongside(full: Job, short: Job) -> Any:
         ran.append(
-            (full.repeat, full.measure.mode, full.measure.iterations, full.warm_up, short.measure.mode, short.warm_up)
+            (full.repeat, full.measure.mode, full.measure.iterations, warm_up(full), short.measure.mode, warm_up(short))
         )
         assert short.measure.max_seconds < 0.01, "one counted iteration and no other"
         return block_of(full, short)

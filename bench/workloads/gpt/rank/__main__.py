@@ -18,8 +18,9 @@ import time
 from datetime import timedelta
 from typing import Any, Callable
 
-from bench.job.checks import shaped
+import bench
 from bench.job.errors import AllocatorError, with_memory_limit
+from bench.job.job import from_dict
 from bench.process.counters import memory, unreadable
 from bench.process.cpus import allowed_cpus
 from bench.process.fault_cost import fault_cost_seconds
@@ -66,7 +67,7 @@ def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
     """``without``: sentences on what this host refuses and the rank does without, for the record."""
     order = orders.next()
     without += order.get("without", [])  # what the driver knows already
-    job = shaped(order["job"])
+    job = from_dict(order["job"])
     environment_bytes = optional(take_off_padding, "The length of the environment is not known", without)
     os.environ.pop("LD_PRELOAD", None)  # loaded by now; children must not inherit it
     allocator_path = order["library"]  # not what LD_PRELOAD said: that is what is to be proved
@@ -103,6 +104,7 @@ def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
         "pid": os.getpid(),
         "cpus": cpus,
         "environment_bytes": environment_bytes,
+        "environment": order.get("environment"),
         "memory_node": memory_node,
         "threads": torch.get_num_threads(),
         "proof": proof,
@@ -195,8 +197,20 @@ def sentence(error: Exception) -> str:
             "another rank did not answer within launch.timeout_seconds (launch.collective_timeout_seconds, if that is set): its "
             "process hangs, it is slower than the others by that much, or the network between the nodes is down."
         )
+    if "cannot enable executable stack" in words[0]:
+        return executable_stack(words[0].partition(":")[0])
     plain = isinstance(error, (AllocatorError, blas.BlasError, RuntimeError))
     return with_memory_limit(words[0] if plain else f"{type(error).__name__}: {words[0]}")
+
+
+def executable_stack(library: str) -> str:
+    """Return what to do about a library that glibc 2.41 and later do not load; `make setup` does it for our own PyTorch."""
+    script = os.path.join(os.path.dirname(bench.__path__[0]), "scripts", "clear_execstack.py")
+    return (
+        f"{sys.executable} cannot import torch: {library} asks for an executable stack, which glibc 2.41 and later do not give; run "
+        f"`{sys.executable} {script} {sys.prefix}`, or, for an arm that sets no GLIBC_TUNABLES, add "
+        f"+allocator.env.GLIBC_TUNABLES='\"glibc.rtld.execstack=2\"'."
+    )
 
 
 if __name__ == "__main__":

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import sys
 from typing import Any
 
 from bench import __version__
 from bench.job.job import Job
 from bench.process.cpus import layout
-
-WHOLE_BYTES = 256 << 20  # a file up to this size is read whole
-PART_BYTES = 32 << 20  # of a larger one its first and last so many bytes
 
 
 def alike(job: Job, me: dict[str, Any], torch_version: str) -> dict[str, Any]:
@@ -28,17 +23,5 @@ def alike(job: Job, me: dict[str, Any], torch_version: str) -> dict[str, Any]:
         "core binding": layout(me["cpus"]),
         "threads": me["threads"],
         "matrix library": [me["blas"]["library"], me["blas"]["version"], me["blas"]["path"]],
-        "content of data.path": None if job.data.path is None else content_of(job.data.path),
+        "content of data.path": job.data.sha256,
     }
-
-
-def content_of(path: str) -> str:
-    """Size in bytes and SHA-256 of a file, of its two ends where it is large: the same file on every node, or not."""
-    size, digest = os.path.getsize(path), hashlib.sha256()
-    with open(path, "rb") as f:
-        for start, count in [(0, size)] if size <= WHOLE_BYTES else [(0, PART_BYTES), (size - PART_BYTES, PART_BYTES)]:
-            f.seek(start)
-            while count > 0 and (chunk := f.read(min(count, 1 << 20))):
-                digest.update(chunk)
-                count -= len(chunk)
-    return f"{size} bytes, SHA-256 {digest.hexdigest()[:16]}"

@@ -11,6 +11,7 @@ import ctypes
 import gc
 import hashlib
 import time
+from collections.abc import Sequence
 from typing import Any, Callable
 
 import torch
@@ -18,11 +19,10 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from bench.job.job import Job
-from bench.job.kinds import kind_of
+from bench.job.sampling import iterations, steady_from, wants_more_after
 from bench.process.counters import rss_bytes, usage
 from bench.workloads.gpt.rank.data import Tokens, sample_seed
 from bench.workloads.gpt.rank.gpt import GPT
-from bench.workloads.gpt.rank.stopping import micro_batches_of, steady_from, wants_more
 
 Columns = dict[str, list[Any]]
 Tell = Callable[[dict[str, Any]], None]
@@ -44,8 +44,9 @@ class Trainer:
         self.micro_batches: Columns = {name: [] for name in MICRO_BATCH_COLUMNS}
         self.iterations: Columns = {name: [] for name in ITERATION_COLUMNS}
 
-    def micro_batch(self, iteration: int, index: int, count: int) -> None:
-        job, last = self.job, index == count - 1
+    def micro_batch(self, iteration: int, index: int, kinds: Sequence[str]) -> None:
+        job, count = self.job, len(kinds)
+        last = index == count - 1
         size = job.train.micro_batch_size
         number = (len(self.micro_batches["loss"]) * self.dp + self.rank) * size  # as many as were run before
         tokens, labels = self.tokens.batch(range(number, number + size))
@@ -65,7 +66,7 @@ class Trainer:
             self.micro_batches,
             iteration=iteration,
             index=index,
-            kind=kind_of(index, count),
+            kind=kinds[index],
             loss=loss.item(),
             forward_seconds=middle - start,
             backward_seconds=end - middle,
@@ -74,11 +75,11 @@ class Trainer:
             **{f"backward_{k}": v for k, v in backward._asdict().items()},
         )
 
-    def iteration(self, number: int, count: int, tell: Tell) -> None:
-        """``count`` micro-batches and an optimizer step."""
-        begin = self.clock()
+    def iteration(self, number: int, kinds: Sequence[str], tell: Tell) -> None:
+        """Run micro-batches of these ``kinds`` and an optimizer step."""
+        begin, count = self.clock(), len(kinds)
         for index in range(count):
-            self.micro_batch(number, index, count)
+            self.micro_batch(number, index, kinds)
             tell({"event": "micro_batch", "iteration": number, "index": index, "loss": self.micro_batches["loss"][-1]})
         start, at_start = self.clock(), usage()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.job.train.clip_grad)
@@ -106,32 +107,28 @@ class Trainer:
 
     def run(self, tell: Tell) -> None:
         """Iterations until the measurement is good enough or its ceiling is reached; then marks what was steady."""
-        started, number, more = self.clock(), 0, True
+        started = self.clock()
         gc.collect()
         gc.disable()  # a collection in the middle of a sample is noise
         try:
-            while more:
-                self.iteration(number, micro_batches_of(self.job, len(self.micro_batches["loss"])), tell)
-                number += 1
+            for number, ahead in enumerate(iterations(self.job)):
+                if number and not self.agree(self.wants_more(len(ahead.kinds), self.clock() - started)):
+                    break
+                self.iteration(number, ahead.kinds, tell)
                 gc.collect(0)
-                more = self.agree(self.wants_more(number, self.clock() - started))
         finally:
             gc.enable()
         steady = steady_from(self.job, self.micro_batches["kind"], self.seconds())
         self.micro_batches["steady"] = [i >= steady for i in range(len(self.micro_batches["loss"]))]
-        self.iterations["steady"] = [self.micro_batches["iteration"].index(i) >= steady for i in range(number)]
+        self.iterations["steady"] = [
+            self.micro_batches["iteration"].index(i) >= steady for i in self.iterations["iteration"]
+        ]
 
-    def wants_more(self, done: int, elapsed: float) -> bool:
-        if self.job.measure.mode == "full":
-            whole = self.job.measure.iterations * self.job.num_micro_batches
-            return len(self.micro_batches["kind"]) < self.job.warm_up + whole
-        kinds, seconds = self.micro_batches["kind"], self.seconds()
-        # As long for each micro-batch as the iteration that has just ended.
-        pace = self.iterations["wall_seconds"][-1] / self.micro_batches["iteration"].count(done - 1)
-        next_seconds = pace * micro_batches_of(self.job, len(kinds))
-        return wants_more(
-            self.job.measure, kinds, seconds, steady_from(self.job, kinds, seconds), elapsed, next_seconds
-        )
+    def wants_more(self, count: int, elapsed: float) -> bool:
+        """Return whether an iteration of ``count`` micro-batches follows, each as long as those of the one that has just ended."""
+        iteration = self.micro_batches["iteration"]
+        pace = self.iterations["wall_seconds"][-1] / iteration.count(iteration[-1])
+        return wants_more_after(self.job, self.micro_batches["kind"], self.seconds(), elapsed, pace * count)
 
     def parameters_sha256(self) -> str:
         """Hash over the final parameters' bytes: the same bits, the same training."""

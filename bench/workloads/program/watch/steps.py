@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from bench.job.job import Measure
+from bench.job.sampling import ENOUGH_TO_CUT, change_point
 from bench.job.series import relative_half_width
-from bench.workloads.gpt.rank.stopping import ENOUGH_TO_CUT, change_point
 
 AT_LEAST_SECONDS = 2.0  # of steps: two hundred steps of a millisecond are too short a look at a machine
 LEFT_OUT = 2  # steps at the start, by design: what is made in the first one, and the heap that grows for it

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -103,7 +104,7 @@ def test_a_memory_limit_is_named_where_there_was_no_memory(monkeypatch: pytest.M
     [
         ("not JSON", "JSONDecodeError: "),
         ("{}", "KeyError: 'job'"),
-        ('{"job": {"typo": 1}}', "ConfigError: typo is not a key"),
+        ('{"job": {"typo": 1}}', "TypeError: "),
         ("", "JSONDecodeError: "),
         ("[1]", "AttributeError: "),
     ],
@@ -211,3 +212,12 @@ sys.exit(rank.main())
 """
     exit_code, told, _ = start_rank("{}", f"import sys; sys.path.insert(0, {ROOT!r})\n{code}")
     assert exit_code == 0 and told == [{"event": "alive"}], "and a request for its stacks does not end it"
+
+
+def test_a_library_that_wants_an_executable_stack_is_a_sentence_with_the_way_out() -> None:
+    error = ImportError("libtorch_cpu.so: cannot enable executable stack as shared object requires: Invalid argument")
+    said = sentence(error)
+    (command,) = re.findall("`(.*)`", said)
+    python, script, folder = command.split()
+    assert "libtorch_cpu.so asks for an executable stack" in said
+    assert (python, folder) == (sys.executable, sys.prefix) and Path(script).is_file()

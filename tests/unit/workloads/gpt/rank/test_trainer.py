@@ -14,6 +14,7 @@ import torch
 from builders import SMALL
 
 from bench.job.job import Data, Job
+from bench.job.sampling import kinds_of
 from bench.process.counters import rss_bytes
 from bench.workloads.gpt.rank.data import Tokens
 from bench.workloads.gpt.rank.trainer import ITERATION_COLUMNS, MICRO_BATCH_COLUMNS, Trainer, adam
@@ -136,7 +137,7 @@ def test_one_iteration_is_one_step_on_the_mean_of_the_global_batch(
         "step",
         lambda: seen.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters()])),
     )
-    trainer.iteration(0, 3, silent)
+    trainer.iteration(0, kinds_of(3), silent)
     norm = expected.norm().item()
     assert norm > 1.0, "or clipping would do nothing"
     assert trainer.iterations["loss"][0] == pytest.approx(expected_loss.item(), rel=1e-6)
@@ -150,7 +151,7 @@ def test_one_iteration_is_one_step_on_the_mean_of_the_global_batch(
 def test_gradients_are_reduced_once_however_they_are(small_job: Job, overlap: bool) -> None:
     reference, other = (Trainer(with_train(small_job, overlap_grad_reduce=o), Clock()) for o in (True, overlap))
     for trainer in (reference, other):
-        trainer.iteration(0, 4, silent)
+        trainer.iteration(0, kinds_of(4), silent)
     assert reference.parameters_sha256() == other.parameters_sha256()
     assert reference.iterations["grad_norm"] == other.iterations["grad_norm"]
 
@@ -161,7 +162,7 @@ def test_the_same_seed_trains_the_same_bits_and_another_seed_does_not(small_job:
         trainer = Trainer(job, Clock())
         start = trainer.parameters_sha256()
         for number in range(2):
-            trainer.iteration(number, 4, silent)
+            trainer.iteration(number, kinds_of(4), silent)
         hashes.append(trainer.parameters_sha256())
         losses.append(trainer.micro_batches["loss"])
         assert start != hashes[-1]
@@ -186,7 +187,7 @@ def test_text_is_learnt(small_job: Job, tmp_path: Path) -> None:
     job = replace(with_train(small_job, lr=5e-3, dropout=0.0), data=Data(str(tmp_path / "text")))
     trainer = Trainer(job, Clock())
     for number in range(30):
-        trainer.iteration(number, 4, silent)
+        trainer.iteration(number, kinds_of(4), silent)
     losses = trainer.iterations["loss"]
     assert losses[0] == pytest.approx(math.log(SMALL.padded_vocabulary), rel=0.02) and losses[-1] < 3.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ LIBC = next(line.split()[-1] for line in open("/proc/self/maps") if "/libc.so" i
 
 def made(folder: Path, name: str, source: str, *flags: str) -> str:
     (folder / f"{name}.c").write_text(source)
+    if not shutil.which("gcc"):
+        pytest.skip("the made-up programs need gcc")
     subprocess.run(["gcc", "-o", folder / name, folder / f"{name}.c", *flags], check=True)
     return str(folder / name)
 
@@ -26,6 +29,8 @@ MALLOC = "#include <stddef.h>\nvoid *malloc(size_t n) { (void)n; return 0; }\n"
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    if not shutil.which("gcc"):
+        pytest.skip("the made-up programs need gcc")
     folder = tmp_path_factory.mktemp("elf")
     library = made(folder, "libmine.so", MALLOC, "-shared", "-fPIC", "-Wl,-soname,libmine.so")
     return {

@@ -1,0 +1,152 @@
+"""The sampling plan of a run: its iterations, the kind of each micro-batch, which of them count, and when there are enough.
+
+The rank follows it; forecast, progress, plan and validation sum over it. Standard library only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from statistics import fmean
+from typing import NamedTuple
+
+from bench.job.job import Job, Measure
+from bench.job.series import relative_half_width
+
+KINDS = ("first", "settling", "middle", "last")
+SETTLING = 2  # micro-batches after the first that still fault
+WARM_UP_ITERATION = 2  # micro-batches between two optimizer steps of the warm-up, which is there for the steps
+ENOUGH_TO_CUT = 20  # samples from which on a change point is searched for: among few it finds one by chance
+
+
+class Iteration(NamedTuple):
+    """One optimizer step: the kind of each micro-batch before it, and whether it belongs to the warm-up."""
+
+    kinds: tuple[str, ...]
+    warm_up: bool
+
+
+def iterations(job: Job) -> Iterator[Iteration]:
+    """Yield the iterations of a run in order, those of the warm-up first; without end in sampled mode, where `wants_more` decides.
+
+    Warm-up iterations are short: the first step makes Adam's state in the blocks that are free then, and under glibc the heap
+    takes a second step and more until it is as later iterations find it (docs/method.md). Full mode warms up with a whole
+    iteration where `measure` asks for no warm-up, so that jobs of any width train the same. No iteration is longer than a whole one.
+    """
+    measure, whole = job.measure, job.num_micro_batches
+    full = measure.mode == "full"
+    if full and not measure.warmup_micro_batches:
+        yield Iteration(kinds_of(whole), True)
+    else:
+        left = max(measure.warmup_micro_batches, 1)  # Adam's state is made in the first step
+        while left > 0:
+            count = min(left, WARM_UP_ITERATION, whole)
+            yield Iteration(kinds_of(count), True)
+            left -= count
+    counted_iteration = Iteration(kinds_of(whole if full else min(measure.iteration_micro_batches, whole)), False)
+    done = 0
+    while not full or done < measure.iterations:
+        yield counted_iteration
+        done += 1
+
+
+def kinds_of(count: int) -> tuple[str, ...]:
+    """Return the kind of each of an iteration's ``count`` micro-batches.
+
+    `first` makes .grad, `last` synchronizes it. The optimizer step frees the gradients. An allocator returns a part of them to the
+    kernel, or to other sizes, and the next micro-batches fault it in again: under tcmalloc two of them take 40 to 300 thousand
+    faults where later ones take a thousand (docs/method.md). Those are `settling`: of 1,024 they are two, so that they are measured
+    as what they are and stand for no others. The rest is `middle`.
+    """
+    kinds = ["first", *["settling"] * SETTLING, *["middle"] * count][: count - 1]
+    return (*kinds, "last")
+
+
+def micro_batches(job: Job, samples: int) -> int:
+    """Return how many micro-batches a run has when it ends at ``samples`` counted ones; in full mode all that it has."""
+    total = found = 0
+    for iteration in iterations(job):
+        if job.measure.mode == "sampled" and found >= samples:
+            break
+        total += len(iteration.kinds)
+        if not iteration.warm_up:
+            found += len(typical(iteration.kinds, range(len(iteration.kinds))))
+    return total
+
+
+def warm_up(job: Job) -> int:
+    """Return how many micro-batches of a rank are left out by design."""
+    total = 0
+    for iteration in iterations(job):
+        if not iteration.warm_up:
+            break
+        total += len(iteration.kinds)
+    return total
+
+
+def typical(kinds: Sequence[str], places: Sequence[int]) -> list[int]:
+    """Return those of ``places`` whose mean is multiplied, and by whose spread a job stops: the middle ones; where iterations are too
+    short to have any, those that settle, else the first ones, else all."""
+    found = ([i for i in places if kinds[i] == kind] for kind in ("middle", "settling", "first"))
+    return next(filter(None, found), list(places))
+
+
+def steady_from(job: Job, kinds: Sequence[str], seconds: Sequence[float]) -> int:
+    """Return the number of the first micro-batch that counts.
+
+    After the warm-up a change point is cut off as well, if there are samples enough of the kind that is reported, `middle`.
+    """
+    start = min(warm_up(job), len(kinds))
+    middles = [i for i in range(start, len(kinds)) if kinds[i] == "middle"]
+    if job.measure.mode == "full" or len(middles) < ENOUGH_TO_CUT:
+        return start
+    cut = change_point([seconds[i] for i in middles])
+    return middles[cut] if cut else start
+
+
+def counted(kinds: Sequence[str], seconds: Sequence[float], start: int) -> list[float]:
+    """Return the seconds of the micro-batches that the figure rests on, from ``start`` on."""
+    return [seconds[i] for i in typical(kinds, range(start, len(kinds)))]
+
+
+def wants_more(measure: Measure, samples: int, half_width: float, elapsed: float, next_seconds: float) -> bool:
+    """Return whether a run goes on with the next iteration, which would take about ``next_seconds``, ``elapsed`` after the first began.
+
+    ``samples`` count so far, and their mean is known to ``half_width`` (relative). In full mode `iterations` ends the run. The floor
+    of one counted iteration always holds; the ceiling in seconds beats every other floor, which the record then says (`too_few`).
+    """
+    if measure.mode == "full" or not samples:
+        return True
+    if elapsed + next_seconds > measure.max_seconds:
+        return False
+    if samples < measure.min_samples or elapsed < measure.min_seconds:
+        return True
+    return samples < measure.max_samples and half_width > measure.relative_half_width
+
+
+def wants_more_after(
+    job: Job, kinds: Sequence[str], seconds: Sequence[float], elapsed: float, next_seconds: float
+) -> bool:
+    """Return what `wants_more` says after micro-batches of these ``kinds`` that took these ``seconds``."""
+    samples = counted(kinds, seconds, steady_from(job, kinds, seconds))
+    return wants_more(job.measure, len(samples), relative_half_width(samples), elapsed, next_seconds)
+
+
+def change_point(samples: Sequence[float]) -> int:
+    """Return the index of the first steady sample, by the marginal standard error rule.
+
+    MSER picks the truncation that minimizes the squared standard error of the mean of what is left
+    (K. P. White, "An effective truncation heuristic for bias reduction in simulation output", Simulation 69, 1997).
+    At most half of the samples are given up: a series that is still falling then has no steady part, and the wide
+    interval of what is left says so. At least two samples are left over.
+    """
+    best, best_error = 0, math.inf
+    for start in range(len(samples) // 2 + 1):
+        rest = samples[start:]
+        if len(rest) < 2:
+            break
+        mean = fmean(rest)
+        error = sum((x - mean) ** 2 for x in rest) / len(rest) ** 2
+        if error < best_error:
+            best, best_error = start, error
+    return best

@@ -1,0 +1,69 @@
+"""What a run of a user's program adds to a record: see bench/record/fields.py."""
+
+from typing import Annotated, Optional
+
+from typing_extensions import NotRequired, TypedDict
+
+from bench.record.fields import (
+    MAJOR_FAULTS,
+    MINOR_FAULTS,
+    SYSTEM_SECONDS,
+    USER_SECONDS,
+    Number,
+    Positive,
+    Proof,
+    says,
+)
+
+
+class Process(TypedDict):
+    pid: Annotated[int, says("its number")]
+    command: Annotated[str, says("its command line, cut short")]
+    reached: Annotated[Optional[bool], says("whether it carries the arm; null where too little of it was seen")]
+    why: Annotated[Optional[str], says("why the arm does not serve it, or what memory it does not serve")]
+    cpu_seconds: Annotated[Number, says("that it was seen to use")]
+    peak_rss_bytes: Annotated[int, says("largest resident set that was seen")]
+
+
+class ProgramProof(Proof):
+    processes: Annotated[
+        list[Process], says("each process that was seen, in the order of being seen; exec makes another")
+    ]
+
+
+class Run(TypedDict):
+    wall_seconds: Annotated[Number, says("from its start to its end, or to where it was stopped")]
+    exit_code: Annotated[Optional[int], says("of the command; null where it was stopped")]
+    stopped: Annotated[bool, says("true: there were steps enough, and it was ended")]
+    minor_faults: Annotated[int, MINOR_FAULTS]
+    major_faults: Annotated[int, MAJOR_FAULTS]
+    user_seconds: Annotated[Number, USER_SECONDS]
+    system_seconds: Annotated[Number, SYSTEM_SECONDS]
+
+
+class Steps(TypedDict):
+    seconds: Annotated[list[Number], says("of each step", min_length=1)]
+    steady: Annotated[list[bool], says("false for warm-up, which is kept and not counted")]
+    counted: Annotated[bool, says("whether the counters are of the steady steps alone")]
+    minor_faults_per_step: Annotated[Number, MINOR_FAULTS]
+    major_faults_per_step: Annotated[Number, MAJOR_FAULTS]
+    user_seconds_per_step: Annotated[Number, USER_SECONDS]
+    system_seconds_per_step: Annotated[Number, SYSTEM_SECONDS]
+
+
+class ProgramRank(TypedDict):
+    rank: Annotated[int, says("0")]
+    node: Annotated[int, says("0")]
+    hostname: Annotated[str, says("name of the host")]
+    pid: Annotated[int, says("process number of the command")]
+    cpus: Annotated[list[int], says("logical CPUs that it was allowed")]
+    threads: Annotated[Positive, says("CPUs that it kept busy, on average, at least 1")]
+    proof: Annotated[ProgramProof, says("the arm's library, and each process with or without it")]
+    environment_bytes: NotRequired[Annotated[int, says("size of its environment, the same for all arms")]]
+    run: Annotated[Run, says("the whole run, as the kernel accounts for the command and its children")]
+    steps: Annotated[Optional[Steps], says("what `program.rate` found; null where the run is the sample")]
+    values: Annotated[list[Number], says("what `program.check` found, how often, and the hash of its output")]
+    peak_rss_bytes: Annotated[int, says("largest resident set, of all its processes together")]
+    huge_bytes: Annotated[int, says("transparent huge pages, the most that was seen in one process")]
+    fault_cost_seconds: Annotated[Optional[Number], says("wall seconds of a minor fault, all threads faulting")]
+    without: NotRequired[Annotated[list[str], says("sentences on what this host does not allow")]]

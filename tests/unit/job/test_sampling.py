@@ -1,0 +1,148 @@
+"""The sampling plan: iterations, kinds of micro-batches, which count, and when a run ends."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import statistics
+from dataclasses import replace
+
+import pytest
+
+from bench.job.checks import check
+from bench.job.errors import ConfigError
+from bench.job.job import Job, Measure, Train
+from bench.job.sampling import (
+    KINDS,
+    change_point,
+    counted,
+    iterations,
+    kinds_of,
+    micro_batches,
+    steady_from,
+    typical,
+    wants_more,
+    warm_up,
+)
+
+JOB = Job()
+
+
+def noisy(values: list[float], relative: float = 0.01, seed: int = 1) -> list[float]:
+    draw = random.Random(seed)
+    return [value * (1 + relative * draw.gauss(0, 1)) for value in values]
+
+
+@pytest.mark.parametrize(
+    ("count", "kinds", "places"),
+    [
+        (1, "last", [0]),
+        (2, "first last", [0]),
+        (3, "first settling last", [1]),
+        (4, "first settling settling last", [1, 2]),
+        (6, "first settling settling middle middle last", [3, 4]),
+        (12, f"first settling settling {'middle ' * 8} last", list(range(3, 11))),
+    ],
+)
+def test_kinds_and_what_stands_for_the_rest(count: int, kinds: str, places: list[int]) -> None:
+    assert list(kinds_of(count)) == kinds.split() and set(kinds_of(count)) <= set(KINDS)
+    assert typical(kinds_of(count), range(count)) == places
+
+
+@pytest.mark.parametrize(("given", "batch", "least"), [(4, 1024, 5), (3, 4, 4), (2, 3, 3)])
+def test_an_iteration_without_a_middle_one_is_refused(given: int, batch: int, least: int) -> None:
+    job = Job(measure=Measure(iteration_micro_batches=given), train=Train(global_batch_size=batch))
+    with pytest.raises(ConfigError, match=f"iteration_micro_batches={given} must be at least {least}"):
+        check(job)
+    check(replace(job, measure=Measure(iteration_micro_batches=least)))
+
+
+@pytest.mark.parametrize(
+    "measure, batch, counts, warm",
+    [
+        (Measure(), 1024, [2, 2, 2, 2, 12, 12], 8),  # a step after every second micro-batch of the warm-up
+        (Measure(warmup_micro_batches=0), 1024, [1, 12, 12], 1),  # Adam makes its state in the first
+        (Measure(warmup_micro_batches=5), 8, [2, 2, 1, 8, 8], 5),  # no iteration is longer than a whole one
+        (Measure(), 2, [2, 2, 2, 2, 2], 8),
+        (Measure(), 1, [1] * 9, 8),
+        (Measure(mode="full", iteration_micro_batches=0), 64, [2, 2, 2, 2, 64, 64], 8),
+        (Measure(mode="full", iteration_micro_batches=0, warmup_micro_batches=0), 64, [64, 64, 64], 64),
+    ],
+)
+def test_iterations_of_a_run(measure: Measure, batch: int, counts: list[int], warm: int) -> None:
+    job = Job(measure=measure, train=Train(global_batch_size=batch))
+    found = list(itertools.islice(iterations(job), len(counts) if measure.mode == "sampled" else None))
+    assert [len(one.kinds) for one in found] == counts
+    assert sum(len(one.kinds) for one in found if one.warm_up) == warm == warm_up(job)
+    if measure.mode == "full":
+        assert micro_batches(job, 1) == sum(counts)
+
+
+@pytest.mark.parametrize("samples, total", [(1, 20), (8, 20), (9, 32), (200, 8 + 25 * 12)])
+def test_micro_batches_of_a_sampled_run(samples: int, total: int) -> None:
+    assert micro_batches(JOB, samples) == total
+
+
+@pytest.mark.parametrize("samples", [[1.0], [1.0, 1.0], [2.0] * 7, noisy([1.0] * 40, 0.001)[:1] + [1.0] * 5])
+def test_nothing_is_given_up_where_nothing_changes(samples: list[float]) -> None:
+    assert change_point(samples) <= 1
+    assert change_point([1.0] * len(samples)) == 0
+
+
+@pytest.mark.parametrize("warm", [1, 2, 5, 12])
+@pytest.mark.parametrize("factor", [1.5, 3.0])
+def test_change_point_is_found(warm: int, factor: float) -> None:
+    starts = [change_point(noisy([factor] * warm + [1.0] * 30, seed=seed)) for seed in range(9)]
+    assert warm <= min(starts) and sorted(starts)[4] <= warm + 1
+
+
+def test_decay_is_given_up_until_it_is_lost_in_the_noise() -> None:
+    samples = noisy([1 + 2 * math.exp(-i / 3) for i in range(60)])
+    start = change_point(samples)
+    assert 5 < start <= 30
+    assert statistics.fmean(samples[start:]) == pytest.approx(1.0, rel=0.01)
+
+
+@pytest.mark.parametrize("length", [2, 3, 4, 5, 20])
+def test_at_most_half_is_given_up_and_two_are_left(length: int) -> None:
+    start = change_point([float(length - i) for i in range(length)])
+    assert start <= length // 2 and length - start >= min(2, length)
+
+
+def done(*middles: float) -> tuple[list[str], list[float]]:
+    """Kinds and seconds of a run of the default job with these middle micro-batches."""
+    kinds = [kind for one in itertools.islice(iterations(JOB), 4 + len(middles) // 8) for kind in one.kinds]
+    given = iter(middles)
+    return kinds, [next(given) if kind == "middle" else 9.0 for kind in kinds]
+
+
+def test_the_warm_up_never_counts_however_it_looks() -> None:
+    kinds, seconds = done(*[1.0] * 5, *[7.0] * 3)
+    assert steady_from(JOB, kinds, seconds) == 8, "among eight samples no change point is searched for"
+    assert counted(kinds, seconds, 8) == seconds[11:19]
+
+
+def test_a_change_point_is_searched_for_among_twenty_middle_ones_and_more() -> None:
+    kinds, seconds = done(*noisy([2.0] * 12 + [1.0] * 12))
+    start = steady_from(JOB, kinds, seconds)
+    assert 20 < start <= 28 and kinds[start] == "middle" and len(counted(kinds, seconds, start)) <= 12
+    assert steady_from(JOB, kinds[:32], seconds[:32]) == 8
+
+
+@pytest.mark.parametrize(
+    "samples, width, elapsed, next_seconds, more",
+    [
+        (0, math.inf, 0.0, 10.0, True),  # the warm-up alone is no measurement ...
+        (0, math.inf, 1e9, 10.0, True),  # ... however long it took
+        (8, 0.0, 60.0, 10.0, False),  # no spread: enough
+        (8, 0.1, 60.0, 10.0, True),  # wide
+        (8, 0.1, 115.0, 10.0, False),  # the next would end after the ceiling
+        (4, 0.0, 60.0, 10.0, True),  # fewer than the floor
+        (4, 0.0, 115.0, 10.0, False),  # the ceiling beats it, and the record says so
+        (200, 0.1, 60.0, 10.0, False),  # the most
+    ],
+)
+def test_when_a_sampled_job_ends(samples: int, width: float, elapsed: float, next_seconds: float, more: bool) -> None:
+    assert wants_more(Measure(), samples, width, elapsed, next_seconds) is more
+    assert wants_more(Measure(mode="full"), samples, width, elapsed, next_seconds)
