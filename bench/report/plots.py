@@ -44,6 +44,7 @@ from bench.report.style import (
 )
 from bench.statistics.cause import PHASES, fault_prices, total
 from bench.statistics.published import read_published
+from bench.workloads.catalogue import workload_of
 
 if TYPE_CHECKING:
     from bench.statistics.cells import Cell
@@ -68,12 +69,11 @@ class Plot:
 
 def plots(section: Section, prefix: str = "") -> list[Plot]:
     """Every picture that this section's records can fill, the most telling first. ``prefix`` keeps ids of sections apart."""
-    # A program is seen from outside: it has no micro-batches to draw.
-    ours = (gains, phases, samples, over_time, against_nodes, pareto)
+    drawings = (gains, phases, samples, over_time, against_nodes, pareto)
     found = []
     with matplotlib.rc_context(STYLE):
-        for draw in (gains, pareto) if section.job.program.command else ours:
-            drawing = draw(section)
+        for draw in drawings:
+            drawing = draw(section) if draw.__name__ in workload_of(section.job).pictures else None
             if drawing:
                 title, caption, figure, rows = drawing
                 name = f"{prefix}{draw.__name__}"

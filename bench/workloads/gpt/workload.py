@@ -31,7 +31,7 @@ class Gpt(Workload):
     compared = "losses"
     uses_pytorch = True
     code = ("workloads/gpt/rank/*.py",)
-    pictures = ("gains", "phases", "samples", "wandering", "against_nodes", "over_time", "pareto")
+    pictures = ("gains", "phases", "samples", "over_time", "against_nodes", "pareto")
 
     def title(self, job: Job) -> str:
         return job.model.name
