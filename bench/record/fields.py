@@ -126,7 +126,7 @@ class Product(TypedDict):
     library: Annotated[Optional[str], says("name of the math library")]
     version: Annotated[Optional[str], says("its version")]
     path: Annotated[Optional[str], says("the code path that it takes")]
-    product_gflops: Annotated[Optional[PositiveNumber], says("speed of a matrix product, 10^9 operations a second")]
+    product_gflops: Annotated[PositiveNumber, says("speed of a matrix product, 10^9 operations a second")]
     threads: Annotated[Positive, says("threads that it was given")]
     product_cpus: NotRequired[Annotated[Number, says("CPUs that it kept busy")]]
     shell_line: Annotated[Optional[str], says("what sets this path in a shell")]

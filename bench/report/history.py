@@ -6,19 +6,20 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from bench.job.job import from_dict
 from bench.report.document import markdown_table
 from bench.report.tables import Table
 from bench.statistics.cells import nodes_text
 from bench.statistics.history import Series, Step
+from bench.workloads.catalogue import workload_of
 
 HEADINGS = ("Step", "From", "Blocks", "Gain", "95 %", "Against the step before", "What changed")
 
 
 def title(one: Series) -> str:
-    host, job = one.question["hosts"][0], one.question["job"]
-    what = " ".join((job.get("program") or {}).get("command", [])) or job["model"]["name"]
+    host, what = one.question["hosts"][0], workload_of(one.question).title(from_dict(one.question["job"]))
     where = f"{nodes_text(one.nodes, one.simulated)} of {host['cpu']['model'] or host['machine']}"
-    return f"{what[:80]}: {one.arm} against {one.reference}, {where}"
+    return f"{what}: {one.arm} against {one.reference}, {where}"
 
 
 def row(number: int, step: Step) -> list[str]:

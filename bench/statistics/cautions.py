@@ -35,7 +35,9 @@ def cautions_of(good: Sequence[Record], chosen: str, reference: str, num_arms: i
             f"The jobs of {stretched} block{'s' * (stretched > 1)} do not follow one another (the sweep was resumed): what drifted between "
             "them does not cancel."
         )
-    of_jobs = Counter(caution for record in good for caution in workload_of(record).cautions(record))
+    of_jobs = Counter(
+        caution for record in good for caution in (*huge_pages_of_glibc(record), *workload_of(record).cautions(record))
+    )
     said += [f"In {count} of {len(good)} jobs: {caution}" for caution, count in of_jobs.items()]
     noisy = [record for record in good if record["warnings"]]
     if noisy:

@@ -242,7 +242,7 @@ def test_two_copies_on_one_machine_are_told_by_its_boot_and_not_by_their_names()
         ({"seed": 7}, "does not have"),
         ({"allocator": {**to_dict(Job())["allocator"], "library": "/tmp/evil.so"}}, "does not have"),
         ({"allocator": {**to_dict(Job())["allocator"], "env": {"LD_AUDIT": "/tmp/evil.so"}}}, "must not set LD_AUDIT"),
-        ({"repeat": "../../x"}, "does not fit"),
+        ({"repeat": "../../x"}, "expected `int`"),
         ({"repeat": -1}, "repeat=-1"),
         ({"typo": 1}, "no job"),
         ({"model": 3}, "no job"),

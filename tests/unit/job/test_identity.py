@@ -17,7 +17,7 @@ from bench.job.identity import identity
 from bench.job.job import Allocator, Data, Job, Launch, Program, complete, to_dict
 from bench.record.anonymize import stripped
 from bench.statistics import gate, grouping, hosts, reproduction
-from bench.workloads.gpt.figures import derive
+from bench.workloads.catalogue import workload_of
 from bench.workloads.program.run import part_of
 
 EVENT: dict[str, Any] = {
@@ -48,12 +48,14 @@ def program_study(out: Path, program: Program) -> list[dict[str, Any]]:
     found = []
     for repeat in range(4):
         for arm, seconds in (("glibc", 3.0), ("tcmalloc", 2.0)):
-            job = Job(program=program, allocator=builders.ARMS[arm], repeat=repeat)
+            job = Job(workload="program", program=program, allocator=builders.ARMS[arm], repeat=repeat)
             made = builders.record(out, builders.job(arm, repeat))
             wall = {"wall_seconds": seconds * (1 + repeat / 1000)}
             part = {**part_of({**EVENT, **wall}, PROOF, []), "environment_bytes": 4096}
             made = {**made, "job": to_dict(job), "content_hash": job.content_hash, "ranks": [part]}
-            found.append({**made, "derived": derive(made), "path": str(out / job.directory / "record.json")})
+            found.append(
+                {**made, "derived": workload_of(made).figures(made), "path": str(out / job.directory / "record.json")}
+            )
     builders.write(found)
     return found
 
@@ -134,10 +136,10 @@ def test_the_same_script_in_two_folders_is_one_experiment_until_it_is_edited(tmp
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "train.py").write_text(text)
         program, _ = program_of([f"program.directory={tmp_path / folder}"], ["sh", "train.py"])
-        hashes.append(Job(program=program).content_hash)
+        hashes.append(Job(workload="program", program=program).content_hash)
     assert hashes[0] == hashes[1] != hashes[2]
     by_path, _ = program_of([f"program.directory={tmp_path / 'a'}"], ["sh", str(tmp_path / "b/train.py")])
-    assert Job(program=by_path).content_hash == hashes[0]
+    assert Job(workload="program", program=by_path).content_hash == hashes[0]
 
 
 def test_what_is_measured_is_in_the_identity() -> None:

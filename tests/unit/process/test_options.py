@@ -18,7 +18,7 @@ from bench.allocators import catalogue, library, retention
 from bench.commands import program
 from bench.job.checks import check
 from bench.job.errors import AllocatorError, ConfigError
-from bench.job.job import Allocator, Job, Program
+from bench.job.job import Allocator, Job
 from bench.paths import CONF
 from bench.process import options
 from bench.process.options import same_value
@@ -206,7 +206,7 @@ def test_what_a_version_has_dropped_is_not_set(
     assert proof["dropped"] == dropped and {**always, **in_force} == {
         key: value for key, value in proof["options"].items() if key.isupper()
     }
-    pasted = program.paste(arm, Program(["train"]))
+    pasted = program.paste(arm, ["train"])
     assert all(f"{key}=" in pasted for key in {**always, **in_force}) and not any(key in pasted for key in dropped)
 
 

@@ -262,7 +262,7 @@ def test_a_long_number_in_a_text_is_no_number(tmp_path: Path) -> None:
 
 def test_the_words_of_a_program_are_read_as_they_are(tmp_path: Path) -> None:
     """They are run again by `rerun`."""
-    job = to_dict(Job(program=Program(command=["sh", "-c", "a\nb"], rate="\\d\t")))
+    job = to_dict(Job(workload="program", program=Program(command=["sh", "-c", "a\nb"], rate="\\d\t")))
     records.write(tmp_path / "record.json", {**SOUND, "job": job, "ranks": None, "valid": False})
     assert reading.read(tmp_path / "record.json")["job"]["program"]["command"] == ["sh", "-c", "a\nb"]
 

@@ -118,7 +118,7 @@ def test_a_program_is_foretold_by_its_own_records_alone(tmp_path: Path) -> None:
     mine = builders.job(workload="program", program=Program(command=["./a"]))
     record = {**builders.record(tmp_path, builders.job()), "wall_seconds": 5.0}
     assert forecast.forecast(mine, [record], alone=True).source == ""
-    record["job"] = {**record["job"], "program": dataclasses.asdict(mine.program)}
+    record["job"] = {**record["job"], "workload": "program", "program": dataclasses.asdict(mine.program)}
     assert forecast.forecast(mine, [record], alone=True).seconds == 5.0
 
 

@@ -16,7 +16,7 @@ HEAD = "allocator,nodes,sec_per_it,notes\n"
 
 def test_the_table_is_shown_with_all_its_columns() -> None:
     columns = PUBLISHED.read_text().splitlines()[0].split(",")
-    assert len(HEADINGS) == len(columns) - 1 and HEADINGS[:3] == ["Nodes", "Freq", "Size"]
+    assert len(HEADINGS) == len(columns) - 1 and list(HEADINGS[:3]) == ["Nodes", "Freq", "Size"]
     assert published_tables()["tcmalloc"][0][:3] == ["1", "2.0GHz", "124M"]
     assert read_published()["glibc"][-1] == (64, 31.2)
 

@@ -1,4 +1,4 @@
-"""A rank that does not die."""
+"""A process that does not die."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench.workloads.gpt import ranks
-from bench.workloads.gpt.ranks import Rank, end_rank
-from bench.workloads.program.run import end
+from bench.workloads import child
 
 
 class Stuck:
@@ -33,10 +31,11 @@ class Stuck:
 
 def test_a_process_that_the_kernel_does_not_end_keeps_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     killed: list[Any] = []
-    monkeypatch.setattr(ranks.os, "killpg", lambda pid, number: killed.append(number))
-    receive, send = os.pipe()
-    os.close(send)
-    rank = Rank(0, Stuck(), os.fdopen(receive, "rb", buffering=0), tempfile.TemporaryFile())  # type: ignore[arg-type]
-    end_rank(rank)
-    end(Stuck())  # type: ignore[arg-type]
-    assert killed == [signal.SIGKILL] * 2 and rank.events.closed and rank.log.closed
+    monkeypatch.setattr(child.os, "killpg", lambda pid, number: killed.append(number))
+    for grace_seconds in (0.0, 0.1):
+        receive, send = os.pipe()
+        os.close(send)
+        one = child.Child(Stuck(), os.fdopen(receive, "rb", buffering=0), tempfile.TemporaryFile())  # type: ignore[arg-type]
+        child.end_child(one, grace_seconds)
+        assert one.events.closed and one.log.closed
+    assert killed == [signal.SIGKILL] * 2
