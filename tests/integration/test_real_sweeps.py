@@ -17,6 +17,7 @@ from bench.allocators import library
 from bench.job.errors import AllocatorError
 from bench.job.job import Allocator, from_dict
 from bench.job.sampling import kinds_of
+from bench.workloads import reading
 from bench.workloads.gpt.figures import derive
 from tests.integration.commands import FAST, NO_PAGE, PAGE, Done, bench, together
 
@@ -192,7 +193,7 @@ def test_results_csv_has_the_published_columns_first_and_a_row_for_each_job(swep
     assert text.strip() == PUBLISHED_COLUMNS
     assert {Path(row["record"]).parent.name for row in rows} == set(swept.fresh)
     for row in rows:
-        record = swept.fresh[Path(row["record"]).parent.name]
+        record = reading.read(swept.first.out / "smoke" / row["record"])
         assert (row["allocator"], int(row["repeat"])) == (record["job"]["allocator"]["name"], record["job"]["repeat"])
         assert float(row["sec_per_it"]) == pytest.approx(record["derived"]["sec_per_it"], rel=1e-4)
         assert (row["valid"], row["simulated"], row["dp"], row["gbs"]) == ("true", "false", "1", "4")
