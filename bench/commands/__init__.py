@@ -1,4 +1,1 @@
-"""Level 7. One file a command: its arguments, and what it prints.
-
-Imports everything below; only bench.cli imports it.
-"""
+"""One file for each command: its exit code and what it prints. The options of all are in `arguments`."""

@@ -1,4 +1,1 @@
-"""Level 2. From words to a Job: Hydra lives here and nowhere else. Runs in the driver.
-
-Imports bench.host and below.
-"""
+"""From the arguments of the command line to jobs. Hydra is used here alone."""

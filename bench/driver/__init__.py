@@ -1,4 +1,1 @@
-"""Level 6. One command on N nodes: order, resume, start of the ranks, the connection between the copies.
-
-Imports bench.report and below; starts bench.workloads.gpt.rank and never imports it.
-"""
+"""A sweep: the order of its runs, what is answered already, the plan, the loop, progress."""

@@ -1,4 +1,2 @@
-"""Level 0. Every process reads it: the job, the record, the kernel's lists, the errors.
-
-Imports the standard library only.
-"""
+"""The job, its identity, its checks and the sampling plan. A rank reads it under another interpreter, so all but `checks` needs the
+standard library alone."""

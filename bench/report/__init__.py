@@ -1,4 +1,1 @@
-"""Level 5. From numbers to paper: words, tables, pictures, pages.
-
-Imports bench.statistics and below.
-"""
+"""From numbers to text, tables, pictures and files."""

@@ -1,4 +1,1 @@
-"""Level 4. From records to numbers. Runs in the driver and in readers of records.
-
-Imports bench.allocators and below; no formatting, no files.
-"""
+"""From records to numbers: intervals, pairs, cause, comparison. No formatting, no files."""
