@@ -105,8 +105,8 @@ def rerun(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", type=Path, metavar="RECORD-or-DIR", help="a record.json, or a results folder")
     add_tolerance(parser)
     add_reference(parser)
-    words = "run arms that this host's own conf does not have, with the libraries that the records name"
-    parser.add_argument("--trust-arms", action="store_true", help=words)
+    words = "start the command, the interpreter and the allocator libraries that the records name; without it the first two are refused"
+    parser.add_argument("--trust", action="store_true", help=words)
 
 
 def advise(parser: argparse.ArgumentParser) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import shlex
+import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
@@ -15,11 +17,12 @@ from bench.config.study import Study
 from bench.copies.launcher import which_copy
 from bench.driver import sweep
 from bench.job.checks import brief, checked
-from bench.job.errors import ConfigError
-from bench.job.job import Allocator
+from bench.job.errors import ConfigError, printable
+from bench.job.job import Allocator, Job
 from bench.paths import results_directory
 from bench.statistics import reproduction
 from bench.workloads import reading
+from bench.workloads.catalogue import workload_of
 
 
 def run(options: argparse.Namespace) -> int:
@@ -37,7 +40,8 @@ def run(options: argparse.Namespace) -> int:
         for job in (checked(record["job"]) for record in once.values())
     ]
     # The study has a new name (date and time): a sweep skips the jobs whose records lie in its folder already, and here none must be.
-    if not options.trust_arms:
+    check_trust(jobs, options.trust)
+    if not options.trust:
         own = catalogue.arms()
         jobs = [dataclasses.replace(job, allocator=own_arm(job.allocator, own)) for job in jobs]
     jobs = [filled_in(job) for job in jobs]  # versions and data are those of this host
@@ -52,6 +56,18 @@ def run(options: argparse.Namespace) -> int:
     )
 
 
+def check_trust(jobs: Sequence[Job], trusted: bool) -> None:
+    """Print what these jobs of a record start beside our own code; raise ConfigError unless the user trusts the record."""
+    started = [job.launch.python for job in jobs if job.launch.python]
+    started += [shlex.join(command) for job in jobs if (command := workload_of(job).command(job))]
+    for words in dict.fromkeys(started):
+        print(f"this record starts: {printable(words)}", file=sys.stderr)
+    if started and not trusted:
+        raise ConfigError(
+            "rerun starts no command and no interpreter that a record names: read them above, then add --trust."
+        )
+
+
 def own_arm(arm: Allocator, own: Sequence[Allocator]) -> Allocator:
     """Return the arm with what this host's conf says to set in place of options that a version has dropped. Raises ConfigError for
     an arm that is not this host's: a record is data, and does not decide which library is run here unless the user does."""
@@ -60,5 +76,5 @@ def own_arm(arm: Allocator, own: Sequence[Allocator]) -> Allocator:
             return dataclasses.replace(arm, instead=one.instead)
     raise ConfigError(
         f"allocator={arm.name} of the record asks for library {arm.library} with {brief(arm.env)}, which no arm of this host's conf "
-        "does: add it to conf/allocator or $BENCH_CONF, or say --trust-arms."
+        "does: add it to conf/allocator or $BENCH_CONF, or say --trust."
     )

@@ -47,6 +47,10 @@ class Workload:
         """Return the job's settings in one sentence."""
         return f"{self.title(job)}; seed {job.seed}."
 
+    def command(self, job: Job) -> list[str]:
+        """Return the user's own command that a run of this job starts; empty where it starts only our own code."""
+        return []
+
     def check_host(self, jobs: Sequence[Job], copy: Copy, host: Mapping[str, Any]) -> None:
         """Raise ConfigError for jobs that this host, its network, or so many copies of the command cannot run."""
 

@@ -149,7 +149,8 @@ def test_the_same_program_is_compared_with_itself(tmp_path: Path, work: str) -> 
     study = str(tmp_path / "out" / "program_work")
     said = bench(["compare", study, study], tmp_path / "out")
     assert said.code in (0, 1) and "tcmalloc at 1 node" in said.stdout and "configurations differ" not in said.stdout
-    assert bench(["rerun", study], tmp_path / "out").code in (0, 1)
+    assert bench(["rerun", study], tmp_path / "out").code == 2
+    assert bench(["rerun", study, "--trust"], tmp_path / "out").code in (0, 1)
     assert len(list((tmp_path / "out").glob("program_work-rerun-*/*/record.json"))) == 4
 
 

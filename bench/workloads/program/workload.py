@@ -36,6 +36,9 @@ class UserProgram(Workload):
         said = ", ".join(f"{key} {value}" for key, value in keys.items())
         return f"{shlex.join(job.program.command)}; {said}; seed {job.seed}."
 
+    def command(self, job: Job) -> list[str]:
+        return job.program.command
+
     def check_host(self, jobs: Sequence[Job], copy: Copy, host: Mapping[str, Any]) -> None:
         if copy.num_copies > 1:
             raise ConfigError(

@@ -103,9 +103,7 @@ def test_an_arm_of_a_record_is_run_only_when_this_host_has_it() -> None:
         "tcmalloc", "libtcmalloc_minimal.so.4", {messages: "1099511627776"}, instead={messages: {"A": "1"}}
     )
     assert own_arm(of_record, own).instead == {messages: {}}
-    with pytest.raises(
-        ConfigError, match="allocator=mine of the record asks for library /tmp/evil.so .* say --trust-arms"
-    ):
+    with pytest.raises(ConfigError, match="allocator=mine of the record asks for library /tmp/evil.so .* say --trust"):
         own_arm(Allocator("mine", "/tmp/evil.so"), own)
 
 
