@@ -17,7 +17,9 @@ INFORMATION = ("launch.interface", "launch.python", "launch.software", "program.
 PLACE = ("nodes", "repeat")  # which cell and block of an experiment a job is
 AMOUNT = ("measure.mode", "measure.iteration_micro_batches")  # of `measure`, what is no mere amount
 # A path, and what a pack leaves of one (.../name). Its last part is its content as far as a name can be.
-PATH = re.compile(r"(?<![\w./-])(?:~|\.\.\.)?(?:/[^\s\"'`,;:=()\[\]{}/]+)+")
+# Where a path may begin: not within a word or another path, but right after an option of a compiler.
+BEGIN = r"(?:(?<![\w./-])|(?<=-[ILBF])|(?<=-isystem))"
+PATH = re.compile(BEGIN + r"(?:~|\.\.\.)?(?:/[^\s\"'`,;:=()\[\]{}/]+)+")
 
 
 def canonical(value: Any) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.job.identity import BEGIN
 from bench.record import records
 from bench.record.records import Record, first_seal
 
@@ -30,10 +31,16 @@ STRIPPED = (
     ("disks", "`root_mount.source`, `subfolder` and `options` are null"),
 )
 PATH = re.compile(
-    r"(?<![\w.:/-])~?/(?!(?:usr|lib|lib64|bin|sbin|opt/bench)(?:/|\b))[^\s\"'`,;:=()\[\]{}]*[^\s\"'`,;:=()\[\]{}./]"
+    BEGIN + r"~?/(?!/|(?:usr|lib|lib64|bin|sbin|opt/bench)(?:/|\b))[^\s\"'`,;:=()\[\]{}]*[^\s\"'`,;:=()\[\]{}./]"
 )
 ADDRESS = re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}\b|\b(?:[0-9a-f]{1,4}:){3,7}:?[0-9a-f]{1,4}\b")
 JOB_ID = re.compile(r"(?i)\b(job(?:[ _-]?id)?[ =:#]+)\d+")
+# What `pack --check` looks for: folders in which people and projects are, wherever they stand, and mail addresses. It is another list
+# than PATH, so that a fault of the one is found by the other.
+PRIVATE = re.compile(
+    r"(?<!\.\.\.)/(?:home|root|Users|scratch|work|data|mnt|media|lustre|gpfs|beegfs|nfs|afs|net|projects?|proj|tmp|var/tmp|srv|users?|"
+    r"cluster|storage|p|u)/[\w.]|\b[\w.+-]+@[\w-]+\.[\w.-]+"
+)
 NULLED = {"boot_id", "interface"}
 OF_MOUNT = ("source", "subfolder", "options")
 
@@ -149,4 +156,8 @@ def leftovers(record: Mapping[str, Any]) -> list[str]:
     for key in sorted(record):
         if key not in ("sha256", "packed_from", *records.IN_MEMORY) and again.get(key) != record[key]:
             found.append(f"{key} still has something that `pack` takes away.")
-    return found
+    texts: list[str] = []
+    stored = {key: value for key, value in record.items() if key not in records.IN_MEMORY}
+    walk(stored, lambda text: texts.append(text) or text)  # type: ignore[func-returns-value]
+    found += [f"{one.group()!r} may name a person or a project." for text in texts for one in PRIVATE.finditer(text)]
+    return list(dict.fromkeys(found))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,27 @@ def test_nothing_in_a_pack_names_the_machine_or_the_user(named: Path) -> None:
     with tarfile.open(path) as tar:
         assert {(m.uid, m.gid, m.uname, m.gname, m.mtime) for m in tar} == {(0, 0, "", "", 0)}
     assert path.read_bytes() == pack(named, "ours.tgz").read_bytes(), "the same records, the same bytes"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/usr/lib:/scratch/proj42/alice/lib:/opt/x/lib",
+        "gcc -I/scratch/alice/include -L/work/alice/lib -isystem/home/alice/include",
+        "-Wl,-rpath,/scratch/alice/lib -Wl,-rpath=/lustre/alice/lib",
+        "sh -c 'cd \"/data/alice/my run\" && ./a'",
+        "TMPDIR=/tmp/alice python ~/alice/train.py",
+    ],
+)
+def test_every_path_of_a_text_is_cut_and_the_check_finds_one_that_was_left(text: str) -> None:
+    record = json.loads(next(SMOKE.glob("*/record.json")).read_text())
+    record["ranks"][0]["proof"]["library_path"] = text
+    packed = stripped(record)
+    cut = packed["ranks"][0]["proof"]["library_path"]
+    assert not re.search("(alice|my)/|/(scratch|proj42|work|lustre|data|home|tmp|opt)", cut), cut
+    assert leftovers(packed) == []
+    packed["ranks"][0]["proof"]["library_path"] = "-X/home/bob/lib"  # as if an option were not known
+    assert any("/home/b" in sentence for sentence in leftovers(packed))
 
 
 def test_what_is_measured_stays_and_the_record_verifies(named: Path) -> None:
