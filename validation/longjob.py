@@ -142,7 +142,7 @@ def draw(folder: Path, arm: str, record: dict[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"longjob-{arm}.svg"
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": arm}):
-        figure = series_figure([series(record)], looks([arm]))
+        figure = series_figure([series(record, arm)], looks([arm]))
         figure.savefig(path, format="svg", facecolor="white", metadata={"Date": None, "Creator": None})
     return path
 

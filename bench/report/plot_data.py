@@ -56,11 +56,11 @@ class Series:
         ]
 
 
-def series(record: Record) -> Series:
+def series(record: Record, arm: str) -> Series:
     columns = {key: np.array(values) for key, values in record["ranks"][0]["micro_batches"].items()}
     return Series(
         record_name(record),
-        record["job"]["allocator"]["name"],
+        arm,  # as its section names it: two settings of one name are two arms
         record["job"]["repeat"],
         columns["forward_seconds"] + columns["backward_seconds"],
         columns["forward_minor_faults"] + columns["backward_minor_faults"],
@@ -100,7 +100,7 @@ def typical_jobs(section: Section) -> list[Series]:
     others = [cell for cell in cells if cell.arm != section.reference]
     others.sort(key=lambda cell: -abs(math.log(base / cell.sec_per_it.value)))
     shown = {section.reference, *(cell.arm for cell in others[: MOST_ARMS - 1])}
-    return [series(_typical_record(cell)) for cell in cells if cell.arm in shown]
+    return [series(_typical_record(cell), cell.arm) for cell in cells if cell.arm in shown]
 
 
 def _typical_record(cell: Cell) -> Record:

@@ -166,7 +166,7 @@ def samples(section: Section) -> Drawing:
     for y, cell in enumerate(reversed(cells)):
         blocks = some_blocks(cell)
         lane = 0.8 / len(blocks)
-        for number, job in enumerate(map(series, blocks)):
+        for number, job in enumerate(series(record, cell.arm) for record in blocks):
             seconds, far = job.seconds, np.flatnonzero(job.outlier)
             keep = evenly(len(seconds), max(1, MOST_POINTS // len(blocks)))
             left_out |= len(keep) < len(seconds)
