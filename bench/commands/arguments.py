@@ -102,9 +102,10 @@ def pack(parser: argparse.ArgumentParser) -> None:
 
 
 def rerun(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", type=Path, metavar="RECORD-or-DIR", help="a record.json, or a results folder")
+    parser.add_argument("path", type=Path, metavar="RECORD-or-DIR", help="a record.json, a results folder, or a pack")
     add_tolerance(parser)
     add_reference(parser)
+    parser.add_argument("--dry-run", action="store_true", help="print the jobs and start nothing")
     words = "start the command, the interpreter and the allocator libraries that the records name; without it the first two are refused"
     parser.add_argument("--trust", action="store_true", help=words)
 

@@ -20,6 +20,7 @@ from bench.job.checks import brief, checked
 from bench.job.errors import ConfigError, printable
 from bench.job.job import Allocator, Job
 from bench.paths import results_directory
+from bench.record.packs import is_pack, written_into
 from bench.statistics import reproduction
 from bench.workloads import reading
 from bench.workloads.catalogue import workload_of
@@ -32,7 +33,8 @@ def run(options: argparse.Namespace) -> int:
     if not path.exists():
         raise ConfigError(f"{path} is not there: name a record.json or a results folder.")
     before = reproduction.load_side(path, options.reference)
-    found = [reading.read(path)] if path.is_file() else reading.collect([path]).records
+    one_record = path.is_file() and not is_pack(path)
+    found = [reading.read(path)] if one_record else reading.collect([path]).records
     once = {record["content_hash"]: record for record in found if record["valid"]}  # two studies may share a job
     jobs = [
         # The interface of that host may have another name on this one.
@@ -40,13 +42,17 @@ def run(options: argparse.Namespace) -> int:
         for job in (checked(record["job"]) for record in once.values())
     ]
     # The study has a new name (date and time): a sweep skips the jobs whose records lie in its folder already, and here none must be.
-    check_trust(jobs, options.trust)
+    check_trust(jobs, options.trust or options.dry_run)
+    if options.dry_run:
+        for job in jobs:
+            print(printable(f"{job.directory}: {workload_of(job).description(job)}"))
+        return 0
     if not options.trust:
         own = catalogue.arms()
         jobs = [dataclasses.replace(job, allocator=own_arm(job.allocator, own)) for job in jobs]
     jobs = [filled_in(job) for job in jobs]  # versions and data are those of this host
     # A name of its own each time, or the resumed sweep would find the answers there.
-    folder = path.absolute().parent.parent if path.is_file() else path.absolute()
+    folder = path.absolute().parent.parent if one_record else written_into(path.absolute())
     study = Study(f"{folder.name}-rerun-{datetime.now(timezone.utc):%Y%m%dT%H%M%S}", reference=options.reference)
     code = sweep.run(study, jobs)
     if code or which_copy(os.environ).node_rank:  # only the first copy has the results
