@@ -119,7 +119,12 @@ def markdown(found: Sequence[Section], refused: Refused) -> str:
             lines += markdown_table(table)
         lines += [part.legend, ""] if part.legend else []
         lines += _bullets(part.after)
-    return "\n".join(lines)
+    return without_markup(lines)
+
+
+def without_markup(lines: Iterable[str]) -> str:
+    """Return the lines as one text in which a record's words are no HTML, link or picture."""
+    return "\n".join(lines).replace("<", "&lt;").replace("](", "]\\(")
 
 
 def _bullets(sentences: Iterable[str]) -> list[str]:

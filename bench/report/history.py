@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.job.job import from_dict
-from bench.report.document import markdown_table
+from bench.report.document import markdown_table, without_markup
 from bench.report.tables import Table
 from bench.statistics.cells import nodes_text
 from bench.statistics.history import Series, Step
@@ -46,4 +46,4 @@ def markdown(found: Sequence[Series]) -> str:
     for one in found:
         rows = [row(number, step) for number, step in enumerate(one.steps, 1)]
         lines += [f"## {title(one)}", "", *markdown_table(Table(HEADINGS, rows))]
-    return "\n".join(lines)
+    return without_markup(lines)

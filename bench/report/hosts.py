@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from bench.job.errors import printable
 from bench.process.cpus import cpu_numbers
 from bench.report.tables import Table, gain_words
 from bench.statistics.cells import nodes_text
@@ -45,7 +46,7 @@ def _apart(question: Question, asked: Sequence[Question]) -> str:
     """What makes this question another one than those with the same title."""
     same = [other.job for other in asked if _title(other) == _title(question)]
     keys = sorted(key for key in question.job if any(other.get(key) != question.job[key] for other in same))
-    return f" ({', '.join(f'{key}={question.job[key]}' for key in keys)})"
+    return printable(f" ({', '.join(f'{key}={question.job[key]}' for key in keys)})")
 
 
 def _row(one: OnHost) -> list[str]:

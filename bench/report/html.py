@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 from bench import __version__
 from bench.host import likeness
 from bench.job import identity
+from bench.job.errors import printable
 from bench.job.job import to_dict
 from bench.paths import TEMPLATES
 from bench.report import hosts
@@ -204,7 +205,9 @@ def differs(section: Section, first: Section) -> list[tuple[str, str, str]]:
         for s in (first, section)
     )
     rows = [
-        (key, str(there.get(key)), str(here.get(key))) for key in {**there, **here} if there.get(key) != here.get(key)
+        (key, printable(str(there.get(key))), printable(str(here.get(key))))
+        for key in {**there, **here}
+        if there.get(key) != here.get(key)
     ]
     rows += [(name, str(a), str(b)) for name, a, b in likeness.differences(first.host, section.host)[:12]]
     return rows

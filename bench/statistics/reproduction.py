@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.host import likeness
-from bench.job.errors import ConfigError, RecordError
+from bench.job.errors import ConfigError, RecordError, printable
 from bench.job.identity import arm, identity, is_amount
 from bench.job.job import canonical, complete
 from bench.process.cpus import cpu_numbers
@@ -72,7 +72,7 @@ def load_side(path: Path, reference: str) -> Side:
         return published_side(path, reference)
     # What a later sweep set aside (record-<hash>.json) is of other hosts or other code, and is asked for by its own name.
     found = (
-        reading.Found([{**reading.read(path), "path": str(path)}], [], [], ())
+        reading.Found([{**reading.read(path), "path": reading.shown(path)}], [], [], ())
         if path.is_file() and not is_pack(path)
         else reading.collect([path])
     )
@@ -90,7 +90,7 @@ def load_side(path: Path, reference: str) -> Side:
     (section,), compared = parts, pairs(valid, reference)
     first = valid[0]
     return Side(
-        str(path),
+        reading.shown(path),
         identity(complete(first["job"])),
         {
             "CPUs allowed": len(cpu_numbers(section.host["cpu"]["affinity"])) or section.host["cpu"]["logical"],
@@ -151,7 +151,7 @@ def conditions_differ(a: Side, b: Side) -> list[str]:
 
 
 def _differs(key: str, one: Any, two: Any) -> str:
-    return f"{key} ({one}, {two})"
+    return printable(f"{key} ({one}, {two})")
 
 
 def alike(a: Side, b: Side) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.job.errors import ConfigError, RecordError
+from bench.job.errors import ConfigError, RecordError, printable
 from bench.record import records
 from bench.record.packs import unpacked
 from bench.record.records import Record, cleaned, first_seal, unreadable
@@ -26,6 +26,11 @@ def read(path: Path) -> Record:
         return with_figures(record)
     except ConfigError as error:
         raise unreadable(path, record, str(error)) from error
+
+
+def shown(path: Path) -> str:
+    """Return the path as it may be printed: a folder of a stranger can have any name."""
+    return printable(str(path))
 
 
 def with_figures(record: Record) -> Record:
@@ -78,9 +83,9 @@ def collect(directories: Iterable[Path]) -> Found:
             other.append(path)
             continue
         try:
-            everything.append({**read(path), "path": str(path)})
+            everything.append({**read(path), "path": shown(path)})
         except RecordError as error:
-            refused.append((path, str(error)))
+            refused.append((Path(shown(path)), printable(str(error))))
     once: dict[str, Record] = {}
     for record in sorted(everything, key=lambda record: not record["path"].endswith(f"/{RECORD_NAME}")):
         once.setdefault(first_seal(record), record)
@@ -97,7 +102,7 @@ def collect(directories: Iterable[Path]) -> Found:
     if other:
         said.append(
             f"{len(other)} file{'s' * (len(other) > 1)} not called {RECORD_NAME} {'were' if len(other) > 1 else 'was'} not read: "
-            f"{other[0]}."
+            f"{shown(other[0])}."
         )
     if aside:
         said.append(

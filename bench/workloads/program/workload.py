@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.job.errors import ConfigError
+from bench.job.errors import ConfigError, printable
 from bench.job.job import Job
 from bench.record.records import Record
 from bench.workloads.program.figures import checked_ranks, derive, memory_of_others
@@ -29,12 +29,12 @@ class UserProgram(Workload):
     code = tuple(f"workloads/program/watch/{name}.py" for name in ("steps", "output", "tree"))
 
     def title(self, job: Job) -> str:
-        return shlex.join(job.program.command)[:80]
+        return printable(shlex.join(job.program.command))[:80]
 
     def description(self, job: Job) -> str:
         keys = {key: value for key, value in asdict(job.program).items() if value and key not in ("command", "files")}
         said = ", ".join(f"{key} {value}" for key, value in keys.items())
-        return f"{shlex.join(job.program.command)}; {said}; seed {job.seed}."
+        return printable(f"{shlex.join(job.program.command)}; {said}; seed {job.seed}.")
 
     def command(self, job: Job) -> list[str]:
         return job.program.command
