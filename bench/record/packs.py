@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import re
+import shutil
 import tarfile
 import tempfile
 import zlib
@@ -11,10 +13,21 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bench.job.errors import RecordError
+from bench.record import records
 
 SUFFIXES = (".tar.gz", ".tgz")
 MEMBER = re.compile(r"(?:\./)?(?:[\w.+~-]+/)*record(?:-[0-9a-f]{8})*\.json")
 MOST_MEMBERS, MOST_BYTES = 100_000, 4 << 30
+MOST_AT_ONCE = 1 << 20  # bytes; of a header of a pack, which tarfile reads whole
+
+
+class Bounded(gzip.GzipFile):
+    """A pack's bytes, which nobody reads into memory at once, whatever a header claims."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= MOST_AT_ONCE:
+            raise OSError(f"{size} bytes are read at once")
+        return super().read(size)
 
 
 def is_pack(path: Path) -> bool:
@@ -45,19 +58,20 @@ def _unpacked(path: Path) -> tempfile.TemporaryDirectory[str]:
     folder = tempfile.TemporaryDirectory(prefix="bench-pack-")
     size = 0
     try:
-        with tarfile.open(path, "r:gz") as tar:
+        with Bounded(path) as content, tarfile.open(fileobj=content, mode="r:") as tar:
             for number, member in enumerate(tar):
                 size += member.size
-                if number >= MOST_MEMBERS or size > MOST_BYTES:
+                if number >= MOST_MEMBERS or size > MOST_BYTES or member.size > records.MOST_BYTES:
                     raise RecordError(f"{path} is larger than any pack: it is not read.")
                 # Only records are taken, by names that cannot leave the folder; links and devices are none.
                 if not (member.isfile() and MEMBER.fullmatch(member.name)) or ".." in member.name.split("/"):
                     continue
-                content = tar.extractfile(member)
-                assert content is not None
+                record = tar.extractfile(member)
+                assert record is not None
                 to = Path(folder.name) / member.name
                 to.parent.mkdir(parents=True, exist_ok=True)
-                to.write_bytes(content.read())
+                with open(to, "wb") as file:
+                    shutil.copyfileobj(record, file)
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise RecordError(f"{path} is not a whole pack ({error}).") from error
     return folder

@@ -22,6 +22,7 @@ from bench.record.fields import Host, Product, RecordFile
 SCHEMA = 4  # moves when a field changes its meaning; 1 to 3 were written before the first release
 IN_MEMORY = ("path", "derived")  # what reading adds to a record: where it lies, and its figures
 LARGEST, DEEPEST = 1e18, 12  # of a number, and of groups in groups
+MOST_BYTES = 256 << 20  # of a record, in which a micro-batch of one rank takes about 220
 Record = dict[str, Any]
 
 
@@ -87,6 +88,8 @@ def read(path: Path) -> Record:
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a folder; or a pipe, whose reader would block
             raise RecordError(f"{path} is not a file.")
+        if path.stat().st_size > MOST_BYTES:
+            raise RecordError(f"{path} is larger than any record: it is not read.")
         text = path.read_text(encoding="utf-8")
         return decode(path, text, json.loads(text, parse_constant=refuse_constant))
     except RecordError:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import re
 import tarfile
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +226,24 @@ def test_a_file_that_is_cut_short_and_words_that_are_wrong_are_one_sentence(name
     for words in (["pack"], ["pack", str(named)], ["pack", str(named), "-o", "x.zip"], ["pack", "--check", str(named)]):
         with pytest.raises(ConfigError):
             builders.run_command(*words)
+
+
+@pytest.mark.parametrize("kind", ["record", "name"])
+def test_what_is_larger_than_any_record_is_not_read_into_memory(kind: str, tmp_path: Path) -> None:
+    """Zeros compress a thousandfold, and tarfile reads a long name whole."""
+    large = tarfile.TarInfo("x/record.json")
+    large.size, large.type = 257 << 20, tarfile.GNUTYPE_LONGNAME if kind == "name" else tarfile.REGTYPE
+    with gzip.open(tmp_path / "a.tgz", "wb", compresslevel=1) as packed:
+        packed.write(large.tobuf(tarfile.GNU_FORMAT))
+        for _ in range(257):
+            packed.write(bytes(1 << 20))
+        packed.write(tarfile.TarInfo("x/record.json").tobuf() + bytes(1024))
+    tracemalloc.start()
+    with pytest.raises(RecordError, match="larger than any pack|is not a whole pack"):
+        unpacked(tmp_path / "a.tgz")
+    assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    tracemalloc.stop()
+    with open(tmp_path / "record.json", "wb") as file:
+        file.truncate(257 << 20)
+    with pytest.raises(RecordError, match="larger than any record"):
+        records.read(tmp_path / "record.json")
