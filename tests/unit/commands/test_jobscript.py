@@ -6,9 +6,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +175,53 @@ def test_each_copy_has_its_number_the_words_the_folder_and_the_secret(kind: str,
     secrets = [{call["env"]["BENCH_TOKEN"] for call in run(script_of(options), tmp_path) if call["name"] == name} for _ in range(2)]  # fmt: skip
     (first,), (second,) = secrets
     assert first != second and re.fullmatch("[0-9a-f]{32}", first), "a fresh one each time, for all copies"
+
+
+# As sshd has it: the other side is in a process group of its own, and sees of a client that is gone the end of its input alone.
+SSH = f"""#!{sys.executable}
+import os, subprocess, sys, threading
+command = " ".join(sys.argv[sys.argv.index("BatchMode=yes") + 2:])
+there = subprocess.Popen(["sh", "-c", command], stdin=subprocess.PIPE, start_new_session=True)
+def pump():
+    while data := os.read(0, 4096):
+        there.stdin.write(data), there.stdin.flush()
+    there.stdin.close()
+threading.Thread(target=pump, daemon=True).start()
+code = there.wait()
+os._exit(code)
+"""
+COPY_THERE = f"""#!{sys.executable}
+import os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+name = "copy" + os.environ["BENCH_NODE_RANK"]
+open(name, "w").close()
+signal.sigtimedwait([signal.SIGTERM], 30) and os.rename(name, name + "-ended")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_when_the_ssh_script_ends_so_does_the_sweep_on_each_host(number: signal.Signals, tmp_path: Path) -> None:
+    for name, text in (("ssh", SSH), ("entrypoint.sh", COPY_THERE)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "job.sh").write_text(script_of([*KINDS["ssh"], f"--checkout={tmp_path}"], ["nodes=2"]).replace(
+        f"cd {shlex.quote(os.getcwd())}", f"cd {shlex.quote(str(tmp_path))}"))  # fmt: skip
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    script = subprocess.Popen(["sh", "job.sh"], cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL)
+
+    def seen(names: str) -> bool:
+        end = time.monotonic() + 15
+        while not (there := len(list(tmp_path.glob(names))) == 2) and time.monotonic() < end:
+            time.sleep(0.05)
+        return there
+
+    try:
+        assert seen("copy[01]")
+        script.send_signal(number)
+        assert seen("copy[01]-ended")
+    finally:
+        script.kill()
+        script.wait()
 
 
 def test_srun_and_mpirun_are_told_the_cores_and_keep_copies_alive(tmp_path: Path) -> None:
