@@ -238,7 +238,7 @@ def test_a_file_named_in_a_document_exists(name: str, top: set[str], bare: set[s
     assert missing == []
 
 
-@pytest.mark.parametrize("folder", ["bench", "conf", "hydra_plugins", "validation", "scripts", "tests"])
+@pytest.mark.parametrize("folder", ["bench", "conf", "validation", "scripts", "tests"])
 def test_files_named_in_the_sources_exist(folder: str) -> None:
     sources = [path for path in CHECKOUT.joinpath(folder).glob("**/*") if path.suffix in (".py", ".yaml", ".j2", ".sh")]
     named = {(path, found) for path in sources for found in re.findall(r"\bbench/[a-z_/]+\.py\b", path.read_text())}

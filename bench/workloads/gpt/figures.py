@@ -25,6 +25,9 @@ def checked_ranks(ranks: Any) -> list[dict[str, Any]]:
             lengths = {name: len(column) for name, column in rank[table].items()}
             if len(set(lengths.values())) > 1:
                 raise ConfigError(f"ranks[{i}].{table}: its columns are not of equal length: {lengths}.")
+        columns = rank["micro_batches"]
+        if not all(a + b > 0 for a, b in zip(columns["forward_seconds"], columns["backward_seconds"])):
+            raise ConfigError(f"ranks[{i}].micro_batches: one took no time.")
     return found
 
 

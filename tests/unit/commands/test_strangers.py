@@ -100,6 +100,7 @@ def all_commands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @example(place=("hosts", 0, "cpu", "model"), value=EVIL, both=False)
 @example(place=("ranks", 0, "proof", "version"), value=EVIL, both=False)
 @example(place=("warnings",), value=[EVIL], both=True)
+@example(place=("ranks", 0, "micro_batches", "backward_seconds", 0), value=-1, both=False)
 @example(place=("job", "allocator", "library"), value="libx.so", both=False)
 @EXAMPLES
 def test_whatever_a_record_says_each_command_ends_as_it_should(
