@@ -158,6 +158,11 @@ class Runner:
             if finding.level == "bad":
                 self.progress.say(f"{finding.what} {finding.advice}")
         self.progress.say(head(ahead))
+        if self.study.blocks == "auto" and not ahead.forecasts:
+            self.progress.say(
+                "measure.blocks=auto adds further blocks to these while an interval is too wide, for up to "
+                f"measure.blocks_max_minutes={self.study.blocks_max_minutes:g} from now."
+            )
         started = time.monotonic()
         with self.progress:
             block = list(jobs)

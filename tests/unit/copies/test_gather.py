@@ -280,6 +280,8 @@ def test_over_ipv6(cluster: Callable[..., Cluster]) -> None:
     thread.start()
     leader = Leader(copies[0], hello(0), TIMEOUT, SECRET)
     assert leader.followers[1].socket.family == socket.AF_INET6
+    with pytest.raises(OSError):  # all have come: nothing listens any more
+        socket.create_connection(("::1", copies[0].master_port), 1)
     leader.end()
     thread.join(TIMEOUT)
     assert not thread.is_alive()

@@ -129,12 +129,16 @@ def test_memory_is_looked_at_for_all_ranks_on_the_host(
     assert needed == [4 * one.rank_bytes], "all on this host, which simulates the nodes"
 
 
-def test_blocks_auto_runs_three_blocks_in_any_case(run_sweep: Sweep, small_job: Job) -> None:
+def test_blocks_auto_runs_three_blocks_in_any_case(
+    run_sweep: Sweep, small_job: Job, capsys: pytest.CaptureFixture[str]
+) -> None:
     jobs = [replace(small_job, allocator=Allocator(arm)) for arm in ("glibc", "b")]
     for study, repeats in ((Study("main"), {0}), (Study("main", blocks="auto", blocks_max_minutes=0.0), {1, 2})):
         assert {job.repeat for job in run_sweep(jobs, study=study)[1]} == repeats, (
             "three in any case, and no more without time"
         )
+        added = "adds further blocks" in capsys.readouterr().err
+        assert added == (study.blocks == "auto"), "a second start says what it adds to what is there"
 
 
 @pytest.mark.parametrize(
