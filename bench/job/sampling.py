@@ -64,14 +64,12 @@ def kinds_of(count: int) -> tuple[str, ...]:
 
 def micro_batches(job: Job, samples: int) -> int:
     """Return how many micro-batches a run has when it ends at ``samples`` counted ones; in full mode all that it has."""
-    total = found = 0
-    for iteration in iterations(job):
-        if job.measure.mode == "sampled" and found >= samples:
-            break
-        total += len(iteration.kinds)
-        if not iteration.warm_up:
-            found += len(typical(iteration.kinds, range(len(iteration.kinds))))
-    return total
+    if (
+        job.measure.mode == "full"
+    ):  # by multiplication: a run may have a million iterations, and progress asks after each event
+        return warm_up(job) + job.measure.iterations * job.num_micro_batches
+    kinds = next(iteration.kinds for iteration in iterations(job) if not iteration.warm_up)
+    return warm_up(job) + len(kinds) * math.ceil(samples / len(typical(kinds, range(len(kinds)))))
 
 
 def warm_up(job: Job) -> int:

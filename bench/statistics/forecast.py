@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -75,6 +76,14 @@ def pace_of(record: Record, factor: float = 1.0) -> Pace:
 
 def job_seconds(job: Job, pace: Pace) -> float:
     """Start-up, and the rank's own iterations, each as long as ``pace`` says, until the rank's own rule ends them."""
+    if job.measure.mode == "full":
+        warm, steps = (
+            sampling.warm_up(job),
+            sum(1 for _ in itertools.takewhile(lambda one: one.warm_up, sampling.iterations(job))),
+        )
+        counted = sampling.micro_batches(job, 0) - warm
+        work = warm * pace.warm_seconds + counted * pace.micro_seconds
+        return pace.startup_seconds + work + (steps + job.measure.iterations) * pace.step_seconds
     elapsed, samples = 0.0, 0
     for kinds, warm_up in sampling.iterations(job):
         took = len(kinds) * (pace.warm_seconds if warm_up else pace.micro_seconds) + pace.step_seconds

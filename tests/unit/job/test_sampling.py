@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+from bench.job import sampling
 from bench.job.checks import check
 from bench.job.errors import ConfigError
 from bench.job.job import Job, Measure, Train
@@ -25,6 +26,7 @@ from bench.job.sampling import (
     wants_more,
     warm_up,
 )
+from bench.statistics import forecast
 
 JOB = Job()
 
@@ -146,3 +148,25 @@ def test_a_change_point_is_searched_for_among_twenty_middle_ones_and_more() -> N
 def test_when_a_sampled_job_ends(samples: int, width: float, elapsed: float, next_seconds: float, more: bool) -> None:
     assert wants_more(Measure(), samples, width, elapsed, next_seconds) is more
     assert wants_more(Measure(mode="full"), samples, width, elapsed, next_seconds)
+
+
+@pytest.mark.parametrize("warm", [0, 1, 4, 7])
+@pytest.mark.parametrize("whole", [1, 2, 5, 64])
+def test_the_number_of_micro_batches_is_that_of_the_iterations(warm: int, whole: int) -> None:
+    for mode, samples in (("full", 0), ("sampled", 1), ("sampled", 9)):
+        measure = Measure(mode=mode, warmup_micro_batches=warm, iterations=3)
+        job = Job(train=Train(global_batch_size=whole), measure=measure)
+        total = found = 0
+        for iteration in sampling.iterations(job):
+            if mode == "sampled" and found >= samples:
+                break
+            total += len(iteration.kinds)
+            found += 0 if iteration.warm_up else len(sampling.typical(iteration.kinds, range(len(iteration.kinds))))
+        assert sampling.micro_batches(job, samples) == total
+
+
+def test_a_run_of_very_many_iterations_is_counted_without_walking_through_them() -> None:
+    """Progress asks after each event: a driver that counted to 2^40 would notice no rank that hangs."""
+    job = Job(train=Train(global_batch_size=4), measure=Measure(mode="full", iterations=1 << 40))
+    assert sampling.micro_batches(job, 1) == sampling.warm_up(job) + 4 * (1 << 40)
+    assert forecast.job_seconds(job, forecast.Pace(1.0, 1.0, 1.0, 1.0)) > 1 << 42

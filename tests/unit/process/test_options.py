@@ -25,8 +25,12 @@ from bench.process.options import same_value
 
 GLIBC = platform.libc_ver()[0] == "glibc"
 MESSAGES = "TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD"
-ABSENT = set() if list(Path("/usr/lib").glob("*/librpmalloc.so.1")) else {"rpmalloc"}  # only Debian's unstable release has it
-ARMS = {arm.name: arm for arm in catalogue.arms() if arm.name not in ABSENT | {"fugaku_pool"}}  # the library of one machine
+ABSENT = (
+    set() if list(Path("/usr/lib").glob("*/librpmalloc.so.1")) else {"rpmalloc"}
+)  # only Debian's unstable release has it
+ARMS = {
+    arm.name: arm for arm in catalogue.arms() if arm.name not in ABSENT | {"fugaku_pool"}
+}  # the library of one machine
 # What each library cannot be asked, for the arms that we ship; some versions have dropped those that only silence messages.
 OVERSIZE = ["MALLOC_CONF: oversize_threshold"]
 UNCONFIRMED = {
