@@ -85,12 +85,12 @@ def ranks_run(monkeypatch: pytest.MonkeyPatch, small_job: Job) -> Iterator[Calla
         with monkeypatch.context() as patch:
             patch.setattr(ranks, "start_rank", start_rank)
             if dog:
-                patch.setattr(ranks, "Watchdog", lambda job: dog)
+                patch.setattr(ranks, "Watchdog", lambda job, clock: dog)
             said: list[Any] = []
-            outcome = run_ranks(
-                job or replace(small_job, nodes=2),
-                part or Leading(copy or Copy(), {}, ["h"]),
-                lambda rank, event: said.append((rank, event)),
+            (outcome,) = run_ranks(
+                [job or replace(small_job, nodes=2)],
+                [part or Leading(copy or Copy(), {}, ["h"])],
+                lambda number, rank, event: said.append((rank, event)),
             )
         return outcome, said
 
@@ -117,7 +117,8 @@ part(); after()
         allocator=Allocator("mine", env={"A": "b"}),
     )
     outcome, said = ranks_run(program, job)
-    assert outcome == Outcome(ranks=[{"rank": rank, "hash": "x"} for rank in range(4)])
+    assert outcome.error is None and outcome.ranks == [{"rank": rank, "hash": "x"} for rank in range(4)]
+    assert outcome.seconds > 0
     orders = {rank: event["orders"] for rank, event in said}
     assert {rank: (o["rank"], o["node"]) for rank, o in orders.items()} == {0: (0, 0), 1: (1, 0), 2: (2, 1), 3: (3, 1)}
     for rank, event in said:
@@ -254,20 +255,18 @@ def test_the_whole_output_of_failed_ranks_is_kept(ranks_run: Callable[..., Any])
     assert outcome.logs[1] == "one\ntwo 1\n" and set(outcome.logs) <= {0, 1}
 
 
-class Between:
-    """The other end of this node's part in a job: what the rest does is up to the test."""
+class Between(Leading):
+    """The other end of this node's part in a run: what the rest does is up to the test."""
 
     def __init__(self, connection: Any, heard: Callable[[Any], Any]) -> None:
-        self.connections, self.hear = {1: connection}, heard
+        super().__init__(Copy(), {1: connection}, ["h", "h1"])
+        self.hear = heard
 
-    def ready(self, ranks: Any) -> list[Any]:
-        return []
+    def on_message(self, node: int, message: Any) -> Any:
+        return self.hear(message)
 
-    copy, leads = Copy(), False
-    told = publish = beat = lambda self, *arguments: []
-
-    def on_messages(self, node: int, messages: Any) -> Any:
-        return self.hear(messages) if messages or messages is None else []
+    def on_lost(self, node: int) -> None:
+        self.hear(None)
 
 
 @pytest.fixture
@@ -282,10 +281,10 @@ def connections() -> Iterator[tuple[Connection, Connection]]:
 def test_a_word_from_another_copy_ends_the_ranks(
     ranks_run: Callable[..., Any], connections: tuple[Connection, Connection]
 ) -> None:
-    def stop(messages: Any) -> None:
+    def stop(message: Any) -> None:
         raise RankFailed("stopped by the first node.")
 
-    connections[1].send({"do": "kill"})
+    connections[1].send({"do": "waits", "run": 0})
     started = time.monotonic()
     outcome, _ = ranks_run("time.sleep(60)", part=Between(connections[0], stop))
     assert outcome.error == "stopped by the first node." and time.monotonic() - started < 30
@@ -296,8 +295,8 @@ def test_a_connection_that_is_gone_is_told_once(
 ) -> None:
     told: list[Any] = []
 
-    def gone(messages: Any) -> list[Any]:
-        told.append(messages)
+    def gone(message: Any) -> list[Any]:
+        told.append(message)
         raise RankFailed("gone.")
 
     connections[1].close()
@@ -312,7 +311,7 @@ def test_a_connection_that_is_gone_is_told_once(
     ],
 )
 def test_what_cannot_be_started_is_an_outcome(job: Job, words: str) -> None:
-    outcome = run_ranks(job, Leading(Copy(), {}, ["h"]), lambda rank, event: None)
+    (outcome,) = run_ranks([job], [Leading(Copy(), {}, ["h"])], lambda number, rank, event: None)
     assert outcome.ranks is None and words in str(outcome.error)
 
 
@@ -332,7 +331,7 @@ def test_a_host_that_refuses_another_process_says_why_and_nothing_leaks(
 
     monkeypatch.setattr(os if what == "pipe" else subprocess, what, refuse)
     before = set(os.listdir("/proc/self/fd"))
-    outcome = run_ranks(small_job, Leading(Copy(), {}, ["h"]), lambda rank, event: None)
+    (outcome,) = run_ranks([small_job], [Leading(Copy(), {}, ["h"])], lambda number, rank, event: None)
     assert f"could not be started ({os.strerror(number)}): " in str(outcome.error) and words in str(outcome.error)
     assert set(os.listdir("/proc/self/fd")) == before
 
@@ -343,10 +342,10 @@ def test_an_exception_on_the_way_leaves_no_process(
     class Interrupted(BaseException):
         pass
 
-    def interrupt(messages: Any) -> None:
+    def interrupt(message: Any) -> None:
         raise Interrupted
 
-    connections[1].send({"do": "x"})
+    connections[1].send({"do": "waits", "run": 0})
     with pytest.raises(Interrupted):
         ranks_run("time.sleep(60)", part=Between(connections[0], interrupt))
 
