@@ -57,7 +57,8 @@ def test_what_copies_say_is_understood_and_by_whom_it_may_be_said(by_leader: boo
 
 
 KEY = st.sampled_from(
-    "do rank ranks hostname alike parts done error warnings logs key value add run jobs why hangs".split() + ["0", "1", "²"]
+    "do rank ranks hostname alike parts done error warnings logs key value add run jobs why hangs".split()
+    + ["0", "1", "²"]
 )
 ANYTHING = st.recursive(
     st.none()

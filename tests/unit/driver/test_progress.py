@@ -187,7 +187,9 @@ def test_interleaved_runs_are_one_line_and_end_together(watch: Any) -> None:
     NOW[0] = 40.0
     for job in (GLIBC, JOB, JOB, GLIBC):
         bar.step(job, EVENT, 40.0)
-    assert bar.left_words(Gpt().expected_seconds(JOB, 2, 40.0), 40.0) == "20:40 left", "32 rounds of 20 s, and as much again"
+    assert bar.left_words(Gpt().expected_seconds(JOB, 2, 40.0), 40.0) == "20:40 left", (
+        "32 rounds of 20 s, and as much again"
+    )
     bar.end(GLIBC, {**GOOD, "wall_seconds": 300.0})
     bar.end(JOB, {**GOOD, "wall_seconds": 340.0})
     assert bar.left_words(None) == "10:40 left"

@@ -20,7 +20,6 @@ import psutil
 import pytest
 
 from bench.copies.launcher import Copy
-from bench.copies.outcome import Outcome
 from bench.copies.rendezvous import Leading, RankFailed
 from bench.copies.wire import Connection
 from bench.job.job import Allocator, Job, from_dict
@@ -70,7 +69,14 @@ def ranks_run(monkeypatch: pytest.MonkeyPatch, small_job: Job) -> Iterator[Calla
     started: list[Rank] = []
     real = subprocess.Popen
 
-    def run(program: str, job: Job | None = None, copy: Copy | None = None, part: Any = None, dog: Any = None) -> Any:
+    def run(
+        program: str,
+        job: Job | None = None,
+        copy: Copy | None = None,
+        part: Any = None,
+        dog: Any = None,
+        jobs: Any = None,
+    ) -> Any:
         def popen(command: list[str], **options: Any) -> Any:
             return real([sys.executable, "-c", START + program, command[-1]], **options)
 
@@ -87,6 +93,9 @@ def ranks_run(monkeypatch: pytest.MonkeyPatch, small_job: Job) -> Iterator[Calla
             if dog:
                 patch.setattr(ranks, "Watchdog", lambda job, clock: dog)
             said: list[Any] = []
+            if jobs:
+                parts = [Leading(Copy(), {}, ["h"], number) for number in range(len(jobs))]
+                return run_ranks(jobs, parts, lambda number, rank, event: said.append((number, rank, event))), said
             (outcome,) = run_ranks(
                 [job or replace(small_job, nodes=2)],
                 [part or Leading(copy or Copy(), {}, ["h"])],
@@ -400,3 +409,98 @@ def test_ending_a_rank_ends_what_it_started_and_twice_is_no_error() -> None:
     assert process.returncode == -signal.SIGKILL
     assert child.wait(5) is None or not child.is_running()
     process.stdout.close()
+
+
+# Interleaved runs
+
+TURNS = """
+arm = orders['job']['allocator']['name']
+assert orders['interleaved']
+def turn():
+    tell({'event': 'waits'})
+    assert hear()['do'] == 'turn'
+def train(count):
+    tell({'event': 'ready', 'rank': n, 'hostname': 'h', 'alike': {}})
+    assert hear()['do'] == 'go'
+    for index in range(count):
+        turn()
+        time.sleep(0.05)
+        tell({'event': 'micro_batch', 'iteration': 0, 'index': index})
+    tell({'event': 'part', 'part': {'rank': n}})
+    after()
+"""
+
+
+@pytest.fixture
+def arms(small_job: Job) -> list[Job]:
+    return [replace(small_job, nodes=2, allocator=Allocator(name)) for name in ("a", "b", "c")]
+
+
+def test_runs_take_their_turns_in_abba_order_and_never_two_at_once(
+    ranks_run: Callable[..., Any], arms: list[Job]
+) -> None:
+    outcomes, said = ranks_run(TURNS + "train(4)", jobs=arms)
+    assert [outcome.error for outcome in outcomes] == [None] * 3
+    order = [number for number, rank, event in said if event["event"] == "micro_batch" and rank == 0]
+    assert order == [2, 1, 0, 0, 1, 2, 2, 1, 0, 0, 1, 2], "the first round was the start"
+    assert all(0.2 < outcome.seconds < 20 for outcome in outcomes)
+    both = [number for number, _, event in said if event["event"] == "micro_batch"]
+    assert both == [number for number in order for _ in range(2)], (
+        "both ranks of a run have ended before the next begins"
+    )
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("train(1) if arm == 'b' and n else train(4)", "rank 1 on"),  # it ends early: its peer waits for the next turn
+        ("os.kill(os.getpid(), signal.SIGKILL) if arm == 'b' else train(4)", "was killed by SIGKILL"),
+        ("sys.exit(3) if arm == 'b' else train(4)", "exit code 3"),
+    ],
+)
+def test_a_run_that_fails_leaves_the_others_alone(
+    fault: str, words: str, ranks_run: Callable[..., Any], arms: list[Job]
+) -> None:
+    program = TURNS + fault.replace(
+        "train(1)", "(tell({'event': 'ready', 'rank': n, 'hostname': 'h', 'alike': {}}), sys.exit(9))"
+    )
+    outcomes, said = ranks_run(program, jobs=arms)
+    assert [bool(outcome.error) for outcome in outcomes] == [False, True, False] and words in outcomes[1].error
+    assert sum(event["event"] == "micro_batch" for number, _, event in said if number != 1) == 16
+
+
+def test_a_run_that_is_killed_while_it_waits_is_noticed(ranks_run: Callable[..., Any], arms: list[Job]) -> None:
+    program = (
+        TURNS
+        + """
+if arm == 'b' and n:
+    pid = os.getpid()
+    if not os.fork():
+        time.sleep(1.5); os.kill(pid, signal.SIGKILL); os._exit(0)
+if arm == 'a':
+    real = turn
+    def turn(): real(); time.sleep(1.0)
+train(3)
+"""
+    )
+    outcomes, _ = ranks_run(program, jobs=arms)
+    assert [bool(outcome.error) for outcome in outcomes] == [False, True, False]
+    assert "was killed by SIGKILL" in outcomes[1].error
+
+
+def test_only_the_run_whose_turn_it_is_can_hang(
+    ranks_run: Callable[..., Any], arms: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranks, "TICK_SECONDS", 0.1)
+    monkeypatch.setattr("bench.workloads.gpt.watchdog.TICK_SECONDS", 0.1)
+    jobs = [replace(job, launch=replace(job.launch, silence_seconds=1.0)) for job in arms]
+    program = (
+        TURNS
+        + "if arm == 'c':\n    def turn(): time.sleep(60)\nif arm == 'b':\n    real = turn\n    def turn(): real(); time.sleep(0.6)\ntrain(3)"
+    )
+    program = program.replace(
+        "'event': 'ready'", "'event': 'micro_batch', 'iteration': -1, 'index': 0}); tell({'event': 'ready'", 1
+    )
+    outcomes, _ = ranks_run(program, jobs=jobs)
+    assert [bool(outcome.error) for outcome in outcomes] == [False, False, True]
+    assert "launch.silence_seconds" in outcomes[2].error
