@@ -87,7 +87,7 @@ class Measure:
     """How much is measured. ``sampled`` runs a few short iterations; ``full`` runs whole ones."""
 
     mode: str = "sampled"
-    warmup_micro_batches: int = 8  # left out by design, with a step behind every second: the heap settles over steps
+    warmup_micro_batches: int = 4  # left out by design, with a step after each: the heap settles over steps
     iteration_micro_batches: int = (
         6  # sampled: micro-batches between two optimizer steps: a first, two that settle, a last, the rest middle ones
     )
