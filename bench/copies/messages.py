@@ -93,6 +93,6 @@ def is_message(value: Any, by_leader: bool) -> bool:
     """Return whether a copy that leads, or one that follows, may send this."""
     try:
         msgspec.convert(value, BY_LEADER if by_leader else BY_FOLLOWER)
-    except (msgspec.ValidationError, RecursionError):
+    except (msgspec.ValidationError, UnicodeError, RecursionError):  # of half a character, which JSON can name
         return False
     return True
