@@ -115,7 +115,7 @@ def test_the_image_is_known_by_its_content_and_its_file_by_its_hash(tmp_path: Pa
     assert host["image"]["sif_sha256"] == abc
     assert host["root_mount"]["image_fstypes"] == ["fuse.squashfuse_ll"]
     gone = host_of(tmp_path, {}, APPTAINER_CONTAINER=str(tmp_path / "elsewhere.sif"))["image"]
-    assert gone["sif_sha256"] is None and "No such file" in gone["sif_note"]
+    assert gone["sif_sha256"] is None
     other = tmp_path / "other.json"
     other.write_text("[1]")
     assert "not a JSON object" in host_of(tmp_path, {}, BENCH_IMAGE_JSON=str(other))["image"]["note"]
