@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bench.config import files
-from bench.config.typed import typed
+from bench.config.typed import as_declared
+from bench.job.checks import converted
 from bench.job.errors import ConfigError
 from bench.job.job import Allocator
 
@@ -20,7 +21,7 @@ def read_arms() -> tuple[list[Allocator], list[str]]:
     for path in files.files_of("allocator"):
         try:
             files.check_choice("allocator", path.stem)
-            found.append(typed(Allocator, files.load(path), "allocator"))
+            found.append(converted(as_declared(Allocator, files.load(path), "allocator"), Allocator, "allocator."))
         except ConfigError as error:
             sentence = str(error)
             refused.append(sentence if path.name in sentence else f"{path}: {sentence}")

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from typing import Any
 
 from bench.allocators.environment import environment
@@ -22,7 +23,7 @@ def check(allocator: Allocator) -> dict[str, Any]:
     """Try the arm in a small fresh process of its own: its proof, ``retention_faults`` and
     ``retention_huge_bytes`` (with a block of 70 MiB in use). Raises AllocatorError."""
     path = resolve(allocator)
-    command = [sys.executable, "-I", "-B", "-m", "bench.process.retention", json.dumps(vars(allocator)), path or ""]
+    command = [sys.executable, "-I", "-B", "-m", "bench.process.retention", json.dumps(asdict(allocator)), path or ""]
     done = subprocess.run(command, env=environment(allocator, path, 1, os.environ), capture_output=True, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode} and no word"]

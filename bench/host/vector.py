@@ -49,9 +49,8 @@ def vector(root: Path, info: Mapping[str, str]) -> dict[str, Any]:
     """
     flags = {*info.get("flags", info.get("Features", "")).split()}
     vendor, core = arm_core(info) or ("", "")
-    name, flops = UNITS.get(core[len(vendor) + 1 :], (None, None))
-    if name is not None:
-        pass
+    if unit := UNITS.get(core[len(vendor) + 1 :]):
+        name, flops = unit
     elif "sve" in flags and (width := read_int(root / "proc/sys/abi/sve_default_vector_length")):
         name, flops = f"SVE, {8 * width} bits", 2 * 2 * width // 4  # the file has bytes
     elif "avx512f" in flags:
@@ -59,7 +58,8 @@ def vector(root: Path, info: Mapping[str, str]) -> dict[str, Any]:
         name, flops = ("AVX-512, in halves", 32) if halves else ("AVX-512", 64)
     else:
         units = (("asimd", "NEON", 16), ("avx2 fma", "AVX2 with FMA", 32), ("avx", "AVX", 16), ("sse2", "SSE2", 8))
-        name, flops = next((unit for needs, *unit in units if flags.issuperset(needs.split())), (None, None))
+        found = ((name, flops) for needs, name, flops in units if flags.issuperset(needs.split()))
+        return dict(zip(("vector", "flops_per_clock"), next(found, (None, None))))
     return {"vector": name, "flops_per_clock": flops}
 
 

@@ -1,54 +1,52 @@
-"""The one door for a job: what somebody typed, a record of somebody else, an order from another copy. Types, unknown keys, and
-values that cannot be, alone or together; each is refused in one sentence before anything runs."""
+"""The one check of a job: typed arguments, a record of somebody else, an order from another copy. Types, unknown keys, and values that
+cannot be, alone or together; each is refused in one sentence before anything runs."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from bench.job.errors import ConfigError, printable
+from bench.job.identity import flat
 from bench.job.job import OWN_PARTS, PARTS, Job, Program, workload_name
 from bench.job.sampling import SETTLING
 
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"  # of a folder, too
 LARGEST = 1 << 53  # beyond it a number of JSON is no longer exact, and no key of a job means so much
 POSITIVE = (
-    *("nodes", "ranks_per_node", "model.layers", "model.hidden", "model.heads", "model.sequence", "model.vocabulary"),
-    *("train.micro_batch_size", "train.global_batch_size", "train.lr", "train.clip_grad", "launch.threads_per_rank"),
-    *("launch.timeout_seconds", "launch.collective_timeout_seconds", "launch.silence_seconds"),
-    *("launch.job_timeout_seconds", "program.timeout_seconds"),
-)
-POSITIVE_IF_FULL = ("measure.iterations",)
-POSITIVE_IF_SAMPLED = (
-    *("measure.iteration_micro_batches", "measure.relative_half_width"),
-    *("measure.max_samples", "measure.max_seconds"),
-)
+    "nodes ranks_per_node model.layers model.hidden model.heads model.sequence model.vocabulary train.micro_batch_size "
+    "train.global_batch_size train.lr train.clip_grad launch.threads_per_rank launch.timeout_seconds "
+    "launch.collective_timeout_seconds launch.silence_seconds launch.job_timeout_seconds program.timeout_seconds"
+).split()
+POSITIVE_BY_MODE = {
+    "full": ["measure.iterations"],
+    "sampled": [
+        f"measure.{key}" for key in ("iteration_micro_batches", "relative_half_width", "max_samples", "max_seconds")
+    ],
+}
 NOT_NEGATIVE = ("repeat", "seed", "measure.min_samples", "measure.min_seconds")
 SHARES = ("train.adam_beta1", "train.adam_beta2", "train.dropout")
-CHOICES = {
-    "model.ops": ("megatron", "lean"),
-    "measure.mode": ("sampled", "full"),
-    "launch.blas": ("full", "stock"),
-}
-# What an arm's environment may not set: whose library and whose programs run is decided elsewhere, and proved.
+CHOICES = {"model.ops": ("megatron", "lean"), "measure.mode": ("sampled", "full"), "launch.blas": ("full", "stock")}
+# What an arm's environment may not set: whose library and whose programs run is decided elsewhere, and verified.
 NOT_OF_AN_ARM = ("LD_", "PATH", "PYTHON", "BENCH_", "MASTER_", "GLOO_")
+UNITS = ("seconds", "milliseconds", "per_second")  # names of groups of `rate`
 
 
 def checked(values: Any) -> Job:
-    """The job that plain data describes (the inverse of `to_dict`), refused as if it had been typed. Raises ConfigError."""
+    """Return the job that plain data describes (the inverse of `to_dict`), if it can run on this host. Raises ConfigError."""
     job = shaped(values)
     check(job)
     return job
 
 
 def shaped(values: Any) -> Job:
-    """As `checked`, without looking for files on this host: for what is only read. Raises ConfigError."""
+    """Return the job as `checked` does, without looking for files on this host: for what is only read. Raises ConfigError."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"a job is a group of keys, and not {brief(values)}.")
     for prefix, schema, part in (("", Job, values), *((f"{k}.", v, values.get(k)) for k, v in PARTS.items())):
@@ -73,16 +71,22 @@ def converted(values: Any, kind: Any, where: str = "") -> Any:
         path, value = place.rpartition("$")[2].rstrip("`").partition("[...]")[0], values
         for name, number in re.findall(r"\.(\w+)|\[(\d+)\]", path):
             value = value[int(number) if number else name]
-        key = f"{where}{path}".strip(".")
+        key = f"{where}{path}".replace("..", ".").strip(".")
         if missing := re.fullmatch(r"Object missing required field `(\w+)`", what):
             raise ConfigError(f"{key}{'.' * bool(key)}{missing[1]} is missing.") from error
-        raise ConfigError(f"{key or 'it'}={brief(value)}: {printable(what[0].lower() + what[1:])}.") from error
+        what = printable(what[0].lower() + what[1:]).replace("`object`", "a group of keys")
+        raise ConfigError(f"{key or 'it'}={brief(value)}: {what}.") from error
 
 
 def brief(value: Any) -> str:
-    """A value that may be anything, for a sentence: one line, and short."""
+    """Return a value that may be anything, for a sentence: one line, and short."""
     text = ascii(value) if not isinstance(value, str) or not value.isprintable() else value
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def require(good: object, sentence: str) -> None:
+    if not good:
+        raise ConfigError(sentence)
 
 
 def check(job: Job) -> None:
@@ -95,25 +99,17 @@ def check(job: Job) -> None:
 
 
 def check_numbers(job: Job) -> None:
-    everything = {f.name: getattr(job, f.name) for f in fields(Job) if f.name not in PARTS}
-    for name, kind in PARTS.items():
-        everything.update({f"{name}.{f.name}": getattr(getattr(job, name), f.name) for f in fields(kind)})
-    for key, value in everything.items():
-        if isinstance(value, float):
-            require(math.isfinite(value), f"{key}={value} must be a finite number.")
-    for key in (*POSITIVE, *(POSITIVE_IF_FULL if job.measure.mode == "full" else POSITIVE_IF_SAMPLED)):
-        require(everything[key] is None or everything[key] > 0, f"{key}={everything[key]} must be greater than 0.")
-    for key in NOT_NEGATIVE:
-        require(everything[key] >= 0, f"{key}={everything[key]} must be 0 or more.")
-    for key in SHARES:
-        require(0 <= everything[key] < 1, f"{key}={everything[key]} must be at least 0 and less than 1.")
+    values = flat(asdict(job))
+    for key, value in values.items():
+        require(not isinstance(value, float) or math.isfinite(value), f"{key}={value} must be a finite number.")
     for key, choices in CHOICES.items():
-        require(everything[key] in choices, f"{key}={everything[key]} is not one of {', '.join(choices)}.")
-
-
-def require(good: object, sentence: str) -> None:
-    if not good:
-        raise ConfigError(sentence)
+        require(values[key] in choices, f"{key}={brief(values[key])} is not one of {', '.join(choices)}.")
+    for key in (*POSITIVE, *POSITIVE_BY_MODE[job.measure.mode]):
+        require(values[key] is None or values[key] > 0, f"{key}={values[key]} must be greater than 0.")
+    for key in NOT_NEGATIVE:
+        require(values[key] >= 0, f"{key}={values[key]} must be 0 or more.")
+    for key in SHARES:
+        require(0 <= values[key] < 1, f"{key}={values[key]} must be at least 0 and less than 1.")
 
 
 def check_rules(job: Job) -> None:
@@ -188,9 +184,6 @@ def check_middle(job: Job) -> None:
         f"measure.iteration_micro_batches={given} must be at least {least}: a first one, {SETTLING} after it in which memory settles, a "
         "last one, which synchronizes, and one between them, which stands for the rest.",
     )
-
-
-UNITS = ("seconds", "milliseconds", "per_second")  # names of groups of `rate`
 
 
 def check_program(program: Program) -> None:

@@ -64,7 +64,7 @@ def with_change(value: dict[str, Any], **changes: Any) -> dict[str, Any]:
         ({"nodes": True}, "nodes=True: expected `int`"),
         ({"nodes": 10**30}, "nodes=1000.* must be at most"),
         ({"train__lr": 10**400}, "train.lr=1000.* must be at most"),
-        ({"model": []}, r"model=\[\]: expected `object`"),
+        ({"model": []}, r"model=\[\]: expected a group of keys"),
         ({"train__lr": float("nan")}, "train.lr=nan"),
         ({"train__dropout": 5}, "train.dropout=5"),
         ({"parallel__tensor": 2}, "parallel.tensor=2"),
