@@ -320,9 +320,9 @@ def test_a_library_that_the_arms_own_is_linked_with_is_named_where_it_is_missing
     (tmp_path / "libgone.so.7").unlink()
     mine = Allocator("mine", str(tmp_path / "libarm.so"))
     with pytest.raises(
-        AllocatorError, match="libarm.so is linked with libgone.so.7, .* not know: install it, or name its folder"
+        AllocatorError, match="libarm.so is linked with libgone.so.7, .* not find: install it, or name its folder"
     ):
         retention.check(mine)
     monkeypatch.setitem(retention.PACKAGES, "libgone.so.7", "apt-get install libgone7")
-    with pytest.raises(AllocatorError, match="does not know: apt-get install libgone7[.]$"):
+    with pytest.raises(AllocatorError, match="does not find: apt-get install libgone7[.]$"):
         retention.check(mine)

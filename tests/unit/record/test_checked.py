@@ -80,7 +80,7 @@ def with_change(value: dict[str, Any], **changes: Any) -> dict[str, Any]:
         ({"allocator__env": {"A": "\x1b"}}, "no variable"),
         ({"data__path": "/no/such/file"}, "data.path=/no/such/file must be a file"),
         ({"measure__iteration_micro_batches": 2}, "measure.iteration_micro_batches=2 must be at least 5"),
-        ({"measure__min_samples": 300}, "measure.min_samples=300 must not be more than measure.max_samples=200"),
+        ({"measure__min_samples": 300}, "measure.min_samples=300 must be at most measure.max_samples=200"),
     ],
 )
 def test_a_job_is_refused_as_if_it_had_been_typed(changes: dict[str, Any], words: str) -> None:
