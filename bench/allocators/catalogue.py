@@ -21,7 +21,7 @@ def read_arms() -> tuple[list[Allocator], list[str]]:
     for path in files.files_of("allocator"):
         try:
             files.check_choice("allocator", path.stem)
-            arm = converted(as_declared(Allocator, files.load(path), "allocator"), Allocator, "allocator.")
+            arm = converted(as_declared(Allocator, files.load(path), "allocator"), Allocator, "allocator")
             found.setdefault(arm.name, arm)  # a name in two folders: ours, as Hydra takes it
         except ConfigError as error:
             refused.append(str(error) if path.name in str(error) else f"{path}: {error}")

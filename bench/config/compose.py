@@ -53,9 +53,9 @@ def study_of(config: DictConfig) -> Study:
         raise ConfigError(f"sweep={sweep} is a group of keys: set sweep.KEY.")
     if (blocks := measure.get("blocks")) not in (None, "auto"):
         raise ConfigError(f"measure.blocks={blocks} is not auto: for a fixed number of blocks list them, repeat=0,1,2.")
-    study = converted({"name": name, **sweep, "reference": str(sweep["reference"])}, Study, "sweep.")
+    study = converted({"name": name, **sweep, "reference": str(sweep["reference"])}, Study, "sweep")
     own = {"name": name, **{key: measure[key] for key in OUTSIDE_MEASURE if key in measure}}
-    return dataclasses.replace(study, **{key: getattr(converted(own, Study, "measure."), key) for key in own})
+    return dataclasses.replace(study, **{key: getattr(converted(own, Study, "measure"), key) for key in own})
 
 
 def job_of(config: DictConfig, numa_domains: int = 1) -> Job:

@@ -72,7 +72,7 @@ def converted(values: Any, kind: Any, where: str = "") -> Any:
         path, value = place.rpartition("$")[2].rstrip("`").partition("[...]")[0], values
         for name, number in re.findall(r"\.(\w+)|\[(\d+)\]", path):
             value = value[int(number) if number else name]
-        key = f"{where}{path}".replace("..", ".").strip(".")
+        key = f"{where}{path}".strip(".")
         if missing := re.fullmatch(r"Object missing required field `(\w+)`", what):
             raise ConfigError(f"{key}{'.' * bool(key)}{missing[1]} is missing.") from error
         what = printable(what[0].lower() + what[1:]).replace("`object`", "a group of keys")
