@@ -1,8 +1,6 @@
 """The messages between two copies, validated as they arrive: the other copy may be of another version, or a stranger's where the
-secret is a weak one (`wire.Secret`). A peer that sends any other message is dropped.
-
-Jobs, hosts and parts of a record are validated where they are used.
-"""
+secret is a weak one (`wire.Secret`). A peer that sends any other message is dropped. Jobs, hosts and parts of a record are validated
+where they are used."""
 
 from typing import Annotated, Any, Optional, Union
 
