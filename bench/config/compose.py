@@ -51,9 +51,13 @@ def study_of(config: DictConfig) -> Study:
         raise ConfigError(f"study={name} is the name of a folder: use letters, digits, dots, dashes and underscores.")
     if not isinstance(sweep, dict):
         raise ConfigError(f"sweep={sweep} is a group of keys: set sweep.KEY.")
+    interleave = str(sweep.get("interleave", "auto")).lower()
+    if interleave not in ("auto", "true", "false"):
+        raise ConfigError(f"sweep.interleave={sweep['interleave']} is auto, true or false.")
     if (blocks := measure.get("blocks")) not in (None, "auto"):
         raise ConfigError(f"measure.blocks={blocks} is not auto: for a fixed number of blocks list them, repeat=0,1,2.")
-    study = converted({"name": name, **sweep, "reference": str(sweep["reference"])}, Study, "sweep")
+    texts = {"name": name, "interleave": interleave, "reference": str(sweep["reference"])}
+    study = converted({**sweep, **texts}, Study, "sweep")
     own = {"name": name, **{key: measure[key] for key in OUTSIDE_MEASURE if key in measure}}
     return dataclasses.replace(study, **{key: getattr(converted(own, Study, "measure"), key) for key in own})
 
@@ -62,7 +66,7 @@ def job_of(config: DictConfig, numa_domains: int = 1) -> Job:
     """Return the Job that ``config`` describes. ``numa_domains``: what ``ranks_per_node=auto`` means on this host."""
     values = _plain(config)
     sweep = {key: values.pop(key, {}) for key in OUTSIDE_JOB}["sweep"]
-    refuse_unknown(sweep, ("shuffle_arms", "reference", "max_minutes", "html"), "sweep.")
+    refuse_unknown(sweep, [f.name for f in dataclasses.fields(Study)[1:] if f.name not in OUTSIDE_MEASURE], "sweep.")
     if isinstance(values.get("measure"), dict):
         values["measure"] = {key: value for key, value in values["measure"].items() if key not in OUTSIDE_MEASURE}
     auto = values.get("ranks_per_node") == "auto"

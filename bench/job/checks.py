@@ -31,7 +31,7 @@ POSITIVE_BY_MODE = {
         f"measure.{key}" for key in ("iteration_micro_batches", "relative_half_width", "max_samples", "max_seconds")
     ],
 }
-NOT_NEGATIVE = ("repeat", "seed", "measure.min_samples", "measure.min_seconds")
+NOT_NEGATIVE = ("repeat", "group", "seed", "measure.min_samples", "measure.min_seconds")
 SHARES = ("train.adam_beta1", "train.adam_beta2", "train.dropout")
 CHOICES = {"model.ops": ("megatron", "lean"), "measure.mode": ("sampled", "full"), "launch.blas": ("full", "stock")}
 # What an arm's environment may not set: whose library and whose programs run is decided elsewhere, and verified.
