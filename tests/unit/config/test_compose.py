@@ -250,7 +250,7 @@ def test_the_command_line_refuses_in_one_sentence(words: list[str], sentence: st
 )
 def test_study_names_a_folder(study: str, good: bool) -> None:
     if good:
-        assert study_of(config_of(study=study)) == Study(study, True, "glibc")
+        assert study_of(config_of(study=study)) == Study(study)
     else:
         with pytest.raises(ConfigError, match="is the name of a folder"):
             study_of(config_of(study=study))

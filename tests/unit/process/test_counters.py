@@ -67,7 +67,7 @@ def test_memory_is_of_this_process_and_its_peak_not_its_parents() -> None:
 
 
 def test_fields_that_cannot_be_read_are_left_out() -> None:
-    assert counters._kib_fields("/nowhere/at/all", ("VmRSS",)) == {}
+    assert counters._kib_fields("/nowhere/at/all") == {}
 
 
 def test_price_of_a_fault_times_its_faults_is_the_measured_difference(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +165,7 @@ def test_memory_is_bound_to_nodes_of_any_number(node: int, tmp_path: Path, monke
 
 def test_a_proc_that_cannot_be_read_is_said_and_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert counters.unreadable() == []
-    monkeypatch.setattr(counters, "_kib_fields", lambda path, names: {})
+    monkeypatch.setattr(counters, "_kib_fields", lambda path: {})
     assert len(counters.unreadable()) == 2
     assert counters.memory()["peak_rss_bytes"] > MIB
 
