@@ -97,17 +97,17 @@ def filled_in(job: Job) -> Job:
 # ---- from arguments to points
 
 
-def jobs_of(words: Sequence[str]) -> tuple[Study, list[Job]]:
+def jobs_of(arguments: Sequence[str]) -> tuple[Study, list[Job]]:
     """Return the study, and one checked job for each point: the product in the order written, the last key fastest. Raises ConfigError."""
-    with _hydra(words):
-        configs = _configurations(points_of(words))
+    with _hydra(arguments):
+        configs = _configurations(points_of(arguments))
         return study_of(configs[0]), [job_of(config, numa_domains()) for config in configs]
 
 
-def jobs_of_arms(words: Sequence[str], arms: Sequence[str]) -> list[Job]:
-    """Return one job for each arm, at the one point of ``words``; what an experiment sweeps over is left out. Raises ConfigError."""
-    with _hydra(words):
-        given = _parsed(overrides(words))
+def jobs_of_arms(arguments: Sequence[str], arms: Sequence[str]) -> list[Job]:
+    """Return one job for each arm, at the one point of ``arguments``; what an experiment sweeps over is left out. Raises ConfigError."""
+    with _hydra(arguments):
+        given = _parsed(overrides(arguments))
         for key, values in given.items():
             if len(values) > 1:
                 raise ConfigError(
@@ -117,20 +117,20 @@ def jobs_of_arms(words: Sequence[str], arms: Sequence[str]) -> list[Job]:
         return [job_of(config, numa_domains()) for config in _configurations(points)]
 
 
-def values_of(words: Sequence[str], key: str) -> list[Any]:
-    """Return the values that ``key`` takes in the sweep of ``words``; no point is checked."""
-    with _hydra(words):
-        points = points_of(words)
+def values_of(arguments: Sequence[str], key: str) -> list[Any]:
+    """Return the values that ``key`` takes in the sweep of ``arguments``; no point is checked."""
+    with _hydra(arguments):
+        points = points_of(arguments)
         swept = {line for point in points for line in point if bare(line.split("=")[0]) == key}
         if swept:
             return [override.value() for override in OverridesParser.create().parse_overrides(sorted(swept))]
         return [OmegaConf.select(_configurations(points[:1])[0], key)]
 
 
-def shown(words: Sequence[str], what: str, resolve: bool = False) -> str:
+def shown(arguments: Sequence[str], what: str, resolve: bool = False) -> str:
     """Return the configuration of the first point as YAML. ``what``: job, hydra or all."""
-    with _hydra(words):
-        points = points_of(words)
+    with _hydra(arguments):
+        points = points_of(arguments)
         config = _configurations(points[:1])[0]
         if what != "all":
             config = OmegaConf.masked_copy(config, ["hydra"]) if what == "hydra" else _without_hydra(config)
@@ -138,10 +138,10 @@ def shown(words: Sequence[str], what: str, resolve: bool = False) -> str:
         return f"# the first of {len(points)} jobs\n{text}" if len(points) > 1 else text
 
 
-def points_of(words: Sequence[str]) -> list[Point]:
+def points_of(arguments: Sequence[str]) -> list[Point]:
     """Return the product of the arguments over what the experiment sweeps (`hydra.sweeper.params` of its file), where an argument
-    replaces what the experiment says of its key."""
-    given = _parsed(overrides(words))
+    replaces the experiment's values of its key."""
+    given = _parsed(overrides(arguments))
     for key, values in given.items():
         outside = key == "experiment" or key.split(".")[0] in OUTSIDE_JOB or key.startswith("measure.blocks")
         if outside and len(values) > 1:
@@ -208,13 +208,13 @@ def _values(override: Override) -> list[str]:
 
 
 @contextmanager
-def _hydra(words: Sequence[str]) -> Iterator[None]:
-    """Have Hydra read conf/; its errors about ``words`` become ConfigErrors."""
+def _hydra(arguments: Sequence[str]) -> Iterator[None]:
+    """Have Hydra read conf/; its errors about ``arguments`` become ConfigErrors."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             yield
         except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(_explained(error, words)) from error
+            raise ConfigError(_explained(error, arguments)) from error
 
 
 def _configurations(points: Sequence[Point]) -> list[DictConfig]:
@@ -223,8 +223,8 @@ def _configurations(points: Sequence[Point]) -> list[DictConfig]:
     Each chosen file is checked once: those that the arguments name before Hydra reads them, whose errors are without file or line.
     Points that differ in plain numbers alone (`repeat=0,1,2`) are composed once, because Hydra takes a fifth of a second for a point.
     """
-    words = dict.fromkeys(line.partition("=")[::2] for point in points for line in point)
-    named = [(bare(key), name) for key, name in words if bare(key) in GROUPS]
+    arguments = dict.fromkeys(line.partition("=")[::2] for point in points for line in point)
+    named = [(bare(key), name) for key, name in arguments if bare(key) in GROUPS]
     for group, name in named:
         files.check_choice(group, name)
     composed: dict[tuple[str, ...], DictConfig] = {}
@@ -271,14 +271,14 @@ def _plain(config: DictConfig) -> dict[str, Any]:
     return values
 
 
-def _explained(error: Exception, words: Sequence[str]) -> str:
+def _explained(error: Exception, arguments: Sequence[str]) -> str:
     """Return Hydra's several lines as one sentence with a hint."""
     text = str(error).strip()
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         if group and files.choices(group):
             return f"{group}={name} is not there; {nearest(name, files.choices(group))}"
-    for key in (bare(word.split("=")[0]) for word in words):
+    for key in (bare(word.split("=")[0]) for word in arguments):
         if f"'{key}'" in text and "Could not override" in text:
             return describe_unknown(key, _plain(compose("config")))
     what = " ".join(line.strip() for line in text.splitlines()[:2]) or "these arguments cannot be composed"

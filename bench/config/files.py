@@ -98,7 +98,7 @@ def check_choice(group: str, name: str) -> None:
         raise ConfigError(f"{paths[-1]} has the name of a file of ours, which would be taken: give it another name.")
     given = values[0].get("name")
     if group in ("allocator", "model") and str(given) != first.stem:
-        raise ConfigError(f"{first} must say its own name, `name: {first.stem}`, and it says {given}.")
+        raise ConfigError(f"{first}: name={given} must be the name of the file, `name: {first.stem}`.")
     if group == "experiment" and not re.match(rb"\s*#\s*@package +_global_\s", content[0]):
         raise ConfigError(
             f"{first}, line 1: an experiment begins with the line `# @package _global_`, and no byte order mark before it."

@@ -1,4 +1,4 @@
-"""The arguments that say what to measure, KEY=VALUE each, and hints for keys that do not exist."""
+"""The arguments that describe what to measure, KEY=VALUE each, and hints for keys that do not exist."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ def bare(key: str) -> str:
     return key.lstrip("+~")
 
 
-def own_folder(words: Sequence[str]) -> list[str]:
+def own_folder(arguments: Sequence[str]) -> list[str]:
     """Return the arguments without Hydra's ``-cd FOLDER``, which sets BENCH_CONF here: a folder of the user's own YAML."""
-    for i, word in enumerate(words[:-1]):
+    for i, word in enumerate(arguments[:-1]):
         if word == "--":  # a user's own command follows
             break
         if word in ("-cd", "--config-dir"):
-            os.environ["BENCH_CONF"] = words[i + 1]
-            return [*words[:i], *words[i + 2 :]]
-    return list(words)
+            os.environ["BENCH_CONF"] = arguments[i + 1]
+            return [*arguments[:i], *arguments[i + 2 :]]
+    return list(arguments)
 
 
-def overrides(words: Sequence[str]) -> list[str]:
+def overrides(arguments: Sequence[str]) -> list[str]:
     """Return the arguments as Hydra takes them. Raises ConfigError for other than KEY=VALUE, a deleted key, and Hydra's own keys.
 
     ``allocator=NAME`` and ``experiment=NAME`` mean ``+allocator=NAME`` and so on: neither is in the defaults list, or the ``+``
     spelling would not compose.
     """
-    for word in words:
+    for word in arguments:
         key, equals, _ = word.partition("=")
         name = bare(key)
         if key.startswith("~"):
@@ -67,4 +67,4 @@ def overrides(words: Sequence[str]) -> list[str]:
             raise ConfigError(
                 f"{name} is a key of Hydra's own: results go to $BENCH_OUT, and your own YAML is in $BENCH_CONF."
             )
-    return [f"+{word}" if word.startswith(("allocator=", "experiment=")) else word for word in words]
+    return [f"+{word}" if word.startswith(("allocator=", "experiment=")) else word for word in arguments]

@@ -55,7 +55,7 @@ def content_hash(job: Mapping[str, Any]) -> str:
 
 
 def is_amount(key: str) -> bool:
-    """Whether this key of an identity says how much was measured, which two results of one experiment may differ in."""
+    """Return whether this key of an identity is an amount, in which two results of one experiment may differ."""
     return key.startswith("measure.") and key not in AMOUNT
 
 

@@ -24,7 +24,7 @@ class Allocator:
     env: Dict[str, str] = field(default_factory=dict)
     shows: str = ""
     package: Optional[str] = None  # what to install on Debian or Ubuntu when the library is not there
-    # What to set in place of an option of `env` that this version of the library no longer knows: {} where the option
+    # What to set in place of an option of `env` that this version of the library no longer has: {} where the option
     # only silences messages. An option that is not named here must be known.
     instead: Dict[str, Dict[str, str]] = field(default_factory=dict)
 

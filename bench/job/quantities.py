@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def percent(share: float) -> str:
-    return f"{round(100 * share)} %"  # round knows no -0
+    return f"{round(100 * share)} %"  # round gives no -0
 
 
 def seconds(value: float) -> str:

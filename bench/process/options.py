@@ -1,4 +1,4 @@
-"""Are the options that an arm sets in force in the live allocator, which ignores a name that it does not know?
+"""Check whether the options that an arm sets are in force in the live allocator, which ignores unknown names.
 
 Each is asked in its own way: glibc by its loader's list of tunables; mimalloc and jemalloc by what they print in a fresh process of the
 same environment; the rest by the names that stand in the library's file. What stays open is returned.
@@ -53,8 +53,8 @@ def _plain(value: str) -> str:
 def in_force(arm: Allocator, files: Sequence[str]) -> dict[str, str]:
     """Return the variables to set for the arm with these libraries.
 
-    An option that ``arm.instead`` names and the libraries no longer know is replaced as it says. Every other option stays: `check` fails
-    the arm where it is not known.
+    An option that ``arm.instead`` names and the libraries no longer have is replaced by what it names. Every other option stays: `check` fails
+    the arm where it is unknown.
     """
     env: dict[str, str] = {}
     for name, value in arm.env.items():
@@ -74,7 +74,7 @@ def check(arm: Allocator, files: Sequence[str], live: Mapping[str, str], loader:
     """Return the names of the arm's options that are set, and for which it is unknown whether they are in force.
 
     ``files``: the libraries that do the arm's work. ``live``: what the allocator reports in this process. ``loader``: ld.so of this
-    process. Raises AllocatorError for an option that this library does not know, or that has another value.
+    process. Raises AllocatorError for an option that this library does not have, or that has another value.
     """
     unconfirmed: list[str] = []
     is_glibc = os.path.basename(files[0]).startswith(("libc.so", "libc-"))
@@ -99,7 +99,7 @@ def check(arm: Allocator, files: Sequence[str], live: Mapping[str, str], loader:
 
 
 def _must_stand_in(arm: Allocator, option: str, text: str, files: Sequence[str]) -> None:
-    """Raise AllocatorError unless the library has ``text``, by which it knows the option."""
+    """Raise AllocatorError unless the library has ``text``, which names the option."""
     if not _stands_in(text, files):
         raise _unknown(arm, option, files[0])
 
@@ -111,13 +111,13 @@ def _must_be(arm: Allocator, option: str, asked: str, live: str) -> None:
 
 def _unknown(arm: Allocator, option: str, file: str) -> AllocatorError:
     return AllocatorError(
-        f"allocator={arm.name} sets {option}, which {os.path.basename(file)} of this host does not know: correct the name, "
+        f"allocator={arm.name} sets {option}, which {os.path.basename(file)} of this host does not have: correct the name, "
         "or leave it out of allocator.env."
     )
 
 
 def _other(arm: Allocator, option: str, asked: str, live: str) -> AllocatorError:
-    return AllocatorError(f"allocator={arm.name} asked for {option}={asked}, but the allocator says {live}.")
+    return AllocatorError(f"allocator={arm.name} asked for {option}={asked}, but the allocator reports {live}.")
 
 
 def _tunable(arm: Allocator, key: str, value: str, loader: str | None, option: str) -> list[str]:

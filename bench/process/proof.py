@@ -130,7 +130,7 @@ def _library_of(symbol: str) -> str:
     process = ctypes.CDLL(None)
     file, is_jump = _file_at(process, ctypes.cast(getattr(process, symbol), ctypes.c_void_p))
     if file is None:
-        raise AllocatorError(f"the loader cannot say where {symbol} comes from.")
+        raise AllocatorError(f"the loader does not show where {symbol} comes from.")
     return (_after_jump(process, symbol) if is_jump else None) or file
 
 

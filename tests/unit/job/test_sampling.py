@@ -81,11 +81,6 @@ def test_iterations_of_a_run(measure: Measure, batch: int, counts: list[int], wa
         assert micro_batches(job, 1) == sum(counts)
 
 
-@pytest.mark.parametrize("samples, total", [(1, 20), (8, 20), (9, 32), (200, 8 + 25 * 12)])
-def test_micro_batches_of_a_sampled_run(samples: int, total: int) -> None:
-    assert micro_batches(JOB, samples) == total
-
-
 @pytest.mark.parametrize("samples", [[1.0], [1.0, 1.0], [2.0] * 7, noisy([1.0] * 40, 0.001)[:1] + [1.0] * 5])
 def test_nothing_is_given_up_where_nothing_changes(samples: list[float]) -> None:
     assert change_point(samples) <= 1
