@@ -23,11 +23,15 @@ LARGEST = 1 << 53  # beyond it a number of JSON is no longer exact, and no key o
 POSITIVE = (
     "nodes ranks_per_node model.layers model.hidden model.heads model.sequence model.vocabulary train.micro_batch_size "
     "train.global_batch_size train.lr train.clip_grad launch.threads_per_rank launch.timeout_seconds "
-    "launch.collective_timeout_seconds launch.silence_seconds launch.job_timeout_seconds program.timeout_seconds measure.iterations"
+    "launch.collective_timeout_seconds launch.silence_seconds launch.job_timeout_seconds program.timeout_seconds"
 ).split()
-POSITIVE_IF_SAMPLED = [
-    f"measure.{key}" for key in ("iteration_micro_batches", "relative_half_width", "max_samples", "max_seconds")
-]
+POSITIVE_BY_MODE = {
+    "full": ["measure.iterations"],
+    "sampled": [
+        "measure.iteration_micro_batches",
+        *(f"measure.{key}" for key in ("relative_half_width", "max_samples", "max_seconds")),
+    ],
+}
 NOT_NEGATIVE = ("repeat", "group", "seed", "measure.min_samples", "measure.min_seconds")
 SHARES = ("train.adam_beta1", "train.adam_beta2", "train.dropout")
 CHOICES = {"model.ops": ("megatron", "lean"), "measure.mode": ("sampled", "full"), "launch.blas": ("full", "stock")}
@@ -107,7 +111,7 @@ def check_numbers(job: Job) -> None:
         require(not isinstance(value, float) or math.isfinite(value), f"{key}={value} must be a finite number.")
     for key, choices in CHOICES.items():
         require(values[key] in choices, f"{key}={brief(values[key])} is not one of {', '.join(choices)}.")
-    for key in (*POSITIVE, *(() if job.measure.mode == "full" else POSITIVE_IF_SAMPLED)):
+    for key in (*POSITIVE, *POSITIVE_BY_MODE[job.measure.mode]):
         must(job, key, values[key] is None or values[key] > 0, "greater than 0")
     for key in NOT_NEGATIVE:
         must(job, key, values[key] >= 0, "0 or more")

@@ -70,9 +70,9 @@ def test_full_mode_needs_iterations_and_none_of_the_samples(text: str) -> None:
     full = with_value(Job(), "measure.mode", "full")
     for name in ("iteration_micro_batches", "relative_half_width", "max_samples", "max_seconds"):
         check(with_value(full, f"measure.{name}", 0))
-    for job in (full, Job()):
-        with pytest.raises(ConfigError, match="measure.iterations=0"):
-            check(with_value(job, "measure.iterations", 0))
+    with pytest.raises(ConfigError, match="measure.iterations=0"):
+        check(with_value(full, "measure.iterations", 0))
+    check(with_value(Job(), "measure.iterations", 0))
 
 
 def test_a_file_of_tokens_must_hold_a_window_of_bytes_of_the_vocabulary(text: str) -> None:
