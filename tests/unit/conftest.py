@@ -118,6 +118,20 @@ def refused(command: Callable[..., tuple[int, list[Any]]], capsys: pytest.Captur
     return refusal
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_disk_is_waited_for() -> Iterator[None]:
+    """os.fsync of a thousand small records, each as long as the host's disk takes."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages without pictures, which take two seconds a page: for tests of what else stands there."""
+    monkeypatch.setattr("bench.report.plots.plots", lambda section, prefix="": [])
+
+
 @pytest.fixture
 def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages whose pictures are made and not rendered, which takes a second for a page: for tests of what else stands there."""
