@@ -5,6 +5,7 @@ Standard library only: the driver turns Hydra's configuration into a Job, and ea
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Tuple
@@ -200,9 +201,15 @@ class Job:
 OWN_PARTS: Dict[str, Tuple[str, ...]] = {"gpt": ("model", "train", "parallel", "data"), "program": ("program",)}
 
 
+def _plain(part: Any) -> Dict[str, Any]:
+    values = {one.name: getattr(part, one.name) for one in dataclasses.fields(part)}
+    return {key: copy.deepcopy(value) if isinstance(value, (dict, list)) else value for key, value in values.items()}
+
+
 def to_dict(job: Job) -> Dict[str, Any]:
     """Return the job as plain data, without the parts of other workloads."""
-    content = dataclasses.asdict(job)
+    # Not dataclasses.asdict, which copies each number by a call of its own, and reading many records would wait for that.
+    content = {key: _plain(value) if key in PARTS else value for key, value in _plain(job).items()}
     for workload, parts in OWN_PARTS.items():
         for part in parts if workload != job.workload else ():
             del content[part]

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from builders import with_value
+from conftest import compose_once
+from hydra import compose as hydra_compose
 from omegaconf import OmegaConf
 
 from bench import cli
@@ -239,11 +241,10 @@ def test_points_that_differ_in_plain_numbers_alone_are_composed_once_and_are_the
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[list[str]] = []
-    hydra = compose.compose
 
     def counted(name: str, point: list[str], **options: Any) -> Any:
         asked.append(point)
-        return hydra(name, point, **options)
+        return hydra_compose(name, point, **options)
 
     monkeypatch.setattr(compose, "compose", counted)
     words = ["train.global_batch_size=8", "nodes=1,2", "repeat=0,3", "allocator=glibc,tcmalloc", "model=tiny"]
@@ -258,6 +259,23 @@ def test_points_that_differ_in_plain_numbers_alone_are_composed_once_and_are_the
     assert [[job] for job in jobs] == each
     with pytest.raises(ConfigError, match="repeat=-1"):
         compose.jobs_of(["repeat=0,-1"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["+experiment=smoke", "nodes=2", "study=2024_05", "train.lr=1e-3"],
+        ["data.path='a, b'", "+allocator.env.A=1", "model=tiny"],
+    ],
+)
+def test_these_tests_compose_as_hydra_does(words: list[str]) -> None:
+    """``compose_once``: what it keeps is not what a test before changed."""
+    with compose._hydra(words):
+        wanted = compose._without_hydra(hydra_compose("config", words, return_hydra_config=True))
+        for _ in range(2):
+            found = compose._without_hydra(compose_once("config", words, return_hydra_config=True))
+            assert found == wanted
+            OmegaConf.update(found, "nodes", 99)
 
 
 def test_glob_finds_the_arms_of_the_users_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
