@@ -178,7 +178,7 @@ def test_the_first_job_tells_the_time_by_its_own_pace(watch: Any) -> None:
     for measure, seconds in ((Measure(iterations=2, max_seconds=150), 150.0), (Measure(max_seconds=1), 100.0)):
         assert Gpt().expected_seconds(replace(job, measure=measure), 2, 20.0) == seconds
     full = replace(job, measure=Measure(mode="full", iterations=2), train=Train(global_batch_size=8))
-    assert Gpt().expected_seconds(full, 1, 10.0) == 10.0 * (8 + 2 * full.num_micro_batches)
+    assert Gpt().expected_seconds(full, 1, 10.0) == 10.0 * (4 + 2 * full.num_micro_batches)
 
 
 def test_interleaved_runs_are_one_line_and_end_together(watch: Any) -> None:
