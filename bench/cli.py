@@ -38,16 +38,16 @@ COMMANDS = {
     "advise": "search the arms on this host for the fastest setting, for our GPT or for a program: advise -- COMMAND ARGS...",
     "program": "a program of yours under each allocator: program [overrides] -- COMMAND ARGS...",
     "plan": "what a sweep would run, its memory, disk and minutes",
-    "jobscript": "print a job script for Slurm, PBS, LSF, Flux, mpirun or ssh: one copy of bench per node",
+    "jobscript": "print a job script for Slurm, PBS, LSF, Flux, mpirun or ssh: one copy of mallocost per node",
     "slurm": "the same, for Slurm, under its first name",
     "doctor": "what this host has and lacks for a fair measurement",
 }
 DENIED_ERRNOS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EAFNOSUPPORT, errno.EAGAIN, errno.ENOMEM, errno.EMFILE)
 TAKES_A_PROGRAM = ("program", "advise")  # after --, untouched
 USAGE = """\
-python -m bench [overrides]           measure one job, e.g.  +allocator=tcmalloc nodes=2
-       python -m bench -m [overrides]        sweep, e.g.  -m repeat=0,1,2 +allocator=glibc,tcmalloc
-       python -m bench COMMAND [options]     `python -m bench COMMAND --help` lists the options of a command
+mallocost [overrides]           measure one job, e.g.  +allocator=tcmalloc nodes=2
+       mallocost -m [overrides]        sweep, e.g.  -m repeat=0,1,2 +allocator=glibc,tcmalloc
+       mallocost COMMAND [options]     `mallocost COMMAND --help` lists the options of a command
 """
 CHOICES = """\
 experiments: {experiment}
@@ -62,7 +62,7 @@ class Parser(argparse.ArgumentParser):
     """argparse, whose errors are ours: a ConfigError and no usage."""
 
     def error(self, message: str) -> NoReturn:
-        command = self.prog[len("python -m bench") :].strip()
+        command = self.prog[len("mallocost") :].strip()
         raise ConfigError(f"{command}{': ' if command else ''}{message}; `{self.prog} --help` lists the options.")
 
 
@@ -126,7 +126,7 @@ def _run_command(argv: list[str]) -> int:
 
 def _say(sentence: str, code: int) -> int:
     line = printable(sentence)
-    print(f"bench: {line}", file=sys.stderr)
+    print(f"mallocost: {line}", file=sys.stderr)
     return code
 
 
@@ -142,7 +142,7 @@ def _run(argv: list[str]) -> int:
         print(_parsers()[""].format_help(), end="")
         return 0
     if words and words[0] in COMMANDS:
-        raise ConfigError(f"{words[0]} is a command, which stands first: python -m bench {words[0]} ...")
+        raise ConfigError(f"{words[0]} is a command, which stands first: mallocost {words[0]} ...")
     if argv and "=" not in argv[0] and not argv[0].startswith(("-", "~", "+")):
         from bench.config.overrides import nearest
 
@@ -165,7 +165,7 @@ def parse(argv: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int], arg
 
 def _parsers(command: str | None = None) -> dict[str, Parser]:
     """The parser of each command by its name, and "" the one above them. Only ``command`` has its arguments."""
-    prog = "python -m bench"
+    prog = "mallocost"
     parser = Parser(prog=prog, usage=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     if command is None:
         from bench.config import files
@@ -191,7 +191,7 @@ def measure(words: Sequence[str]) -> int:
     """Compose and check every point of the sweep that ``words`` ask for, then run it: one job is a sweep of one."""
     from bench.config import compose
 
-    parser = Parser(prog="python -m bench", add_help=False, allow_abbrev=False)
+    parser = Parser(prog="mallocost", add_help=False, allow_abbrev=False)
     parser.add_argument("-c", "--cfg", choices=("job", "hydra", "all"))
     parser.add_argument("--resolve", action="store_true")
     parser.add_argument("overrides", nargs="*")

@@ -86,7 +86,7 @@ def candidates(overrides: Sequence[str], program: Program | None = None) -> list
     arms, refused = read_arms()
     names = named[-1].split(",") if named else [arm.name for arm in arms]
     for sentence in [] if named else refused:
-        print(f"bench: {sentence} It is passed over.", file=sys.stderr)
+        print(f"mallocost: {sentence} It is passed over.", file=sys.stderr)
     jobs = jobs_of_arms(rest, [*dict.fromkeys(["glibc", *names])])
     if program is not None:
         jobs = [dataclasses.replace(job, workload="program", program=program) for job in jobs]

@@ -1,4 +1,4 @@
-"""`python -m bench jobscript [options] -- [overrides] > job.sh`: print a script that starts one copy of bench per node. `slurm` is the
+"""`mallocost jobscript [options] -- [overrides] > job.sh`: print a script that starts one copy of mallocost per node. `slurm` is the
 same command under its first name.
 
 Nothing here talks to a scheduler. The script is meant to be read, changed and kept beside its results: plain POSIX shell, every word

@@ -62,7 +62,7 @@ def overrides(arguments: Sequence[str]) -> list[str]:
                 f"{word} takes a key away, and a job needs every key: give it another value, {name or 'KEY'}=VALUE."
             )
         if not equals or not name.strip():
-            raise ConfigError(f"{word or repr(word)} is not KEY=VALUE, as in nodes=2; see `python -m bench --help`.")
+            raise ConfigError(f"{word or repr(word)} is not KEY=VALUE, as in nodes=2; see `mallocost --help`.")
         if name.split(".")[0].split("/")[0].split("@")[0] == "hydra":
             raise ConfigError(
                 f"{name} is a key of Hydra's own: results go to $BENCH_OUT, and your own YAML is in $BENCH_CONF."

@@ -160,7 +160,7 @@ def next_step(section: Section) -> str:
     if image.get("sif"):
         how = f"apptainer run {Path(image['sif']).name}"
     else:
-        how = "the same `docker run` with" if image.get("built_by") == "docker" else "./entrypoint.sh"
+        how = "the same `docker run` with" if image.get("built_by") == "docker" else "mallocost"
     return (
         f"One arm alone is not compared with anything: {how} -m +allocator={','.join(arms)} (and the other words of this "
         f"command, if there were any) adds {arms[0] if arm != 'glibc' else arms[1]} to this block, and runs only what is missing."

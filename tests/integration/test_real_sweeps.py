@@ -148,7 +148,7 @@ def test_every_job_has_its_record_and_nothing_else_is_left(swept: Swept) -> None
 
 
 def test_each_block_visits_every_arm_before_the_next_begins(swept: Swept) -> None:
-    ended = [line for line in swept.first.stderr.splitlines() if line.startswith("bench: job ")]
+    ended = [line for line in swept.first.stderr.splitlines() if line.startswith("mallocost: job ")]
     order = [(line.split("repeat=")[1].split()[0], line.split()[3]) for line in ended]
     assert [block for block, _ in order] == ["0"] * len(ARMS) + ["1"] * len(ARMS)
     assert {arm for block, arm in order if block == "0"} == {arm for block, arm in order if block == "1"} == set(ARMS)
@@ -202,7 +202,7 @@ def test_results_csv_has_the_published_columns_first_and_a_row_for_each_job(swep
 def test_a_second_run_measures_nothing(swept: Swept) -> None:
     assert swept.again.code == 0
     assert swept.stamps["again"] == swept.stamps["first"]
-    assert "bench: job " not in swept.again.stderr
+    assert "mallocost: job " not in swept.again.stderr
     assert swept.again.stderr.count("[already there]") == len(swept.fresh)
 
 
@@ -210,7 +210,7 @@ def test_what_is_missing_or_was_edited_is_measured_again_and_nothing_else(swept:
     assert swept.mended.code == 0
     before, after = swept.stamps["first"], swept.stamps["mended"]
     assert {name for name in after if after[name] != before[name]} == {swept.removed, swept.edited}
-    assert swept.mended.stderr.count("bench: job ") == 2
+    assert swept.mended.stderr.count("mallocost: job ") == 2
     (sentence,) = [line for line in swept.mended.said if "changed after it was written" in line]
     assert swept.edited in sentence
     assert set(swept.mended.records()) == set(swept.fresh), "whole, and readable"

@@ -128,7 +128,7 @@ def test_a_folder_counts_with_the_packs_in_it_once(gallery: Path) -> None:
 @pytest.mark.parametrize(
     ("image", "begins"),
     [
-        (None, "./entrypoint.sh -m "),
+        (None, "mallocost -m "),
         ({"built_by": "apptainer", "sif": "/scratch/me/bench.sif"}, "apptainer run bench.sif -m "),
         ({"built_by": "docker"}, "the same `docker run` with -m "),
     ],
