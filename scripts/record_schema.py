@@ -1,4 +1,4 @@
-"""Write docs/record.schema.json and the tables of docs/record.md from the declared fields of a record and of its workloads' ranks.
+"""Write record.schema.json and the tables of record.md in docs/reference from the declared fields of a record and of its ranks.
 
 .venv/bin/python scripts/record_schema.py
 """
@@ -22,7 +22,7 @@ from bench.workloads.gpt.fields import GptRank
 from bench.workloads.program import fields as program_fields
 from bench.workloads.program.fields import ProgramRank
 
-DOCS = CHECKOUT / "docs"
+DOCS = CHECKOUT / "docs/reference"
 BLOCK = re.compile(r"(<!-- fields of (\w+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 DECLARED = {**vars(fields), **vars(gpt_fields), **vars(program_fields)}
 
@@ -60,7 +60,7 @@ def record_schema() -> dict[str, Any]:
 
 
 def kind_of(part: dict[str, Any]) -> str:
-    """Return a field's kind in a word, as docs/record.md explains it."""
+    """Return a field's kind in a word, as docs/reference/record.md explains it."""
     if "anyOf" in part:
         kinds = {kind_of(one) for one in part["anyOf"]}
         kinds -= {"integer"} if "number" in kinds else set()

@@ -59,7 +59,7 @@ def host_names(text: str) -> str:
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    words = "one JSON object on standard output instead (docs/json.md has its words)"
+    words = "one JSON object on standard output instead (docs/reference/json.md has its words)"
     parser.add_argument("--json", action="store_true", help=words)
 
 
@@ -86,7 +86,7 @@ def compare(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("results", nargs="+", type=Path, metavar="RESULT", help=words)
     add_tolerance(parser)
-    words = "be a gate: fail where an arm of B surely takes more than this more time than in A, as in 3%% (docs/ci.md)"
+    words = "gate: fail if an allocator takes significantly more than this more time in B than in A, as in 3%% (docs/how-to/ci.md)"
     parser.add_argument("--max-regression", type=share, metavar="SHARE", help=words)
     words = "with --max-regression: exit code 1 where more blocks would decide"
     parser.add_argument("--undecided-fails", action="store_true", help=words)

@@ -1,5 +1,5 @@
 """The record: the one JSON file that a job leaves. Written whole or not at all, checked when read, and enough to compute every figure.
-docs/record.md lists its fields."""
+docs/reference/record.md lists its fields."""
 
 from __future__ import annotations
 

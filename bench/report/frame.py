@@ -1,4 +1,4 @@
-"""bench.frame(DIR): the records under a folder as pandas tables. docs/data.md lists the columns.
+"""bench.frame(DIR): the records under a folder as pandas tables. docs/reference/data.md lists the columns.
 
 pandas is imported inside: who imports `bench` for something else does not wait for it.
 """
