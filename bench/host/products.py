@@ -10,6 +10,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from bench.host.vector import limit_gflops
+
 LIMIT_SECONDS = 120.0
 PATHS = ("full", "stock")
 Products = dict[str, dict[str, Any]]
@@ -48,3 +50,10 @@ def gain(found: Products | None) -> float:
     if not found or not found["stock"]["product_gflops"]:
         return 1.0
     return float(found["full"]["product_gflops"] / found["stock"]["product_gflops"])
+
+
+def exceeds_limit(host: Mapping[str, Any]) -> bool:
+    """Return whether the measured product is faster than the limit, so that the limit is wrong: the cores boost above the clock."""
+    found = host.get("products")
+    limit = limit_gflops(host, found["full"]["threads"]) if found else None
+    return bool(found and limit and found["full"]["product_gflops"] > limit)

@@ -108,9 +108,12 @@ def _section(group: Sequence[Record], reference: str) -> Section:
         check_losses([cell for cell in ordered if (cell.nodes, cell.simulated) == at], chosen)
         for at in sorted({(cell.nodes, cell.simulated) for cell in ordered})
     )
+    job, host = from_dict(group[0]["job"]), group[0]["hosts"][0]
+    if job.launch.python is not None:  # in older records the products are of the command's own interpreter
+        host = {**host, "products": None}
     return Section(
-        group[0]["hosts"][0],
-        from_dict(group[0]["job"]),
+        host,
+        job,
         ordered,
         tuple(r for r in group if not r["valid"]),
         chosen,

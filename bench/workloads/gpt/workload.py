@@ -61,7 +61,7 @@ class Gpt(Workload):
         return job.rank_bytes
 
     def wants_products(self, job: Job) -> bool:
-        return job.model.num_parameters >= WORTH_TIMING
+        return job.model.num_parameters >= WORTH_TIMING and job.launch.python is None
 
     def fewest_samples(self, job: Job) -> int | None:
         return micro_batches(job, 1)  # what is left out by design, and one iteration
