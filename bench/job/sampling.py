@@ -16,6 +16,7 @@ from bench.job.series import relative_half_width
 KINDS = ("first", "settling", "middle", "last")
 SETTLING = 2  # micro-batches after the first that still fault
 WARM_UP_ITERATION = 2  # micro-batches between two optimizer steps of the warm-up, which is there for the steps
+WARM_UP_STEPS = 2  # of a program, by design: what is made in the first one, and the heap that grows for it
 ENOUGH_TO_CUT = 20  # samples from which on a change point is searched for: among few it finds one by chance
 
 
