@@ -24,6 +24,7 @@ from bench.config.compose import jobs_of_arms
 from bench.config.study import Study
 from bench.copies.launcher import which_copy
 from bench.driver import sweep
+from bench.driver.fits import lacks_pytorch
 from bench.job.checks import check
 from bench.job.errors import ConfigError, RecordError
 from bench.job.job import Allocator, Job, Program
@@ -92,7 +93,7 @@ def candidates(overrides: Sequence[str], program: Program | None = None) -> list
     if program is not None:
         jobs = [dataclasses.replace(job, workload="program", program=program) for job in jobs]
         check(jobs[0])
-    usable = [job for job in jobs if is_usable(job.allocator)]
+    usable = [job for job in jobs if is_usable(job.allocator) and not lacks_pytorch(job)]
     if len(usable) < KEPT_AT_LEAST:
         raise ConfigError(
             "advise needs another allocator than glibc, and this host has none: `make setup` brings them."

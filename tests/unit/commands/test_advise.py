@@ -195,3 +195,10 @@ def test_half_of_the_arms_survive_and_the_reference_always(tmp_path: Path) -> No
         "tcmalloc",
         "tcmalloc_release",
     }
+
+
+def test_an_arm_that_this_pytorch_cannot_have_is_no_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(advise, "is_usable", lambda arm: True)
+    monkeypatch.setattr("bench.driver.fits.software", lambda python: {"packages": {"torch": "1.10.2"}})
+    names = [job.allocator.name for job in advise.candidates(["allocator=tcmalloc,glibc_torch_thp"])]
+    assert names == ["glibc", "tcmalloc"]
