@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,11 +28,11 @@ from omegaconf.errors import OmegaConfBaseException
 from bench.config import files
 from bench.config.study import Study
 from bench.config.typed import typed
-from bench.config.words import bare, describe_unknown, nearest, overrides, refuse_unknown
+from bench.config.words import GROUPS, as_text, bare, describe_unknown, nearest, overrides, refuse_unknown
 from bench.host.files import file_sha256
 from bench.host.interpreter import versions
 from bench.host.topology import numa_domains
-from bench.job.checks import check
+from bench.job.checks import NAME, check
 from bench.job.errors import ConfigError
 from bench.job.job import PARTS, Job
 from bench.paths import CONF
@@ -41,32 +40,40 @@ from bench.paths import CONF
 # Keys beside the job's own: where results go and how a sweep is arranged, neither of which is part of a job.
 OUTSIDE_JOB = ("study", "sweep")
 OUTSIDE_MEASURE = ("blocks", "blocks_half_width", "blocks_max_minutes")
-GROUPS = ("allocator", "model", "measure", "experiment")
+MOST_MINUTES = 60 * 24 * 365
 MAX_POINTS = 100_000  # of one sweep; larger products are typing errors, and would exhaust the memory
 WHOLE = re.compile(r"(nodes|repeat|seed)=(0|-?[1-9]\d*)")  # a whole number for a key of the job's own
 Point = Sequence[str]  # overrides with one value each
 
 
 def study_of(config: DictConfig) -> Study:
-    name, sweep = str(config.study), config.sweep
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-        raise ConfigError(f"study={name} is the name of a folder: use letters, digits, dots, dashes and underscores.")
+    name, sweep = config.study, config.sweep
+    if not isinstance(name, str) or not re.fullmatch(NAME, name):
+        raise ConfigError(
+            f"study={name} is the name of a folder: use letters, digits, dots, dashes and underscores, and quotation marks in a file."
+        )
     if not isinstance(sweep, DictConfig):
         raise ConfigError(f"sweep={sweep} is a group of keys: set sweep.KEY.")
     for key in ("shuffle_arms", "html"):
         if not isinstance(sweep.get(key, True), bool):
             raise ConfigError(f"sweep.{key}={sweep[key]} is true or false.")
-    minutes = sweep.get("max_minutes")
-    if minutes is not None and not (type(minutes) in (int, float) and 0 < minutes < math.inf):
-        raise ConfigError(f"sweep.max_minutes={minutes} must be a number greater than 0, or null for no limit.")
     measure: Any = OmegaConf.to_container(config.measure, resolve=True)
     values: Any = {key: value for key, value in measure.items() if key in OUTSIDE_MEASURE}
+    minutes = sweep.get("max_minutes")
+    in_range("sweep.max_minutes", minutes, MOST_MINUTES, " or null for no limit")
+    in_range("measure.blocks_max_minutes", values.get("blocks_max_minutes"), MOST_MINUTES)
+    in_range("measure.blocks_half_width", values.get("blocks_half_width"), 1)
     if values.get("blocks") not in (None, "auto"):
         raise ConfigError(
             f"measure.blocks={values['blocks']} is not auto: for a fixed number of blocks list them, repeat=0,1,2."
         )
     html = bool(sweep.get("html", True))
     return Study(name, bool(sweep.shuffle_arms), str(sweep.reference), max_minutes=minutes, html=html, **values)
+
+
+def in_range(key: str, value: Any, most: float, otherwise: str = "") -> None:
+    if value is not None and not (type(value) in (int, float) and 0 < value <= most):
+        raise ConfigError(f"{key}={value} must be a number greater than 0 and at most {most}{otherwise}.")
 
 
 def text_of(name: str, value: Any) -> str:
@@ -199,7 +206,7 @@ def _swept_by_experiment(given: Mapping[str, Sequence[str]]) -> list[str]:
 def _parsed(lines: Sequence[str]) -> dict[str, list[str]]:
     """Each key with the overrides that its values make; a key that is given twice has its last values, as for Hydra."""
     found: dict[str, list[str]] = {}
-    for line in lines:
+    for line in map(as_text, lines):
         try:
             (override,) = OverridesParser.create().parse_overrides([line])
             key = override.get_key_element()
@@ -252,7 +259,7 @@ def _configurations(points: Sequence[Point]) -> list[DictConfig]:
     """The configuration of each point; that of the first has `hydra` in it. Each file that was chosen is looked at once: those that the
     words name before Hydra does so, whose errors are without file or line."""
     words = dict.fromkeys(line.partition("=")[::2] for point in points for line in point)
-    named = [(bare(key), name) for key, name in words if bare(key) in GROUPS]
+    named = [(bare(key), name.strip('"')) for key, name in words if bare(key) in GROUPS]
     for group, name in named:
         files.check_choice(group, name)
     configs = _composed_once(points)
@@ -293,11 +300,8 @@ def _composed(point: Point) -> DictConfig:
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         files.explain()
         raise ConfigError(f"a file of conf/ or $BENCH_CONF cannot be read: {str(error).splitlines()[0]}.") from error
-    except ValueError as error:  # of `model=null`, and of a file's first lines
-        said = str(error).splitlines()[0].rstrip(".")
-        if "Config group override" in said:
-            said = f"a group takes the name of one of its files, as in model=tiny: {said}"
-        raise ConfigError(f"{said}.") from error
+    except ValueError as error:  # of a file's first lines
+        raise ConfigError(f"{str(error).splitlines()[0].rstrip('.')}.") from error
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:

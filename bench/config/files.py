@@ -102,7 +102,21 @@ def check_choice(group: str, name: str) -> None:
         raise ConfigError(
             f"{paths[0]} must say its own name, `name: {paths[0].stem}`, and it says {values[0].get('name')}."
         )
+    if group == "allocator":
+        _check_texts(paths[0], values[0].get("env"))
     if group == "experiment" and not re.match(rb"\s*#\s*@package +_global_\s", paths[0].read_bytes()):
         raise ConfigError(
             f"{paths[0]}, line 1: an experiment begins with the line `# @package _global_`, and no byte order mark before it."
         )
+
+
+def _check_texts(path: Path, env: Any) -> None:
+    """Refuse a variable that YAML reads as another text than the one that stands there: 1_000 is 1000, and 1e5 is 100000.0."""
+    import yaml
+
+    written = yaml.load(path.read_bytes(), yaml.BaseLoader).get("env")  # every value as a text
+    for name, value in env.items() if isinstance(env, dict) else ():
+        if type(value) in (int, float) and str(value) != written[name]:
+            raise ConfigError(
+                f"{path}: env.{name}={written[name]} would be read as {value}: put quotation marks around it."
+            )

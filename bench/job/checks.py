@@ -18,6 +18,9 @@ from bench.job.sampling import SETTLING
 
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"  # of a folder, too
 LARGEST = 1 << 53  # beyond it a number of JSON is no longer exact, and no key of a job means so much
+MOST_WHOLE = (1 << 31) - 1  # of a whole number; libraries count in 32 bits
+MOST_SECONDS = 2_000_000.0  # of a limit: 23 days; the kernel counts waits in milliseconds of 32 bits
+MOST = {"nodes": 1 << 20, "seed": LARGEST}
 POSITIVE = (
     *("nodes", "ranks_per_node", "model.layers", "model.hidden", "model.heads", "model.sequence", "model.vocabulary"),
     *("train.micro_batch_size", "train.global_batch_size", "train.lr", "train.clip_grad", "launch.threads_per_rank"),
@@ -80,7 +83,7 @@ def converted(values: Any, kind: Any, where: str = "") -> Any:
 
 
 def brief(value: Any) -> str:
-    """A value that may be anything, for a sentence: one line, and short."""
+    """Return a value that may be anything for a sentence: one line, and short."""
     text = ascii(value) if not isinstance(value, str) or not value.isprintable() else value
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -101,6 +104,8 @@ def check_numbers(job: Job) -> None:
     for key, value in everything.items():
         if isinstance(value, float):
             require(math.isfinite(value), f"{key}={value} must be a finite number.")
+        most = MOST.get(key, MOST_WHOLE) if type(value) is int else MOST_SECONDS if key.endswith("_seconds") else None
+        require(value is None or most is None or value <= most, f"{key}={brief(value)} must be at most {most}.")
     for key in (*POSITIVE, *(POSITIVE_IF_FULL if job.measure.mode == "full" else POSITIVE_IF_SAMPLED)):
         require(everything[key] is None or everything[key] > 0, f"{key}={everything[key]} must be greater than 0.")
     for key in NOT_NEGATIVE:
