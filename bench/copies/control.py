@@ -223,6 +223,18 @@ def machine_of(facts: Mapping[str, Any]) -> str:
     return str(facts.get("boot_id") or facts["hostname"])
 
 
+def revision_of(facts: Mapping[str, Any]) -> str | None:
+    git = facts.get("git")
+    return f"{git.get('revision')}{' with changes' * bool(git.get('dirty'))}" if isinstance(git, Mapping) else None
+
+
+def mixed(what: str, value: Any, host: str, other: Any, other_host: str) -> str:
+    return (
+        f"mixed configuration: {what} is {value} on {host} but {other} on {other_host}: start the same command from "
+        "the same image on every node."
+    )
+
+
 def disagreement(leader: Hello, follower: Hello, known: Mapping[int, Mapping[str, Any]]) -> str | None:
     """What keeps this follower from taking part: its host refused, its number or its cores are another's (``known``: facts by
     number), or something that must be the same on all nodes before anything runs is not. One sentence, or None."""
@@ -232,12 +244,12 @@ def disagreement(leader: Hello, follower: Hello, known: Mapping[int, Mapping[str
     if follower["node_rank"] in known:
         return f"two copies say that they are node {follower['node_rank']}, one of them on {other_host}: give each its own number."
     for what, value in leader["same"].items():
-        other = follower["same"].get(what)
-        if other != value:
-            return (
-                f"mixed configuration: {what} is {value} on {host} but {other} on {other_host}: start the same command from "
-                "the same image on every node."
-            )
+        if (other := follower["same"].get(what)) != value:
+            return mixed(what, value, host, other, other_host)
+    for one in (leader["facts"], *known.values()):
+        revisions = revision_of(one), revision_of(follower["facts"])
+        if None not in revisions and revisions[0] != revisions[1]:  # a node without git does not know it
+            return mixed("revision", revisions[0], one["hostname"], revisions[1], other_host)
     if follower["node_rank"] >= leader["same"].get("number of copies", MAX_NODES):
         return f"{other_host} says that it is node {follower['node_rank']} of {leader['same']['number of copies']}."
     cores = [
