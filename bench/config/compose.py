@@ -35,7 +35,7 @@ from bench.host.topology import numa_domains
 from bench.job.checks import NAME, check
 from bench.job.errors import ConfigError
 from bench.job.job import PARTS, Job
-from bench.paths import CONF
+from bench.paths import CONF, given_path
 
 # Keys beside the job's own: where results go and how a sweep is arranged, neither of which is part of a job.
 OUTSIDE_JOB = ("study", "sweep")
@@ -111,6 +111,8 @@ def job_of(config: DictConfig, numa_domains: int = 1) -> Job:
     refuse_unknown(values, [f.name for f in fields(Job)] + list(OUTSIDE_JOB), "")
     if isinstance(values.get("allocator"), dict) and isinstance(values["allocator"].get("env") or {}, dict):
         values["allocator"]["env"] = {k: text_of(k, v) for k, v in (values["allocator"].get("env") or {}).items()}
+    if isinstance(values.get("data"), dict) and isinstance(path := values["data"].get("path"), str):
+        values["data"]["path"] = str(given_path(path))
     for part, schema in PARTS.items():
         values[part] = typed(schema, values.get(part, {}), part)
     scalars = typed(Job, {key: value for key, value in values.items() if key not in PARTS}, "")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.job.errors import ConfigError
-from bench.paths import CONF
+from bench.paths import CONF, given_path
 
 if TYPE_CHECKING:
     import yaml
@@ -19,7 +19,7 @@ def conf_folders() -> list[Path]:
     extra = os.environ.get("BENCH_CONF")
     if not extra:
         return [CONF]
-    folder = Path(extra).absolute()
+    folder = given_path(extra).absolute()
     if not folder.is_dir():
         raise ConfigError(
             f"BENCH_CONF={extra} is not a folder: name one that holds allocator/NAME.yaml or model/NAME.yaml, or unset it."
