@@ -170,3 +170,34 @@ def test_the_same_records_give_the_same_verdicts(how: str, tmp_path: Path, capsy
         answer = json.loads(capsys.readouterr().out)
         verdicts.append([one for section in answer["sections"] for one in section["pairs"]])
     assert verdicts[0] == verdicts[1] and verdicts[0]
+
+
+def test_links_to_folders_of_results_are_followed_and_each_record_counts_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, record in enumerate(STORED):
+        write(tmp_path / "elsewhere" / f"r{number}" / "record.json", record)
+    study = tmp_path / "study"
+    study.mkdir()
+    (study / "one").symlink_to(tmp_path / "elsewhere")
+    (study / "two").symlink_to(tmp_path / "elsewhere" / "r0")
+    (tmp_path / "elsewhere" / "up").symlink_to(study)
+    (study / "self").symlink_to("self")
+    assert cli.main(["report", "--json", str(study)]) == 0
+    said = capsys.readouterr().out
+    assert sum(len(section["pairs"]) for section in json.loads(said)["sections"]) == 1
+    assert "left out" not in said
+
+
+def test_a_folder_that_is_only_read_gives_the_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, record in enumerate(STORED):
+        write(tmp_path / "study" / f"r{number}" / "record.json", record)
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: Path(path) != tmp_path / "study"
+    )  # root may write everywhere else
+    code, said = run(capsys, "report", tmp_path / "study")
+    assert code == 0 and "study is read-only" in said and " against glibc" in said and "Files:" not in said
+    assert sorted(tmp_path.rglob("*")) == before
