@@ -2,8 +2,8 @@
 
     python -m validation faults [--faults 60] [--seed 1] [--slurm] [--kinds WORD,WORD] [--only N] [--jobs 2] [--out FILE]
 
-Each fault has a sweep of three small jobs of its own, of which two are there already; where runs are interleaved, of two
-arms. At a random moment of the third one of the kinds of fault_kinds.py happens; then the same command is started again. Counted, and each must be 0:
+Each fault has a sweep of three small jobs of its own, of which two are there already; where runs are interleaved, of two arms. At a
+random moment of the third one of the kinds of fault_kinds.py happens; then the same command is started again. Counted, and each must be 0:
 
 - lost: a valid record from before that is not there any more, byte for byte (but what the fault itself took);
 - hangs: a command that has not ended in the time that its kind allows, or a start after it that does not;
