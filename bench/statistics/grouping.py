@@ -61,7 +61,7 @@ def sections(records: Sequence[Record], reference: str) -> list[Section]:
     """All records, sorted into sections, the one with the most records first. ``reference``: the arm to compare with; where a
     section lacks it, its first arm in alphabetical order stands in, and a caution says so."""
     grouped: dict[str, list[Record]] = {}
-    for record in records:
+    for record in sorted(records, key=lambda record: record["started_at"]):  # whatever the names of the folders
         grouped.setdefault(_likeness(record), []).append(record)
     made = [_section(group, reference) for group in grouped.values()]
     return sorted(made, key=lambda section: -section.num_records)

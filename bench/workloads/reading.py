@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -100,7 +101,14 @@ def collect(directories: Iterable[Path]) -> Found:
         except RecordError as error:
             refused.append((Path(shown(path)), printable(str(error))))
     once: dict[str, Record] = {}
-    for record in sorted(everything, key=lambda record: not record["path"].endswith(f"/{RECORD_NAME}")):
+    folders = Counter(os.path.dirname(os.path.dirname(record["path"])) for record in everything)
+
+    def rank(record: Record) -> tuple[bool, int]:
+        """Of copies the first counts: one that was not set aside, in the folder of most records, whose blocks it belongs to."""
+        folder, name = os.path.split(record["path"])
+        return name != RECORD_NAME, -folders[os.path.dirname(folder)]
+
+    for record in sorted(everything, key=rank):
         once.setdefault(first_seal(record), record)
     kept = [record for record in everything if once[first_seal(record)] is record]
     aside = [record for record in kept if Path(record["path"]).name != RECORD_NAME]

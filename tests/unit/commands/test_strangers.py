@@ -146,7 +146,7 @@ def test_the_name_of_a_folder_acts_on_nothing(tmp_path: Path, capsys: pytest.Cap
     all_commands(tmp_path, capsys)
 
 
-@pytest.mark.parametrize("how", ["renamed", "copied", "reordered", "packed", "packed twice"])
+@pytest.mark.parametrize("how", ["renamed", "copied", "one copied elsewhere", "reordered", "packed", "packed twice"])
 def test_the_same_records_give_the_same_verdicts(how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain = tmp_path / "plain"
     for number, record in enumerate(STORED):
@@ -156,6 +156,8 @@ def test_the_same_records_give_the_same_verdicts(how: str, tmp_path: Path, capsy
         write(other / f"{'x' * (how == 'renamed')}r{number}" / "record.json", record)
         if how == "copied":
             write(other / f"again{number}" / "record.json", record)
+        if how == "one copied elsewhere" and number == 0:  # whose path comes first
+            write(other / "0" / "again" / "record.json", record)
     for number in range(how.count("pack") + how.count("twice")):
         pack = tmp_path / f"{number}.tgz"
         assert run(capsys, "pack", other, "-o", pack)[0] == 0
