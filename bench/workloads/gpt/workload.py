@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.host.load import standstill
+from bench.host.load import stalls
 from bench.job.job import Job, Model, Parallel, Train
 from bench.job.sampling import micro_batches
 from bench.record.records import Record
@@ -83,7 +83,7 @@ class Gpt(Workload):
         return given(job, ranks_here)
 
     def disturbances(self, ranks: Sequence[Mapping[str, Any]]) -> list[str]:
-        return standstill(ranks)
+        return stalls(ranks)
 
     def state(self, job: Job, event: Mapping[str, Any]) -> str:
         if event["event"] != "micro_batch":
