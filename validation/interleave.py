@@ -69,12 +69,12 @@ def main(argv: list[str] | None = None) -> int:
             missed.append(f"faults of {arm}: {share:.3f}")
     ratios = [{pair.arm: pair.ratio for pair in pairs(found, args.allocator[0])} for found in (together, alone)]
     for arm in args.allocator[1:]:
-        one, other = (side[arm] for side in ratios)
+        here, there = (side[arm] for side in ratios)
         print(f"{arm} against {args.allocator[0]}: " + "; ".join(
-            f"{name} {r.value:.3f}x [{r.low:.3f}, {r.high:.3f}]" for name, r in (("interleaved", one), ("alone", other))
+            f"{name} {r.value:.3f}x [{r.low:.3f}, {r.high:.3f}]" for name, r in (("interleaved", here), ("alone", there)) if r
         ))  # fmt: skip
-        if abs(one.value / other.value - 1) > RATIO_GOAL:
-            missed.append(f"ratio of {arm}: {one.value / other.value:.3f}")
+        if here is None or there is None or abs(here.value / there.value - 1) > RATIO_GOAL:
+            missed.append(f"ratio of {arm}")
     print(f"goals missed: {', '.join(missed)}" if missed else "goals met")
     return 1 if missed else 0
 

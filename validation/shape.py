@@ -54,7 +54,9 @@ def line(name: str, record: dict[str, Any], base: float | None) -> tuple[str, fl
     faults, seconds = (draws(record, counter) for counter in COUNTERS)
     mean, share = statistics.fmean(faults), statistics.fmean(faults) / base if base else math.nan
     spread = 100 * statistics.stdev(faults) / mean if len(faults) > 1 and mean else math.nan
-    words = f"{name:34}{len(faults):6}{mean:14,.0f}{half_width(faults):12,.0f}{spread:8.1f}{statistics.fmean(seconds):9.2f}"
+    words = (
+        f"{name:34}{len(faults):6}{mean:14,.0f}{half_width(faults):12,.0f}{spread:8.1f}{statistics.fmean(seconds):9.2f}"
+    )
     return words + (f"{share:8.3f}" if base else ""), share
 
 
@@ -68,7 +70,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path)
     args, overrides = parser.parse_known_args(argv)
     shipped = jobs_of(overrides)[1][0].measure
-    print(f"{'minor faults of a middle micro-batch':34}{'draws':>6}{'mean':>14}{'half-width':>12}{'sd %':>8}{'seconds':>9}{'share':>8}")
+    print(
+        f"{'minor faults of a middle micro-batch':34}{'draws':>6}{'mean':>14}{'half-width':>12}{'sd %':>8}{'seconds':>9}{'share':>8}"
+    )
     missed = []
     with results(args.out) as out:
         for arm in args.allocator:
