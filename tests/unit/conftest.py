@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from builders import SMALL
 from cluster_of_copies import Cluster, RunHere, take_part
-
 from hydra import compose as hydra_compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
@@ -24,7 +23,6 @@ from bench.config.study import Study
 from bench.driver import sweep
 from bench.job.job import Job, Measure, Train
 from bench.paths import CONF
-
 
 # jsonschema compiles 38 grammars of Internet names for it when it is imported, which takes four seconds; no schema here has one.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
