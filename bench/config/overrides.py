@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from bench.job.checks import brief
 from bench.job.errors import ConfigError
 
 
@@ -77,7 +76,7 @@ def as_declared(schema: type, values: Any, part: str = "") -> dict[str, Any]:
     """Return the values of ``part``, a number as text where ``schema`` declares one: YAML reads 2.0 as a number. Raises ConfigError for
     keys that are not declared, and for what is no group of keys."""
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{part}={brief(values)} is a group of keys: choose one of its files, or set {part}.KEY.")
+        raise ConfigError(f"{part}={values} is a group of keys: choose one of its files, or set {part}.KEY.")
     refuse_unknown(map(str, values), [field.name for field in fields(schema)], f"{part}." if part else "")
     texts = [field.name for field in fields(schema) if field.type in ("str", "Optional[str]")]
     found: dict[str, Any] = {
