@@ -88,7 +88,11 @@ def few_points(words: list[str]) -> list[str]:
     """The same overrides with one value for each key that is swept, all arms kept that are named: each takes a tenth of a second."""
     last = [re.sub(r"^(\+?(?!allocator=)[\w.]+=).*,", r"\1", word) for word in words]
     swept = ["repeat=0", "nodes=1", "+allocator=glibc"] if any("experiment=" in word for word in words) else []
-    return last + [word for word in swept if not any(other.lstrip("+").startswith(word.lstrip("+").partition("=")[0] + "=") for other in words)]
+    return last + [
+        word
+        for word in swept
+        if not any(other.lstrip("+").startswith(word.lstrip("+").partition("=")[0] + "=") for other in words)
+    ]
 
 
 class Parsed(BaseException):

@@ -17,7 +17,7 @@ from bench.copies.outcome import Outcome
 from bench.driver import sweep
 from bench.driver.sweep import keep_logs
 from bench.job.errors import ConfigError
-from bench.job.job import Allocator, Job
+from bench.job.job import Allocator, Job, from_dict
 from bench.paths import results_directory
 from bench.record import records
 from bench.report import write
@@ -64,6 +64,34 @@ def test_what_is_answered_is_not_run_again(
     assert code == 0 and ran == jobs[2:] and len(done) == 3
     assert [r["sha256"] for r in done[:2]] == [records.seal(r_without_path(r))["sha256"] for r in first]
     assert capsys.readouterr().err.count("[already there]") == 2
+
+
+def arms_of(jobs: list[Job], *arms: str) -> list[Job]:
+    return [replace(jobs[0], allocator=replace(builders.ARMS["glibc"], name=arm)) for arm in arms]
+
+
+def test_runs_of_a_block_alternate_and_say_with_which(run_sweep: Sweep, jobs: list[Job]) -> None:
+    arms = arms_of(jobs, "glibc", "mine", "yours")
+    code, ran, done = run_sweep(arms)
+    assert code == 0 and ran == arms
+    assert [record["interleaved_with"] for record in done] == [
+        [other.content_hash for other in arms if other != job] for job in arms
+    ]
+    alone = run_sweep(arms_of(jobs, "third", "fourth"), study=Study("main", interleave="false"))[2]
+    assert not any("interleaved_with" in record for record in alone)
+
+
+def test_an_arm_that_is_added_later_alternates_with_a_new_run_of_the_reference_arm(
+    run_sweep: Sweep, jobs: list[Job], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_sweep(arms_of(jobs, "glibc", "mine"))
+    for number, arm in enumerate(("yours", "theirs"), 1):
+        code, ran, done = run_sweep(arms_of(jobs, "glibc", "mine", arm))
+        assert code == 0 and sorted(names(ran)) == ["glibc", arm]
+        assert [job.group for job in ran if job.allocator.name == "glibc"] == [number]
+    assert capsys.readouterr().err.count("[already there]") == 4
+    code, ran, done = run_sweep(arms_of(jobs, "glibc", "mine", "yours", "theirs"))
+    assert (code, ran) == (0, []) and names([from_dict(r["job"]) for r in done]).count("glibc") == 3
 
 
 def test_no_job_is_begun_after_the_minutes_of_the_sweep_and_the_next_start_goes_on(
