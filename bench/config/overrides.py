@@ -4,12 +4,21 @@ not imported here."""
 from __future__ import annotations
 
 import difflib
+import functools
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, Optional, get_type_hints
 
+from bench.config.files import GROUPS
 from bench.job.errors import ConfigError
+from bench.job.job import PARTS
+
+# What Hydra's grammar takes for a number, a truth or nothing.
+NO_TEXT = re.compile(
+    r"[+-]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(e[+-]?\d[\d_]*)?|[+-]?(inf|nan)|true|false|null", re.IGNORECASE
+)
 
 
 def refuse_unknown(given: Iterable[str], known: Iterable[str], prefix: str) -> None:
@@ -99,3 +108,25 @@ def variable(name: str, value: Any) -> str:
 
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float)
+
+
+def as_text(line: str) -> str:
+    """Return the override; where its key holds text, with quotation marks around each value that Hydra would take for a number, a truth
+    or nothing, so that `study=2024_05` is what was typed."""
+    key, _, value = line.partition("=")
+    name = "allocator.env" if bare(key).startswith("allocator.env.") else bare(key)
+    if name not in keys_of_text():
+        return line
+    nothing = "null" if keys_of_text()[name] else None
+    values = [f'"{v}"' if NO_TEXT.fullmatch(v) and v != nothing else v for v in value.split(",")]
+    return f"{key}={','.join(values)}"
+
+
+@functools.lru_cache(maxsize=None)  # noqa: UP033
+def keys_of_text() -> dict[str, bool]:
+    """Return the keys that hold text, and whether null means that there is none. A variable of an arm is refused where it is null."""
+    found = {**dict.fromkeys((*GROUPS, "study", "sweep.reference"), False), "allocator.env": True}
+    for part, kind in PARTS.items():
+        hints = get_type_hints(kind).items()
+        found.update({f"{part}.{key}": hint is not str for key, hint in hints if hint in (str, Optional[str])})
+    return found

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import re
 import os
+import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path

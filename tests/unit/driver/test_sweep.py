@@ -10,7 +10,9 @@ from typing import Any
 import builders
 import pytest
 
-from bench.config.compose import Study
+from bench.config.compose import jobs_of
+from bench.config.files import conf_folders
+from bench.config.study import Study
 from bench.copies.control import PeersLost
 from bench.copies.launcher import Copy
 from bench.copies.outcome import Outcome
@@ -288,3 +290,20 @@ def test_results_go_to_bench_out_else_below_the_current_folder(monkeypatch: pyte
     assert results_directory() == tmp_path / "results"
     monkeypatch.setenv("BENCH_OUT", "/x/y")
     assert results_directory() == Path("/x/y")
+
+
+def test_a_path_that_begins_with_a_tilde_is_in_a_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nobody expands a quoted ~, as in BENCH_OUT='~/bench'."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("BENCH_OUT", "~/bench")
+    assert results_directory() == tmp_path / "bench"
+    monkeypatch.setenv("BENCH_CONF", "~/conf")
+    (tmp_path / "conf").mkdir()
+    assert conf_folders()[1] == tmp_path / "conf"
+    (tmp_path / "text").write_bytes(b"x" * 2000)
+    _, (job,) = jobs_of(["model=tiny", "data.path='~/text'"])
+    assert job.data.path == str(tmp_path / "text")
+    for name, read in (("BENCH_OUT", results_directory), ("BENCH_CONF", conf_folders)):
+        monkeypatch.setenv(name, "~nobody-of-this-name/x")
+        with pytest.raises(ConfigError, match="~nobody-of-this-name has no home folder here"):
+            read()
