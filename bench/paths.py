@@ -17,7 +17,9 @@ def given_path(text: str) -> Path:
     """Return the path that somebody typed; a quoted ~ is the home folder. Raises ConfigError where no such user has one."""
     path = os.path.expanduser(text)
     if path.startswith("~"):
-        raise ConfigError(f"{text}: {path.partition('/')[0]} has no home folder here: write ./{path} for a folder of that name.")
+        raise ConfigError(
+            f"{text}: {path.partition('/')[0]} has no home folder here: write ./{path} for a folder of that name."
+        )
     return Path(path)
 
 

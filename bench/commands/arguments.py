@@ -103,7 +103,9 @@ def pack(parser: argparse.ArgumentParser) -> None:
 
 
 def rerun(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", type=given_path, metavar="RECORD-or-DIR", help="a record.json, a results folder, or a pack")
+    parser.add_argument(
+        "path", type=given_path, metavar="RECORD-or-DIR", help="a record.json, a results folder, or a pack"
+    )
     add_tolerance(parser)
     add_reference(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the jobs and start nothing")

@@ -24,9 +24,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench.config import files
 from bench.config.files import GROUPS
-from bench.config.overrides import as_text, bare, describe_unknown, nearest, overrides, refuse_unknown
+from bench.config.overrides import as_declared, as_text, bare, describe_unknown, nearest, overrides, refuse_unknown
 from bench.config.study import Study
-from bench.config.typed import as_declared
 from bench.host.files import file_sha256
 from bench.host.interpreter import versions
 from bench.host.topology import numa_domains
@@ -131,14 +130,11 @@ def values_of(arguments: Sequence[str], key: str) -> list[Any]:
         return [OmegaConf.select(_configurations(points[:1])[0], key)]
 
 
-def shown(arguments: Sequence[str], what: str, resolve: bool = False) -> str:
-    """Return the configuration of the first point as YAML. ``what``: job, hydra or all."""
+def shown(arguments: Sequence[str]) -> str:
+    """Return the configuration of the first point as YAML."""
     with _hydra(arguments):
         points = points_of(arguments)
-        config = _configurations(points[:1])[0]
-        if what != "all":
-            config = OmegaConf.masked_copy(config, ["hydra"]) if what == "hydra" else _without_hydra(config)
-        text = OmegaConf.to_yaml(config, resolve=resolve)
+        text = OmegaConf.to_yaml(_without_hydra(_configurations(points[:1])[0]), resolve=True)
         return f"# the first of {len(points)} jobs\n{text}" if len(points) > 1 else text
 
 

@@ -30,11 +30,8 @@ SCRIPTS = {path.stem for path in FOLDER.glob("*.py")} - {
 }
 
 
-def test_every_script_is_a_part() -> None:
+def test_every_script_is_a_part_and_a_row_of_the_readmes_table() -> None:
     assert set(MAIN["PARTS"]) == SCRIPTS
-
-
-def test_the_readmes_table_has_each_part() -> None:
     rows = re.findall(r"^\| `(\w+)[^`]*` \|", (FOLDER / "README.md").read_text(), re.MULTILINE)
     assert set(rows) == set(MAIN["PARTS"])
 

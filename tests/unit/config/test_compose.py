@@ -297,12 +297,11 @@ def test_glob_finds_the_arms_of_the_users_own_folder(tmp_path: Path, monkeypatch
 
 
 def test_the_configuration_is_shown_and_says_when_it_is_one_of_many(capsys: pytest.CaptureFixture[str]) -> None:
-    for what, key in (("job", "train"), ("hydra", "hydra"), ("all", "train"), ("all", "hydra")):
-        assert cli.main(["--cfg", what, "nodes=3,4"]) == 0
-        shown = capsys.readouterr().out
-        assert shown.startswith("# the first of 2 jobs\n")
-        values = OmegaConf.create(shown)
-        assert key in values and (what != "job" or (values.nodes == 3 and "hydra" not in values))
+    assert cli.main(["--cfg", "job", "nodes=3,4"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("# the first of 2 jobs\n")
+    values = OmegaConf.create(shown)
+    assert values.nodes == 3 and "train" in values and "hydra" not in values
 
 
 @pytest.mark.parametrize("value", ["null", "[1]", "{a:1}"])

@@ -205,3 +205,26 @@ def test_memory_says_which_is_larger():
     assert section.pairs[0].memory.value == pytest.approx(300 / 360)
     said = memory_sentence(section.pairs[0])
     assert "peak memory of tcmalloc is 1.20x" in said and "larger" in said
+
+
+def test_an_arm_is_paired_with_the_run_that_it_alternated_with():
+    """Two groups in each block: the second arm's own run of glibc takes twice as long."""
+    records = []
+    for block in range(3):
+        glibc = [b.job("glibc", block), replace(b.job("glibc", block), group=1)]
+        for base, arm, seconds in zip(glibc, ("tcmalloc", "jemalloc"), (0.2, 0.4)):
+            pair = [(base, b.job(arm, block), seconds), (b.job(arm, block), base, seconds / 2)]
+            records += [
+                {**b.record(OUT, one, seconds=s), "interleaved_with": [other.content_hash]} for one, other, s in pair
+            ]
+    section = only(records)
+    assert {p.arm: p.ratio.value for p in section.pairs} == pytest.approx({"tcmalloc": 2, "jemalloc": 2}, rel=0.02)
+    assert [p.unpaired_blocks for p in section.pairs] == [0, 0] and [p.ratio.num_blocks for p in section.pairs] == [
+        3,
+        3,
+    ]
+
+
+def test_runs_of_another_number_of_iterations_stand_in_one_section():
+    more = replace(b.job("glibc", 1), measure=replace(b.job().measure, iterations=9))
+    assert only([b.record(OUT, b.job()), b.record(OUT, more)]).num_records == 2
