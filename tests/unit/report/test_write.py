@@ -190,7 +190,7 @@ def test_simulated_nodes_are_labelled_everywhere(tmp_path, capsys):
     printed = capsys.readouterr().out
     for text in (printed, (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()):
         assert (
-            "sampled 32/32, simulated nodes" in text
+            "sampled 8/32, simulated nodes" in text
             and "2 (simulated)" in text
             and "At 2 simulated nodes tcmalloc" in text
         )

@@ -51,7 +51,7 @@ def test_it_goes_on_as_long_as_the_rank_would(changes: dict[str, Any], batch: in
 
 def test_full_mode_is_whole_iterations_behind_the_warm_up() -> None:
     job = builders.job(measure=Measure(mode="full", iterations=2))
-    assert forecast.job_seconds(job, PACE) == pytest.approx(4 + 8 * 0.3 + 4 * 0.5 + 2 * (64 * 0.2 + 0.5))
+    assert forecast.job_seconds(job, PACE) == pytest.approx(4 + 4 * 0.3 + 4 * 0.5 + 2 * (64 * 0.2 + 0.5))
     whole = builders.job(measure=Measure(mode="full", iterations=2, warmup_micro_batches=0))
     assert forecast.job_seconds(whole, PACE) == pytest.approx(4 + (64 * 0.3 + 0.5) + 2 * (64 * 0.2 + 0.5))
 
