@@ -13,14 +13,7 @@ from bench.report.verdicts import agreement_sentence
 from bench.statistics.cells import nodes_text
 from bench.statistics.gate import Gated, gate
 from bench.statistics.history import series
-from bench.statistics.reproduction import (
-    Side,
-    agree,
-    alike,
-    check_tolerance,
-    load_side,
-    only_in,
-)
+from bench.statistics.reproduction import Side, agree, alike, check_tolerance, load_side, only_in
 from bench.workloads import reading
 
 

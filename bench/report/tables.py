@@ -11,11 +11,7 @@ from typing import TYPE_CHECKING
 from bench.job.words import count, percent, seconds
 from bench.report.sentences import cause_sentence, losses_sentences
 from bench.report.verdicts import memory_sentence, note, pair_sentence, verdict_text
-from bench.report.words import (
-    interval_text,
-    mebibytes,
-    number,
-)
+from bench.report.words import interval_text, mebibytes, number
 from bench.statistics.cause import Cause, Phase
 from bench.statistics.cells import nodes_text
 from bench.statistics.published import published_gain, published_seconds

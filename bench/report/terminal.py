@@ -13,15 +13,7 @@ from bench.report.costs import head_sentences, summary_line
 from bench.report.document import markdown_table
 from bench.report.hosts import TITLE, host_tables
 from bench.report.retention import retention_table
-from bench.report.tables import (
-    Refused,
-    Table,
-    cause_sentences,
-    compared,
-    notes_of,
-    unusable,
-    verdict_sentences,
-)
+from bench.report.tables import Refused, Table, cause_sentences, compared, notes_of, unusable, verdict_sentences
 from bench.statistics.grouping import Section
 from bench.workloads.catalogue import workload_of
 

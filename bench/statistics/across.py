@@ -55,13 +55,7 @@ def across_software(sections: Sequence[Section]) -> list[list[Under]]:
         made.append(
             sorted(
                 rows,
-                key=lambda row: (
-                    place[row.arm],
-                    row.nodes,
-                    _order(row.glibc),
-                    _order(row.torch),
-                    _order(row.python),
-                ),
+                key=lambda row: (place[row.arm], row.nodes, _order(row.glibc), _order(row.torch), _order(row.python)),
             )
         )
     return made

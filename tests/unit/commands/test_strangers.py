@@ -104,11 +104,7 @@ def all_commands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @example(place=("job", "allocator", "library"), value="libx.so", both=False)
 @EXAMPLES
 def test_whatever_a_record_says_each_command_ends_as_it_should(
-    tmp_path_factory: pytest.TempPathFactory,
-    capsys: pytest.CaptureFixture[str],
-    place: tuple,
-    value: Any,
-    both: bool,
+    tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str], place: tuple, value: Any, both: bool
 ) -> None:
     folder = tmp_path_factory.mktemp("stranger")
     for number, record in enumerate(STORED):

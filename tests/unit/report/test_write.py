@@ -113,12 +113,7 @@ def test_after_each_job_only_the_csv_is_written_and_nothing_heavy_loaded(tmp_pat
         "write.write_sweep(out, Study('main', True, 'glibc'), reading.read_all([out])[0], False);"
         "sys.exit(', '.join(m for m in ('matplotlib', 'pandas', 'pyarrow', 'jinja2', 'rich') if m in sys.modules) or 0)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        cwd=CHECKOUT,
-    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, cwd=CHECKOUT)
     assert (done.returncode, done.stderr) == (0, "")
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["results.csv"]
 
