@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from bench.job.job import Job
 from bench.paths import PUBLISHED
-from bench.report.words import truncated
+from bench.job.words import truncated
 from bench.workloads.gpt.flops import tflops
 
 NUM_ROWS = 14

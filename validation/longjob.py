@@ -135,8 +135,7 @@ def draw(folder: Path, arm: str, record: dict[str, Any]) -> Path:
     """The picture as a file of its own, on white."""
     import matplotlib
 
-    from bench.report.plot_data import series
-    from bench.report.plots import series_figure
+    from bench.report.plots import series, series_figure
     from bench.report.style import STYLE, looks
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,9 @@ from datetime import datetime
 
 from bench.host.likeness import fingerprint
 from bench.job.job import asks_for_huge_pages
+from bench.job.words import nodes_text
 from bench.record.records import Record
-from bench.statistics.cells import Cell, block_of, nodes_text
+from bench.statistics.cells import Cell, block_of
 from bench.workloads.catalogue import workload_of
 
 HUGE_BYTES = 64 << 20  # of huge pages: more than the interpreter and the libraries get by themselves

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench.host.products import disturbed, gain, products
-from bench.report.words import products_sentences
+from bench.host.products import disturbed, gain, products, products_sentences
 
 ANSWER = (
     '{"library": "Intel MKL", "version": "2020.0.0", "path": "%s", "product_gflops": %s, "threads": 2, '

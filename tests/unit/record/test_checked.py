@@ -23,7 +23,6 @@ from bench.record import records
 from bench.report.costs import head_sentences, summary_line
 from bench.report.data import row
 from bench.report.tables import notes_of
-from bench.report.words import products_sentences
 from bench.statistics.grouping import sections
 from bench.workloads import reading
 from bench.workloads.catalogue import workload_of
