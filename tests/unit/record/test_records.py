@@ -18,8 +18,8 @@ import pytest
 
 from bench.job.errors import RecordError
 from bench.job.job import Job, to_dict
-from bench.record import records
 from bench.job.words import truncated
+from bench.record import records
 from bench.statistics.stats import finite
 from bench.workloads import reading
 from bench.workloads.gpt.figures import derive

@@ -28,13 +28,14 @@ POINT = "arm nodes simulated"
 KEYS = {
     "report": "sections refused",
     "report.sections": "title reference arms num_records num_failed losses_agree cells pairs cautions what_else",
-    "report.sections.cells": f"{POINT} num_blocks sec_per_it",
+    "report.sections.cells": f"{POINT} num_blocks sec_per_it run_to_run",
+    "report.sections.cells.run_to_run": "per fastest_run_seconds slowest_run_seconds",
     "report.sections.cells.sec_per_it": LIMITS,
-    "report.sections.pairs": f"{POINT} reference verdict sentence ratio memory_ratio",
+    "report.sections.pairs": f"{POINT} reference verdict sentence ratio memory_ratio ratio_by_default cause setting",
     "report.sections.pairs.ratio": RATIO,
     "report.sections.pairs.memory_ratio": RATIO,
     "report.sections.what_else": "sentences shell_line product_gflops arms",
-    "report.sections.what_else.arms": f"{POINT} gflops limit_share product_share as_it_comes fault_share kernel_share "
+    "report.sections.what_else.arms": f"{POINT} gflops limit_share product_share stock_slowdown fault_share kernel_share "
     "optimizer_share sync_share",
     "compare": "a b tolerance agreements only_in_a only_in_b max_regression gate",
     "compare.agreements": f"{POINT} verdict sentence ratio_a ratio_b",
@@ -80,6 +81,10 @@ def test_report_json_holds_the_ratio_the_losses_and_what_else_costs_time(
     (pair,) = section["pairs"]
     assert (pair["arm"], pair["verdict"]) == ("tcmalloc", "faster") and pair["ratio"]["low"] > 1.5
     assert section["losses_agree"] and len(section["cells"]) == 2
+    runs = section["cells"][0]["run_to_run"]
+    assert runs["per"] == "micro-batch" and 0.19 < runs["fastest_run_seconds"] < runs["slowest_run_seconds"] < 0.21
+    assert pair["ratio_by_default"] is None and pair["cause"].startswith("tcmalloc: of the ")
+    assert pair["setting"][-1] == "LD_PRELOAD=/usr/lib/libtcmalloc.so.4"
     assert [one["arm"] for one in section["what_else"]["arms"]] == ["glibc", "tcmalloc"]
     assert section["what_else"]["shell_line"] is None and section["what_else"]["product_gflops"] is None
 
@@ -89,7 +94,9 @@ def test_what_one_block_cannot_tell_is_null_and_not_a_number(
 ) -> None:
     builders.write(builders.study(tmp_path / "main", FAST, blocks=1))
     (section,) = printed(capsys, "report", str(tmp_path / "main"))["sections"]
-    assert section["pairs"][0]["verdict"] == "cannot tell"
+    (pair,) = section["pairs"]
+    assert pair["verdict"] == "cannot tell" and (pair["ratio"]["low"], pair["ratio"]["high"]) == (None, None)
+    assert section["cells"][0]["run_to_run"]["fastest_run_seconds"] is section["cells"][0]["sec_per_it"]["low"] is None
     assert verdict_json.document("x", 0, {"a": [math.nan, (math.inf, 1.0)]})["a"] == [None, [None, 1.0]]
 
 
@@ -133,7 +140,7 @@ def test_doctor_json_holds_each_finding_and_each_arm(
     found = printed(capsys, "doctor")
     assert found["findings"][0] == {"verdict": "bad", "sentence": "It burns.", "advice": "Stop it."}
     (limit,) = found["findings"][1:]
-    assert limit["sentence"].startswith(("Physical limit: ", "The physical limit of this host is not known"))
+    assert limit["sentence"].startswith(("Theoretical peak: ", "The theoretical peak of this host is unknown"))
     assert found["exit_code"] == 1 and {"glibc", "tcmalloc"} <= {arm["arm"] for arm in found["arms"]}
 
 
@@ -151,11 +158,16 @@ def test_advise_json_is_the_object_alone_without_the_tables_of_its_sweep(
 
 
 @pytest.mark.parametrize(
-    "arm, surely, word",
-    [("a", True, "fastest"), ("a", False, "not surely"), ("glibc", True, "change nothing"), (None, False, "none fits")],
+    "arm, sure, word",
+    [
+        ("a", True, "fastest"),
+        ("a", False, "not significant"),
+        ("glibc", True, "change nothing"),
+        (None, False, "none fits"),
+    ],
 )
-def test_the_words_of_advice(arm: str | None, surely: bool, word: str) -> None:
-    assert verdict_json.of_advice(arm, surely, {}, {}, None)["verdict"] == word and word in verdict_json.WORDS["advise"]
+def test_the_words_of_advice(arm: str | None, sure: bool, word: str) -> None:
+    assert verdict_json.of_advice(arm, sure, {}, {}, None)["verdict"] == word and word in verdict_json.WORDS["advise"]
 
 
 def test_every_word_of_a_ratio_is_on_the_list() -> None:

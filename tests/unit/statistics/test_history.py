@@ -44,10 +44,10 @@ def test_steps_follow_the_records_time_and_name_what_changed(tmp_path: Path) -> 
     assert [step.word for step in one.steps] == ["first", "cannot tell", "worse"]
     assert one.steps[0].changed == () and one.steps[1].changed == (("system.kernel", "6.1.0", "6.9.0"),)
     assert one.steps[2].changed == (("system.glibc", "2.36", "2.39"),)
-    ratio, change = one.steps[2].ratio, one.steps[2].change
+    ratio, change = one.steps[2].pair.ratio, one.steps[2].change
     assert ratio and ratio.value == pytest.approx(1.25, rel=0.01) and ratio.low < ratio.value < ratio.high
     assert change and change.value == pytest.approx(1.25 / 1.5, rel=0.01) and change.high < 1
-    assert all(step.num_blocks == 5 for step in one.steps)
+    assert all(step.pair.ratio.num_blocks == 5 for step in one.steps)
 
 
 def test_a_new_library_of_the_arm_is_a_step_beside_the_same_reference(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_a_new_library_of_the_arm_is_a_step_beside_the_same_reference(tmp_path: 
             libraries = {path: "f" * 64 for path in proof.get("libraries") or {proof["malloc_library"]: ""}}
             record["ranks"][0]["proof"] = {**proof, "sha256": "f" * 64, "libraries": libraries, "version": "2.16"}
     (one,) = history.series(found, "glibc")
-    assert [step.num_blocks for step in one.steps] == [4, 4]
+    assert [step.pair.ratio.num_blocks for step in one.steps] == [4, 4]
     assert {name for name, _, _ in one.steps[1].changed} == {"tcmalloc version", "tcmalloc library"}
 
 
@@ -78,10 +78,10 @@ def test_other_hardware_or_another_configuration_is_another_question(tmp_path: P
 def test_without_a_reference_beside_it_or_with_other_losses_there_is_no_ratio(tmp_path: Path) -> None:
     alone = [r for r in sweep(tmp_path / "a", 5, 0.1) if r["job"]["allocator"]["name"] == "tcmalloc"]
     (one,) = history.series(alone, "glibc")
-    assert one.steps[0].ratio is None and "no record" in one.steps[0].invalid
+    assert one.steps[0].pair.ratio is None and "no record" in one.steps[0].pair.invalid
     arms = {"glibc": {"seconds": 0.15}, "tcmalloc": {"seconds": 0.1, "loss_shift": 0.5}}
     (one,) = history.series(builders.study(tmp_path / "b", arms), "glibc")
-    assert one.steps[0].ratio is None and "losses" in one.steps[0].invalid
+    assert one.steps[0].pair.ratio is None and "losses" in one.steps[0].pair.invalid
 
 
 def test_single_runs_tell_nothing(tmp_path: Path) -> None:
