@@ -84,19 +84,20 @@ class Parallel:
 
 @dataclass(frozen=True)
 class Measure:
-    """How much is measured. ``sampled`` runs short iterations until the interval is narrow; ``full`` runs whole ones."""
+    """How much is measured. ``sampled`` runs a few short iterations; ``full`` runs whole ones."""
 
     mode: str = "sampled"
     warmup_micro_batches: int = 8  # left out by design, with a step behind every second: the heap settles over steps
     iteration_micro_batches: int = (
-        12  # sampled: micro-batches between two optimizer steps: a first, two that settle, a last, the rest middle ones
+        6  # sampled: micro-batches between two optimizer steps: a first, two that settle, a last, the rest middle ones
     )
-    iterations: int = 2  # full: whole iterations that count
-    relative_half_width: float = 0.02  # sampled: stop when the 95 % interval of a micro-batch is this narrow
-    min_samples: int = 8  # sampled: middle micro-batches, at least ...
-    max_samples: int = 200  # ... and at most
-    min_seconds: float = 0.0  # sampled: keep on measuring for so long ...
-    max_seconds: float = 120.0  # ... and start no iteration that would end after this
+    iterations: int = 4  # iterations that count, at least: each is one draw of the heap's layout
+    min_seconds: float = 0.0  # keep on measuring for so long
+    max_seconds: float = 900.0  # begin no iteration, or step of a program, that would end after this
+    # Steps of a program: stop when half the 95 % interval of the mean is this narrow, with at least and at most so many.
+    relative_half_width: float = 0.02
+    min_samples: int = 8
+    max_samples: int = 200
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,7 @@ class Job:
     nodes: int = 1
     ranks_per_node: int = 1
     repeat: int = 0
+    group: int = 0  # of the reference arm: which group of interleaved runs it is in, where a block has several
     seed: int = 1234
     allocator: Allocator = field(default_factory=Allocator)
     model: Model = field(default_factory=Model)
@@ -200,7 +202,7 @@ class Job:
     @property
     def directory(self) -> str:
         """Name of the job's directory: it carries its meaning, and has no character that a shell or Hydra minds."""
-        return f"n{self.nodes:03d}_{self.allocator.name}_r{self.repeat:02d}-{self.content_hash[:8]}"
+        return f"n{self.nodes:03d}_{self.allocator.name}_r{self.repeat:02d}{f'g{self.group}' * (self.group > 0)}-{self.content_hash[:8]}"
 
 
 # The workloads, and which parts of a job each has for itself. The other parts belong to all of them.
@@ -213,6 +215,8 @@ def to_dict(job: Job) -> Dict[str, Any]:
     for workload, parts in OWN_PARTS.items():
         for part in parts if workload != job.workload else ():
             del content[part]
+    if not job.group:
+        del content["group"]
     for part, key in (("launch", "python"), ("launch", "software"), ("data", "sha256")):
         if part in content and content[part][key] is None:
             del content[part][key]

@@ -127,7 +127,7 @@ def launch_rows(section: Section) -> list[tuple[str, str]]:
         ("Threads of a rank", each(rank["threads"] for rank in ranks) or "none ran"),
         ("Allocator variables of the host that were dropped", dropped or "none"),
         ("Hosts", hostnames),
-        ("Blocks", str(max((len(cell.records) for cell in section.cells), default=0))),
+        ("Blocks", str(max((cell.num_blocks for cell in section.cells), default=0))),
         ("Version of this program", each(r["bench_version"] for r in everything)),
         ("Git revision", each(revision(r["hosts"][0]) for r in everything)),
     ]

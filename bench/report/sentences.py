@@ -122,7 +122,7 @@ def spread_sentences(section: Section) -> list[str]:
 def measured_sentence(section: Section, cell: Cell) -> str:
     """Return what one arm alone took, beside the published row where the workload is the published one."""
     interval = cell.sec_per_it
-    limits = f" (95 %: {number(interval.low)} to {number(interval.high)})" if len(cell.records) > 1 else ""
+    limits = f" (95 %: {number(interval.low)} to {number(interval.high)})" if cell.num_blocks > 1 else ""
     said = f"{cell.arm} at {nodes_text(*cell.at)}: {number(interval.value)} s per iteration{limits}"
     theirs = published_seconds(section, cell.arm, cell.nodes)
     return said + (f"; the published table has {number(theirs)} s, one run on another machine." if theirs else ".")

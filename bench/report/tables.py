@@ -48,7 +48,7 @@ def arm_row(cell: Cell) -> list[str]:
     """Return one row of ARMS."""
     interval, kernel = cell.sec_per_it, cell.mean("system_seconds_per_it") or 0.0
     return [
-        *(cell.arm, version_text(cell), str(len(cell.records)), number(interval.value)),
+        *(cell.arm, version_text(cell), str(cell.num_blocks), number(interval.value)),
         *(interval_text(interval.low, interval.high), mebibytes(cell.mean("peak_rss_bytes"))),
         *(count(cell.mean("minor_faults_per_it") or 0.0), seconds(kernel), cell.notes),
     ]

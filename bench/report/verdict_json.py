@@ -84,7 +84,7 @@ def of_section(section: Section) -> dict[str, Any]:
 def of_cell(cell: Cell) -> dict[str, Any]:
     fastest, slowest = cell.extremes or (None, None)
     spread = {"per": cell.unit, "fastest_run_seconds": fastest, "slowest_run_seconds": slowest}
-    return picked(cell, "arm nodes simulated sec_per_it", num_blocks=len(cell.records), run_to_run=spread)
+    return picked(cell, "arm nodes simulated sec_per_it", num_blocks=cell.num_blocks, run_to_run=spread)
 
 
 def of_pair(section: Section, pair: Pair) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from bench.workloads.catalogue import workload_of
 
 @dataclass(frozen=True)
 class Cell:
-    """One arm at one number of nodes: valid records of one section, in the order of their blocks."""
+    """One arm at one number of nodes: valid records of one section, in the order of their blocks. The reference arm has one in each group
+    of interleaved runs, and so may have several in a block."""
 
     arm: str
     nodes: int
@@ -35,11 +36,16 @@ class Cell:
 
     @property
     def sec_per_it(self) -> stats.Interval:
-        """Geometric mean over the blocks, so that the quotient of two arms' figures is their ratio; one block has no limits."""
+        """Geometric mean over the runs, so that the quotient of two arms' figures is their ratio; one block has no limits."""
         if len(self.records) == 1:
             return stats.Interval(self.records[0]["derived"]["sec_per_it"], math.nan, math.nan)
         logs = stats.mean_interval([math.log(record["derived"]["sec_per_it"]) for record in self.records])
-        return stats.Interval(*(stats.bounded_exp(x) for x in (logs.value, logs.low, logs.high)))
+        limits = (logs.low, logs.high) if self.num_blocks > 1 else (math.nan, math.nan)
+        return stats.Interval(*(stats.bounded_exp(x) for x in (logs.value, *limits)))
+
+    @property
+    def num_blocks(self) -> int:
+        return len({block_of(record) for record in self.records})
 
     @property
     def unit(self) -> str:

@@ -19,7 +19,7 @@ from bench.process.cpus import cpu_numbers
 from bench.record.records import Record
 from bench.statistics.cautions import cautions_of, without_reference
 from bench.statistics.cells import Cell, block_of
-from bench.statistics.pairing import Losses, Pair, check_losses, pairs_of
+from bench.statistics.pairing import Losses, Pair, check_losses, paired, pairs_of
 from bench.workloads.catalogue import workload_of
 
 
@@ -77,9 +77,18 @@ def sections(records: Sequence[Record], reference: str) -> list[Section]:
 
 
 def _likeness(record: Record) -> str:
-    """What two records must share to stand in one section: all of the configuration but arm, block and nodes, the kind
-    of host, and how many of its CPUs were allowed (the fingerprint leaves out which)."""
-    return canonical([identity(complete(record["job"])), kind_of(record["hosts"][:1])])
+    """What two records must share to stand in one section: the experiment, the kind of host, and how many of its CPUs were allowed (the
+    fingerprint leaves out which)."""
+    return canonical([experiment(record), kind_of(record["hosts"][:1])])
+
+
+def experiment(record: Record) -> dict[str, Any]:
+    """Return all of the configuration but arm, block and nodes. How many iterations a sampled run has is decided from block to block
+    (`effort.plan_rest`)."""
+    content = identity(complete(record["job"]))
+    if content["measure.mode"] == "sampled":
+        del content["measure.iterations"]
+    return content
 
 
 def _arm_identity(record: Record) -> str:
@@ -123,6 +132,16 @@ def _section(group: Sequence[Record], reference: str) -> Section:
 def _is_arm(label: str, name: str) -> bool:
     """Whether this is the label of the arm, or of one of its settings (see `_section`)."""
     return label == name or label.startswith(f"{name}-")
+
+
+def pairs_with_records(found: Sequence[Record], reference: str) -> list[tuple[Pair, list[Record], list[Record]]]:
+    """Return each pair that has a ratio, with the paired records of both arms, in the order of the blocks."""
+    return [
+        (one, *paired(*section.both(one)))
+        for section in sections(found, reference)
+        for one in section.pairs
+        if one.ratio
+    ]
 
 
 def pairs(found: Sequence[Record], reference: str) -> list[Pair]:

@@ -13,12 +13,13 @@ from typing import Any
 
 from bench.host import likeness
 from bench.job.identity import arm as setting_of
-from bench.job.identity import flat, identity
-from bench.job.job import canonical, complete
+from bench.job.identity import flat
+from bench.job.job import canonical
 from bench.process.cpus import cpu_numbers
 from bench.record.records import Record
 from bench.statistics import stats
 from bench.statistics.cells import Cell, block_of
+from bench.statistics.grouping import experiment
 from bench.statistics.pairing import Pair, check_losses, pair
 
 WORDS = ("first", "better", "worse", "cannot tell")
@@ -108,7 +109,7 @@ def _judged(steps: Sequence[Step], now: stats.Ratio | None) -> tuple[str, stats.
 def _question(record: Record) -> str:
     """What must stay for a ratio to be of one question: the experiment, the nodes, and the hardware."""
     where = record["job"]["nodes"], record["launch"]["simulated"]
-    return canonical([identity(complete(record["job"])), where, [_hardware(host) for host in record["hosts"]]])
+    return canonical([experiment(record), where, [_hardware(host) for host in record["hosts"]]])
 
 
 def _hardware(host: Mapping[str, Any]) -> list[Any]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from bench.record.records import Record
 from bench.statistics import stats
 from bench.statistics.cause import Cause, explain
 from bench.statistics.cells import Cell, block_of
@@ -90,11 +92,9 @@ def pair(base: Cell, cell: Cell, losses: Losses) -> Pair:
         what, size = workload_of(base.job).compared, f"{losses.largest_difference:.2g}"
         why = f"the {what} of {' and '.join(wrong)} disagree by up to {size}, so they did not do the same work."
         return Pair(*names, "invalid", why)
-    blocks = [{block_of(record): record for record in one.records} for one in (base, cell)]
-    common = sorted(set(blocks[0]) & set(blocks[1]))
-    if not common:
+    ours, theirs = paired(base, cell)
+    if not ours:
         return Pair(*names, "invalid", "no block holds both.")
-    ours, theirs = ([block[key] for key in common] for block in blocks)
     try:
         ratio = stats.ratio(*([r["derived"]["samples"] for r in side] for side in (ours, theirs)))
         memory = stats.ratio(*([[r["derived"]["peak_rss_bytes"]] for r in side] for side in (ours, theirs)))
@@ -102,4 +102,26 @@ def pair(base: Cell, cell: Cell, losses: Losses) -> Pair:
         return Pair(*names, "invalid", f"{error}.")
     word = stats.verdict(ratio).word
     cause = explain(ours, theirs, word in ("faster", "slower"))
-    return Pair(*names, word, "", ratio, memory, cause, len(set(blocks[0]) ^ set(blocks[1])))
+    return Pair(*names, word, "", ratio, memory, cause, len(set(by_block(base)) ^ set(by_block(cell))))
+
+
+def paired(base: Cell, cell: Cell) -> tuple[list[Record], list[Record]]:
+    """Return the records of both arms, of the blocks that hold both, in the order of the blocks."""
+    bases, blocks = by_block(base), by_block(cell)
+    common = sorted(set(bases) & set(blocks))
+    theirs = [blocks[key][0] for key in common]
+    return [beside(record, bases[key]) for key, record in zip(common, theirs)], theirs
+
+
+def by_block(cell: Cell) -> dict[Any, list[Record]]:
+    """Return the records of each block: one, or of the reference arm one for each group of interleaved runs."""
+    found: dict[Any, list[Record]] = {}
+    for record in cell.records:
+        found.setdefault(block_of(record), []).append(record)
+    return found
+
+
+def beside(record: Record, bases: Sequence[Record]) -> Record:
+    """Return that of the reference arm's records of a block which ``record`` alternated with; the first where it is none of them."""
+    together = record.get("interleaved_with", ())
+    return next((base for base in bases if base["content_hash"] in together), bases[0])

@@ -42,7 +42,7 @@ def cell_row(cell: Cell) -> list[str]:
         interval_text(interval.low, interval.high),
         number(1000 * speed * cell.nodes),
         mebibytes(cell.mean("peak_rss_bytes")),
-        str(len(cell.records)),
+        str(cell.num_blocks),
     ]
 
 

@@ -12,7 +12,7 @@ from bench.job.sampling import micro_batches
 from bench.record.records import Record
 from bench.workloads.gpt.figures import checked_ranks, derive
 from bench.workloads.gpt.flops import tflops
-from bench.workloads.workload import OnEvent, Outcome, Workload
+from bench.workloads.workload import OnRunEvent, Outcome, Workload
 
 if TYPE_CHECKING:
     from bench.copies.launcher import Copy
@@ -28,6 +28,7 @@ class Gpt(Workload):
     """The training of a GPT, by ranks of our own on one node or several."""
 
     turn = "micro-batch"
+    pauses = True
     shorter = "a smaller model"
     compared = "losses"
     uses_pytorch = True
@@ -65,10 +66,12 @@ class Gpt(Workload):
     def fewest_samples(self, job: Job) -> int | None:
         return micro_batches(job, 1)  # what is left out by design, and one iteration
 
-    def run(self, job: Job, folder: Path | None, part: Part, on_event: OnEvent) -> Outcome:
+    def run_block(
+        self, jobs: Sequence[Job], folders: Sequence[Path], parts: Sequence[Part], on_event: OnRunEvent
+    ) -> list[Outcome]:
         from bench.workloads.gpt.ranks import run_ranks
 
-        return run_ranks(job, part, on_event)
+        return run_ranks(jobs, parts, on_event)
 
     def checked_ranks(self, ranks: Any) -> list[dict[str, Any]]:
         return checked_ranks(ranks)
@@ -87,9 +90,12 @@ class Gpt(Workload):
         return f"iteration {event['iteration']}.{event['index']} loss {event['loss']:.2f}"
 
     def expected_seconds(self, job: Job, turns: int, elapsed_seconds: float) -> float | None:
-        """Full mode: the warm-up and all iterations. Sampled mode: one counted iteration at least, at most to measure.max_seconds."""
-        pace, least = elapsed_seconds / turns, micro_batches(job, 1)
-        return pace * least if job.measure.mode == "full" else max(pace * least, job.measure.max_seconds + pace)
+        """The warm-up and all iterations; in sampled mode one counted iteration at least, and more within measure.max_seconds."""
+        pace, measure = elapsed_seconds / turns, job.measure
+        least, least_of_all = pace * micro_batches(job), pace * micro_batches(job, 1)
+        if measure.mode == "full":
+            return least
+        return max(min(max(least, measure.min_seconds), measure.max_seconds), least_of_all)
 
     def figures(self, record: Record) -> dict[str, Any]:
         return derive(record)

@@ -12,6 +12,7 @@ import gc
 import hashlib
 import time
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any, Callable
 
 import torch
@@ -19,7 +20,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from bench.job.job import Job
-from bench.job.sampling import iterations, steady_from, wants_more_after
+from bench.job.sampling import iterations, steady_from, wants_more
 from bench.process.counters import rss_bytes, usage
 from bench.workloads.gpt.rank.data import Tokens, sample_seed
 from bench.workloads.gpt.rank.gpt import GPT
@@ -30,10 +31,15 @@ DDP_BUCKET_FLOATS = (25 << 20) // 4  # bucket_cap_mb of DistributedDataParallel,
 
 
 class Trainer:
-    """Model, optimizer and counters of one rank. Needs an initialised process group (gloo), of one rank too."""
+    """Model, optimizer and counters of one rank. Needs an initialized process group (gloo), of one rank too.
 
-    def __init__(self, job: Job, clock: Callable[[], float] = time.perf_counter):
-        self.job, self.clock = job, clock
+    ``wait``: returns when the rank may run its next micro-batch; ``clock`` stands still meanwhile.
+    """
+
+    def __init__(
+        self, job: Job, clock: Callable[[], float] = time.perf_counter, wait: Callable[[], None] = lambda: None
+    ):
+        self.job, self.clock, self.wait = job, clock, wait
         self.rank, self.dp = dist.get_rank(), dist.get_world_size()
         torch.manual_seed(job.seed)  # the same weights on every rank
         self.model = GPT(job.model, job.train)
@@ -79,6 +85,7 @@ class Trainer:
         """Run micro-batches of these ``kinds`` and an optimizer step."""
         begin, count = self.clock(), len(kinds)
         for index in range(count):
+            self.wait()
             self.micro_batch(number, index, kinds)
             tell({"event": "micro_batch", "iteration": number, "index": index, "loss": self.micro_batches["loss"][-1]})
         start, at_start = self.clock(), usage()
@@ -128,7 +135,8 @@ class Trainer:
         """Return whether an iteration of ``count`` micro-batches follows, each as long as those of the one that has just ended."""
         iteration = self.micro_batches["iteration"]
         pace = self.iterations["wall_seconds"][-1] / iteration.count(iteration[-1])
-        return wants_more_after(self.job, self.micro_batches["kind"], self.seconds(), elapsed, pace * count)
+        done = len(self.iterations["loss"]) - sum(1 for _ in takewhile(lambda one: one.warm_up, iterations(self.job)))
+        return wants_more(self.job.measure, max(done, 0), elapsed, pace * count)
 
     def parameters_sha256(self) -> str:
         """Hash over the final parameters' bytes: the same bits, the same training."""
