@@ -34,13 +34,8 @@ ARMS = ("Arm", "What it shows", "Library that provides malloc", "Version", "SHA-
 
 def page(found: Sequence[Section], refused: Refused) -> str:
     """Return the whole page as text. Needs matplotlib, which takes a second to load."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    how: Any = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), **how)
     environment.filters["coded"] = coded
     started = sorted(record["started_at"] for section in found for record in section.all_records)
     parts = hosts_parts(found)
@@ -69,19 +64,14 @@ def page_parts(section: Section, first: Section, number: int) -> list[Part]:
     head, *parts = section_parts(section)
     drawn = plots(section, f"s{number}-") if number < MOST_DRAWN else []
     differing = differs(section, first) if section is not first else []
-    warnings = warning_rows(section)
+    warnings, described = warning_rows(section), workload_of(section.job).description(section.job)
     return [
         head,
         *([_facts("Separate section: different settings or host", differing, DIFFERS)] if differing else []),
         *([Part("", plots=drawn)] if drawn else []),
         *parts,
         _facts("Allocators and their verification", arm_rows(section), ARMS, folded=True),
-        _facts(
-            "Configuration and launch",
-            launch_rows(section),
-            lead=[workload_of(section.job).description(section.job)],
-            folded=True,
-        ),
+        _facts("Configuration and launch", launch_rows(section), lead=[described], folded=True),
         _facts("Host", host_rows(section), folded=True),
         *([_facts("Runs with interference", warnings)] if warnings else []),
     ]
@@ -114,19 +104,21 @@ def launch_rows(section: Section) -> list[tuple[str, str]]:
     """Return how the runs were started, over all records of the section."""
     everything = section.all_records
     ranks = [rank for record in everything for rank in record["ranks"] or []]
+    launches = [record["launch"] for record in everything]
 
     def each(values: Iterable[Any]) -> str:
         return ", ".join(sorted({str(value) for value in values}))
 
-    dropped = each(name for record in everything for name in record["launch"]["dropped_environment"])
-    hostnames = each(rank["hostname"] for rank in ranks) or each(r["hosts"][0]["hostname"] for r in everything)
     return [
-        ("Launcher", each(r["launch"]["launcher"] for r in everything)),
-        ("Copies", each(r["launch"]["num_copies"] for r in everything)),
-        ("Simulated nodes", each("yes" if r["launch"]["simulated"] else "no" for r in everything)),
+        ("Launcher", each(launch["launcher"] for launch in launches)),
+        ("Copies", each(launch["num_copies"] for launch in launches)),
+        ("Simulated nodes", each("yes" if launch["simulated"] else "no" for launch in launches)),
         ("Threads of a rank", each(rank["threads"] for rank in ranks) or "none ran"),
-        ("Allocator variables of the host that were dropped", dropped or "none"),
-        ("Hosts", hostnames),
+        (
+            "Allocator variables of the host that were dropped",
+            each(n for one in launches for n in one["dropped_environment"]) or "none",
+        ),
+        ("Hosts", each(rank["hostname"] for rank in ranks) or each(r["hosts"][0]["hostname"] for r in everything)),
         ("Blocks", str(max((cell.num_blocks for cell in section.cells), default=0))),
         ("Version of this program", each(r["bench_version"] for r in everything)),
         ("Git revision", each(revision(r["hosts"][0]) for r in everything)),
@@ -144,22 +136,18 @@ def host_rows(section: Section) -> list[tuple[str, str]]:
     host = section.host
     cpu, memory, system, container = (_known(host[part]) for part in ("cpu", "memory", "system", "container"))
     image, python = host.get("image") or {}, host["python"]
-
-    def gib(size: float | None) -> str:
-        return f"{size / 2**30:.1f} GiB" if size else "none"
-
+    sizes = [host["memory"]["total_bytes"], host["memory"]["swap_total_bytes"], host["container"]["memory_limit_bytes"]]
+    total, swap, limit = (f"{size / 2**30:.1f} GiB" if size else "none" for size in sizes)
     states = {name: state or "" for name, state in sorted(host["system"]["mitigations"].items())}
     exposed = [name for name, state in states.items() if state.startswith("Vulnerable")]
     mitigated = [f"{name} ({s.partition(': ')[2]})" for name, s in states.items() if s.startswith("Mitigation")]
     image_facts = [f"{key} {image[key]}" for key in ("version", "flavor", "content_sha256") if image.get(key)]
-    limit = gib(host["container"]["memory_limit_bytes"])
-    sizes = gib(host["memory"]["total_bytes"]), gib(host["memory"]["swap_total_bytes"])
     return [
         ("CPU", cpu("{model}, microcode {microcode}")),
         ("Clock", cpu("{ghz} GHz ({ghz_source}), governor {governor}, turbo {turbo}")),
         ("Cores", cpu("{physical} physical, {logical} logical, SMT {smt}, allowed {affinity}")),
         ("NUMA nodes", _known(host["numa"])("{nodes}")),
-        ("Memory", f"{sizes[0]}, swap {sizes[1]}"),
+        ("Memory", f"{total}, swap {swap}"),
         ("Pages", memory("{page_bytes} bytes; transparent huge pages {thp}, defragmentation {thp_defrag}")),
         ("Overcommit", memory("{overcommit_memory}")),
         ("Kernel", system("{kernel}")),
@@ -175,7 +163,7 @@ def host_rows(section: Section) -> list[tuple[str, str]]:
 
 
 def _known(facts: Mapping[str, Any]) -> Callable[[str], str]:
-    """Fills in ``{key}`` of a text; what is unknown is said so."""
+    """Return a function that fills in ``{key}`` of a text; what is unknown is named so."""
     words = {None: "unknown", True: "yes", False: "no"}
     known = {key: words[value] if value is None or isinstance(value, bool) else value for key, value in facts.items()}
     return lambda text: text.format_map(known)
@@ -184,7 +172,7 @@ def _known(facts: Mapping[str, Any]) -> Callable[[str], str]:
 def warning_rows(section: Section) -> list[tuple[str, str]]:
     noisy = [record for record in section.all_records if record["warnings"]]
     rows = [(Path(record["path"]).parent.name, " ".join(record["warnings"])) for record in noisy[:MOST_WARNINGS]]
-    return rows + ([("and more", f"{len(noisy) - MOST_WARNINGS} further jobs")] if len(noisy) > MOST_WARNINGS else [])
+    return rows + ([("and more", f"{len(noisy) - MOST_WARNINGS} further runs")] if len(noisy) > MOST_WARNINGS else [])
 
 
 def differs(section: Section, first: Section) -> list[tuple[str, str, str]]:

@@ -16,7 +16,6 @@ from bench.commands import advise
 from bench.host.findings import Finding
 from bench.paths import CHECKOUT, PUBLISHED
 from bench.report import verdict_json
-from bench.statistics import stats
 
 pytestmark = pytest.mark.usefixtures("unrendered")
 
@@ -168,13 +167,6 @@ def test_advise_json_is_the_object_alone_without_the_tables_of_its_sweep(
 )
 def test_the_words_of_advice(arm: str | None, sure: bool, word: str) -> None:
     assert verdict_json.of_advice(arm, sure, {}, {}, None)["verdict"] == word and word in verdict_json.WORDS["advise"]
-
-
-def test_every_word_of_a_ratio_is_on_the_list() -> None:
-    samples = {"faster": [1.0, 1.01], "slower": [4.0, 4.01], "no difference": [2.0, 2.001], "cannot tell": [2.0, 3.0]}
-    for word, pair in samples.items():
-        ratio = stats.ratio([[2.0], [2.001]] * 3, [[x] for x in pair] * 3)
-        assert stats.verdict(ratio).word == word and word in verdict_json.WORDS["report"]
 
 
 def test_the_document_lists_the_very_words() -> None:

@@ -33,7 +33,7 @@ STUDY = Study("main", True, "glibc")
 
 
 def csv_of(made: list[dict[str, Any]], out: Path) -> str:
-    return data.results_csv([data.row(record, out) for record in made])
+    return data.csv_text([data.row(record, out) for record in made], data.COLUMNS, exact=True)
 
 
 def published() -> list[dict[str, str]]:
@@ -102,7 +102,7 @@ def test_a_spreadsheet_computes_no_text_of_a_record(tmp_path, words):
     made = b.study(tmp_path, FAST, blocks=2)
     for record in made:
         record["job"]["model"]["name"] = words
-    rows = csv.DictReader(io.StringIO(data.csv_text(data.ratio_rows(sections(made, "glibc"))), newline=""))
+    rows = csv.DictReader(io.StringIO(data.csv_text(data.ratio_rows(sections(made, "glibc")), data.RATIOS), newline=""))
     assert [row["model"] for row in rows] == ["'" + words.replace("\r", " ")]
 
 
@@ -184,7 +184,7 @@ def test_simulated_nodes_are_labelled_everywhere(tmp_path, capsys):
     printed = capsys.readouterr().out
     for text in (printed, (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()):
         assert (
-            "sampled 32/32, simulated nodes" in text
+            "sampled 8/32, simulated nodes" in text
             and "2 (simulated)" in text
             and "At 2 simulated nodes tcmalloc" in text
         )

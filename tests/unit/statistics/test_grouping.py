@@ -60,11 +60,6 @@ def test_another_configuration_is_another_section(change):
     assert [section.num_records for section in sections(records, "glibc")] == [10, 3]
 
 
-def test_fewer_allowed_cpus_are_another_section():
-    one_core = {**b.HOST, "cpu": {**b.HOST["cpu"], "affinity": "1"}}
-    assert len(sections([b.record(OUT, b.job()), b.record(OUT, b.job(repeat=1), host=one_core)], "glibc")) == 2
-
-
 def test_the_note_of_full_mode_counts_its_iterations(tmp_path: Path) -> None:
     full = Measure(mode="full", iterations=2)
     made = [
@@ -155,11 +150,6 @@ def test_two_settings_under_one_name_are_two_arms():
 def test_failed_jobs_give_no_number():
     section = only([*b.study(OUT, FAST), b.record(OUT, b.job("glibc", 7), error="rank 1 was killed.")])
     assert len(section.failed) == 1 and len(section.cells[0].records) == 5
-
-
-def test_failed_jobs_alone_give_no_cell_and_no_pair():
-    section = only([b.record(OUT, b.job(), error="no")])
-    assert section.cells == () and section.pairs == ()
 
 
 def test_memory_says_which_is_larger():

@@ -6,7 +6,6 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,12 +62,6 @@ def test_pairing_removes_the_block_effect():
     assert half_width(stormy) == pytest.approx(half_width(calm), rel=1e-6)
     reference, arm = draw(7, 6, 1.5, block_effect=0.5)
     assert half_width(stats.ratio(reference, arm[1:] + arm[:1])) > 10 * half_width(stormy)
-
-
-def test_swapping_the_arms_inverts_the_ratio():
-    reference, arm = draw(3, 5, 1.3)
-    forth, back = stats.ratio(reference, arm), stats.ratio(arm, reference)
-    assert (1 / back.value, 1 / back.high, 1 / back.low) == pytest.approx((forth.value, forth.low, forth.high))
 
 
 def test_few_blocks_that_agree_by_luck_are_not_believed():
@@ -195,13 +188,6 @@ def test_needed_blocks_is_the_first_that_is_narrow_enough():
     assert width(wanted) <= math.log(1.02) < width(wanted - 1)
 
 
-def test_needed_blocks_is_content_exactly_when_the_interval_is_narrow():
-    known = stats.ratio(*draw(2, 8, noise=0.1))
-    reached = math.exp(half_width(known)) - 1
-    assert stats.needed_blocks(known, reached * 1.001) <= 8
-    assert stats.needed_blocks(known, reached * 0.999) > 8
-
-
 def test_a_mean_over_few_runs_that_agree_by_luck_is_known_as_well_as_their_samples():
     noisy = [0.9, 1.0, 1.1] * 4
     three, five = stats.log_mean([noisy] * 3), stats.log_mean([noisy] * 5)
@@ -222,12 +208,6 @@ def test_needed_blocks_is_content_with_few_blocks_whose_samples_govern():
     reached = math.exp(half_width(three)) - 1
     assert stats.needed_blocks(three, reached * 1.001, 3) == 3 < stats.needed_blocks(three, reached * 0.999, 3)
     assert stats.needed_blocks(three, reached * 1.001) > 3, "the fewest blocks are kept"
-
-
-def test_needed_blocks_looks_at_width_and_not_at_where_the_interval_lies():
-    known = stats.ratio(*draw(2, 5, noise=0.1))
-    moved = replace(known, value=known.value * 3, low=known.low * 3, high=known.high * 3)
-    assert stats.needed_blocks(known, 0.01) == stats.needed_blocks(moved, 0.01)
 
 
 def test_needed_blocks_at_its_ends():
