@@ -54,8 +54,8 @@ def head_sentences(section: Section) -> list[str]:
 
 def default_path_sentences(section: Section) -> list[str]:
     """Return what the host's math library costs where it is slow by default, and why the gain is another there."""
-    found = section.host.get("products")
-    if not found or gain(found) <= SLOW:
+    found = _slow_products(section)
+    if not found:
         return []
     full, stock = found["full"], found["stock"]
     said = (
@@ -64,10 +64,10 @@ def default_path_sentences(section: Section) -> list[str]:
     )
     added = [(seconds, cell) for cell in section.cells if (seconds := stock_seconds(cell, section.host))]
     if added:
-        times = max(1 + seconds / cell.sec_per_it.value for seconds, cell in added)
+        times = sorted({f"{1 + seconds / cell.sec_per_it.value:.1f}" for seconds, cell in added}, key=float)
         return [
-            f"{said} So a program like this one, started in the usual way, takes about {times:.1f} times as long, in which the allocator "
-            "saves the same seconds (by counting operations, not measured)."
+            f"{said} So a program like this one, started in the usual way, takes about {' to '.join(times[:: len(times) - 1 or 1])} times as "
+            "long, in which the allocator saves the same seconds (by counting operations, not measured)."
         ]
     if section.job.launch.blas == "stock":
         said += " These runs took that path (launch.blas=stock), which hides a part of what an allocator does."
@@ -82,16 +82,22 @@ def setting_sentences(section: Section) -> list[str]:
         _, best = max(faster, key=lambda one: one[0])
         words = setting_words(section.both(best)[1].records[0])
         lines.append(f"`{shlex.join(['env', *words])}` before the command ({best.arm})")
-    if shell_line(section.host):
+    if shell_line(section):
         says = section.host["products"]["full"]["shell_says"].rstrip(".")
-        lines.append(f"`{shell_line(section.host)}` ({says})")
+        lines.append(f"`{shell_line(section)}` ({says})")
     return [f"For your job script: {'; and '.join(lines)}."] if lines else []
 
 
-def shell_line(host: Mapping[str, Any]) -> str | None:
+def shell_line(section: Section) -> str | None:
     """Return the line that gives a program a faster path of the math library; None where none does, or none is needed."""
-    found = host.get("products")
-    return found["full"]["shell_line"] if found and gain(found) > SLOW else None
+    found = _slow_products(section)
+    return found["full"]["shell_line"] if found else None
+
+
+def _slow_products(section: Section) -> Mapping[str, Any] | None:
+    """The host's products where the library is slow by default; None else, and under an interpreter other than that of the products."""
+    found = section.host.get("products")
+    return found if found and gain(found) > SLOW and section.job.launch.python is None else None
 
 
 def setting_words(record: Record) -> list[str]:
@@ -110,13 +116,15 @@ def setting_words(record: Record) -> list[str]:
 
 def spread_sentences(section: Section) -> list[str]:
     """Return one line for each number of nodes: every arm's fastest and slowest run."""
-    said = []
-    for at in dict.fromkeys(cell.at for cell in section.cells):
-        cells = [(cell, cell.extremes) for cell in section.cells if cell.at == at and cell.extremes]
-        each = [f"{cell.arm} {number(runs[0])} to {number(runs[1])}" for cell, runs in cells if runs]
-        where = f" at {nodes_text(*at)}" if at != (1, False) else ""
-        said += [f"Seconds per {cells[0][0].unit} from run to run{where}: {', '.join(each)}."] if each else []
-    return said
+    said: dict[str, list[str]] = {}
+    for cell in section.cells:
+        if cell.extremes:
+            low, high = (seconds(value).split() for value in cell.extremes)
+            runs = f"{cell.arm} {low[0]}{f' {low[1]}' * (low[1] != high[1])} to {' '.join(high)}"
+            where = f" at {nodes_text(*cell.at)}" * (cell.at != (1, False))
+            each = said.setdefault(where, [])
+            each.append(runs if each else f"{runs} per {cell.unit}")
+    return [f"From run to run{where}: {', '.join(each)}." for where, each in said.items()]
 
 
 def measured_sentence(section: Section, cell: Cell) -> str:
@@ -147,7 +155,9 @@ def next_step(section: Section) -> str:
 
 
 def cause_sentences(section: Section) -> list[str]:
-    return [_begun(section, c, cause_sentence(c.cause, c.reference, c.arm)) for c in section.pairs if c.cause]
+    """Return one for each comparison of two blocks or more: one shows no difference that could be explained."""
+    explained = [(c, c.cause) for c in section.pairs if c.cause and c.ratio and c.ratio.num_blocks > 1]
+    return [_begun(section, c, cause_sentence(cause, c.reference, c.arm)) for c, cause in explained]
 
 
 def cause_sentence(cause: Cause, reference: str, arm: str) -> str:

@@ -74,7 +74,7 @@ def of_section(section: Section) -> dict[str, Any]:
         cautions=section.cautions,
         what_else={
             "sentences": [*default_path_sentences(section), *costs.cost_sentences(section)],
-            "shell_line": shell_line(section.host),
+            "shell_line": shell_line(section),
             "product_gflops": {path: one["product_gflops"] for path, one in products.items()} if products else None,
             "arms": costs.costs_of(section),
         },
