@@ -11,6 +11,7 @@ from bench.host.findings import Finding
 from bench.report import costs
 from bench.report.sentences import cause_sentence, default_path_sentences, gain_by_default, setting_words, shell_line
 from bench.report.verdicts import agreement_sentence, gate_sentence, note, pair_sentence
+from bench.statistics import gate, history, reproduction, stats
 from bench.statistics.cells import Cell
 from bench.statistics.gate import Gated
 from bench.statistics.grouping import Section
@@ -22,10 +23,10 @@ from bench.statistics.stats import Ratio
 SCHEMA = "bench-verdict/1"
 # Every word that a verdict can be, by command. A word more or less, or another meaning, is another number in SCHEMA.
 WORDS = {
-    "report": ("faster", "slower", "no difference", "cannot tell", "invalid"),
-    "compare": ("reproduced", "within tolerance", "not reproduced", "not comparable"),
-    "series": ("first", "better", "worse", "cannot tell"),
-    "gate": ("passed", "failed", "undecided"),
+    "report": (*stats.WORDS, "invalid"),
+    "compare": reproduction.WORDS,
+    "series": history.WORDS,
+    "gate": gate.WORDS,
     "advise": ("fastest", "not significant", "change nothing", "none fits"),
     "doctor": ("ok", "warn", "bad"),
 }

@@ -11,7 +11,6 @@ import builders
 import pytest
 
 from bench import cli
-from bench.report import verdict_json
 from bench.statistics import history
 
 
@@ -82,7 +81,6 @@ def test_single_runs_tell_nothing(tmp_path: Path) -> None:
     found = [*sweep(tmp_path / "a", 5, 0.1, blocks=1), *sweep(tmp_path / "b", 6, 0.2, blocks=1)]
     (one,) = history.series(found, "glibc")
     assert [step.word for step in one.steps] == ["first", "cannot tell"]
-    assert set(history.WORDS) == set(verdict_json.WORDS["series"])
 
 
 def test_compare_of_three_prints_a_table_and_an_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
