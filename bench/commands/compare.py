@@ -6,7 +6,7 @@ import argparse
 
 from bench.host import likeness
 from bench.job.errors import ConfigError
-from bench.job.words import nodes_text
+from bench.job.quantities import nodes_text
 from bench.record.packs import is_pack, with_packs
 from bench.report import history, verdict_json
 from bench.report.verdicts import agreement_sentence, gate_sentences

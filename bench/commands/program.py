@@ -13,8 +13,8 @@ from typing import Any
 
 from bench.allocators.retention import is_usable
 from bench.config import compose
+from bench.config.overrides import refuse_unknown
 from bench.config.study import Study
-from bench.config.words import refuse_unknown
 from bench.driver import sweep
 from bench.host.files import file_sha256
 from bench.job.checks import check

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.host.likeness import kind_of
+from bench.host.likeness import host_class
 from bench.job.errors import printable
 from bench.job.identity import identity, is_amount
 from bench.job.job import canonical, complete, to_dict
-from bench.job.words import count, mebibytes, nodes_text, number
+from bench.job.quantities import count, mebibytes, nodes_text, number
 from bench.process.cpus import cpu_numbers
 from bench.report.tables import Table, gain_words
 from bench.report.verdicts import verdict_text
@@ -76,7 +76,7 @@ def _but_for_software(section: Section) -> str:
         "packages": {**section.host["packages"], "torch": None},
         "python": {**section.host["python"], "version": None},
     }
-    return canonical([identity(to_dict(section.job)), kind_of([host])])
+    return canonical([identity(to_dict(section.job)), host_class([host])])
 
 
 def _pair_of(section: Section, cell: Cell) -> Pair | None:
@@ -122,7 +122,7 @@ def host_tables(found: Sequence[Section]) -> list[Table]:
     """Return a table for each comparison that was made on several hosts, the one with the most hosts first; the largest gain first. None
     where all records are of one host, whatever ran on it."""
     with_pairs = [section for section in found if section.pairs]
-    if len({kind_of([{**section.host, "python": None, "packages": None}]) for section in with_pairs}) < 2:
+    if len({host_class([{**section.host, "python": None, "packages": None}]) for section in with_pairs}) < 2:
         return []
     asked: dict[str, tuple[Mapping[str, Any], list[tuple[Section, Pair]]]] = {}
     for section in with_pairs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench.host.products import exceeds_limit, limit_sentence, products_sentences
-from bench.job.words import nodes_text, percent
+from bench.job.quantities import nodes_text, percent
 from bench.report.tables import Table
 from bench.statistics.costs import Costs, costs
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.host.likeness import fingerprint
 from bench.job.job import from_dict
-from bench.job.words import frequency_text, significant, truncated
+from bench.job.quantities import frequency_text, significant, truncated
 from bench.record.records import Record, write_bytes
 from bench.report.verdicts import verdict_text
 from bench.statistics.grouping import Section

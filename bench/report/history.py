@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.job.job import from_dict
-from bench.job.words import nodes_text
+from bench.job.quantities import nodes_text
 from bench.report.document import markdown_table, without_markup
 from bench.report.tables import Table
 from bench.statistics.history import Series, Step

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.host.products import SLOW, gain
-from bench.job.words import count, nodes_text, number, percent, seconds
+from bench.job.quantities import count, nodes_text, number, percent, seconds
 from bench.report.verdicts import SMALLER, note, pair_sentence, verdict_sentence
 from bench.statistics.cause import Cause
 from bench.statistics.costs import stock_gain, stock_seconds

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.job.words import count, mebibytes, number, percent, seconds
+from bench.job.quantities import count, mebibytes, number, percent, seconds
 from bench.report.sentences import row_name
 from bench.report.verdicts import verdict_text
 from bench.statistics.published import published_gain

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from bench.job.words import nodes_text, percent_bound
+from bench.job.quantities import nodes_text, percent_bound
 from bench.statistics.gate import Gated
 from bench.statistics.pairing import Pair
 from bench.statistics.reproduction import Agreement

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from bench.host.likeness import fingerprint
 from bench.job.job import asks_for_huge_pages
-from bench.job.words import nodes_text
+from bench.job.quantities import nodes_text
 from bench.record.records import Record
 from bench.statistics.cells import Cell, block_of
 from bench.workloads.catalogue import workload_of

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.host.likeness import kind_of
+from bench.host.likeness import host_class
 from bench.job.identity import arm, identity
 from bench.job.job import Job, canonical, complete, from_dict
 from bench.process.cpus import cpu_numbers
@@ -79,7 +79,7 @@ def sections(records: Sequence[Record], reference: str) -> list[Section]:
 def _likeness(record: Record) -> str:
     """What two records must share to stand in one section: the experiment, the kind of host, and how many of its CPUs were allowed (the
     fingerprint leaves out which)."""
-    return canonical([experiment(record), kind_of(record["hosts"][:1])])
+    return canonical([experiment(record), host_class(record["hosts"][:1])])
 
 
 def experiment(record: Record) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def _hardware(host: Mapping[str, Any]) -> list[Any]:
 
 def _state(record: Record) -> str:
     """What may change from step to step, alike for all arms: the host's software, and the code that measures."""
-    return canonical([likeness.kind_of(record["hosts"]), record.get("measured_code")])
+    return canonical([likeness.host_class(record["hosts"]), record.get("measured_code")])
 
 
 def _library(record: Record) -> str:

@@ -12,7 +12,7 @@ from bench.host import likeness
 from bench.job.errors import ConfigError, RecordError, printable
 from bench.job.identity import arm, identity, is_amount
 from bench.job.job import canonical, complete
-from bench.job.words import nodes_text
+from bench.job.quantities import nodes_text
 from bench.process.cpus import cpu_numbers
 from bench.record.packs import is_pack
 from bench.record.records import Record
@@ -154,7 +154,7 @@ def _differs(key: str, one: Any, two: Any) -> str:
 
 def alike(a: Side, b: Side) -> bool:
     """Whether absolute times of the two compare: like hosts, as many CPUs, one experiment."""
-    same_host = bool(a.host and b.host) and likeness.kind_of([a.host]) == likeness.kind_of([b.host])
+    same_host = bool(a.host and b.host) and likeness.host_class([a.host]) == likeness.host_class([b.host])
     return same_host and a.conditions == b.conditions and not experiments_differ(a, b)[0]
 
 

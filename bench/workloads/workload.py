@@ -142,7 +142,7 @@ class Workload:
 
     def agreement(self, check: Losses) -> str:
         """Return a sentence on whether all arms computed the same."""
-        from bench.job.words import nodes_text
+        from bench.job.quantities import nodes_text
         from bench.report.sentences import agreement
 
         where = f"At {nodes_text(check.nodes, check.simulated)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench.job.job import Job
-from bench.job.words import frequency_text, mebibytes, number, size_text, speed_text, truncated
+from bench.job.quantities import frequency_text, mebibytes, number, size_text, speed_text, truncated
 from bench.report.tables import Table, interval_text, version_text
 from bench.statistics.cells import Cell
 from bench.statistics.grouping import Section

@@ -18,7 +18,7 @@ from bench.report import across, document, html, tables, terminal
 from bench.statistics.grouping import Section, sections
 from bench.workloads import reading
 
-pytestmark = pytest.mark.usefixtures("unrendered")
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def under(folder: Path, torch: str, gain: float, python: str | None = None, host: Any = None, **job: Any) -> list[Any]:

@@ -18,7 +18,7 @@ from bench.statistics.cause import Cause, Saved
 from bench.statistics.grouping import Section, sections
 from bench.statistics.pairing import Losses
 
-pytestmark = pytest.mark.usefixtures("unrendered")
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 OUT = Path("/results/main")
 LINE = "export MKL_DEBUG_CPU_TYPE=5"

@@ -14,7 +14,7 @@ import pytest
 
 from bench import cli
 from bench.config.study import Study
-from bench.job import words
+from bench.job import quantities as words
 from bench.job.errors import ConfigError
 from bench.job.job import Job
 from bench.paths import CHECKOUT, PUBLISHED
@@ -141,7 +141,7 @@ def test_the_published_gain_stands_only_beside_the_published_workload(tmp_path: 
     assert [tables.compared(one).rows[0][-1] for one in found] == ["1.30x", "-"]
 
 
-@pytest.mark.usefixtures("unrendered")
+@pytest.mark.usefixtures("undrawn")
 def test_simulated_nodes_are_labelled_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write.write_sweep(tmp_path, STUDY, b.study(tmp_path, FAST, nodes=(2,), simulated=True), True)
     page = (tmp_path / "report.html").read_text()
@@ -162,7 +162,7 @@ def test_report_of_folders_writes_everything_into_the_first(tmp_path: Path) -> N
     assert len(results.splitlines()) == 11 and "../two/n001_glibc_r00" in results
 
 
-@pytest.mark.usefixtures("unrendered")
+@pytest.mark.usefixtures("undrawn")
 def test_comparisons_are_data_too(tmp_path: Path) -> None:
     arms = {**FAST, "glibc_tuned_thp": {"seconds": 0.1, "loss_shift": 1.0}}
     write.write_sweep(tmp_path, STUDY, b.study(tmp_path, arms), True)
@@ -183,7 +183,7 @@ def test_comparisons_are_data_too(tmp_path: Path) -> None:
     assert wrong["ratio"] == "" and "losses of glibc_tuned_thp disagree" in wrong["verdict"] and len(rows) == 2
 
 
-@pytest.mark.usefixtures("unrendered")
+@pytest.mark.usefixtures("undrawn")
 def test_refused_files_are_named_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     made = b.study(tmp_path, FAST, blocks=3)
     b.write(made)

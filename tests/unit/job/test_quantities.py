@@ -4,7 +4,7 @@ from typing import Any, Callable
 
 import pytest
 
-from bench.job.words import count, number, percent_bound, seconds
+from bench.job.quantities import count, number, percent_bound, seconds
 
 
 @pytest.mark.parametrize(

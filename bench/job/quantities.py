@@ -10,7 +10,7 @@ def significant(value: float, digits: int) -> float:
 
 
 def percent(share: float) -> str:
-    return f"{round(100 * share)} %"  # round knows no -0
+    return f"{round(100 * share)} %"  # round gives no -0
 
 
 def percent_bound(difference: float) -> str:
@@ -19,7 +19,7 @@ def percent_bound(difference: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """Three figures or so, whatever the size."""
+    """Return a duration with about three digits."""
     size = abs(value)
     if size >= 0.995:
         return f"{value:.0f} s" if size >= 99.5 else f"{value:.1f} s" if size >= 9.95 else f"{value:.2f} s"
@@ -27,7 +27,7 @@ def seconds(value: float) -> str:
 
 
 def count(value: float) -> str:
-    """A count in words: 812 million, 5,013."""
+    """Return a count as in 812 million, 5,013."""
     for size, name in ((1e9, "billion"), (1e6, "million")):
         if abs(value) >= 0.9995 * size:
             return f"{value / size:.3g} {name}"
