@@ -108,9 +108,10 @@ def setting_words(record: Record) -> list[str]:
     env.update(pair for name in dropped for pair in (allocator.get("instead") or {}).get(name, {}).items())
     words = [f"{key}={value}" for key, value in sorted(env.items())]
     if allocator["library"]:
-        path = Path(proof["malloc_library"])  # the file; the soname is a link beside it that outlives an upgrade
-        soname = next((one for one in allocator["library"].split(",") if path.name.startswith(one)), path.name)
-        words.append(f"LD_PRELOAD={path.with_name(soname) if path.is_absolute() else soname}")
+        # The file; the soname is a link beside it that outlives an upgrade. A pack cuts the folder.
+        folder, _, name = proof["malloc_library"].rpartition("/")
+        soname = next((one for one in allocator["library"].split(",") if one and name.startswith(one)), name)
+        words.append(f"LD_PRELOAD={folder}/{soname}" if folder.startswith("/") else f"LD_PRELOAD={soname}")
     return words
 
 
