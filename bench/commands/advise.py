@@ -10,6 +10,7 @@ import math
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -17,11 +18,12 @@ from statistics import fmean
 
 from bench.allocators.catalogue import read_arms
 from bench.allocators.retention import is_usable
-from bench.commands.program import paste, print_failures, program_of, refuse_gpt_keys
+from bench.commands.program import between_finalists, paste, print_failures, program_of, refuse_gpt_keys
 from bench.config.compose import jobs_of_arms
 from bench.config.study import Study
 from bench.copies.launcher import which_copy
 from bench.driver import sweep
+from bench.driver.fits import lacks_pytorch
 from bench.job.checks import check
 from bench.job.errors import ConfigError, RecordError
 from bench.job.job import Job, Program
@@ -86,7 +88,7 @@ def candidates(overrides: Sequence[str], program: Program | None = None) -> list
     if program is not None:
         jobs = [replace(job, workload="program", program=program) for job in jobs]
         check(jobs[0])
-    usable = [job for job in jobs if is_usable(job.allocator)]
+    usable = [job for job in jobs if is_usable(job.allocator) and not lacks_pytorch(job)]
     if len(usable) < KEPT_AT_LEAST:
         raise ConfigError(
             "advise needs another allocator than glibc, and this host has none: `make setup` brings them."
@@ -259,6 +261,7 @@ def advice(found: Records, end: Conclusion, limit_gib: float | None, minutes: fl
     for name, r in sorted(end.ratios.items(), key=lambda item: -item[1].value):
         blocks = f"{r.num_blocks} block{'s' * (r.num_blocks > 1)}"
         lines.append(f"  {name:18} {show(r):24} {blocks}, peak RSS {peak_bytes(found, name) / 2**30:.2f} GiB")
+    lines += given_up(found, limit_gib, final)
     if not end.ratios and final.arms:
         lines.append(
             f"  none: {final.arms[0]} was the fastest at first, and no time was left to confirm it (give it more minutes)."
@@ -277,21 +280,15 @@ def advice(found: Records, end: Conclusion, limit_gib: float | None, minutes: fl
     return "\n".join([*lines, paste(winner, command or ("python", "train.py", "...")), ""])
 
 
-def between_finalists(fresh: Records, order: list[str]) -> tuple[list[str], list[str], bool]:
-    """Return the finalists in order, a sentence on the first against the second, and whether they are tied. The order in which they
-    were chosen stays, unless the fresh blocks show that the second is significantly faster."""
-    if len(order) < 2:
-        return order, [], False
-    first, second = order[:2]
-    ratio = next((c.ratio for c in grouping.pairs(fresh, second) if c.arm == first and c.ratio), None)
-    if ratio is None:
-        return order, [f"{first} and {second} cannot be distinguished: no fresh block holds both."], True
-    word = verdict(ratio).word
-    if word == "faster":
-        return order, [f"{verdict_sentence(ratio, first, second)}, the runner-up."], False
-    if word == "slower":
-        turned = replace(ratio, value=1 / ratio.value, low=1 / ratio.high, high=1 / ratio.low)
-        said = f"{verdict_sentence(turned, second, first)}, which was ahead before."
-        return [second, first, *order[2:]], [said], False
-    limits = "" if math.isnan(ratio.low) or ratio.says_nothing else f", 95 % {ratio.low:.3f} to {ratio.high:.3f}"
-    return order, [f"{first} and {second} cannot be distinguished (ratio {ratio.value:.3f}{limits})."], True
+def given_up(found: Records, limit_gib: float | None, final: Final) -> list[str]:
+    """Return a line on the arms that were eliminated, and by how many runs: they may be as fast as the one that is advised."""
+    before = [record for record in found if record["valid"] and record["job"]["repeat"] < final.from_block]
+    times = mean_seconds(before, limit_gib)
+    runs = Counter(record["job"]["allocator"]["name"] for record in before)
+    best = min(times.values(), default=math.nan)
+    said = [
+        f"{arm} ({runs[arm]} run{'s' * (runs[arm] > 1)}, {times[arm] / best - 1:.0%} slower than the fastest)"
+        for arm in sorted(times, key=lambda arm: times[arm])
+        if arm not in (*final.arms, "glibc")
+    ]
+    return [f"  eliminated by mean time alone, without an interval: {', '.join(said)}"] if said else []

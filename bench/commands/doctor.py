@@ -9,11 +9,13 @@ from rich.table import Table
 
 from bench.allocators import retention
 from bench.allocators.catalogue import read_arms
+from bench.driver.fits import lacks_pytorch
 from bench.host import facts, load
 from bench.host.findings import Finding, findings, glibc_findings
 from bench.host.products import SLOW, gain, limit_sentence, products, products_sentences
 from bench.host.topology import cores
 from bench.job.errors import AllocatorError
+from bench.job.job import Job
 from bench.process.cpus import allowed_cpus
 from bench.report import verdict_json
 
@@ -28,6 +30,10 @@ def run(options: argparse.Namespace) -> int:
     missing: list[str] = []
     proofs: dict[str, dict] = {}
     for arm in arms:
+        if lacking := lacks_pytorch(Job(allocator=arm)):
+            refused.append(lacking)
+            table.add_row(arm.name, "-", "-", "-")
+            continue
         try:
             proof = proofs[arm.name] = retention.check(arm)
             row = proof["malloc_library"].rpartition("/")[2], proof["version"][:24], f"{proof['retention_faults']:,}"

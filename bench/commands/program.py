@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import os
 import shlex
 import shutil
@@ -23,9 +24,9 @@ from bench.job.job import OWN_PARTS, Job, Program
 from bench.paths import results_directory
 from bench.record.records import Record
 from bench.report.sentences import setting_words
-from bench.report.verdicts import show
+from bench.report.verdicts import show, verdict_sentence
 from bench.statistics import grouping
-from bench.statistics.stats import FEWEST_BLOCKS
+from bench.statistics.stats import FEWEST_BLOCKS, verdict
 from bench.workloads import reading
 from bench.workloads.program.run import OUTPUT, last_lines
 
@@ -167,16 +168,38 @@ def advice(found: Sequence[Record], reference: str, command: Sequence[str]) -> s
     compared = [pair for pair in grouping.pairs(found, reference) if pair.ratio]
     if not compared:
         return ""
-    faster = [pair for pair in compared if pair.word == "faster" and pair.arm in of_arm]
-    if not faster:
+    by_arm = {pair.arm: pair for pair in compared if pair.arm in of_arm}  # the largest gain first
+    if not any(pair.word == "faster" for pair in by_arm.values()):
         more = "give it more time (measure.blocks_max_minutes=60)"
         return f"\nNo arm is significantly faster than {reference}: change nothing, or {more}."
-    best = max(faster, key=lambda pair: pair.ratio.value if pair.ratio else 0.0)
-    record = of_arm[best.arm]
+    # The significant ones first; the runner-up may be an arm with a larger gain and a wider interval.
+    order, between, tied = between_finalists(found, sorted(by_arm, key=lambda arm: by_arm[arm].word != "faster"))
+    best, record = by_arm[order[0]], of_arm[order[0]]
     words = show(best.ratio) if best.ratio else ""
     words += f", {1 / best.memory.value:.2f} times the peak memory" if best.memory else ""
-    head = f"Fastest: {best.arm} ({record['job']['allocator']['shows']}), {words}. To run with it:"
-    return "\n".join(["", head, "", paste(record, command)])
+    sure = "Among the fastest" if tied else "Fastest"
+    head = f"{sure}: {best.arm} ({record['job']['allocator']['shows']}), {words}. To run with it:"
+    return "\n".join(["", *between, head, "", paste(record, command)])
+
+
+def between_finalists(found: Sequence[Record], order: list[str]) -> tuple[list[str], list[str], bool]:
+    """Return the finalists in order, a sentence on the first against the second, and whether they are tied. The order in which they
+    were chosen stays, unless the blocks of ``found`` show that the second is significantly faster."""
+    if len(order) < 2:
+        return order, [], False
+    first, second = order[:2]
+    ratio = next((c.ratio for c in grouping.pairs(found, second) if c.arm == first and c.ratio), None)
+    if ratio is None:
+        return order, [f"{first} and {second} cannot be distinguished: no block holds both."], True
+    word = verdict(ratio).word
+    if word == "faster":
+        return order, [f"{verdict_sentence(ratio, first, second)}, the runner-up."], False
+    if word == "slower":
+        turned = dataclasses.replace(ratio, value=1 / ratio.value, low=1 / ratio.high, high=1 / ratio.low)
+        said = f"{verdict_sentence(turned, second, first)}, which was ahead before."
+        return [second, first, *order[2:]], [said], False
+    limits = "" if math.isnan(ratio.low) or ratio.says_nothing else f", 95 % {ratio.low:.3f} to {ratio.high:.3f}"
+    return order, [f"{first} and {second} cannot be distinguished (ratio {ratio.value:.3f}{limits})."], True
 
 
 def paste(record: Record, command: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.host.products import exceeds_limit, limit_sentence, products_sentences
+from bench.host.products import limit_sentence, products_sentences
 from bench.job.quantities import nodes_text, percent
 from bench.report.tables import Table
 from bench.statistics.costs import Costs, costs
@@ -61,23 +61,21 @@ def cost_sentences(section: Section) -> list[str]:
         said.append(
             f"Pages are of {page_bytes >> 10} KiB here: a fault, its count and its cost, is that of one such page."
         )
-    known = [one for one in costs_of(section) if one.limit_share is not None]
-    best = max(known, key=lambda one: one.limit_share or 0.0, default=None)
-    shares = reached_shares(section, [best]) if best else []
+    best = max(costs_of(section), key=lambda one: one.limit_share or one.product_share or 0.0, default=None)
+    shares = reached_shares([best]) if best else []
     if best and shares:
         where = nodes_text(best.nodes, best.simulated)
         said.append(f"Training reaches {', '.join(shares)} ({best.arm} at {where}, the fastest here).")
     return said
 
 
-def reached_shares(section: Section, found: list[Costs]) -> list[str]:
-    """Return what the best of ``found`` reaches, of the theoretical peak and of the matrix product. A peak that the product itself exceeds
-    is left out: the cores boost above the clock that it was computed from."""
+def reached_shares(found: list[Costs]) -> list[str]:
+    """Return what the best of ``found`` reaches, of the theoretical peak and of the matrix product."""
 
     def reached(share: float) -> str:  # one figure below one per cent, as a tiny model's is
         return percent(share) if share >= 0.01 else f"{100 * share:.1g} %"
 
-    limits = [one.limit_share for one in found if one.limit_share is not None and not exceeds_limit(section.host)]
+    limits = [one.limit_share for one in found if one.limit_share is not None]
     products = [one.product_share for one in found if one.product_share is not None]
     named = ((limits, "the theoretical peak"), (products, "the matrix product"))
     return [f"{reached(max(values))} of {what}" for values, what in named if values]
@@ -86,7 +84,7 @@ def reached_shares(section: Section, found: list[Costs]) -> list[str]:
 def summary_line(section: Section) -> str:
     """Return the section in one line, for the terminal; empty where there is nothing to say."""
     found = costs_of(section)
-    shares = reached_shares(section, found)
+    shares = reached_shares(found)
     parts = [f"training reaches {', '.join(shares)}"] if shares else []
     for key, name in PARTS.items():
         values = {one.arm: value for one in found if (value := getattr(one, key)) is not None}

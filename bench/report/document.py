@@ -84,6 +84,8 @@ def end_parts(found: Sequence[Section], refused: Refused) -> list[Part]:
     parts = [Part(SOFTWARE_TITLE, 2, bullets=[said], tables=[table]) for said, table in software_tables(found)]
     invalid = [f"`{name}`: {why}" for name, why in unusable(found, refused)]
     parts += [Part("Invalid, and why", 2, bullets=[invalid])] if invalid else []
+    if not any(workload_of(section.job).is_published(section.job) for section in found):
+        return parts
     parts.append(Part(f"The published table ({PUBLISHED_MACHINE})", 2, kind="elsewhere"))
     return parts + [
         Part(f"{arm}, published", tables=[Table(HEADINGS, rows)]) for arm, rows in published_tables().items()

@@ -95,9 +95,9 @@ def shell_line(section: Section) -> str | None:
 
 
 def _slow_products(section: Section) -> Mapping[str, Any] | None:
-    """The host's products where the library is slow by default; None else, and under an interpreter other than that of the products."""
+    """The host's products where the library is slow by default; None else."""
     found = section.host.get("products")
-    return found if found and gain(found) > SLOW and section.job.launch.python is None else None
+    return found if found and gain(found) > SLOW else None
 
 
 def setting_words(record: Record) -> list[str]:

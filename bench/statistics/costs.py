@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
-from bench.host.products import SLOW, disturbed
+from bench.host.products import SLOW, disturbed, exceeds_limit
 from bench.host.vector import limit_gflops
 from bench.statistics.cause import fault_prices, total
 from bench.statistics.cells import Cell
@@ -25,7 +25,7 @@ class Costs:
     nodes: int
     simulated: bool
     gflops: float | None  # of all ranks together, recomputation included
-    limit_share: float | None  # of the theoretical peak
+    limit_share: float | None  # of the theoretical peak, where the product stays below it
     product_share: float | None  # of the fixed product on the path that the run took
     stock_slowdown: (
         float | None
@@ -46,7 +46,8 @@ def costs(cell: Cell, host: Mapping[str, Any]) -> Costs:
 
     gflops = None if cell.tflops is None else 1000 * cell.tflops * cell.nodes
     cores = cores_of(cell)
-    limit, fast = limit_gflops(host, cores), product_of_a_thread(cell, host, cell.job.launch.blas)
+    limit = None if exceeds_limit(host) else limit_gflops(host, cores)
+    fast = product_of_a_thread(host, cell.job.launch.blas)
     added = stock_seconds(cell, host)
     faults = fmean(total(r, "minor_faults") for r in cell.records) * median(prices) if prices else None
     return Costs(
@@ -74,11 +75,10 @@ def cores_of(cell: Cell) -> int:
     return min(threads, sum(physical)) if all(physical) else threads
 
 
-def product_of_a_thread(cell: Cell, host: Mapping[str, Any], path: str) -> float | None:
-    """GFLOP/s of the fixed product on one thread of those that it was measured on; None where it was not, or was disturbed, or under
-    another PyTorch."""
+def product_of_a_thread(host: Mapping[str, Any], path: str) -> float | None:
+    """GFLOP/s of the fixed product on one thread of those that it was measured on; None where it was not, or was disturbed."""
     found = host.get("products")
-    if not found or cell.job.launch.python is not None or not found[path]["product_gflops"] or disturbed(found[path]):
+    if not found or not found[path]["product_gflops"] or disturbed(found[path]):
         return None
     return float(found[path]["product_gflops"] / found[path]["threads"])
 
@@ -89,7 +89,7 @@ def stock_seconds(cell: Cell, host: Mapping[str, Any]) -> float | None:
     An iteration has ``seconds * gflops`` operations, nearly all of them in products: they take 1/slow and not 1/fast seconds each. None
     where that path is not slow, or not known.
     """
-    fast, slow = (product_of_a_thread(cell, host, path) for path in (cell.job.launch.blas, "stock"))
+    fast, slow = (product_of_a_thread(host, path) for path in (cell.job.launch.blas, "stock"))
     if cell.tflops is None or not fast or not slow or fast <= SLOW * slow:
         return None
     gflops = 1000 * cell.tflops * cell.nodes / cores_of(cell)

@@ -70,7 +70,7 @@ def sections(records: Sequence[Record], reference: str) -> list[Section]:
     """All records, sorted into sections, the one with the most records first. ``reference``: the arm to compare with; where a
     section lacks it, its first arm in alphabetical order stands in, and a caution says so."""
     grouped: dict[str, list[Record]] = {}
-    for record in records:
+    for record in sorted(records, key=lambda record: record["started_at"]):  # whatever the names of the folders
         grouped.setdefault(_likeness(record), []).append(record)
     made = [_section(group, reference) for group in grouped.values()]
     return sorted(made, key=lambda section: -section.num_records)
@@ -116,9 +116,12 @@ def _section(group: Sequence[Record], reference: str) -> Section:
     cells = tuple(Cell(*place, tuple(sorted(found[place], key=block_of))) for place in places)
     places_of_nodes = sorted({cell.at for cell in cells})
     losses = tuple(check_losses([cell for cell in cells if cell.at == at], chosen) for at in places_of_nodes)
+    job, host = from_dict(group[0]["job"]), group[0]["hosts"][0]
+    if job.launch.python is not None:  # in older records the products are of the command's own interpreter
+        host = {**host, "products": None}
     return Section(
-        host=group[0]["hosts"][0],
-        job=from_dict(group[0]["job"]),
+        host=host,
+        job=job,
         cells=cells,
         failed=tuple(r for r in group if not r["valid"]),
         reference=chosen,

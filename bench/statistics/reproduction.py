@@ -127,7 +127,7 @@ def experiments_differ(a: Side, b: Side) -> tuple[list[str], list[str]]:
     """Return why the two are other experiments, in one sentence, or nothing; and how much was measured, which may differ: each key with
     both values."""
     if not (a.job and b.job):
-        other = "the published table is of the 124M GPT at a global batch of 1024, and this is another workload"
+        other = "the published table is of the defaults of model, train and parallel at one rank a node, and this is another workload"
         return [] if a.is_published_workload and b.is_published_workload else [other], []
     keys = [key for key in sorted(a.job.keys() | b.job.keys()) if a.job.get(key) != b.job.get(key)]
     if "workload" in keys:  # then all of their own parts differ too
