@@ -36,14 +36,13 @@ from bench.host.findings import findings
 from bench.host.foreign import dropped_environment
 from bench.host.interpreter import with_software
 from bench.host.interrupt import Interrupted, interruptible, raise_if_interrupted
-from bench.host.products import products
+from bench.host.products import products, products_sentences
 from bench.host.topology import cores
 from bench.job.errors import ConfigError
 from bench.job.job import Job, canonical, to_dict
 from bench.paths import results_directory
 from bench.process.cpus import allowed_cpus
 from bench.record import records
-from bench.report.words import products_sentences
 from bench.statistics import effort
 from bench.statistics.effort import paired_draws
 from bench.statistics.grouping import pairs, pairs_with_records

@@ -142,8 +142,8 @@ class Workload:
 
     def agreement(self, check: Losses) -> str:
         """Return a sentence on whether all arms computed the same."""
+        from bench.job.quantities import nodes_text
         from bench.report.sentences import agreement
-        from bench.statistics.cells import nodes_text
 
         where = f"At {nodes_text(check.nodes, check.simulated)}"
         if check.num_records < 2:

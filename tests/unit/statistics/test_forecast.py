@@ -131,8 +131,3 @@ def test_blocks_auto_ends_with_its_budget_but_runs_three(
     took = forecast.with_auto_blocks(ones, 2, minutes, wanted, large=False)
     assert took.num_blocks == blocks and took.low <= took.seconds <= took.high
     assert took.seconds == pytest.approx(forecast.SWEEP_SECONDS + blocks * 2 * (seconds + forecast.PUBLISH_SECONDS))
-
-
-def test_all_sources_are_ordered_by_how_far_off_they_may_be() -> None:
-    shares = list(forecast.SOURCES.values())
-    assert shares == sorted(shares)
