@@ -61,7 +61,7 @@ def foreign_variables(environ: Mapping[str, str]) -> list[str]:
     return sorted(name for name in environ if name.startswith(FOREIGN))
 
 
-def dropped_environment() -> list[str]:
-    """Foreign variables, those that entrypoint.sh removed before us included."""
+def dropped_environment(kinds: tuple[str, ...] = FOREIGN) -> list[str]:
+    """Return the names of dropped variables, by the beginnings in ``kinds``; those that entrypoint.sh removed before us included."""
     earlier = [name for name in os.environ.get("BENCH_DROPPED_ENVIRONMENT", "").split(",") if name]
-    return sorted(set(foreign_variables(os.environ)) | set(earlier))
+    return sorted({name for name in os.environ if name.startswith(kinds)} | set(earlier))

@@ -31,6 +31,8 @@ def identity(job: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the job has in common with others of its experiment, by dotted names: all but arm, nodes and block."""
     content = {key: value for key, value in flat(job).items() if not _is_information(key)}
     if "program" in job:
+        if content.get("program.name") is None:
+            content.pop("program.name", None)
         # Both sorted: a pack has other names of the files, and so another order.
         files = sorted(
             [last_part(path.rstrip("~")), sha256] for path, sha256 in job["program"].get("files", {}).items()
@@ -62,6 +64,14 @@ def content_hash(job: Mapping[str, Any]) -> str:
 def is_amount(key: str) -> bool:
     """Whether this key of an identity says how much was measured, which two results of one experiment may differ in."""
     return key.startswith("measure.") and key not in AMOUNT
+
+
+def content_of(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the keys of two identities that say what a program was, and not which one: the files of one command, and the command too
+    where both have one label. Two states of a program differ in them, from commit to commit."""
+    if a.get("program.name") is not None and a.get("program.name") == b.get("program.name"):
+        return ("program.files", "program.command")
+    return ("program.files",) if a.get("program.command") == b.get("program.command") else ()
 
 
 def flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.host import likeness
 from bench.job.errors import ConfigError, RecordError, printable
-from bench.job.identity import arm, identity, is_amount
+from bench.job.identity import arm, content_of, identity, is_amount
 from bench.job.job import canonical, complete
 from bench.process.cpus import cpu_numbers
 from bench.record import records
@@ -129,12 +129,14 @@ def arm_of(record: records.Record) -> str:
 
 
 def experiments_differ(a: Side, b: Side) -> tuple[list[str], list[str]]:
-    """Return what makes the two other experiments; and how much was measured, which does not. Each in words: the key and both values."""
+    """Return what makes the two other experiments; and what does not: how much was measured, and the content of a program under one
+    label. Each in words: the key and both values."""
     if a.job["workload"] != b.job["workload"]:  # then all of their own parts differ too
         return [_differs("workload", a.job["workload"], b.job["workload"])], []
     keys = [key for key in sorted(a.job.keys() | b.job.keys()) if a.job.get(key) != b.job.get(key)]
     said = {key: _differs(key, a.job.get(key), b.job.get(key)) for key in keys}
-    return [said[key] for key in keys if not is_amount(key)], [said[key] for key in keys if is_amount(key)]
+    named = [key for key in keys if is_amount(key) or key in content_of(a.job, b.job)]
+    return [said[key] for key in keys if key not in named], [said[key] for key in named]
 
 
 def conditions_differ(a: Side, b: Side) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 from bench.copies.outcome import Outcome
+from bench.host.foreign import FOREIGN
 from bench.job.job import Job
 from bench.record.records import Record
 
@@ -35,6 +36,8 @@ class Workload:
     code: tuple[
         str, ...
     ] = ()  # files below bench/ that decide the measured work, beyond those that all workloads share
+    dropped = FOREIGN  # beginnings of the names of the caller's variables that its processes do not get
+    continued_by = "the same command"  # what goes on with an interrupted sweep
     pictures: tuple[str, ...] = ("gains", "pareto")  # of report.plots
 
     # ---- before a run

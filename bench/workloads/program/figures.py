@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from bench.job.checks import converted
@@ -9,6 +10,8 @@ from bench.record.fields import COUNTERS
 from bench.record.records import Record
 from bench.workloads.figures import plain_figures
 from bench.workloads.program.fields import ProgramRank
+
+OTHER = 1.5  # times as long: another first run than the rest
 
 
 def checked_ranks(ranks: Any) -> list[dict[str, Any]]:
@@ -35,8 +38,29 @@ def derive(record: Record) -> dict[str, Any]:
     return {**figures, "losses": part["values"], "ghz": record["hosts"][0]["cpu"]["ghz"]}
 
 
-def memory_of_others(record: Record) -> list[str]:
-    """A sentence for each program in the tree that keeps some of its memory from the arm. It is in every run alike, so it is no noise."""
-    processes = record["ranks"][0]["proof"]["processes"]
-    said = [f"{one['command'].split(' ')[0]} {one['why']}." for one in processes if one["reached"] and one["why"]]
+def cautions(record: Record) -> list[str]:
+    """Return a sentence for each program in the tree that keeps some of its memory from the arm, for a first run that was another one,
+    and for values that one arm does not repeat. They are in every run alike, so they are no noise."""
+    part = record["ranks"][0]
+    said = [
+        f"{one['command'].split(' ')[0]} {one['why']}."
+        for one in part["proof"]["processes"]
+        if one["reached"] and one["why"]
+    ]
+    first, seconds = part["proof"].get("first_run_seconds"), part["run"]["wall_seconds"]
+    if (
+        first is not None
+        and not part["run"]["stopped"]
+        and abs(math.log(first / seconds)) > math.log(OTHER)
+        and abs(first - seconds) > 0.5
+    ):
+        said.append(
+            f"the first run under {record['job']['allocator']['name']}, which verifies and is not counted, took {first:.2g} s, about "
+            f"{first / seconds:.1g} times as long as this one: what it left (a cache, a checkpoint, an output) made the rest another work."
+        )
+    if record["job"]["program"]["check"] is not None and not part["values"]:
+        said.append(
+            "check= found other values in two runs of one arm (lines that a clock draws, a random number?), so that they are not compared: "
+            "match a line that each run prints at the same step."
+        )
     return list(dict.fromkeys(said))

@@ -1,0 +1,404 @@
+"""Which allocator serves each process of a program's tree: a run of its own, which is not timed.
+
+The loader itself names the library that each program's `malloc` was bound to (LD_DEBUG=bindings), in a file per process. Each process
+is looked at after its exec and before its end (trace.py): its file, what it has mapped, its environment; so static programs, other C
+libraries and emptied environments are seen too, however short they live. Where a host forbids ptrace, looks a few milliseconds apart are
+all there is. A timed run asks `lacks_arm` once for each program, and no more.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.workloads.program.watch import elf, tree
+
+LOADER = "loader"  # its files are called so, and end with the number of the process
+SAID = re.compile(rb"binding file (.+?) \[\d+\] to (.+?) \[\d+\]: normal symbol `malloc'|\ttransferring control: (.+)")
+ALLOCATORS = re.compile(
+    r"lib(tcmalloc|jemalloc|mimalloc|tbbmalloc|hoard|snmalloc|rpmalloc|umem|asan|lockless|mpg(?!\d)|scudo)"
+)
+# Libraries that hold an allocator of their own under other names, and the way to have them use malloc instead.
+PRIVATE = (
+    (re.compile(r"libarrow\.so"), "Arrow's own pool (ARROW_DEFAULT_MEMORY_POOL=system hands it to malloc)"),
+    (re.compile(r"polars.*\.so"), "the jemalloc or mimalloc inside Polars"),
+    (re.compile(r"duckdb.*\.so"), "the jemalloc inside DuckDB"),
+    (re.compile(r"/ray/.*libjemalloc"), "the jemalloc inside Ray"),
+)
+PRIVATE_SYMBOLS = ("mi_malloc", "je_malloc", "_rjem_malloc", "duckdb_je_malloc", "je_arrow_malloc")
+MALLOC = ("malloc", *PRIVATE_SYMBOLS)
+UNREACHED_SHARE = 0.05  # of CPU time or memory: what lies beyond it is no longer the arm that was measured
+UNKNOWN_SHARE = 0.10
+IDLE_SHARE, IDLE_SECONDS = 0.05, 0.02  # of the run's time: less CPU than this means that the work is done elsewhere
+MOST_ROWS = 100  # of a build with thousands of processes, in the record
+LOADERS = re.compile(r"ld[\w.-]*\.so")  # a program may be started by its loader's name
+OWN = "has a malloc of its own inside, which comes before any preload"
+
+
+@dataclass(frozen=True)
+class Started:
+    """One program as the loader started it: its name as it was called, and the file that its ``malloc`` is in."""
+
+    name: str
+    malloc: str | None
+
+
+@dataclass
+class Seen:
+    """One process, or one program in it: an exec makes another of it."""
+
+    pid: int
+    words: str  # its command line, cut short
+    program: str  # the file that runs; empty where the kernel does not name it to us
+    first_seen: float
+    stack: int = 0  # where it begins: another place is another exec; 0 where that is not known yet
+    looks: int = 0
+    mapped: tuple[str, ...] = ()
+    environment: tuple[str, ...] | None = None
+    file: elf.Elf = field(default_factory=elf.Elf)  # read while the process lived: a script may remove it
+    number: int = 0  # of programs that the loader had started in this process, this one included
+    served: Started | None = None
+    cpu_seconds: float = 0.0
+    peak_rss_bytes: int = 0
+
+    def due(self, now: float) -> bool:
+        """Read until its C library is mapped, then at four times the age: what is loaded late is found."""
+        return not self.looks or now - self.first_seen > 0.03 * 4**self.looks
+
+
+class Verification:
+    """``folder``: of the loader's files. ``library``: that the arm preloads. ``env``: the arm's own variables."""
+
+    def __init__(self, folder: Path, library: str | None, env: Mapping[str, str]):
+        self.folder, self.library, self.env = folder, library, env
+        self.seen: dict[tuple[int, int], list[Seen]] = {}  # by pid and birth, one exec after another
+        self.started_by: dict[
+            tuple[str, int], Seen
+        ] = {}  # the first of each exec: what it forks has its program and stack
+        self.present: dict[str, float] = defaultdict(float)  # seconds in which a program was there
+        self.last = 0.0
+
+    def environment(self) -> dict[str, str]:
+        return {"LD_DEBUG": "libs,bindings", "LD_DEBUG_OUTPUT": str(self.folder / LOADER)}
+
+    def look(self, found: Sequence[tree.Stat], now: float) -> None:
+        since, self.last = now - (self.last or now), now
+        here = {one.program for one in (self.look_at(stat, now) for stat in found) if one}
+        for program in here:
+            self.present[program] += since
+
+    def look_closely(self, pid: int) -> None:
+        """Look at a process that stands still, whatever was seen of it before."""
+        stat = tree.stat(pid)
+        one = self.look_at(stat, time.monotonic()) if stat else None
+        if one:
+            self.read(one)
+
+    def look_at(self, stat: tree.Stat, now: float) -> Seen | None:
+        programs = self.seen.setdefault((stat.pid, stat.born), [])
+        if stat.state == "Z":
+            self.charge(stat)
+            return None
+        try:
+            program = os.readlink(f"/proc/{stat.pid}/exe").removesuffix(" (deleted)")
+        except PermissionError:
+            program = ""
+        except OSError:
+            return None
+        # Read again: `stat` may be from before an exec, of which the program is from after. 0: in the middle of one, or hidden.
+        stack = (tree.stat(stat.pid) or stat).stack
+        last = programs[-1] if programs else None
+        if last is None or last.program != program or (stack and last.stack and last.stack != stack):
+            programs.append(Seen(stat.pid, words_of(stat.pid) or program, program, now))
+        one = programs[-1]
+        one.stack = stack or one.stack
+        if one.due(now):
+            self.read(one)
+        one.peak_rss_bytes = max(one.peak_rss_bytes, stat.rss_bytes)
+        self.charge(stat)
+        return one
+
+    def charge(self, stat: tree.Stat) -> None:
+        """What a process has used is its last program's, less what its earlier ones used."""
+        programs = self.seen.get((stat.pid, stat.born), [])
+        if programs:
+            used = max(stat.own_cpu_seconds, tree.main_thread_seconds(stat.pid))
+            programs[-1].cpu_seconds = max(0.0, used - sum(other.cpu_seconds for other in programs[:-1]))
+
+    def read(self, one: Seen) -> None:
+        """What it has mapped, what it was started with, and what the loader said of it. Nothing changes where it has just ended."""
+        try:
+            one.file = elf.of_process(one.pid, MALLOC)
+            mapped = mapped_files(one.pid)
+            with open(f"/proc/{one.pid}/environ", "rb") as f:
+                environment = tuple(f.read().decode(errors="surrogateescape").split("\0"))
+        except OSError:
+            return
+        again = one.environment is not None
+        one.mapped, one.environment = mapped, environment
+        one.number = len(started(self.folder / f"{LOADER}.{one.pid}"))
+        origin = self.started_by.setdefault((one.program, one.stack), one) if one.stack else one
+        if origin is not one and not one.number:
+            one.number, one.served = origin.number, origin.served or self.started(origin)
+        # An environment is empty in the middle of an exec too.
+        one.looks += bool(one.file.static or has_libc(mapped)) and (again or environment != ("",))
+
+    def started(self, one: Seen, last: bool = False) -> Started | None:
+        """Return what the loader said of this program; ``last``: no other program followed in its process."""
+        said = started(self.folder / f"{LOADER}.{one.pid}")
+        told = one.environment is None or f"LD_DEBUG_OUTPUT={self.folder / LOADER}" in one.environment
+        if not said or not told:
+            return None
+        return said[-1] if last else said[max(one.number, 1) - 1]
+
+    def account(self, cpu_seconds: float, wall_seconds: float) -> dict[str, Any]:
+        """Return ``processes``, each with whether and why the arm serves it; ``error``, one sentence where it does not serve the program;
+        ``warnings`` on what it did not reach or what is unknown; ``known``, what a timed run may hold without the arm.
+
+        ``cpu_seconds``: of all of it, by the kernel; ``wall_seconds``: of the run."""
+        seen = [one for programs in self.seen.values() for one in programs]
+        named = set()
+        for programs in self.seen.values():
+            for one in programs:
+                one.served = one.served or self.started(one, last=one is programs[-1])
+                named.add((one.pid, one.served))
+        unseen = [
+            Seen(pid, said.name, said.name, 0.0, served=said)
+            for pid, said in all_started(self.folder)
+            if (pid, said) not in named
+        ]
+        return judge(seen, unseen, self.library, self.env, cpu_seconds, wall_seconds, self.present)
+
+
+def words_of(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as f:
+            return f.read(400).replace(b"\0", b" ").decode(errors="replace").strip()[:100]
+    except OSError:
+        return ""
+
+
+def mapped_files(pid: int) -> tuple[str, ...]:
+    """Return the files that a process has mapped. Raises OSError."""
+    with open(f"/proc/{pid}/maps", errors="surrogateescape") as f:
+        lines = [line[line.index("/") :].rstrip("\n") for line in f if "/" in line]
+    return tuple(dict.fromkeys(path.removesuffix(" (deleted)") for path in lines))
+
+
+def is_libc(path: str) -> bool:
+    return os.path.basename(path).startswith(("libc.so", "libc-"))
+
+
+def has_libc(mapped: Sequence[str]) -> bool:
+    return any(is_libc(path) for path in mapped) or any("ld-musl" in path for path in mapped)
+
+
+def lacks_arm(pid: int, library: str | None, known: Sequence[str]) -> bool | None:
+    """Return whether a process of a timed run runs without the arm: its library is not there, or an allocator that the first run did
+    not have is. None where it is too early to say, or hidden."""
+    try:
+        mapped = mapped_files(pid)
+    except OSError:
+        return None
+    if not any(is_libc(path) for path in mapped):
+        return None
+    if library is not None:
+        return os.path.realpath(library) not in [os.path.realpath(path) for path in mapped]
+    names = [os.path.basename(path) for path in mapped]
+    return any(ALLOCATORS.search(name) and name not in known for name in names)
+
+
+def started(path: Path) -> list[Started]:
+    """Return the programs that one process was, by what the loader wrote of it; [] where it wrote nothing."""
+    try:
+        with open(path, "rb") as f:
+            lines = [found.groups() for line in f if (found := SAID.search(line))]
+    except OSError:
+        return []
+    said, by_libc, by_others = [], None, None
+    for binder, malloc, name in lines:
+        if name is not None:
+            server = by_libc or by_others
+            said.append(Started(os.fsdecode(name), os.fsdecode(server) if server else None))
+            by_libc = by_others = None
+        elif is_libc(os.fsdecode(binder)):
+            by_libc = malloc
+        else:
+            by_others = malloc
+    return said
+
+
+def all_started(folder: Path) -> list[tuple[int, Started]]:
+    return [(int(path.suffix[1:]), said) for path in sorted(folder.glob(f"{LOADER}.*")) for said in started(path)]
+
+
+def verdict(one: Seen, library: str | None, env: Mapping[str, str]) -> tuple[bool | None, str | None]:
+    """Return whether the arm serves this program, None where nobody can say, and why not, in words to follow its name."""
+    if one.file.static and not LOADERS.match(os.path.basename(one.program)):
+        return False, "is a static program, which no preload reaches"
+    why = by_loader(one, one.served, library) if one.served and one.served.malloc else by_maps(one, library)
+    if why is None and one.environment is not None:
+        # glibc before 2.37 ends the words of GLIBC_TUNABLES in place, so that a colon reads as an end.
+        settings = "\0" + "\0".join(one.environment).replace(":", "\0") + "\0"
+        changed = [f"{name}" for name, value in env.items() if f"\0{name}={value}\0".replace(":", "\0") not in settings]
+        why = f"was started with another {', '.join(changed)} than the arm's" if changed else None
+    unknown = why is None and one.served is None and not has_libc(one.mapped)
+    if unknown and not one.program and not one.mapped:
+        return None, "belongs to another user, so that nothing of it can be read"
+    return (None if unknown else not why), why
+
+
+def by_loader(one: Seen, said: Started, library: str | None) -> str | None:
+    malloc = said.malloc or ""
+    if library is not None and os.path.realpath(malloc) == os.path.realpath(library):
+        return None
+    if malloc in (said.name, one.program):
+        return OWN
+    if not is_libc(malloc):
+        return f"is served by {malloc}, which it brings itself"
+    return None if library is None else without(one, library)
+
+
+def by_maps(one: Seen, library: str | None) -> str | None:
+    if "malloc" in one.file.defined:
+        return OWN
+    if not any(is_libc(path) for path in one.mapped):
+        return "does not use this host's C library" if has_libc(one.mapped) else None
+    if library is not None:
+        return None if os.path.realpath(library) in map(os.path.realpath, one.mapped) else without(one, library)
+    others = [path for path in one.mapped if ".so" in path and not is_libc(path)]
+    own = [
+        path
+        for path in others
+        if "malloc" in elf.read(path, MALLOC).defined and not LOADERS.match(os.path.basename(path))
+    ]
+    return f"is served by {own[0]}, which it brings itself" if own else None
+
+
+def without(one: Seen, library: str) -> str:
+    given = next((pair.partition("=")[2] for pair in one.environment or () if pair.startswith("LD_PRELOAD=")), "")
+    lost = one.environment is not None and library not in re.split("[: ]", given)
+    how = (
+        "something it was started by took LD_PRELOAD away"
+        if lost
+        else "the loader did not preload it (setuid, or for another machine)"
+    )
+    return f"does not carry {os.path.basename(library)}: {how}"
+
+
+def private(one: Seen, library: str | None) -> list[str]:
+    """Allocators of its own that a process holds beside the arm's: the memory that is asked of them by name is not the arm's."""
+    arms_own = os.path.realpath(library) if library else ""
+    served = {os.path.basename(arms_own), *elf.read(arms_own, MALLOC).needed}  # its proxy's own library too
+    found = []
+    for path in one.mapped:
+        if ".so" not in path or os.path.realpath(path) == arms_own or os.path.basename(path) in served:
+            continue
+        known = next((words for pattern, words in PRIVATE if pattern.search(path)), None)
+        if known is None and ALLOCATORS.search(os.path.basename(path)):
+            known = f"{os.path.basename(path)}, loaded beside it"
+        if known is None:
+            inside = sorted(elf.read(path, MALLOC).defined & set(PRIVATE_SYMBOLS))
+            known = f"{inside[0]} inside {os.path.basename(path)}" if inside else None
+        if known:
+            found.append(known)
+    return list(dict.fromkeys(found))
+
+
+def judge(
+    seen: Sequence[Seen],
+    unseen: Sequence[Seen],
+    library: str | None,
+    env: Mapping[str, str],
+    cpu_seconds: float,
+    wall_seconds: float,
+    present: Mapping[str, float],
+) -> dict[str, Any]:
+    """As `Verification.account`. ``unseen``: what the loader alone named."""
+    verdicts = [(one, *verdict(one, library, env)) for one in (*seen, *unseen)]
+    unreached = [(one, why) for one, reached, why in verdicts if reached is False]
+    unknown = [one for one, reached, _ in verdicts if reached is None]
+    cpu, memory = sum(one.cpu_seconds for one in seen), sum(one.peak_rss_bytes for one in seen) or 1
+    total = max(cpu_seconds, cpu, 1e-9)
+
+    def share(some: Sequence[Seen]) -> float:
+        return sum(one.cpu_seconds for one in some) / total
+
+    error, notes = None, []
+    if unreached:
+        some = [one for one, _ in unreached]
+        shares = share(some), sum(one.peak_rss_bytes for one in some) / memory
+        wall = min(1.0, max(present.get(one.program, 0.0) for one in some) / max(wall_seconds, 1e-9))
+        one, why = max(unreached, key=lambda pair: pair[0].cpu_seconds)
+        sentence = (
+            f"process {one.pid} ({one.words}) {why}: {100 * shares[0]:.0f} % of the CPU time, {100 * wall:.0f} % of the wall time and "
+            f"{100 * shares[1]:.0f} % of the memory are beyond the arm."
+        )
+        if max(shares) > UNREACHED_SHARE:
+            error = sentence
+        else:
+            notes.append(sentence)
+    if share(unknown) > UNKNOWN_SHARE and cpu_seconds > IDLE_SECONDS:
+        notes.append(
+            f"{100 * share(unknown):.0f} % of the CPU time was in processes whose allocator could not be read."
+        )
+    if total - cpu > UNKNOWN_SHARE * total and total > 0.5:
+        notes.append(
+            f"Processes too short to be seen used {100 * (1 - cpu / total):.0f} % of the CPU time (this host forbids ptrace?): what they carry is "
+            "not known."
+        )
+    if wall_seconds > 1 and cpu_seconds < IDLE_SHARE * wall_seconds:
+        notes.append(
+            f"The command and its children used the CPU for {100 * cpu_seconds / wall_seconds:.1f} % of the time: it waits, or a process that "
+            "it did not start (a server, a container engine, another host) does the work, and no allocator here reaches that."
+        )
+    if not error and not any(reached for _, reached, _ in verdicts):
+        error = "no process could be verified, so that the arm is not proved."
+    return {
+        "processes": rows(verdicts, library),
+        "error": error,
+        "warnings": notes,
+        "known": sorted(
+            {one.program for one, _ in unreached}
+            | {
+                os.path.basename(path)
+                for one in seen
+                for path in one.mapped
+                if ALLOCATORS.search(os.path.basename(path))
+            }
+        ),
+    }
+
+
+def rows(verdicts: Sequence[tuple[Seen, bool | None, str | None]], library: str | None) -> list[dict[str, Any]]:
+    """Return one row for each command line and verdict, those beyond the arm first, then by CPU time."""
+    found: dict[tuple[str, bool | None, str | None], dict[str, Any]] = {}
+    count: Counter[tuple[str, bool | None, str | None]] = Counter()
+    for one, reached, why in verdicts:
+        holds = private(one, library) if reached else []
+        if holds:
+            why = f"holds {'; '.join(holds)}: memory asked of it is not the arm's, and how much cannot be seen"
+        key = one.words, reached, why
+        count[key] += 1
+        row = found.setdefault(
+            key,
+            {
+                "pid": one.pid,
+                "command": one.words,
+                "reached": reached,
+                "why": why,
+                "cpu_seconds": 0.0,
+                "peak_rss_bytes": 0,
+            },
+        )
+        row["cpu_seconds"] += one.cpu_seconds
+        row["peak_rss_bytes"] = max(row["peak_rss_bytes"], one.peak_rss_bytes)
+    for key, row in found.items():
+        row["command"] += f" (and {count[key] - 1} more)" if count[key] > 1 else ""
+    return sorted(found.values(), key=lambda row: (row["reached"] is not False, -row["cpu_seconds"]))[:MOST_ROWS]
