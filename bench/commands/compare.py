@@ -18,6 +18,7 @@ from bench.statistics.reproduction import (
     agree,
     alike,
     check_tolerance,
+    experiments_differ,
     load_side,
     only_in,
 )
@@ -97,6 +98,8 @@ def print_agreement(a: Side, b: Side, tolerance: float, decides: bool = True) ->
             lacking = True
         for caution in [*one.invalid.values(), *one.cautions]:
             print(f"Of {one.name}: {caution}")
+    for change in experiments_differ(a, b)[1] if a.job and b.job else []:
+        print(f"Differs (A, B): {change}")
     print_facts(a, b)
     verdicts = {agreement.word for agreement in agreements.values()}
     if not verdicts <= {"reproduced", "within tolerance"}:

@@ -137,8 +137,7 @@ def as_type(name: str, text: str) -> Any:
 
 
 def refuse_command(word: str, directory: Path) -> None:
-    first = word.split()[0] if word.split() else word
-    if first != word and not (directory / word).exists() and (shutil.which(first) or (directory / first).is_file()):
+    if re.search(r"\s", word) and not (directory / word).exists():
         raise ConfigError(
             f"{word!r} is one word: give the words of the command without quotes around all of them: -- {word}"
         )

@@ -36,7 +36,9 @@ class Workload:
     code: tuple[
         str, ...
     ] = ()  # files below bench/ that decide the measured work, beyond those that all workloads share
-    dropped = FOREIGN  # beginnings of the names of the caller's variables that its processes do not get
+    dropped: tuple[str, ...] = (
+        FOREIGN  # beginnings of the names of the caller's variables that its processes do not get
+    )
     continued_by = "the same command"  # what goes on with an interrupted sweep
     pictures: tuple[str, ...] = ("gains", "pareto")  # of report.plots
 

@@ -11,7 +11,7 @@ from bench.record.records import Record
 from bench.workloads.figures import plain_figures
 from bench.workloads.program.fields import ProgramRank
 
-OTHER = 1.5  # times as long: another first run than the rest
+OTHER, OTHER_SECONDS = 2.0, 1.0  # times as long, and by so much: another first run than the rest
 
 
 def checked_ranks(ranks: Any) -> list[dict[str, Any]]:
@@ -52,13 +52,14 @@ def cautions(record: Record) -> list[str]:
         first is not None
         and not part["run"]["stopped"]
         and abs(math.log(first / seconds)) > math.log(OTHER)
-        and abs(first - seconds) > 0.5
+        and abs(first - seconds) > OTHER_SECONDS
     ):
         said.append(
             f"the first run under {record['job']['allocator']['name']}, which verifies and is not counted, took {first:.2g} s, about "
-            f"{first / seconds:.1g} times as long as this one: what it left (a cache, a checkpoint, an output) made the rest another work."
+            f"{float(f'{first / seconds:.1g}'):g} times as long as this one: it found or left something (a cache, a checkpoint, "
+            "an output), or has many short processes, which verifying slows down."
         )
-    if record["job"]["program"]["check"] is not None and not part["values"]:
+    if record["job"]["program"].get("check") is not None and not part["values"]:
         said.append(
             "check= found other values in two runs of one arm (lines that a clock draws, a random number?), so that they are not compared: "
             "match a line that each run prints at the same step."

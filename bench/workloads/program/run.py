@@ -54,8 +54,8 @@ LARGEST_OUTPUT = 64 << 20  # of which values are looked for
 class First:
     """What an arm's first run showed, which verifies it, warms caches up, and is not timed."""
 
-    error: str | None
-    event: Mapping[str, Any]  # the watcher's result; empty where it failed
+    wrong: str | None  # to follow the program's name
+    event: dict[str, Any]  # the watcher's result; empty where it failed
     values: list[float]
 
 
@@ -91,19 +91,17 @@ def run_program(job: Job, folder: Path, on_event: Callable[[int, dict[str, Any]]
             _first[arm] = First(*ended(job, {**orders, "verify": words}, on_event))
         written |= {name for name, sha256 in job.program.files.items() if file_sha256(name) != sha256}
     first = _first[arm]
-    error, event, values = first.error, first.event, first.values
-    if not error:
-        error, event, values = ended(job, {**orders, "known": first.event["known"]}, on_event)
-    warnings = [*first.event.get("warnings", ()), *(event.get("warnings", ()) if event is not first.event else ())]
-    if error:
-        return Outcome(error=f"{job.program.command[0]} {error}", warnings=warnings)
+    wrong, event, values = first.wrong, first.event, first.values
+    if not wrong:
+        wrong, event, values = ended(job, {**orders, "known": first.event["known"]}, on_event)
+    warnings = list(dict.fromkeys([*first.event.get("warnings", ()), *event.get("warnings", ())]))
+    if wrong:
+        return Outcome(error=f"{job.program.command[0]} {wrong}", warnings=warnings)
     if job.program.check is not None and not job.program.same_output and not repeats(first.values, values):
         values = []
     proof = {**proof, "processes": first.event["processes"], "first_run_seconds": first.event["wall_seconds"]}
-    part = part_of(event, proof, values)
-    return Outcome(
-        ranks=[{**part, **seen_environment(os.environ), "environment_bytes": bytes_of(env)}], warnings=warnings
-    )
+    part = {**part_of(event, proof, values), **seen_environment(os.environ), "environment_bytes": bytes_of(env)}
+    return Outcome(ranks=[part], warnings=warnings)
 
 
 def ended(

@@ -27,7 +27,7 @@ STEPS_TO_LOOK = 12  # of which the first two do not count
 class UserProgram(Workload):
     """A command, seen from outside: its steps where its output shows them, else the whole run."""
 
-    dropped = OF_ALLOCATORS
+    dropped: tuple[str, ...] = OF_ALLOCATORS
     continued_by = "the same command with program.resume=true"
     code = tuple(f"workloads/program/watch/{name}.py" for name in ("steps", "output", "tree"))
 

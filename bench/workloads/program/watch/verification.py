@@ -21,6 +21,7 @@ from bench.workloads.program.watch import elf, tree
 
 LOADER = "loader"  # its files are called so, and end with the number of the process
 SAID = re.compile(rb"binding file (.+?) \[\d+\] to (.+?) \[\d+\]: normal symbol `malloc'|\ttransferring control: (.+)")
+WORDS = re.compile(rb"`malloc'|transferring control")  # of the few lines that are of interest
 ALLOCATORS = re.compile(
     r"lib(tcmalloc|jemalloc|mimalloc|tbbmalloc|hoard|snmalloc|rpmalloc|umem|asan|lockless|mpg(?!\d)|scudo)"
 )
@@ -62,7 +63,6 @@ class Seen:
     mapped: tuple[str, ...] = ()
     environment: tuple[str, ...] | None = None
     file: elf.Elf = field(default_factory=elf.Elf)  # read while the process lived: a script may remove it
-    number: int = 0  # of programs that the loader had started in this process, this one included
     served: Started | None = None
     cpu_seconds: float = 0.0
     peak_rss_bytes: int = 0
@@ -118,6 +118,8 @@ class Verification:
             programs.append(Seen(stat.pid, words_of(stat.pid) or program, program, now))
         one = programs[-1]
         one.stack = stack or one.stack
+        if stack:
+            self.started_by.setdefault((program, stack), one)
         if one.due(now):
             self.read(one)
         one.peak_rss_bytes = max(one.peak_rss_bytes, stat.rss_bytes)
@@ -142,37 +144,28 @@ class Verification:
             return
         again = one.environment is not None
         one.mapped, one.environment = mapped, environment
-        one.number = len(started(self.folder / f"{LOADER}.{one.pid}"))
-        origin = self.started_by.setdefault((one.program, one.stack), one) if one.stack else one
-        if origin is not one and not one.number:
-            one.number, one.served = origin.number, origin.served or self.started(origin)
         # An environment is empty in the middle of an exec too.
         one.looks += bool(one.file.static or has_libc(mapped)) and (again or environment != ("",))
 
-    def started(self, one: Seen, last: bool = False) -> Started | None:
-        """Return what the loader said of this program; ``last``: no other program followed in its process."""
-        said = started(self.folder / f"{LOADER}.{one.pid}")
-        told = one.environment is None or f"LD_DEBUG_OUTPUT={self.folder / LOADER}" in one.environment
-        if not said or not told:
-            return None
-        return said[-1] if last else said[max(one.number, 1) - 1]
+    def is_told(self, one: Seen) -> bool:
+        """Whether the loader that started it was asked to write, and could."""
+        asked = one.environment is None or f"LD_DEBUG_OUTPUT={self.folder / LOADER}" in one.environment
+        return asked and not one.file.static
 
     def account(self, cpu_seconds: float, wall_seconds: float) -> dict[str, Any]:
         """Return ``processes``, each with whether and why the arm serves it; ``error``, one sentence where it does not serve the program;
         ``warnings`` on what it did not reach or what is unknown; ``known``, what a timed run may hold without the arm.
 
         ``cpu_seconds``: of all of it, by the kernel; ``wall_seconds``: of the run."""
-        seen = [one for programs in self.seen.values() for one in programs]
-        named = set()
+        said = {int(path.suffix[1:]): started(path) for path in sorted(self.folder.glob(f"{LOADER}.*"))}
         for programs in self.seen.values():
-            for one in programs:
-                one.served = one.served or self.started(one, last=one is programs[-1])
-                named.add((one.pid, one.served))
-        unseen = [
-            Seen(pid, said.name, said.name, 0.0, served=said)
-            for pid, said in all_started(self.folder)
-            if (pid, said) not in named
-        ]
+            for one in reversed(programs):
+                if self.is_told(one) and said.get(one.pid):
+                    one.served = said[one.pid].pop()
+        seen = [one for programs in self.seen.values() for one in programs]
+        for one in seen:  # a fork is what it was forked from
+            one.served = one.served or self.started_by.get((one.program, one.stack), one).served
+        unseen = [Seen(pid, one.name, one.name, 0.0, served=one) for pid, rest in said.items() for one in rest]
         return judge(seen, unseen, self.library, self.env, cpu_seconds, wall_seconds, self.present)
 
 
@@ -215,13 +208,12 @@ def lacks_arm(pid: int, library: str | None, known: Sequence[str]) -> bool | Non
 
 
 def started(path: Path) -> list[Started]:
-    """Return the programs that one process was, by what the loader wrote of it; [] where it wrote nothing."""
-    try:
-        with open(path, "rb") as f:
-            lines = [found.groups() for line in f if (found := SAID.search(line))]
-    except OSError:
-        return []
-    said, by_libc, by_others = [], None, None
+    """Return the programs that one process was, by what the loader wrote of it."""
+    with open(path, "rb") as f:
+        lines = [found.groups() for line in f if WORDS.search(line) and (found := SAID.search(line))]
+    said: list[Started] = []
+    by_libc: bytes | None = None
+    by_others: bytes | None = None
     for binder, malloc, name in lines:
         if name is not None:
             server = by_libc or by_others
@@ -232,10 +224,6 @@ def started(path: Path) -> list[Started]:
         else:
             by_others = malloc
     return said
-
-
-def all_started(folder: Path) -> list[tuple[int, Started]]:
-    return [(int(path.suffix[1:]), said) for path in sorted(folder.glob(f"{LOADER}.*")) for said in started(path)]
 
 
 def verdict(one: Seen, library: str | None, env: Mapping[str, str]) -> tuple[bool | None, str | None]:
@@ -350,8 +338,8 @@ def judge(
         )
     if total - cpu > UNKNOWN_SHARE * total and total > 0.5:
         notes.append(
-            f"Processes too short to be seen used {100 * (1 - cpu / total):.0f} % of the CPU time (this host forbids ptrace?): what they carry is "
-            "not known."
+            f"Processes too short to be seen used {100 * (1 - cpu / total):.0f} % of the CPU time (does this host forbid ptrace?): "
+            "what they carry is not known."
         )
     if wall_seconds > 1 and cpu_seconds < IDLE_SHARE * wall_seconds:
         notes.append(
