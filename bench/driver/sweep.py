@@ -96,7 +96,8 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
             return Runner(study, out, leader, progress).run(jobs)
         except Interrupted as signal_name:
             progress.say(
-                f"stopped by {signal_name}: the records so far are whole, and {workload_of(jobs[0]).continued_by} goes on where this one ended."
+                f"stopped by {signal_name}: the records so far are whole, and {workload_of(jobs[0]).continued_by} goes on where this one "
+                "ended."
             )
             return INTERRUPTED
         except PeersLost as error:
@@ -205,7 +206,8 @@ class Runner:
         if minutes is None or time.monotonic() - started < 60 * minutes:
             return False
         self.progress.say(
-            f"stopped by sweep.max_minutes={minutes:g}: the records so far are whole, and {workload_of(job).continued_by} goes on where this one ended."
+            f"stopped by sweep.max_minutes={minutes:g}: the records so far are whole, and {workload_of(job).continued_by} goes on where this "
+            "one ended."
         )
         return True
 

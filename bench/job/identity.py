@@ -66,12 +66,10 @@ def is_amount(key: str) -> bool:
     return key.startswith("measure.") and key not in AMOUNT
 
 
-def content_of(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the keys of two identities that say what a program was, and not which one: the files of one command, and the command too
-    where both have one label. Two states of a program differ in them, from commit to commit."""
-    if a.get("program.name") is not None and a.get("program.name") == b.get("program.name"):
-        return ("program.files", "program.command")
-    return ("program.files",) if a.get("program.command") == b.get("program.command") else ()
+def followed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an identity without what of a program changes from commit to commit: its files, and the command of one with a label."""
+    changing = ("program.files", "program.command" if content.get("program.name") is not None else "program.files")
+    return {key: value for key, value in content.items() if key not in changing}
 
 
 def flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

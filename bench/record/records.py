@@ -49,7 +49,8 @@ def first_seal(record: Record) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """As `write_bytes`."""
-    write_bytes(path, text.encode())  # UTF-8, whatever the locale says: a record is read on other hosts
+    # UTF-8, whatever the locale says: a record is read on other hosts. A name of a program or a folder may be in no encoding.
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:

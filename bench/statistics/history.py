@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.host import likeness
 from bench.job import identity
-from bench.job.job import canonical
+from bench.job.job import canonical, complete
 from bench.process.cpus import cpu_numbers
 from bench.record.records import Record
 from bench.statistics import stats
@@ -120,6 +120,8 @@ def _question(record: Record) -> str:
     """All of the configuration but arm and block, and the hardware: what must stay for a ratio to be of one question."""
     job = {key: value for key, value in record["job"].items() if key not in ("allocator", "repeat")}
     job["launch"] = {key: value for key, value in job["launch"].items() if key not in WAITS}
+    if "program" in job:
+        job = {**identity.followed(identity.identity(complete(record["job"]))), "nodes": job["nodes"]}
     return canonical([job, [_hardware(host) for host in record["hosts"]], record["launch"]["simulated"]])
 
 
@@ -129,8 +131,14 @@ def _hardware(host: Mapping[str, Any]) -> list[Any]:
 
 
 def _state(record: Record) -> str:
-    """What may change from step to step, alike for all arms: the host's software, and the code that measures."""
-    return canonical([likeness.kind_of(record["hosts"]), record.get("measured_code")])
+    """What may change from step to step, alike for all arms: the host's software, the code that measures, a program's content."""
+    return canonical([likeness.kind_of(record["hosts"]), record.get("measured_code"), _content(record)])
+
+
+def _content(record: Record) -> dict[str, Any]:
+    """What a program was, which a series follows from commit to commit."""
+    whole = identity.identity(complete(record["job"])) if "program" in record["job"] else {}
+    return {key: value for key, value in whole.items() if key not in identity.followed(whole)}
 
 
 def _library(record: Record) -> str:
@@ -147,6 +155,7 @@ def _facts(record: Record) -> dict[str, Any]:
         f"{_name(record)} library": str((proof.get("libraries") or {}).get(proof.get("malloc_library")) or proof.get("sha256"))[:12],
         "settings": canonical([record["job"]["allocator"]["library"], record["job"]["allocator"]["env"]]),
         "measured code": record.get("measured_code"),
+        **_content(record),
         "version of this program": record["bench_version"],
     }  # fmt: skip
 

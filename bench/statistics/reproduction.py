@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.host import likeness
 from bench.job.errors import ConfigError, RecordError, printable
-from bench.job.identity import arm, content_of, identity, is_amount
+from bench.job.identity import arm, followed, identity, is_amount
 from bench.job.job import canonical, complete
 from bench.process.cpus import cpu_numbers
 from bench.record import records
@@ -135,7 +135,8 @@ def experiments_differ(a: Side, b: Side) -> tuple[list[str], list[str]]:
         return [_differs("workload", a.job["workload"], b.job["workload"])], []
     keys = [key for key in sorted(a.job.keys() | b.job.keys()) if a.job.get(key) != b.job.get(key)]
     said = {key: _differs(key, a.job.get(key), b.job.get(key)) for key in keys}
-    named = [key for key in keys if is_amount(key) or key in content_of(a.job, b.job)]
+    decisive = followed(a.job).keys() | followed(b.job).keys()
+    named = [key for key in keys if is_amount(key) or key not in decisive]
     return [said[key] for key in keys if key not in named], [said[key] for key in named]
 
 

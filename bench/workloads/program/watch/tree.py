@@ -44,7 +44,7 @@ class Stat(NamedTuple):
 def stat(pid: int) -> Stat | None:
     """None when it has ended."""
     try:
-        with open(f"/proc/{pid}/stat") as f:
+        with open(f"/proc/{pid}/stat", errors="replace") as f:  # a program's name is in any encoding
             words = f.read().rpartition(")")[2].split()
     except OSError:
         return None
