@@ -56,6 +56,9 @@ def study_of(config: DictConfig) -> Study:
     for key in ("shuffle_arms", "html"):
         if not isinstance(sweep.get(key, True), bool):
             raise ConfigError(f"sweep.{key}={sweep[key]} is true or false.")
+    interleave = str(sweep.get("interleave", "auto")).lower()
+    if interleave not in ("auto", "true", "false"):
+        raise ConfigError(f"sweep.interleave={sweep.interleave} is auto, true or false.")
     minutes = sweep.get("max_minutes")
     if minutes is not None and not (type(minutes) in (int, float) and 0 < minutes < math.inf):
         raise ConfigError(f"sweep.max_minutes={minutes} must be a number greater than 0, or null for no limit.")
@@ -66,7 +69,15 @@ def study_of(config: DictConfig) -> Study:
             f"measure.blocks={values['blocks']} is not auto: for a fixed number of blocks list them, repeat=0,1,2."
         )
     html = bool(sweep.get("html", True))
-    return Study(name, bool(sweep.shuffle_arms), str(sweep.reference), max_minutes=minutes, html=html, **values)
+    return Study(
+        name,
+        bool(sweep.shuffle_arms),
+        interleave,
+        str(sweep.reference),
+        max_minutes=minutes,
+        html=html,
+        **values,
+    )
 
 
 def text_of(name: str, value: Any) -> str:
@@ -84,7 +95,7 @@ def job_of(config: DictConfig, numa_domains: int = 1) -> Job:
     """The Job that ``config`` describes. ``numa_domains``: what ``ranks_per_node=auto`` means on this host."""
     values: Any = OmegaConf.to_container(_without_hydra(config), resolve=True)
     outside = {key: values.pop(key, {}) for key in OUTSIDE_JOB}
-    refuse_unknown(outside["sweep"], ("shuffle_arms", "reference", "max_minutes", "html"), "sweep.")
+    refuse_unknown(outside["sweep"], ("shuffle_arms", "interleave", "reference", "max_minutes", "html"), "sweep.")
     if isinstance(values.get("measure"), dict):
         values["measure"] = {key: value for key, value in values["measure"].items() if key not in OUTSIDE_MEASURE}
     auto = values.get("ranks_per_node") == "auto"

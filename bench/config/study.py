@@ -11,6 +11,7 @@ class Study:
 
     name: str
     shuffle_arms: bool = True
+    interleave: str = "auto"  # whether the runs of a block alternate: auto, true, false
     reference: str = "glibc"
     blocks: str | None = None  # "auto": add blocks until the intervals are narrow enough
     blocks_half_width: float = 0.04

@@ -87,43 +87,24 @@ class Leader:
             unless_welcome.pop_all()
         self.facts = [known[n] for n in range(self.copy.num_copies)]
 
-    def run(self, job: Job, run_here: Callable[[Part], Outcome]) -> Outcome:
-        """Run one job on its first ``job.nodes`` nodes (all of them here when simulated); ``run_here`` runs this node's part."""
-        active = {n: c for n, c in self.followers.items() if n < job.nodes}
+    def run(self, jobs: Sequence[Job], run_here: Callable[[list[Part]], list[Outcome]]) -> list[Outcome]:
+        """Run the jobs, interleaved where they are several, on their first ``nodes`` nodes (all of them here when simulated);
+        ``run_here`` runs this node's part."""
+        active = {n: c for n, c in self.followers.items() if n < jobs[0].nodes}
         names = [facts["hostname"] for facts in self.facts]
         missing = [n for n, c in active.items() if not c.alive]
         if missing:
-            return Outcome(error=f"node {missing[0]} ({names[missing[0]]}) is gone since an earlier job.")
+            lost = f"node {missing[0]} ({names[missing[0]]}) is gone since an earlier job."
+            return [Outcome(error=lost) for _ in jobs]
         for connection in active.values():
-            connection.send({"do": "run", "job": to_dict(job)})
-        part = Leading(self.copy, active, names)
-        outcome = run_here(part)
+            connection.send({"do": "run", "jobs": [to_dict(job) for job in jobs]})
+        parts = [Leading(self.copy, active, names, number) for number in range(len(jobs))]
+        outcomes = run_here([*parts])
         if self.copy.num_copies == 1:
-            return outcome
-        logs = dict(outcome.logs)
+            return outcomes
         for n, connection in active.items():
-            if outcome.error and n not in part.done:
-                connection.send({"do": "kill", "hangs": outcome.hangs})
-            done = part.done.get(n) or last_message(connection)
-            if done is None:
-                connection.alive = False
-                lost = gone(n, names[n])
-                outcome = (
-                    better(outcome, lost) if outcome.error else replace(outcome, warnings=[*outcome.warnings, lost])
-                )
-                continue
-            outcome = better(outcome, done["error"])
-            logs.update({int(rank): words for rank, words in (done.get("logs") or {}).items()})
-            outcome = replace(outcome, warnings=[*outcome.warnings, *(f"{names[n]}: {w}" for w in done["warnings"])])
-        if outcome.error:
-            return replace(outcome, ranks=None, logs=logs)
-        ranks = sorted((rank for node in part.parts.values() for rank in node), key=lambda rank: rank["rank"])
-        numbers = [rank["rank"] for rank in ranks]
-        if numbers != list(range(job.num_ranks)):
-            return replace(
-                outcome, error=f"the nodes told of ranks {numbers}, and there are {job.num_ranks}.", ranks=None
-            )
-        return replace(outcome, ranks=ranks)
+            connection.alive = last_messages(connection, n, parts)
+        return [completed(*each) for each in zip(jobs, parts, outcomes)]
 
     def end(self) -> None:
         for connection in self.followers.values():
@@ -131,13 +112,37 @@ class Leader:
             connection.close()
 
 
-def last_message(connection: Connection) -> dict[str, Any] | None:
-    """The ``done`` of a follower, whatever it said of its ranks before; None if it is gone."""
+def last_messages(connection: Connection, node: int, parts: Sequence[Leading]) -> bool:
+    """Take the ``done`` of a follower for each run, whatever it sends of its ranks before; False if it is gone."""
     deadline = time.monotonic() + GRACE_SECONDS
-    while True:
+    while not all(node in part.done for part in parts):
         message = connection.receive(max(0.0, deadline - time.monotonic()))
-        if message is None or message["do"] == "done":
-            return message
+        if message is None:
+            return False
+        if message["do"] == "done" and message["run"] < len(parts):
+            parts[message["run"]].done[node] = message
+    return connection.alive
+
+
+def completed(job: Job, part: Leading, outcome: Outcome) -> Outcome:
+    """Return the outcome of a run on all nodes, from that of the first node and what the others sent."""
+    logs = dict(outcome.logs)
+    for n in part.connections:
+        name, done = part.hostnames[n], part.done.get(n)
+        if done is None:
+            lost = gone(n, name)
+            outcome = better(outcome, lost) if outcome.error else replace(outcome, warnings=[*outcome.warnings, lost])
+            continue
+        outcome = better(outcome, done["error"])
+        logs.update({int(rank): words for rank, words in (done.get("logs") or {}).items()})
+        outcome = replace(outcome, warnings=[*outcome.warnings, *(f"{name}: {w}" for w in done["warnings"])])
+    if outcome.error:
+        return replace(outcome, ranks=None, logs=logs)
+    ranks = sorted((rank for node in part.parts.values() for rank in node), key=lambda rank: rank["rank"])
+    numbers = [rank["rank"] for rank in ranks]
+    if numbers != list(range(job.num_ranks)):
+        return replace(outcome, error=f"the nodes told of ranks {numbers}, and there are {job.num_ranks}.", ranks=None)
+    return replace(outcome, ranks=ranks)
 
 
 def listening(copy: Copy) -> socket.socket:
@@ -261,12 +266,10 @@ def ordered_job(values: Any, known: Collection[str]) -> Job:
 
 
 def but_repeat(job: Job) -> str:
-    content = to_dict(job)
-    del content["repeat"]
-    return canonical(content)
+    return canonical(to_dict(replace(job, repeat=0, group=0)))
 
 
-RunHere = Callable[[Job, Part], Outcome]
+RunHere = Callable[[list[Job], list[Part]], Any]
 
 
 def follow(
@@ -292,22 +295,26 @@ def follow(
         if message["do"] == "end":
             return
         if message["do"] == "run":
-            follow_run(copy, connection, message, known, run_here)
+            follow_runs(copy, connection, message["jobs"], known, run_here)
 
 
-def follow_run(
-    copy: Copy, connection: Connection, message: dict[str, Any], known: Collection[str], run_here: RunHere
+def follow_runs(
+    copy: Copy, connection: Connection, jobs: Sequence[Any], known: Collection[str], run_here: RunHere
 ) -> None:
-    """Run this node's part of one job. Raises PeersLost if the first node ends the sweep meanwhile."""
-    before, cpu, part = load.now(), load.children_seconds(), Following(copy, connection)
+    """Run this node's part of these jobs. Raises PeersLost if the first node ends the sweep meanwhile."""
+    before, cpu = load.now(), load.children_seconds()
+
+    def disturbed() -> list[str]:
+        return load.noise(before, load.now(), load.children_seconds() - cpu, len(allowed_cpus()))
+
+    parts = [Following(copy, connection, number, disturbed) for number in range(len(jobs))]
     try:
-        outcome = run_here(ordered_job(message["job"], known), part)
+        run_here([ordered_job(job, known) for job in jobs], [*parts])
     except ConfigError as error:
-        outcome = Outcome(error=f"{os.uname().nodename}: {error}")
-    if part.ended:
+        for part in parts:
+            part.end(Outcome(error=f"{os.uname().nodename}: {error}"))
+    if any(part.ended for part in parts):
         raise PeersLost("the first node ended the sweep.")
-    disturbed = load.noise(before, load.now(), load.children_seconds() - cpu, len(allowed_cpus()))
-    connection.send({"do": "done", "error": outcome.error, "warnings": disturbed, "logs": outcome.logs})
 
 
 def connect(copy: Copy, timeout_seconds: float, secret: Secret) -> Connection:

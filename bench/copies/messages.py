@@ -19,6 +19,12 @@ class Message(Struct, tag_field="do"):
     pass
 
 
+class OfRun(Message):
+    """A message about one run of a block."""
+
+    run: Count
+
+
 class Facts(Struct):
     hostname: str
     cpu: Group = {}
@@ -34,7 +40,7 @@ class Trained(Struct):
     rank: Count
 
 
-class Store(Message, tag="store"):
+class Store(OfRun, tag="store"):
     """What a rank publishes (rank/orders.py): a value as hexadecimal digits, or a number to add."""
 
     key: str
@@ -46,9 +52,10 @@ class Store(Message, tag="store"):
             raise ValueError("it stores nothing")
 
 
-Welcome, Go, Leave, Kill, End = (
-    msgspec.defstruct(word.capitalize(), [], bases=(Message,), tag=word)
-    for word in ("welcome", "go", "leave", "kill", "end")
+Welcome, End = (msgspec.defstruct(word.capitalize(), [], bases=(Message,), tag=word) for word in ("welcome", "end"))
+Turn, Go, Leave, Kill, Waits = (
+    msgspec.defstruct(word.capitalize(), [], bases=(OfRun,), tag=word)
+    for word in ("turn", "go", "leave", "kill", "waits")
 )
 
 
@@ -57,7 +64,7 @@ class Refuse(Message, tag="refuse"):
 
 
 class Run(Message, tag="run"):
-    job: Group
+    jobs: Annotated[list[Group], Meta(min_length=1)]
 
 
 class Hello(Message, tag="hello"):
@@ -67,26 +74,26 @@ class Hello(Message, tag="hello"):
     refused: Optional[str]
 
 
-class Beat(Message, tag="beat"):
+class Beat(OfRun, tag="beat"):
     done: dict[Number, Count]
 
 
-class AllReady(Message, tag="ready"):
+class AllReady(OfRun, tag="ready"):
     ranks: Annotated[list[Ready], Meta(min_length=1)]
 
 
-class Told(Message, tag="told"):
+class Told(OfRun, tag="told"):
     parts: list[Trained]
 
 
-class Done(Message, tag="done"):
+class Done(OfRun, tag="done"):
     error: Optional[str]
     warnings: list[str]
     logs: Optional[dict[Number, str]] = None
 
 
-BY_LEADER: Any = Union[Welcome, Refuse, Run, Store, Go, Leave, Kill, End]
-BY_FOLLOWER: Any = Union[Hello, Store, Beat, AllReady, Told, Done]
+BY_LEADER: Any = Union[Welcome, Refuse, Run, Turn, Store, Go, Leave, Kill, End]
+BY_FOLLOWER: Any = Union[Hello, Store, Beat, Waits, AllReady, Told, Done]
 
 
 def is_message(value: Any, by_leader: bool) -> bool:

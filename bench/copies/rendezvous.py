@@ -1,7 +1,8 @@
 """How the ranks of one run wait for each other, by way of the copies of the command that started them.
 
-The copy that leads decides: it compares what the ranks of all nodes are, sends ``go``, and sends ``end`` when all ranks have
-sent everything. `Leading` and `Following` are the two ends of that; what their methods return are orders for this node's ranks.
+The copy that leads decides: it gives the run its turns, compares what the ranks of all nodes are, sends ``go``, and sends ``leave``
+when all ranks have sent everything. `Leading` and `Following` are the two ends of one run; what their methods return are orders for
+this node's ranks. The runs of a block share the connections: ``run`` in a message is the number of its run.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Callable, Union
 
 from bench.copies.launcher import Copy
+from bench.copies.outcome import Outcome
 from bench.copies.wire import Connection
 
 Message = dict[str, Any]
@@ -30,20 +32,36 @@ class Leading:
 
     leads = True
 
-    def __init__(self, copy: Copy, connections: Mapping[int, Connection], hostnames: Sequence[str]):
-        self.copy, self.connections, self.hostnames = copy, connections, hostnames
+    def __init__(self, copy: Copy, connections: Mapping[int, Connection], hostnames: Sequence[str], number: int = 0):
+        self.copy, self.connections, self.hostnames, self.number = copy, connections, hostnames, number
         self.is_ready: dict[int, list[Message]] = {}
         self.parts: dict[int, list[Message]] = {}
         self.done: dict[int, Message] = {}
+        self.waiting: set[int] = set()  # nodes all of whose ranks wait for the next turn
         self.on_beat: Callable[[dict[int, int]], None] = lambda done: None  # turns done, by rank, on another node
 
     def send(self, message: Message, but: int | None = None) -> None:
         for node, connection in self.connections.items():
             if node != but:
-                connection.send(message)
+                connection.send({**message, "run": self.number})
 
     def beat(self, heard: int, done: Mapping[int, int]) -> None:
         """Nobody waits for a sign of life of the node that leads."""
+
+    def give_turn(self) -> None:
+        """Let the ranks of the other nodes start, or run their next micro-batch."""
+        self.waiting.clear()
+        self.send({"do": "turn"})
+
+    def waits(self, node: int = 0) -> list[Message]:
+        """Note that all ranks of a node wait for their next turn."""
+        self.waiting.add(node)
+        return []
+
+    @property
+    def all_wait(self) -> bool:
+        """Whether the turn is over, on all nodes."""
+        return len(self.waiting) > len(self.connections)
 
     def ready(self, ranks: list[Message], node: int = 0) -> list[Message]:
         """All ranks of a node wait for ``go``."""
@@ -66,25 +84,31 @@ class Leading:
         """Pass on what a rank of this node sent to all ranks."""
         self.send(message)
 
-    def on_messages(self, node: int, messages: list[Message] | None) -> list[Message]:
-        """Act on what came from another copy; None if it is gone. Raises RankFailed."""
-        orders: list[Message] = []
-        for message in messages or []:
-            orders += self._on_message(node, message)
-        if messages is None and node not in self.done:
-            lost = gone(node, self.hostnames[node])
-            if node not in self.parts:
-                raise RankFailed(lost)
-            self.done[node] = {"error": None, "warnings": [f"{lost} It had told everything."]}
-        return orders
+    def end(self, outcome: Outcome) -> None:
+        """Stop the ranks of the other nodes where this node's part failed."""
+        for node, connection in self.connections.items():
+            if outcome.error and node not in self.done:
+                connection.send({"do": "kill", "hangs": outcome.hangs, "run": self.number})
 
-    def _on_message(self, node: int, message: Message) -> list[Message]:
+    def on_lost(self, node: int) -> None:
+        """Note that another copy is gone. Raises RankFailed, unless its ranks had sent everything."""
+        if node in self.done:
+            return
+        lost = gone(node, self.hostnames[node])
+        if node not in self.parts:
+            raise RankFailed(lost)
+        self.done[node] = {"error": None, "warnings": [f"{lost} It had told everything."]}
+
+    def on_message(self, node: int, message: Message) -> list[Message]:
+        """Act on what came from another copy. Raises RankFailed."""
         do = message["do"]
         if do == "store":
-            self.send(message, but=node)
+            self.send({key: value for key, value in message.items() if key != "run"}, but=node)
             return [message]
         if do == "beat":
             self.on_beat({int(rank): done for rank, done in message["done"].items()})
+        elif do == "waits":
+            return self.waits(node)
         elif do == "ready":
             return self.ready(message["ranks"], node)
         elif do == "told":
@@ -97,42 +121,57 @@ class Leading:
 
 
 class Following:
-    """Another node's part in a run: its ranks do what the first node orders."""
+    """Another node's part in a run: its ranks do what the first node orders. ``end`` reports how the run ended here.
+
+    ``disturbed``: returns a sentence for each disturbance of this host since the block began.
+    """
 
     leads = False
 
-    def __init__(self, copy: Copy, connection: Connection):
+    def __init__(
+        self, copy: Copy, connection: Connection, number: int = 0, disturbed: Callable[[], list[str]] = lambda: []
+    ):
         self.copy, self.connection, self.connections = copy, connection, {0: connection}
+        self.number, self.disturbed = number, disturbed
         self.on_beat: Callable[[dict[int, int]], None] = lambda done: None
         self.beaten, self.beaten_at, self.ended = 0, time.monotonic(), False
+
+    def send(self, message: Message) -> None:
+        self.connection.send({**message, "run": self.number})
 
     def beat(self, heard: int, done: Mapping[int, int]) -> None:
         """Send the turns done by each rank of this node, if the ranks sent more than the ``heard`` events of the last time."""
         if heard != self.beaten and time.monotonic() - self.beaten_at >= BEAT_SECONDS:
             self.beaten, self.beaten_at = heard, time.monotonic()
-            self.connection.send({"do": "beat", "done": dict(done)})
+            self.send({"do": "beat", "done": dict(done)})
+
+    def waits(self) -> list[Message]:
+        self.send({"do": "waits"})
+        return []
 
     def ready(self, ranks: list[Message]) -> list[Message]:
-        self.connection.send({"do": "ready", "ranks": ranks})
+        self.send({"do": "ready", "ranks": ranks})
         return []
 
     def told(self, parts: list[Message]) -> list[Message]:
-        self.connection.send({"do": "told", "parts": parts})
+        self.send({"do": "told", "parts": parts})
         return []
 
     def publish(self, message: Message) -> None:
-        self.connection.send(message)
+        self.send(message)
 
-    def on_messages(self, node: int, messages: list[Message] | None) -> list[Message]:
-        if messages is None:
-            raise RankFailed("the first node is gone.")
-        orders: list[Message] = []
-        for message in messages:
-            if message["do"] in ("kill", "end"):
-                self.ended = message["do"] == "end"
-                raise RankFailed("stopped by the first node.", hangs=bool(message.get("hangs")))
-            orders.append({"do": "end"} if message["do"] == "leave" else message)
-        return orders
+    def end(self, outcome: Outcome) -> None:
+        self.send({"do": "done", "error": outcome.error, "warnings": self.disturbed(), "logs": outcome.logs})
+
+    def on_lost(self, node: int) -> None:
+        raise RankFailed("the first node is gone.")
+
+    def on_message(self, node: int, message: Message) -> list[Message]:
+        """Act on what the first node ordered. Raises RankFailed."""
+        if message["do"] in ("kill", "end"):
+            self.ended = message["do"] == "end"
+            raise RankFailed("stopped by the first node.", hangs=bool(message.get("hangs")))
+        return [{"do": "end"} if message["do"] == "leave" else message]
 
 
 Part = Union[Leading, Following]

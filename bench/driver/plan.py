@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.config.study import Study
+from bench.driver.order import others, runs_at_once
 from bench.driver.resume import found_there
 from bench.host.facts import usable_memory
 from bench.host.interpreter import with_software
@@ -84,8 +86,7 @@ def plan(study: Study, jobs: Sequence[Job], out: Path, hosts: Sequence[Host], nu
         took = with_auto_blocks(forecasts, len(jobs), study.blocks_max_minutes, wanted, bool(products))
     else:
         took = duration(forecasts, len(jobs), bool(products))
-    ranks = [(job.num_ranks if alone else job.ranks_per_node) for job in jobs]
-    needs = [workload_of(job).rank_bytes(job) for job in jobs]
+    needs = [run_bytes(arms, hosts, study.interleave, alone) for _, arms in itertools.groupby(jobs, key=others)]
     return Plan(
         study.name,
         len(jobs),
@@ -96,11 +97,21 @@ def plan(study: Study, jobs: Sequence[Job], out: Path, hosts: Sequence[Host], nu
         auto,
         max(job.nodes for job in jobs),
         alone and any(job.nodes > 1 for job in jobs),
-        None if None in needs else max(n * (need or 0) for n, need in zip(ranks, needs)),
+        None if None in needs else max(need or 0 for need in needs),
         usable_memory(hosts[0]),
         disk_bytes(todo) * (took.num_blocks or 1),
         free_bytes(out),
     )
+
+
+def run_bytes(arms: Iterable[Job], hosts: Sequence[Host], interleave: str, alone: bool) -> int | None:
+    """Return the memory on one host that the runs of one block need, which are alive together or not; None where it is unknown."""
+    jobs = list(arms)
+    need = workload_of(jobs[0]).rank_bytes(jobs[0])
+    if need is None:
+        return None
+    ranks = jobs[0].num_ranks if alone else jobs[0].ranks_per_node
+    return ranks * need * min(len(jobs), runs_at_once(jobs[0], hosts, interleave, alone))
 
 
 def earlier_records(directory: Path, host: Host, pythons: Collection[str | None]) -> list[records.Record]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -35,11 +36,12 @@ class Progress:
     ):
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self.clock, self.started, self.budget_seconds = clock, clock(), budget_seconds
-        self.begun: float | None = None  # of the job under way
+        self.begun: float | None = None  # of the runs under way
+        self.running: list[Job] = []  # those of them whose record is not there yet
         self.bar: Bar | None = None
         self.jobs, self.ended = list(jobs), 0
         self.took: dict[str, list[float]] = {}  # seconds of the jobs that ended, by arm
-        self.seen = 0  # micro-batches of the job under way
+        self.seen: Counter[str] = Counter()  # turns of the runs under way, by arm
         self.said: Said = {}
         if self.console.is_terminal:
             self.bar = Bar(
@@ -70,26 +72,34 @@ class Progress:
     def say(self, words: str) -> None:
         self.console.print(f"bench: {words}", markup=False)
 
-    def start(self, job: Job) -> None:
-        self.begun, self.seen = self.clock(), 0
+    def start(self, group: Sequence[Job]) -> None:
+        """``group``: runs that are alive together. One that no plan had is the reference arm's, for arms that do not fit beside it."""
+        self.more([job for job in group if job not in self.jobs])
+        self.begun, self.running = self.clock(), list(group)
+        self.seen.clear()
         left = self.left_words(None)
-        self._show(job, "starting", 0.0, left)
+        self._show(group, "starting", 0.0, left)
         if not self.bar:
-            self.say(f"job {self.ended + 1}/{len(self.jobs)} {label(job)} ...{f' ({left})' if left else ''}")
+            first, last = self.ended + 1, self.ended + len(group)
+            numbers = f"{first}-{last}" if last > first else f"{first}"
+            what = f"{' and '.join(label(job) for job in group)}{', interleaved' * (last > first)}"
+            self.say(f"job {numbers}/{len(self.jobs)} {what} ...{f' ({left})' if left else ''}")
 
     def step(self, job: Job, event: Mapping[str, Any], elapsed_seconds: float) -> None:
         workload = workload_of(job)
         state = workload.state(job, event)
         if not state:
             return
-        self.seen += 1
-        expected = workload.expected_seconds(job, self.seen, elapsed_seconds)
+        arm = job.allocator.name
+        self.seen[arm] += 1
+        # Interleaved runs have had as many turns each, give or take one, so that this is the pace of a round.
+        expected = workload.expected_seconds(job, self.seen[arm], elapsed_seconds)
         part = 0.5 if expected is None else min(0.99, elapsed_seconds / expected)
-        self._show(job, state, part, self.left_words(expected, elapsed_seconds))
+        self._show([job], state, part * len(self.running), self.left_words(expected, elapsed_seconds))
 
     def end(self, job: Job, record: dict[str, Any]) -> None:
         self.ended += 1
-        again = self.begun is None
+        again = job not in self.running
         if record["valid"]:
             words = workload_of(job).summary(record["derived"])
         else:
@@ -97,8 +107,9 @@ class Progress:
         self.say(f"{self.ended}/{len(self.jobs)} {label(job)}: {words}" + (" [already there]" if again else ""))
         if record.get("wall_seconds") and record["valid"]:
             self.took.setdefault(job.allocator.name, []).append(record["wall_seconds"])
-        self._show(job, "", 0.0, self.left_words(None))
-        self.begun = None
+        self.running = [other for other in self.running if other != job]
+        self.begun = self.begun if self.running else None
+        self._show([job], "", 0.0, self.left_words(None))
 
     def so_far(self, found: Sequence[Pair]) -> None:
         """After a block: each ratio with its interval, where it is another than was said last."""
@@ -123,7 +134,7 @@ class Progress:
 
     def seconds_left(self, expected: float | None, elapsed: float) -> float | None:
         """Of the jobs that are decided, by what the jobs of the same arm took, else all others; None while nothing is known. With a
-        budget the fewest blocks run whatever they take."""
+        budget the fewest blocks run whatever they take. ``expected``: of the runs under way together."""
         blocks = len({job.repeat for job in self.jobs})
         first = [job for job in self.jobs if job.repeat == self.jobs[0].repeat]
         owed = first * (FEWEST_BLOCKS - blocks) if self.budget_seconds is not None else []
@@ -131,19 +142,22 @@ class Progress:
         if not jobs:
             return 0.0
         known = {arm: fmean(seconds) for arm, seconds in self.took.items()}
+        together = max(len(self.running), 1)
         if expected is not None:
-            known.setdefault(jobs[0].allocator.name, expected)
+            for job in jobs[:together]:
+                known.setdefault(job.allocator.name, expected / together)
         if not known:
             return None
         others = fmean(known.values())
         each = [known.get(job.allocator.name, others) for job in jobs]
         if expected is None:
-            expected, elapsed = each[0], self.clock() - self.begun if self.begun is not None else 0.0
-        return max(0.0, expected - elapsed) + math.fsum(each[1:])
+            expected = math.fsum(each[:together])
+            elapsed = self.clock() - self.begun if self.begun is not None else 0.0
+        return max(0.0, expected - elapsed) + math.fsum(each[together:])
 
-    def _show(self, job: Job, state: str, part: float, left: str) -> None:
+    def _show(self, group: Sequence[Job], state: str, part: float, left: str) -> None:
         if self.bar:
-            name, completed = short(job), self.ended + part
+            name, completed = short(group[0]), self.ended + part
             room = self.console.width - len(name) - BAR_COLUMNS - 2
             counted = f"{completed:.1f}/{len(self.jobs)} jobs"
             rest = fitting((counted, left, state, f"{clock_words(self.clock() - self.started)} ran"), room)

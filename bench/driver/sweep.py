@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ from bench.copies.outcome import Outcome
 from bench.copies.rendezvous import Part
 from bench.copies.wire import secret_of
 from bench.driver.fits import check_hosts
-from bench.driver.order import in_blocks
+from bench.driver.order import groups, in_blocks, others, runs_at_once
 from bench.driver.plan import Plan, head, plan
 from bench.driver.progress import Progress
 from bench.driver.resume import answer, locked, measured_code
@@ -105,9 +106,9 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
             return 1
 
 
-def run_part(job: Job, part: Part) -> Outcome:
+def run_part(jobs: list[Job], parts: list[Part]) -> None:
     """Run the part of a node that does not lead, whose events nobody watches."""
-    return workload_of(job).run(job, None, part, lambda rank, event: None)
+    workload_of(jobs[0]).run_block(jobs, [], parts, lambda number, rank, event: None)
 
 
 TELL_SECONDS = 30.0  # for the other copies to connect and receive why this one does not take part
@@ -168,26 +169,54 @@ class Runner:
         with self.progress:
             block = list(jobs)
             while block:
-                for number, job in enumerate(block):
-                    raise_if_interrupted()
-                    record = self.answered(job)
-                    if record is None:
-                        if done and self.time_is_over(started, job):
-                            self.publish(done, final=True)
-                            return INTERRUPTED
-                        self.progress.start(job)
-                        record = self.measure(job)
-                    self.progress.end(job, record)
-                    done.append(record)
-                    self.publish(done, final=False)
-                    if number + 1 == len(block) or block[number + 1].repeat != job.repeat:
-                        self.progress.so_far(pairs(done, self.study.reference))
-                # By their records and not by the clock, for jobs that were there already took no time.
+                for _, arms in itertools.groupby(block, key=others):
+                    if not self.run_arms(list(arms), done, started):
+                        self.publish(done, final=True)
+                        return INTERRUPTED
+                    self.progress.so_far(pairs(done, self.study.reference))
+                # By their records and not by the clock, because runs that were there already took no time.
                 job_seconds = sum(record["wall_seconds"] for record in done[-len(block) :]) / len(block)
                 block = self.next_block(jobs, done, time.monotonic() - started, job_seconds)
         self.publish(done, final=True)
         failed = [r for r in done if not r["valid"]]
         return 1 if failed else 0
+
+    def run_arms(self, arms: list[Job], done: list[records.Record], started: float) -> bool:
+        """Run those ``arms`` of one block that are not answered, and add their records to ``done``; False when the time is over."""
+        todo = []
+        for job in arms:
+            raise_if_interrupted()
+            record = self.answered(job)
+            if record is None:
+                todo.append(job)
+            else:
+                self.ended(job, record, done)
+        for group in self.groups(arms, todo):
+            raise_if_interrupted()
+            if done and self.time_is_over(started, group[0]):
+                return False
+            self.progress.start(group)
+            for job, record in zip(group, self.measure(group)):
+                self.ended(job, record, done)
+            self.publish(done, final=False)
+        return True
+
+    def ended(self, job: Job, record: records.Record, done: list[records.Record]) -> None:
+        self.progress.end(job, record)
+        done.append(record)
+
+    def groups(self, arms: Sequence[Job], todo: Sequence[Job]) -> list[list[Job]]:
+        """Return the runs of ``todo`` that are alive together."""
+        if not todo:
+            return []
+        hosts = self.leader.facts
+        at_once = runs_at_once(todo[0], hosts, self.study.interleave, len(hosts) == 1)
+        reference = next((job for job in arms if job.allocator.name == self.study.reference), None)
+        taken = 0
+        if reference:  # runs of the reference arm that an earlier command made for other groups
+            while (self.out / dataclasses.replace(reference, group=taken + 1).directory / "record.json").exists():
+                taken += 1
+        return groups(todo, reference, at_once, taken + 1)
 
     def plan(self, jobs: Sequence[Job]) -> Plan:
         """Return what is to run. The host's matrix products are timed first where something will run."""
@@ -264,25 +293,43 @@ class Runner:
                 self.without.append(sentence)
                 self.progress.say(sentence)
 
-    def measure(self, job: Job) -> records.Record:
-        workload = workload_of(job)
+    def measure(self, group: Sequence[Job]) -> list[records.Record]:
+        """Run the jobs, interleaved where they are several, and write their records."""
+        workload = workload_of(group[0])
         started, clock, cpu = datetime.now(timezone.utc), time.monotonic(), load.children_seconds()
         before = load.now()
 
-        def on_event(rank: int, event: dict[str, Any]) -> None:
+        def on_event(number: int, rank: int, event: dict[str, Any]) -> None:
             if rank == 0:
-                self.progress.step(job, event, time.monotonic() - clock)
+                self.progress.step(group[number], event, time.monotonic() - clock)
 
-        folder = self.out / job.directory
-        outcome = self.leader.run(job, lambda part: workload.run(job, folder, part, on_event))
+        folders = [self.out / job.directory for job in group]
+        outcomes = self.leader.run(group, lambda parts: workload.run_block(group, folders, parts, on_event))
         after = load.now()
+        shared = {
+            "started_at": started.isoformat(timespec="seconds"),
+            "load": {"before": before, "after": after},
+            "warnings": load.noise(before, after, load.children_seconds() - cpu, len(allowed_cpus())),
+        }
+        hashes = [job.content_hash for job in group]
+        found = []
+        for number, (job, outcome) in enumerate(zip(group, outcomes)):
+            others_here = hashes[:number] + hashes[number + 1 :]
+            more = {**shared, "interleaved_with": others_here} if others_here else shared
+            seconds = outcome.seconds or time.monotonic() - clock
+            found.append(self.write(job, outcome, {**more, "wall_seconds": seconds}))
+        return found
+
+    def write(self, job: Job, outcome: Outcome, times: Mapping[str, Any]) -> records.Record:
+        """Write the record of a run; ``times``: when it ran, how busy the host was, and what ran beside it."""
+        workload = workload_of(job)
         try:  # what another node sent of its ranks is validated before anything is calculated from it
             workload.checked_ranks(outcome.ranks or [])
         except ConfigError as error:
             outcome = dataclasses.replace(
                 outcome, error=f"what a rank sent is no part of a record: {error}", ranks=None
             )
-        if outcome.ranks and (unseen := load.unseen(before)):
+        if outcome.ranks and (unseen := load.unseen(times["load"]["before"])):
             outcome.ranks[0]["without"] = [*outcome.ranks[0].get("without", ()), *unseen]
         self.say_without(outcome.ranks or [])
         simulated = len({machine_of(host) for host in self.leader.facts[: job.nodes]}) < job.nodes
@@ -296,11 +343,8 @@ class Runner:
             "status": "failed" if outcome.error else "ok",
             "valid": not outcome.error,
             "error": outcome.error,
-            "warnings": load.noise(before, after, load.children_seconds() - cpu, len(allowed_cpus()))
-            + workload.disturbances(outcome.ranks or [])
-            + outcome.warnings,
-            "started_at": started.isoformat(timespec="seconds"),
-            "wall_seconds": time.monotonic() - clock,
+            **times,
+            "warnings": times["warnings"] + workload.disturbances(outcome.ranks or []) + outcome.warnings,
             "launch": {
                 "launcher": self.leader.copy.launcher,
                 "simulated": simulated,
@@ -311,11 +355,10 @@ class Runner:
                 "dropped_environment": dropped_environment(workload.dropped),
             },
             "hosts": self.hosts(job),
-            "load": {"before": before, "after": after},
             "host_used_mib": outcome.host_used_mib,
             "ranks": outcome.ranks,
         }
-        path = folder / "record.json"
+        path = self.out / job.directory / "record.json"
         records.write(path, record)
         keep_logs(path.parent, outcome.logs)
         return {**reading.with_figures(record), "path": str(path)}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from bench.host.cgroup import throttled_seconds
 from bench.host.facts import clock_now
@@ -126,9 +129,15 @@ def noise(before: Mapping[str, Any], after: Mapping[str, Any], own_cpu_seconds: 
 
 
 def children_seconds() -> float:
-    """Return the CPU seconds of all child processes that have ended."""
+    """Return the CPU seconds of all child processes, of those that have ended too."""
     times = os.times()
-    return times.children_user + times.children_system
+    total = times.children_user + times.children_system
+    with contextlib.suppress(psutil.Error, OSError):  # psutil reads /proc/stat, which a container may hide
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error, OSError):
+                used = child.cpu_times()
+                total += used.user + used.system
+    return total
 
 
 def standstill(ranks: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -29,7 +29,7 @@ POSITIVE_IF_SAMPLED = (
     *("measure.iteration_micro_batches", "measure.relative_half_width"),
     *("measure.max_samples", "measure.max_seconds"),
 )
-NOT_NEGATIVE = ("repeat", "seed", "measure.min_samples", "measure.min_seconds")
+NOT_NEGATIVE = ("repeat", "group", "seed", "measure.min_samples", "measure.min_seconds")
 SHARES = ("train.adam_beta1", "train.adam_beta2", "train.dropout")
 CHOICES = {
     "model.ops": ("megatron", "lean"),

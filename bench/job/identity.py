@@ -14,7 +14,7 @@ from typing import Any
 
 # Versions of an interpreter (launch.software) are facts of a record's host, where they are compared (likeness.SAME_TIMES).
 INFORMATION = ("launch.interface", "launch.python", "launch.software", "program.directory", "data.path")
-PLACE = ("nodes", "repeat")  # which cell and block of an experiment a job is
+PLACE = ("nodes", "repeat", "group")  # which cell, block and group of interleaved runs of an experiment a job is
 AMOUNT = ("measure.mode", "measure.iteration_micro_batches")  # of `measure`, what is no mere amount
 # A path, and what a pack leaves of one (.../name). Its last part is its content as far as a name can be.
 # Where a path may begin: not within a word or another path, but right after an option of a compiler.
@@ -55,7 +55,7 @@ def arm(job: Mapping[str, Any]) -> dict[str, Any]:
 
 def content_hash(job: Mapping[str, Any]) -> str:
     """Return the SHA-256, as 64 hex digits, over all that decides the job's measurement on a host."""
-    place = {key: job[key] for key in PLACE}
+    place = {key: job[key] for key in PLACE if key in job}
     setting = {key: job["allocator"].get(key) for key in ("name", "library", "env")}
     content = [identity(job), place, setting, job["launch"].get("software")]
     return hashlib.sha256(canonical(content).encode()).hexdigest()

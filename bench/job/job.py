@@ -153,6 +153,7 @@ class Job:
     nodes: int = 1
     ranks_per_node: int = 1
     repeat: int = 0
+    group: int = 0  # of the reference arm: which group of interleaved runs it is in, where a block has several
     seed: int = 1234
     allocator: Allocator = field(default_factory=Allocator)
     model: Model = field(default_factory=Model)
@@ -201,7 +202,7 @@ class Job:
     @property
     def directory(self) -> str:
         """Name of the job's directory: it carries its meaning, and has no character that a shell or Hydra minds."""
-        return f"n{self.nodes:03d}_{self.allocator.name}_r{self.repeat:02d}-{self.content_hash[:8]}"
+        return f"n{self.nodes:03d}_{self.allocator.name}_r{self.repeat:02d}{f'g{self.group}' * (self.group > 0)}-{self.content_hash[:8]}"
 
 
 # The workloads, and which parts of a job each has for itself. The other parts belong to all of them.
@@ -214,6 +215,8 @@ def to_dict(job: Job) -> Dict[str, Any]:
     for workload, parts in OWN_PARTS.items():
         for part in parts if workload != job.workload else ():
             del content[part]
+    if not job.group:
+        del content["group"]
     for part, key in (("launch", "python"), ("launch", "software"), ("data", "sha256")):
         if part in content and content[part][key] is None:
             del content[part][key]

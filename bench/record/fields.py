@@ -231,8 +231,11 @@ class RecordFile(TypedDict):
     valid: Annotated[bool, says("whether numbers may be drawn from it")]
     error: Annotated[Optional[str], says("one sentence on what went wrong, or null")]
     warnings: Annotated[list[str], says("sentences that mark a noisy run: steal, throttling, major faults")]
+    interleaved_with: NotRequired[
+        Annotated[list[str], says("`content_hash` of the runs that were alive at the same time and alternated with it")]
+    ]
     started_at: Annotated[str, says("ISO 8601 with UTC offset")]
-    wall_seconds: Annotated[Number, says("duration of the whole job, start-up included")]
+    wall_seconds: Annotated[Number, says("duration of the run's own turns, start-up included")]
     job: Annotated[dict[str, Any], says("the configuration, with the keys of `conf/config.yaml`")]
     launch: Annotated[LaunchFacts, says("how it was started")]
     hosts: Annotated[

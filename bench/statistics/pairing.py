@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from bench.record.records import Record
 from bench.statistics import stats
 from bench.statistics.cause import Cause, explain
 from bench.statistics.cells import Cell, block_of
@@ -103,11 +105,13 @@ def pair(base: Cell, cell: Cell, losses: Losses) -> Pair:
         return invalid(
             f"the {what} of {' and '.join(wrong)} disagree by up to {losses.largest_difference:.2g}, so they did not do the same work."
         )
-    blocks = [{block_of(record): record for record in one.records} for one in (base, cell)]
-    common = sorted(set(blocks[0]) & set(blocks[1]))
+    bases = by_block(base)
+    blocks = {key: found[0] for key, found in by_block(cell).items()}
+    common = sorted(set(bases) & set(blocks))
     if not common:
         return invalid("no block holds both.")
-    ours, theirs = ([block[key] for key in common] for block in blocks)
+    theirs = [blocks[key] for key in common]
+    ours = [beside(record, bases[key]) for key, record in zip(common, theirs)]
     try:
         samples = [[r["derived"]["samples"] for r in side] for side in (ours, theirs)]
         peaks = [[[r["derived"]["peak_rss_bytes"]] for r in side] for side in (ours, theirs)]
@@ -125,5 +129,19 @@ def pair(base: Cell, cell: Cell, losses: Losses) -> Pair:
         ratio,
         memory,
         explain(ours, theirs, word in ("faster", "slower")),
-        len(set(blocks[0]) ^ set(blocks[1])),
+        len(set(bases) ^ set(blocks)),
     )
+
+
+def by_block(cell: Cell) -> dict[Any, list[Record]]:
+    """Return the records of each block: one, or of the reference arm one for each group of interleaved runs."""
+    found: dict[Any, list[Record]] = {}
+    for record in cell.records:
+        found.setdefault(block_of(record), []).append(record)
+    return found
+
+
+def beside(record: Record, bases: Sequence[Record]) -> Record:
+    """Return that of the reference arm's records of a block which ``record`` alternated with; the first where it is none of them."""
+    together = record.get("interleaved_with", ())
+    return next((base for base in bases if base["content_hash"] in together), bases[0])

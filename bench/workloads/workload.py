@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
     from bench.statistics.pairing import Losses
 
 OnEvent = Callable[[int, dict[str, Any]], None]  # number of the rank, what it sent
+OnRunEvent = Callable[[int, int, dict[str, Any]], None]  # the same, after the number of the run
 
 
 class Workload:
     """One kind of work. The parts of a job that are its own are named in `bench.job.job.OWN_PARTS`."""
 
     turn = "run"  # the smallest unit in which a run can be paused
+    pauses = False  # whether a run can be paused between turns, so that the runs of a block can be interleaved
     shorter = "fewer steps"  # how a user makes a run shorter
     compared = "values"  # what all arms must compute alike, which is ``losses`` in the figures
     uses_pytorch = False  # its arithmetic is PyTorch's: the interpreter and the matrix library are part of the question
@@ -73,13 +76,20 @@ class Workload:
 
     # ---- a run
 
-    def run(self, job: Job, folder: Path | None, part: Part, on_event: OnEvent) -> Outcome:
-        """Run this node's part of ``job`` from start to end; no process is left.
-
-        ``folder``: of the record, None on a node that does not lead. ``part``: the way to the other nodes of the run.
-        A run that is paused between turns starts here, takes turns, and ends here: nothing outside keeps its state.
-        """
+    def run(self, job: Job, folder: Path, on_event: OnEvent) -> Outcome:
+        """Run ``job`` from start to end on this host; no process is left. ``folder``: of the record."""
         raise NotImplementedError
+
+    def run_block(
+        self, jobs: Sequence[Job], folders: Sequence[Path], parts: Sequence[Part], on_event: OnRunEvent
+    ) -> list[Outcome]:
+        """Run this node's part of ``jobs``, interleaved where they are several; no process is left.
+
+        ``folders``: of the records, on the first node. ``parts``: the ways to the other nodes of each run.
+        """
+        return [
+            self.run(job, folder, partial(on_event, number)) for number, (job, folder) in enumerate(zip(jobs, folders))
+        ]
 
     def checked_ranks(self, ranks: Any) -> list[dict[str, Any]]:
         """Return what the ranks measured, as this workload declares it. Raises ConfigError."""

@@ -7,6 +7,8 @@ ranks of other nodes need (`bench.copies.rendezvous`). torch.distributed is wher
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import json
 import os
 import selectors
@@ -24,7 +26,7 @@ from bench.allocators import library
 from bench.allocators.environment import environment, steering
 from bench.copies.launcher import Copy, chosen_interface
 from bench.copies.outcome import Outcome
-from bench.copies.rendezvous import Message, Part, RankFailed
+from bench.copies.rendezvous import Leading, Message, Part, RankFailed
 from bench.host import load
 from bench.host.interrupt import raise_if_interrupted
 from bench.host.topology import crowded, refuses_binding, shares_here
@@ -33,8 +35,7 @@ from bench.job.job import Job, to_dict
 from bench.paths import CHECKOUT
 from bench.workloads.child import EXIT_SECONDS, CannotStart, Child, end_child, output_of, read_events, start_child
 from bench.workloads.gpt.watchdog import TICK_SECONDS, Watchdog
-
-OnEvent = Callable[[int, dict[str, Any]], None]
+from bench.workloads.workload import OnEvent, OnRunEvent
 
 
 @dataclass
@@ -51,27 +52,24 @@ STACKS_SECONDS = 1.0  # for a rank that hangs to write where it is
 HERE = os.uname().nodename
 
 
-def run_ranks(job: Job, part: Part, on_event: OnEvent) -> Outcome:
-    """Run this node's ranks of ``job`` until all have ended or one failed. No process is left, whatever happens."""
-    ranks: list[Rank] = []
+def run_ranks(jobs: Sequence[Job], parts: Sequence[Part], on_event: OnRunEvent) -> list[Outcome]:
+    """Run this node's ranks of all ``jobs`` until each run has ended or failed. No process is left, whatever happens.
+
+    Several runs are interleaved: all are alive at once, and one at a time has its turn.
+    """
+    runs = [
+        Run(job, part, functools.partial(on_event, number), len(jobs) > 1)
+        for number, (job, part) in enumerate(zip(jobs, parts))
+    ]
+    block = Block(runs)
     try:
-        for number, orders, env in rank_specs(job, part.copy):
-            ranks.append(start_rank(number, orders, env, rank_command(job.launch.python)))
-        run = Run(ranks, on_event, part, Watchdog(job))
-        run.run()
-        return Outcome(ranks=[rank.part for rank in ranks if rank.part], host_used_mib=run.host_used_mib)
-    except (AllocatorError, RankFailed) as error:
-        hangs = isinstance(error, RankFailed) and error.hangs
-        if hangs:
-            ask_for_stacks(ranks)
-        logs = {rank.number: text for rank in ranks if (text := output_of(rank))}
-        return Outcome(error=str(error), logs=logs, hangs=hangs)
+        return block.run()
     finally:
-        for rank in ranks:
-            end_child(rank)
+        for run in runs:
+            run.end_ranks()
 
 
-def rank_specs(job: Job, copy: Copy) -> list[tuple[int, dict[str, Any], dict[str, str]]]:
+def rank_specs(job: Job, copy: Copy, interleaved: bool = False) -> list[tuple[int, dict[str, Any], dict[str, str]]]:
     """Return number, orders and environment of each rank of this node. Raises AllocatorError, and RankFailed for an interface that
     is not there."""
     here = range(job.num_ranks)
@@ -102,6 +100,7 @@ def rank_specs(job: Job, copy: Copy) -> list[tuple[int, dict[str, Any], dict[str
             "library": path,
             "without": without,
             "environment": steering(env),
+            "interleaved": interleaved,
         }
         found.append((number, orders, env))
     return found
@@ -158,55 +157,78 @@ def flush(rank: Rank) -> None:
         rank.outbox = b""
 
 
+class Stopwatch:
+    """The seconds of a run's turns."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self.since: float | None = None
+
+    def start(self) -> None:
+        self.since = self.since or time.monotonic()
+
+    def stop(self) -> None:
+        self.total, self.since = self.seconds(), None
+
+    def seconds(self) -> float:
+        return self.total + (time.monotonic() - self.since if self.since is not None else 0.0)
+
+
 class Run:
-    """The ranks of one job on this node while they run."""
+    """The ranks of one job on this node, from its first turn to its end. ``outcome`` is None until then."""
 
-    def __init__(self, ranks: list[Rank], on_event: OnEvent, part: Part, watchdog: Watchdog):
-        self.ranks, self.on_event, self.part, self.watchdog = ranks, on_event, part, watchdog
-        self.part.on_beat = watchdog.hear_of
-        self.selector = selectors.DefaultSelector()
+    def __init__(self, job: Job, part: Part, on_event: OnEvent, interleaved: bool):
+        self.job, self.part, self.on_event, self.interleaved = job, part, on_event, interleaved
+        self.stopwatch = Stopwatch()
+        self.watchdog = Watchdog(job, self.stopwatch.seconds)  # a run that waits for its turn does not hang
+        self.part.on_beat = self.watchdog.hear_of
+        self.ranks: list[Rank] = []
+        self.waiting: set[int] = set()  # ranks that wait for the next turn
         self.all_ready = self.all_told = self.may_end = False
+        self.used_memory: Callable[[], float | None] = load.used_memory_mib
         self.host_used_mib: float | None = None
+        self.outcome: Outcome | None = None
 
-    def run(self) -> None:
-        with self.selector:
-            for rank in self.ranks:
-                self.selector.register(rank.events, selectors.EVENT_READ, rank)
-            for node, connection in self.part.connections.items():
-                self.selector.register(connection.socket, selectors.EVENT_READ, node)
-                self.on_messages(
-                    node, connection.messages()
-                )  # what came with the order to run does not wake the selector
-            while not self.may_end:
-                self.tick()
-            deadline = time.monotonic() + EXIT_SECONDS
-            for rank in self.ranks:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    rank.process.wait(max(0.0, deadline - time.monotonic()))
+    @property
+    def has_turn(self) -> bool:
+        return self.outcome is None and isinstance(self.part, Leading) and not self.part.all_wait
 
-    def tick(self) -> None:
-        """Wait for the next events and messages, and act on them. Raises RankFailed."""
-        raise_if_interrupted()
-        waiting = any(rank.outbox for rank in self.ranks)
-        for key, _ in self.selector.select(0.01 if waiting else TICK_SECONDS):
-            if isinstance(key.data, Rank):
-                self.on_readable(key.data)
-            else:
-                connection = self.part.connections[key.data]
-                connection.read()
-                self.on_messages(key.data, connection.messages())
-                if not connection.alive and not self.may_end:
-                    self.selector.unregister(connection.socket)
-                    self.on_messages(key.data, None)
+    def begin_turn(self) -> list[Rank]:
+        """Start the ranks in the first turn, and order them to go on in a later one; the ranks that were started."""
+        self.stopwatch.start()
+        if self.ranks:
+            self.apply_orders([{"do": "turn"}])
+            return []
+        for number, orders, env in rank_specs(self.job, self.part.copy, self.interleaved):
+            self.ranks.append(start_rank(number, orders, env, rank_command(self.job.launch.python)))
+        return self.ranks
+
+    def fail(self, error: AllocatorError | RankFailed) -> None:
+        hangs = isinstance(error, RankFailed) and error.hangs
+        if hangs:
+            ask_for_stacks(self.ranks)
+        logs = {rank.number: text for rank in self.ranks if (text := output_of(rank))}
+        self.outcome = Outcome(error=str(error), logs=logs, hangs=hangs, seconds=self.stopwatch.seconds())
+
+    def succeed(self) -> None:
+        deadline = time.monotonic() + EXIT_SECONDS
         for rank in self.ranks:
-            flush(rank)
-        self.part.beat(self.watchdog.heard, self.watchdog.done)
-        if self.part.leads and (
-            given_up := self.watchdog.look()
-        ):  # the ranks of other nodes may only wait for those elsewhere
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                rank.process.wait(max(0.0, deadline - time.monotonic()))
+        ranks = [rank.part for rank in self.ranks if rank.part]
+        self.outcome = Outcome(ranks=ranks, host_used_mib=self.host_used_mib, seconds=self.stopwatch.seconds())
+
+    def end_ranks(self) -> None:
+        while self.ranks:
+            end_child(self.ranks.pop())
+
+    def look(self) -> None:
+        """Raise RankFailed if the run hangs in its turn. The ranks of other nodes may only wait for those elsewhere."""
+        if given_up := self.watchdog.look():
             raise RankFailed(self.who_hangs(given_up), hangs=True)
 
-    def on_readable(self, rank: Rank) -> None:
+    def on_readable(self, rank: Rank) -> bool:
+        """Act on what the rank sent; whether its pipe is still open. Raises RankFailed and AllocatorError."""
         events = read_events(rank)
         for event in events or []:
             self.watchdog.hear(rank.number, event)
@@ -219,18 +241,25 @@ class Run:
                 rank.ready = event
             elif kind == "part":
                 rank.part = event["part"]
+            elif kind == "waits":
+                self.on_wait(rank)
             elif kind == "after":
                 assert rank.part is not None
                 rank.part.update(event["values"])
                 rank.told_all = True
             else:
                 if (kind, rank.number, event.get("iteration"), event.get("index")) == ("micro_batch", 0, 1, 0):
-                    self.host_used_mib = load.used_memory_mib()  # the published column: after the first iteration
+                    self.host_used_mib = self.used_memory()  # the published column: after the first iteration
                 self.on_event(rank.number, event)
-        if events is None:
-            self.selector.unregister(rank.events)
-            self.on_exit(rank)
         self.agree()
+        return events is not None
+
+    def on_wait(self, rank: Rank) -> None:
+        self.waiting.add(rank.number)
+        if len(self.waiting) == len(self.ranks):
+            self.waiting.clear()
+            self.stopwatch.stop()
+            self.apply_orders(self.part.waits())
 
     def publish(self, rank: Rank, event: dict[str, Any]) -> None:
         message = {**event, "do": "store"}
@@ -248,9 +277,6 @@ class Run:
         if not self.all_told and all(rank.told_all for rank in self.ranks):
             self.all_told = True
             self.apply_orders(self.part.told([rank.part for rank in self.ranks if rank.part]))
-
-    def on_messages(self, node: int, messages: list[Message] | None) -> None:
-        self.apply_orders(self.part.on_messages(node, messages))
 
     def apply_orders(self, orders: list[Message]) -> None:
         for order in orders:
@@ -278,6 +304,118 @@ class Run:
         note = f" ({', '.join(sorted(states))})" if states else ""
         subject = f"rank{'s' * (len(done) > 1)} {named}{note}, after {count} micro-batches,"
         return f"{subject} {what}; where it was is in rank-N.log beside the record."
+
+
+class Block:
+    """Runs of this node that alternate: ABBA, from the order that they are given in. The first node gives the turns."""
+
+    def __init__(self, runs: Sequence[Run]):
+        self.runs, self.connections = runs, runs[0].part.connections
+        self.selector = selectors.DefaultSelector()
+        self.turns = itertools.cycle([*runs, *reversed(runs)])
+        self.current: Run | None = None
+        for run in runs:
+            run.used_memory = functools.partial(self.used_memory, run)
+
+    def run(self) -> list[Outcome]:
+        with self.selector:
+            for node, connection in self.connections.items():
+                self.selector.register(connection.socket, selectors.EVENT_READ, node)
+                self.on_messages(node)  # what came with the order to run does not wake the selector
+            while self.alive:
+                self.give_turn()
+                self.tick()
+        return [run.outcome for run in self.runs if run.outcome]
+
+    @property
+    def alive(self) -> list[Run]:
+        return [run for run in self.runs if run.outcome is None]
+
+    def give_turn(self) -> None:
+        """Give the turn to the next run, where no run has it and this node leads."""
+        while self.alive and not (self.current and self.current.has_turn):
+            self.current = next(run for run in self.turns if run.outcome is None)
+            if not isinstance(self.current.part, Leading):
+                return
+            self.current.part.give_turn()
+            self.begin_turn(self.current)
+
+    def begin_turn(self, run: Run) -> None:
+        for rank in self.attempt(run, run.begin_turn) or ():
+            self.selector.register(rank.events, selectors.EVENT_READ, (run, rank))
+
+    def attempt(self, run: Run, act: Callable[..., Any], *arguments: Any) -> Any:
+        """Return what ``act`` returns; None where it ended the run. What fails in one run leaves the others alone."""
+        if run.outcome:
+            return None
+        try:
+            found = act(*arguments)
+            if run.may_end:
+                run.succeed()
+        except (AllocatorError, RankFailed) as error:
+            run.fail(error)
+        if not run.outcome:
+            return found
+        for rank in run.ranks:
+            with contextlib.suppress(KeyError):
+                self.selector.unregister(rank.events)
+        run.end_ranks()
+        run.part.end(run.outcome)
+        return None
+
+    def tick(self) -> None:
+        """Wait for the next events and messages, and act on them."""
+        raise_if_interrupted()
+        waiting = any(rank.outbox for run in self.runs for rank in run.ranks)
+        for key, _ in self.selector.select(0.01 if waiting else TICK_SECONDS):
+            if isinstance(key.data, int):
+                self.on_readable(key.data)
+            else:
+                run, rank = key.data
+                if self.attempt(run, run.on_readable, rank) is False:
+                    self.selector.unregister(rank.events)
+                    self.attempt(run, run.on_exit, rank)
+        for run in self.alive:
+            for rank in run.ranks:
+                flush(rank)
+            run.part.beat(run.watchdog.heard, run.watchdog.done)
+        if self.current and self.current.part.leads:
+            self.attempt(self.current, self.current.look)
+
+    def on_readable(self, node: int) -> None:
+        connection = self.connections[node]
+        connection.read()
+        self.on_messages(node)
+        if not connection.alive:
+            self.selector.unregister(connection.socket)
+            for run in self.alive:
+                self.attempt(run, run.part.on_lost, node)
+
+    def on_messages(self, node: int) -> None:
+        for message in self.connections[node].messages():
+            numbers = range(len(self.runs)) if message["do"] == "end" else [message["run"]]
+            for run in (run for run in self.runs if run.part.number in numbers):
+                if run.outcome and message["do"] == "done":
+                    run.part.done[node] = message  # type: ignore[union-attr]
+                for order in self.attempt(run, run.part.on_message, node, message) or ():
+                    if order["do"] == "turn":
+                        self.begin_turn(run)
+                    else:
+                        self.attempt(run, run.apply_orders, [order])
+
+    def used_memory(self, run: Run) -> float | None:
+        """Return the memory in use on this host in MiB, without what the ranks of other runs have for themselves."""
+        used = load.used_memory_mib()
+        others = [rank.process.pid for other in self.alive if other is not run for rank in other.ranks]
+        return None if used is None else used - sum(map(private_mib, others))
+
+
+def private_mib(pid: int) -> float:
+    """Return what the process shares with no other, in MiB; 0 where it is gone or the kernel does not count it."""
+    try:
+        return psutil.Process(pid).memory_full_info().uss / 2**20
+    except (psutil.Error, OSError, AttributeError):
+        return 0.0
 
 
 def state_of(rank: Rank) -> str | None:

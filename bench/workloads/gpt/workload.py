@@ -12,7 +12,7 @@ from bench.job.sampling import micro_batches
 from bench.record.records import Record
 from bench.workloads.gpt.figures import checked_ranks, derive
 from bench.workloads.gpt.flops import tflops
-from bench.workloads.workload import OnEvent, Outcome, Workload
+from bench.workloads.workload import OnRunEvent, Outcome, Workload
 
 if TYPE_CHECKING:
     from bench.copies.launcher import Copy
@@ -28,6 +28,7 @@ class Gpt(Workload):
     """The training of a GPT, by ranks of our own on one node or several."""
 
     turn = "micro-batch"
+    pauses = True
     shorter = "a smaller model"
     compared = "losses"
     uses_pytorch = True
@@ -65,10 +66,12 @@ class Gpt(Workload):
     def fewest_samples(self, job: Job) -> int | None:
         return micro_batches(job, 1)  # what is left out by design, and one iteration
 
-    def run(self, job: Job, folder: Path | None, part: Part, on_event: OnEvent) -> Outcome:
+    def run_block(
+        self, jobs: Sequence[Job], folders: Sequence[Path], parts: Sequence[Part], on_event: OnRunEvent
+    ) -> list[Outcome]:
         from bench.workloads.gpt.ranks import run_ranks
 
-        return run_ranks(job, part, on_event)
+        return run_ranks(jobs, parts, on_event)
 
     def checked_ranks(self, ranks: Any) -> list[dict[str, Any]]:
         return checked_ranks(ranks)

@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -92,6 +93,7 @@ def run_program(job: Job, folder: Path, on_event: Callable[[int, dict[str, Any]]
         written |= {name for name, sha256 in job.program.files.items() if file_sha256(name) != sha256}
     first = _first[arm]
     wrong, event, values = first.wrong, first.event, first.values
+    began = time.monotonic()
     if not wrong:
         wrong, event, values = ended(job, {**orders, "known": first.event["known"]}, on_event)
     warnings = list(dict.fromkeys([*first.event.get("warnings", ()), *event.get("warnings", ())]))
@@ -101,7 +103,7 @@ def run_program(job: Job, folder: Path, on_event: Callable[[int, dict[str, Any]]
         values = []
     proof = {**proof, "processes": first.event["processes"], "first_run_seconds": first.event["wall_seconds"]}
     part = {**part_of(event, proof, values), **seen_environment(os.environ), "environment_bytes": bytes_of(env)}
-    return Outcome(ranks=[part], warnings=warnings)
+    return Outcome(ranks=[part], warnings=warnings, seconds=time.monotonic() - began)
 
 
 def ended(

@@ -18,7 +18,6 @@ from bench.workloads.workload import OnEvent, Outcome, Workload
 
 if TYPE_CHECKING:
     from bench.copies.launcher import Copy
-    from bench.copies.rendezvous import Part
     from bench.statistics.pairing import Losses
 
 STEPS_TO_LOOK = 12  # of which the first two do not count
@@ -52,8 +51,7 @@ class UserProgram(Workload):
         by_rules = job.program.rate is not None and job.program.stop_after_steps is None
         return STEPS_TO_LOOK if by_rules else None
 
-    def run(self, job: Job, folder: Path | None, part: Part, on_event: OnEvent) -> Outcome:
-        assert folder is not None  # check_host allows one copy
+    def run(self, job: Job, folder: Path, on_event: OnEvent) -> Outcome:
         return run_program(job, folder, on_event)
 
     def state(self, job: Job, event: Mapping[str, Any]) -> str:

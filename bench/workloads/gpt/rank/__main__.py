@@ -2,9 +2,10 @@
 
     python -I -B -m bench.workloads.gpt.rank FD    (a pipe's number; what to do comes as lines of JSON on standard input)
 
-What happens is told as lines of JSON through FD: ``proved``; ``ready`` with what must be alike on all ranks, after which
-the rank waits for ``go``; micro-batches as they end; ``part``, the rank's part of the record, as soon as it has trained;
-``after``, what is measured after that; then it waits for ``end``. Or ``failed``, with one sentence.
+What happens is told as lines of JSON through FD: ``proved``; ``ready`` with what must be alike on all ranks, after which the rank
+waits for ``go``; in an interleaved run ``waits`` before each micro-batch, until ``turn``; micro-batches as they end; ``part``, the
+rank's part of the record, as soon as it has trained; ``after``, what is measured after that; then it waits for ``end``. Or ``failed``,
+with one sentence.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from bench.process.process import bind_memory, die_with_parent, on_all, optional
 from bench.process.proof import prove
 from bench.workloads.gpt.rank import blas, openmp
 from bench.workloads.gpt.rank.alike import alike
-from bench.workloads.gpt.rank.orders import Orders, Tell
+from bench.workloads.gpt.rank.orders import Orders, Tell, Turns
 from bench.workloads.gpt.rank.tensor_memory import tensor_memory
 
 # A batch system sends these to every process of a job, a terminal SIGINT: they are for the driver, which ends us.
@@ -126,7 +127,8 @@ def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
             timeout=timedelta(seconds=limit) if limit else NO_LIMIT,
         )
     tell({"event": "connected"})
-    trainer = Trainer(job)
+    turns = Turns(orders, tell, order["interleaved"])
+    trainer = Trainer(job, turns.clock, turns.wait)
     me["startup_seconds"] = time.perf_counter() - started
     trainer.run(tell)
 

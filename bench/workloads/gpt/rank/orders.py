@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import time
 from typing import Any, Callable
 
 Tell = Callable[[dict[str, Any]], None]
@@ -50,3 +51,26 @@ class Orders:
             self.counts[order["key"]] = self.counts.get(order["key"], 0) + order["add"]
         else:
             self.values[order["key"]] = bytes.fromhex(order["value"])
+
+
+class Turns:
+    """This rank's turns. Between two of them the rank sleeps in the kernel, and ``clock`` stands still.
+
+    A turn is one micro-batch, with the optimizer step where one follows. A run that is not interleaved never waits.
+    """
+
+    def __init__(self, orders: Orders, tell: Tell, interleaved: bool):
+        self.orders, self.tell, self.interleaved = orders, tell, interleaved
+        self.waited_seconds = 0.0
+
+    def clock(self) -> float:
+        """Return `time.perf_counter` without the seconds that were waited."""
+        return time.perf_counter() - self.waited_seconds
+
+    def wait(self) -> None:
+        """Return when it is this run's turn. Raises EOFError when the driver is gone."""
+        if self.interleaved:
+            since = time.perf_counter()
+            self.tell({"event": "waits"})
+            self.orders.wait_for("turn")
+            self.waited_seconds += time.perf_counter() - since

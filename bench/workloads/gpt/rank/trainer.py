@@ -30,10 +30,15 @@ DDP_BUCKET_FLOATS = (25 << 20) // 4  # bucket_cap_mb of DistributedDataParallel,
 
 
 class Trainer:
-    """Model, optimizer and counters of one rank. Needs an initialised process group (gloo), of one rank too."""
+    """Model, optimizer and counters of one rank. Needs an initialized process group (gloo), of one rank too.
 
-    def __init__(self, job: Job, clock: Callable[[], float] = time.perf_counter):
-        self.job, self.clock = job, clock
+    ``wait``: returns when the rank may run its next micro-batch; ``clock`` stands still meanwhile.
+    """
+
+    def __init__(
+        self, job: Job, clock: Callable[[], float] = time.perf_counter, wait: Callable[[], None] = lambda: None
+    ):
+        self.job, self.clock, self.wait = job, clock, wait
         self.rank, self.dp = dist.get_rank(), dist.get_world_size()
         torch.manual_seed(job.seed)  # the same weights on every rank
         self.model = GPT(job.model, job.train)
@@ -79,6 +84,7 @@ class Trainer:
         """Run micro-batches of these ``kinds`` and an optimizer step."""
         begin, count = self.clock(), len(kinds)
         for index in range(count):
+            self.wait()
             self.micro_batch(number, index, kinds)
             tell({"event": "micro_batch", "iteration": number, "index": index, "loss": self.micro_batches["loss"][-1]})
         start, at_start = self.clock(), usage()
