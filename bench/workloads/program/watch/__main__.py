@@ -93,7 +93,7 @@ class Watch:
         self.verification = (
             Verification(Path(orders["verify"]), orders["library"], orders["arm_env"]) if orders.get("verify") else None
         )
-        self.tracer = trace.Tracer(self.verification.look_closely) if self.verification else None
+        self.tracer = trace.Tracer(self.look_closely) if self.verification else None
         self.checked: dict[tuple[int, int, str], bool] = {}  # of a timed run: whether a program lacks the arm
         self.astray: dict[int, tuple[float, str]] = {}  # CPU seconds and words of those that do, by pid
         self.reaped = tree.Counters()
@@ -224,6 +224,12 @@ class Watch:
         self.weigh(found)
         return time.thread_time() - began
 
+    def look_closely(self, pid: int) -> None:
+        """Look at a process that stands still in a run that verifies."""
+        stat = tree.stat(pid)
+        if stat and self.verification:
+            self.verification.look_at(stat)
+
     def weigh(self, found: list[tree.Stat]) -> None:
         """Keep the most memory that the tree held. One process is its resident set; what several share is counted where it grew."""
         resident = sum(one.rss_bytes for one in found)
@@ -305,7 +311,7 @@ def pause_seconds(cost: float, age: float, verifies: bool) -> float:
     """Until the next look. A run that verifies is not timed. Else at once while everything is loaded, then a fiftieth of the age, a
     second at most, and a hundred times the cost at least."""
     if verifies:
-        return min(0.02, max(0.002, 2 * cost))
+        return min(0.05, max(0.005, 5 * cost))
     if age < 0.1:
         return max(0.002, 0.1 * age)
     return max(100 * cost, min(1.0, max(0.02, 0.02 * age)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,25 +22,18 @@ class Elf:
     defined: frozenset[str] = field(default_factory=frozenset)  # of the symbols that were asked for
 
 
-def of_process(pid: int, symbols: tuple[str, ...]) -> Elf:
-    """Return what the program of a living process needs and defines, whatever its path leads to by now. Raises OSError."""
-    path = f"/proc/{pid}/exe"
-    status = os.stat(path)
-    key = status.st_dev, status.st_ino, status.st_mtime_ns
-    if key not in _of_file:
-        _of_file[key] = read.__wrapped__(path, symbols)
-    return _of_file[key]
-
-
 _of_file: dict[tuple[int, int, int], Elf] = {}
 
 
-@functools.cache
 def read(path: str, symbols: tuple[str, ...]) -> Elf:
-    """Return what ``path`` needs and which of ``symbols`` it defines; an empty Elf for a file that is no ELF or unreadable."""
+    """Return what the file needs and which of ``symbols`` it defines; an empty Elf for one that is no ELF or cannot be read."""
     try:
-        with open(path, "rb") as f:
-            return _read(ELFFile(f), symbols)
+        status = os.stat(path)
+        key = status.st_dev, status.st_ino, status.st_mtime_ns  # /proc/PID/exe is another file each time
+        if key not in _of_file:
+            with open(path, "rb") as f:
+                _of_file[key] = _read(ELFFile(f), symbols)
+        return _of_file[key]
     # A damaged file, in the library's words.
     except (OSError, ELFError, ValueError, KeyError, TypeError, AttributeError):
         return Elf()

@@ -8,11 +8,11 @@ all there is. A timed run asks `lacks_arm` once for each program, and no more.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,19 +57,13 @@ class Seen:
     pid: int
     words: str  # its command line, cut short
     program: str  # the file that runs; empty where the kernel does not name it to us
-    first_seen: float
     stack: int = 0  # where it begins: another place is another exec; 0 where that is not known yet
-    looks: int = 0
     mapped: tuple[str, ...] = ()
     environment: tuple[str, ...] | None = None
     file: elf.Elf = field(default_factory=elf.Elf)  # read while the process lived: a script may remove it
     served: Started | None = None
     cpu_seconds: float = 0.0
     peak_rss_bytes: int = 0
-
-    def due(self, now: float) -> bool:
-        """Read until its C library is mapped, then at four times the age: what is loaded late is found."""
-        return not self.looks or now - self.first_seen > 0.03 * 4**self.looks
 
 
 class Verification:
@@ -78,50 +72,43 @@ class Verification:
     def __init__(self, folder: Path, library: str | None, env: Mapping[str, str]):
         self.folder, self.library, self.env = folder, library, env
         self.seen: dict[tuple[int, int], list[Seen]] = {}  # by pid and birth, one exec after another
-        self.started_by: dict[
-            tuple[str, int], Seen
-        ] = {}  # the first of each exec: what it forks has its program and stack
+        self.started_by: dict[tuple[str, int], Seen] = {}  # the first of each exec: what it forks has its program and stack
         self.present: dict[str, float] = defaultdict(float)  # seconds in which a program was there
-        self.last = 0.0
+        self.last: float | None = None
 
     def environment(self) -> dict[str, str]:
         return {"LD_DEBUG": "libs,bindings", "LD_DEBUG_OUTPUT": str(self.folder / LOADER)}
 
-    def look(self, found: Sequence[tree.Stat], now: float) -> None:
+    def look(self, found: Iterable[tree.Stat], now: float) -> None:
         since, self.last = now - (self.last or now), now
-        here = {one.program for one in (self.look_at(stat, now) for stat in found) if one}
-        for program in here:
+        for program in {one.program for one in map(self.look_at, found) if one}:
             self.present[program] += since
 
-    def look_closely(self, pid: int) -> None:
-        """Look at a process that stands still, whatever was seen of it before."""
-        stat = tree.stat(pid)
-        one = self.look_at(stat, time.monotonic()) if stat else None
-        if one:
-            self.read(one)
-
-    def look_at(self, stat: tree.Stat, now: float) -> Seen | None:
+    def look_at(self, stat: tree.Stat) -> Seen | None:
         programs = self.seen.setdefault((stat.pid, stat.born), [])
-        if stat.state == "Z":
-            self.charge(stat)
-            return None
         try:
             program = os.readlink(f"/proc/{stat.pid}/exe").removesuffix(" (deleted)")
         except PermissionError:
             program = ""
-        except OSError:
+        except OSError:  # it has ended
+            self.charge(stat)
             return None
         # Read again: `stat` may be from before an exec, of which the program is from after. 0: in the middle of one, or hidden.
         stack = (tree.stat(stat.pid) or stat).stack
         last = programs[-1] if programs else None
         if last is None or last.program != program or (stack and last.stack and last.stack != stack):
-            programs.append(Seen(stat.pid, words_of(stat.pid) or program, program, now))
+            programs.append(Seen(stat.pid, words_of(stat.pid) or program, program))
         one = programs[-1]
         one.stack = stack or one.stack
         if stack:
             self.started_by.setdefault((program, stack), one)
-        if one.due(now):
-            self.read(one)
+        with contextlib.suppress(OSError):
+            one.file = elf.read(f"/proc/{one.pid}/exe", MALLOC)
+            one.mapped = mapped_files(one.pid) or one.mapped
+            with open(f"/proc/{one.pid}/environ", "rb") as f:
+                text = f.read().decode(errors="surrogateescape")
+            if text or one.environment is None:  # empty in the middle of an exec, and of an end
+                one.environment = tuple(text.split("\0"))
         one.peak_rss_bytes = max(one.peak_rss_bytes, stat.rss_bytes)
         self.charge(stat)
         return one
@@ -132,20 +119,6 @@ class Verification:
         if programs:
             used = max(stat.own_cpu_seconds, tree.main_thread_seconds(stat.pid))
             programs[-1].cpu_seconds = max(0.0, used - sum(other.cpu_seconds for other in programs[:-1]))
-
-    def read(self, one: Seen) -> None:
-        """What it has mapped, what it was started with, and what the loader said of it. Nothing changes where it has just ended."""
-        try:
-            one.file = elf.of_process(one.pid, MALLOC)
-            mapped = mapped_files(one.pid)
-            with open(f"/proc/{one.pid}/environ", "rb") as f:
-                environment = tuple(f.read().decode(errors="surrogateescape").split("\0"))
-        except OSError:
-            return
-        again = one.environment is not None
-        one.mapped, one.environment = mapped, environment
-        # An environment is empty in the middle of an exec too.
-        one.looks += bool(one.file.static or has_libc(mapped)) and (again or environment != ("",))
 
     def is_told(self, one: Seen) -> bool:
         """Whether the loader that started it was asked to write, and could."""
@@ -165,7 +138,7 @@ class Verification:
         seen = [one for programs in self.seen.values() for one in programs]
         for one in seen:  # a fork is what it was forked from
             one.served = one.served or self.started_by.get((one.program, one.stack), one).served
-        unseen = [Seen(pid, one.name, one.name, 0.0, served=one) for pid, rest in said.items() for one in rest]
+        unseen = [Seen(pid, one.name, one.name, served=one) for pid, rest in said.items() for one in rest]
         return judge(seen, unseen, self.library, self.env, cpu_seconds, wall_seconds, self.present)
 
 
@@ -186,10 +159,6 @@ def mapped_files(pid: int) -> tuple[str, ...]:
 
 def is_libc(path: str) -> bool:
     return os.path.basename(path).startswith(("libc.so", "libc-"))
-
-
-def has_libc(mapped: Sequence[str]) -> bool:
-    return any(is_libc(path) for path in mapped) or any("ld-musl" in path for path in mapped)
 
 
 def lacks_arm(pid: int, library: str | None, known: Sequence[str]) -> bool | None:
@@ -236,10 +205,9 @@ def verdict(one: Seen, library: str | None, env: Mapping[str, str]) -> tuple[boo
         settings = "\0" + "\0".join(one.environment).replace(":", "\0") + "\0"
         changed = [f"{name}" for name, value in env.items() if f"\0{name}={value}\0".replace(":", "\0") not in settings]
         why = f"was started with another {', '.join(changed)} than the arm's" if changed else None
-    unknown = why is None and one.served is None and not has_libc(one.mapped)
-    if unknown and not one.program and not one.mapped:
-        return None, "belongs to another user, so that nothing of it can be read"
-    return (None if unknown else not why), why
+    if why or one.served or any(is_libc(path) for path in one.mapped):
+        return not why, why
+    return None, None if one.program else "belongs to another user, so that nothing of it can be read"
 
 
 def by_loader(one: Seen, said: Started, library: str | None) -> str | None:
@@ -257,7 +225,7 @@ def by_maps(one: Seen, library: str | None) -> str | None:
     if "malloc" in one.file.defined:
         return OWN
     if not any(is_libc(path) for path in one.mapped):
-        return "does not use this host's C library" if has_libc(one.mapped) else None
+        return "does not use this host's C library" if any("ld-musl" in path for path in one.mapped) else None
     if library is not None:
         return None if os.path.realpath(library) in map(os.path.realpath, one.mapped) else without(one, library)
     others = [path for path in one.mapped if ".so" in path and not is_libc(path)]

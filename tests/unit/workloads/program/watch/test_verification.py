@@ -190,7 +190,7 @@ def test_the_loaders_words_one_program_after_another(tmp_path: Path) -> None:
 
 
 def seen(program: str, *paths: str, cpu: float = 1.0, memory: int = 1 << 20) -> Seen:
-    one = Seen(7, program, program, 0.0, mapped=(program, LIBC, *paths), environment=("A=1",), cpu_seconds=cpu)
+    one = Seen(7, program, program, mapped=(program, LIBC, *paths), environment=("A=1",), cpu_seconds=cpu)
     one.served, one.file, one.peak_rss_bytes = Started(program, LIBC), elf.read(program, MALLOC), memory
     return one
 
@@ -216,7 +216,7 @@ def test_what_nobody_saw_and_work_elsewhere_are_stated(files: dict[str, str]) ->
     client = seen(files["plain"], cpu=0.01)
     assert "no allocator here reaches that" in account([client], 0.01, 5.0)["warnings"][0]
     assert account([seen(files["plain"], cpu=4.0)], 4.0, 5.0)["warnings"] == []
-    hidden = Seen(8, "it", "", 0.0, cpu_seconds=9.0)
+    hidden = Seen(8, "it", "", cpu_seconds=9.0)
     said = account([client, hidden], 9.0)
     assert "could not be read" in said["warnings"][0] and "another user" in said["processes"][0]["why"]
 
