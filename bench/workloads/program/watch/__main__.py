@@ -290,7 +290,7 @@ class Watch:
             "peak_rss_bytes": max(self.peak_bytes, largest if largest > GROWN * self.own_peak_bytes else 0),
             "huge_bytes": self.huge_bytes,
             "threads": busy,
-            "fault_cost_seconds": fault_cost_seconds(busy),
+            "fault_cost_seconds": None if self.verification else fault_cost_seconds(busy),
             "pid": self.pid,
             "steps": self.output.columns(),
             **account,
