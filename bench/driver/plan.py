@@ -146,8 +146,7 @@ def wanted_blocks(study: Study, jobs: Sequence[Job], earlier: Sequence[records.R
 def disk_bytes(jobs: Sequence[Job]) -> int:
     """Of records and reports: a ceiling."""
     return REPORT_BYTES + sum(
-        (RECORD_BYTES + BYTES_OF_A_MICRO_BATCH * micro_batches(job, 2 * job.measure.max_samples)) * job.num_ranks
-        for job in jobs
+        (RECORD_BYTES + BYTES_OF_A_MICRO_BATCH * micro_batches(job)) * job.num_ranks for job in jobs
     )
 
 

@@ -94,7 +94,7 @@ class Progress:
         self.seen[arm] += 1
         # Interleaved runs have had as many turns each, give or take one, so that this is the pace of a round.
         expected = workload.expected_seconds(job, self.seen[arm], elapsed_seconds)
-        part = 0.5 if expected is None else min(0.99, elapsed_seconds / expected)
+        part = min(0.99, elapsed_seconds / expected) if expected else 0.5
         self._show([job], state, part * len(self.running), self.left_words(expected, elapsed_seconds))
 
     def end(self, job: Job, record: dict[str, Any]) -> None:

@@ -44,7 +44,9 @@ from bench.paths import results_directory
 from bench.process.cpus import allowed_cpus
 from bench.record import records
 from bench.report.words import products_sentences
-from bench.statistics.grouping import pairs
+from bench.statistics import effort
+from bench.statistics.effort import paired_draws
+from bench.statistics.grouping import pairs, pairs_with_records
 from bench.statistics.stats import FEWEST_BLOCKS, needed_blocks
 from bench.workloads import reading
 from bench.workloads.catalogue import workload_of
@@ -248,27 +250,45 @@ class Runner:
         study, first = self.study, [job for job in jobs if job.repeat == jobs[0].repeat]
         if study.blocks != "auto":
             return []
-        ratios = [c.ratio for c in pairs(done, study.reference) if c.ratio]
-        if not ratios:
+        found = [(pair.ratio, *both) for pair, *both in pairs_with_records(done, study.reference) if pair.ratio]
+        if not found:
             self.progress.say("measure.blocks=auto ends: there is no ratio to narrow.")
             return []
-        blocks = max(ratio.num_blocks for ratio in ratios)
-        needed = max(needed_blocks(ratio, study.blocks_half_width, FEWEST_BLOCKS) for ratio in ratios)
-        wanted = f"measure.blocks_half_width={study.blocks_half_width:g}"
+        blocks = max(ratio.num_blocks for ratio, *_ in found)
+        wanted, left = f"measure.blocks_half_width={study.blocks_half_width:g}", 60 * study.blocks_max_minutes - elapsed
+        needed, ours, theirs = max(
+            ((needed_blocks(ratio, study.blocks_half_width, FEWEST_BLOCKS), *both) for ratio, *both in found),
+            key=lambda one: one[0],
+        )
         if needed <= blocks:
             self.progress.say(
                 f"measure.blocks=auto ends after {blocks} blocks: every interval is as narrow as {wanted}."
             )
             return []
+        measure = first[0].measure
+        if blocks > 1 and workload_of(first[0]).pauses and measure.mode == "sampled":
+            last = [record for record in done if record["valid"]][-len(first) :]
+            run, iteration = (seconds * len(first) / len(last) for seconds in effort.costs(last))
+            ahead = effort.plan_rest(paired_draws(ours, theirs), run, iteration, left, study.blocks_half_width)
+            measure = dataclasses.replace(measure, iterations=ahead.iterations)
+            needed, job_seconds = ahead.blocks, (run + ahead.iterations * iteration) / len(first)
         # Fewer give no verdict that anybody could use: they are run, whatever they take.
-        if blocks >= FEWEST_BLOCKS and elapsed + job_seconds * len(first) > 60 * study.blocks_max_minutes:
+        if blocks >= FEWEST_BLOCKS and job_seconds * len(first) > left:
             self.progress.say(
                 f"measure.blocks=auto ends after {blocks} blocks: another would end after "
                 f"measure.blocks_max_minutes={study.blocks_max_minutes:g}; {wanted} may take about {needed} blocks."
             )
             return []
+        if blocks > 1:
+            more = max(needed, FEWEST_BLOCKS) - blocks
+            minutes = more * job_seconds * len(first) / 60
+            self.progress.say(
+                f"{more} more block{'s' * (more > 1)}, about {minutes:.{int(minutes < 9.95)}f} minutes, to {wanted}."
+            )
         repeat = 1 + max(record["job"]["repeat"] for record in done)
-        block = in_blocks([dataclasses.replace(job, repeat=repeat) for job in first], study.shuffle_arms)
+        block = in_blocks(
+            [dataclasses.replace(job, repeat=repeat, measure=measure) for job in first], study.shuffle_arms
+        )
         self.progress.more(block)
         return block
 

@@ -24,7 +24,6 @@ POSITIVE = (
     *("launch.timeout_seconds", "launch.collective_timeout_seconds", "launch.silence_seconds"),
     *("launch.job_timeout_seconds", "program.timeout_seconds"),
 )
-POSITIVE_IF_FULL = ("measure.iterations",)
 POSITIVE_IF_SAMPLED = (
     *("measure.iteration_micro_batches", "measure.relative_half_width"),
     *("measure.max_samples", "measure.max_seconds"),
@@ -101,7 +100,7 @@ def check_numbers(job: Job) -> None:
     for key, value in everything.items():
         if isinstance(value, float):
             require(math.isfinite(value), f"{key}={value} must be a finite number.")
-    for key in (*POSITIVE, *(POSITIVE_IF_FULL if job.measure.mode == "full" else POSITIVE_IF_SAMPLED)):
+    for key in (*POSITIVE, *(() if job.measure.mode == "full" else POSITIVE_IF_SAMPLED)):
         require(everything[key] is None or everything[key] > 0, f"{key}={everything[key]} must be greater than 0.")
     for key in NOT_NEGATIVE:
         require(everything[key] >= 0, f"{key}={everything[key]} must be 0 or more.")

@@ -84,19 +84,20 @@ class Parallel:
 
 @dataclass(frozen=True)
 class Measure:
-    """How much is measured. ``sampled`` runs short iterations until the interval is narrow; ``full`` runs whole ones."""
+    """How much is measured. ``sampled`` runs a few short iterations; ``full`` runs whole ones."""
 
     mode: str = "sampled"
     warmup_micro_batches: int = 8  # left out by design, with a step behind every second: the heap settles over steps
     iteration_micro_batches: int = (
-        12  # sampled: micro-batches between two optimizer steps: a first, two that settle, a last, the rest middle ones
+        6  # sampled: micro-batches between two optimizer steps: a first, two that settle, a last, the rest middle ones
     )
-    iterations: int = 2  # full: whole iterations that count
-    relative_half_width: float = 0.02  # sampled: stop when the 95 % interval of a micro-batch is this narrow
-    min_samples: int = 8  # sampled: middle micro-batches, at least ...
-    max_samples: int = 200  # ... and at most
-    min_seconds: float = 0.0  # sampled: keep on measuring for so long ...
-    max_seconds: float = 120.0  # ... and start no iteration that would end after this
+    iterations: int = 4  # iterations that count, at least: each is one draw of the heap's layout
+    min_seconds: float = 0.0  # keep on measuring for so long
+    max_seconds: float = 900.0  # begin no iteration, or step of a program, that would end after this
+    # Steps of a program: stop when half the 95 % interval of the mean is this narrow, with at least and at most so many.
+    relative_half_width: float = 0.02
+    min_samples: int = 8
+    max_samples: int = 200
 
 
 @dataclass(frozen=True)

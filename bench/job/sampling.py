@@ -11,7 +11,6 @@ from statistics import fmean
 from typing import NamedTuple
 
 from bench.job.job import Job, Measure
-from bench.job.series import relative_half_width
 
 KINDS = ("first", "settling", "middle", "last")
 SETTLING = 2  # micro-batches after the first that still fault
@@ -62,14 +61,12 @@ def kinds_of(count: int) -> tuple[str, ...]:
     return (*kinds, "last")
 
 
-def micro_batches(job: Job, samples: int) -> int:
-    """Return how many micro-batches a run has when it ends at ``samples`` counted ones; in full mode all that it has."""
-    if (
-        job.measure.mode == "full"
-    ):  # by multiplication: a run may have a million iterations, and progress asks after each event
-        return warm_up(job) + job.measure.iterations * job.num_micro_batches
-    kinds = next(iteration.kinds for iteration in iterations(job) if not iteration.warm_up)
-    return warm_up(job) + len(kinds) * math.ceil(samples / len(typical(kinds, range(len(kinds)))))
+def micro_batches(job: Job, iterations: int | None = None) -> int:
+    """Return how many micro-batches a run has that ends after so many counted iterations; after measure.iterations for None."""
+    measure, whole = job.measure, job.num_micro_batches
+    each = whole if measure.mode == "full" else min(measure.iteration_micro_batches, whole)
+    # By multiplication: a run may have a million iterations, and progress asks after each event.
+    return warm_up(job) + each * (measure.iterations if iterations is None else iterations)
 
 
 def warm_up(job: Job) -> int:
@@ -102,32 +99,18 @@ def steady_from(job: Job, kinds: Sequence[str], seconds: Sequence[float]) -> int
     return middles[cut] if cut else start
 
 
-def counted(kinds: Sequence[str], seconds: Sequence[float], start: int) -> list[float]:
-    """Return the seconds of the micro-batches that the figure rests on, from ``start`` on."""
-    return [seconds[i] for i in typical(kinds, range(start, len(kinds)))]
-
-
-def wants_more(measure: Measure, samples: int, half_width: float, elapsed: float, next_seconds: float) -> bool:
+def wants_more(measure: Measure, done: int, elapsed: float, next_seconds: float) -> bool:
     """Return whether a run goes on with the next iteration, which would take about ``next_seconds``, ``elapsed`` after the first began.
 
-    ``samples`` count so far, and their mean is known to ``half_width`` (relative). In full mode `iterations` ends the run. The floor
-    of one counted iteration always holds; the ceiling in seconds beats every other floor, which the record then says (`too_few`).
+    ``done``: counted iterations so far. glibc's heap layout changes at an optimizer step and then stays (docs/method.md), so that an
+    iteration is one observation, however many micro-batches it has. In full mode `iterations` ends the run. One counted iteration is
+    always run; the ceiling in seconds comes before every other number, which the record then says (`too_few`).
     """
-    if measure.mode == "full" or not samples:
+    if measure.mode == "full" or not done:
         return True
     if elapsed + next_seconds > measure.max_seconds:
         return False
-    if samples < measure.min_samples or elapsed < measure.min_seconds:
-        return True
-    return samples < measure.max_samples and half_width > measure.relative_half_width
-
-
-def wants_more_after(
-    job: Job, kinds: Sequence[str], seconds: Sequence[float], elapsed: float, next_seconds: float
-) -> bool:
-    """Return what `wants_more` says after micro-batches of these ``kinds`` that took these ``seconds``."""
-    samples = counted(kinds, seconds, steady_from(job, kinds, seconds))
-    return wants_more(job.measure, len(samples), relative_half_width(samples), elapsed, next_seconds)
+    return done < measure.iterations or elapsed < measure.min_seconds
 
 
 def change_point(samples: Sequence[float]) -> int:

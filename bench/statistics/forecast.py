@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from bench.job import sampling
 from bench.job.identity import arm, identity
 from bench.job.job import Job, canonical, from_dict, to_dict
-from bench.job.series import relative_half_width
 from bench.record.records import Record
 from bench.statistics.stats import FEWEST_BLOCKS
 from bench.workloads.catalogue import workload_of
@@ -27,14 +26,12 @@ SWEEP_SECONDS, PUBLISH_SECONDS, PRODUCTS_SECONDS = 3.0, 0.7, 9.0
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast a job of this workload goes. Per micro-batch: in warm-up and after; per iteration: all-reduce and optimizer.
-    ``half_width``: relative, as if of one sample; that of n samples is smaller by sqrt(n)."""
+    """How fast a job of this workload goes. Per micro-batch: in warm-up and after; per iteration: all-reduce and optimizer."""
 
     startup_seconds: float
     warm_seconds: float
     micro_seconds: float
     step_seconds: float
-    half_width: float = 0.15
 
 
 @dataclass(frozen=True)
@@ -63,14 +60,11 @@ def pace_of(record: Record, factor: float = 1.0) -> Pace:
     seconds = [f + b for f, b in zip(micro["forward_seconds"], micro["backward_seconds"])]
     steady = [took for took, good in zip(seconds, micro["steady"]) if good] or seconds
     warm = [took for took, good in zip(seconds, micro["steady"]) if not good] or steady
-    samples = record["derived"]["samples"]
-    width = relative_half_width(samples) * math.sqrt(len(samples))
     return Pace(
         startup_seconds=max(record["wall_seconds"] - sum(walls), 0.0),
         warm_seconds=statistics.fmean(warm) * factor,
         micro_seconds=statistics.fmean(steady) * factor,
         step_seconds=max(sum(walls) - sum(seconds), 0.0) / len(walls) * factor,
-        half_width=width if math.isfinite(width) else Pace.half_width,
     )
 
 
@@ -81,17 +75,16 @@ def job_seconds(job: Job, pace: Pace) -> float:
             sampling.warm_up(job),
             sum(1 for _ in itertools.takewhile(lambda one: one.warm_up, sampling.iterations(job))),
         )
-        counted = sampling.micro_batches(job, 0) - warm
+        counted = sampling.micro_batches(job) - warm
         work = warm * pace.warm_seconds + counted * pace.micro_seconds
         return pace.startup_seconds + work + (steps + job.measure.iterations) * pace.step_seconds
-    elapsed, samples = 0.0, 0
+    elapsed, done = 0.0, 0
     for kinds, warm_up in sampling.iterations(job):
         took = len(kinds) * (pace.warm_seconds if warm_up else pace.micro_seconds) + pace.step_seconds
-        width = pace.half_width / math.sqrt(max(samples, 1))
-        if not sampling.wants_more(job.measure, samples, width, elapsed, took):
+        if not sampling.wants_more(job.measure, done, elapsed, took):
             break
         elapsed += took
-        samples += 0 if warm_up else len(sampling.typical(kinds, range(len(kinds))))
+        done += not warm_up
     return pace.startup_seconds + elapsed
 
 

@@ -20,7 +20,7 @@ from bench.record import records
 from bench.record.records import Record
 from bench.statistics.cautions import cautions_of, without_reference
 from bench.statistics.cells import Cell, block_of
-from bench.statistics.pairing import Losses, Pair, check_losses, pairs_of
+from bench.statistics.pairing import Losses, Pair, check_losses, paired, pairs_of
 from bench.workloads.catalogue import workload_of
 
 
@@ -69,8 +69,12 @@ def sections(records: Sequence[Record], reference: str) -> list[Section]:
 
 def _likeness(record: Record) -> str:
     """What two records must share to stand in one section: all of the configuration but arm, block and nodes, the kind
-    of host, and how many of its CPUs were allowed (the fingerprint leaves out which)."""
-    return canonical([identity(complete(record["job"])), kind_of(record["hosts"][:1])])
+    of host, and how many of its CPUs were allowed (the fingerprint leaves out which). How many iterations a run has is decided from
+    block to block (`effort.plan_rest`)."""
+    content = identity(complete(record["job"]))
+    if content["measure.mode"] == "sampled":
+        del content["measure.iterations"]
+    return canonical([content, kind_of(record["hosts"][:1])])
 
 
 def _arm_identity(record: Record) -> str:
@@ -119,6 +123,20 @@ def _section(group: Sequence[Record], reference: str) -> Section:
         tuple(pairs_of(ordered, losses, chosen)),
         (*without_reference(ordered, arms), *cautions_of([r for r, _, _ in good], chosen, reference, len(arms))),
     )
+
+
+def pairs_with_records(
+    found: Sequence[records.Record], reference: str
+) -> list[tuple[Pair, list[Record], list[Record]]]:
+    """Return each pair that has a ratio, with the paired records of both arms, in the order of the blocks."""
+    made = []
+    for section in sections(found, reference):
+        cells = {(cell.arm, cell.nodes, cell.simulated): cell for cell in section.cells}
+        for one in section.pairs:
+            if one.ratio:
+                base, cell = (cells[arm, one.nodes, one.simulated] for arm in (one.reference, one.arm))
+                made.append((one, *paired(base, cell)))
+    return made
 
 
 def pairs(found: Sequence[records.Record], reference: str) -> list[Pair]:

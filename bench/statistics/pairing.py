@@ -105,13 +105,9 @@ def pair(base: Cell, cell: Cell, losses: Losses) -> Pair:
         return invalid(
             f"the {what} of {' and '.join(wrong)} disagree by up to {losses.largest_difference:.2g}, so they did not do the same work."
         )
-    bases = by_block(base)
-    blocks = {key: found[0] for key, found in by_block(cell).items()}
-    common = sorted(set(bases) & set(blocks))
-    if not common:
+    ours, theirs = paired(base, cell)
+    if not ours:
         return invalid("no block holds both.")
-    theirs = [blocks[key] for key in common]
-    ours = [beside(record, bases[key]) for key, record in zip(common, theirs)]
     try:
         samples = [[r["derived"]["samples"] for r in side] for side in (ours, theirs)]
         peaks = [[[r["derived"]["peak_rss_bytes"]] for r in side] for side in (ours, theirs)]
@@ -129,8 +125,16 @@ def pair(base: Cell, cell: Cell, losses: Losses) -> Pair:
         ratio,
         memory,
         explain(ours, theirs, word in ("faster", "slower")),
-        len(set(bases) ^ set(blocks)),
+        len(set(by_block(base)) ^ set(by_block(cell))),
     )
+
+
+def paired(base: Cell, cell: Cell) -> tuple[list[Record], list[Record]]:
+    """Return the records of both arms, of the blocks that hold both, in the order of the blocks."""
+    bases, blocks = by_block(base), by_block(cell)
+    common = sorted(set(bases) & set(blocks))
+    theirs = [blocks[key][0] for key in common]
+    return [beside(record, bases[key]) for key, record in zip(common, theirs)], theirs
 
 
 def by_block(cell: Cell) -> dict[Any, list[Record]]:

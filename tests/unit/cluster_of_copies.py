@@ -55,9 +55,10 @@ def wait_for(word: str, part: Part, orders: list[dict[str, Any]], seconds: float
         for sock in ready:
             connection = part.connections[nodes[sock]]
             connection.read()
-            orders = orders + part.on_messages(nodes[sock], connection.messages())
+            for message in connection.messages():
+                orders = orders + part.on_message(nodes[sock], message)
             if not connection.alive:
-                part.on_messages(nodes[sock], None)
+                part.on_lost(nodes[sock])
 
 
 def take_part(job: Job, part: Part) -> Outcome:
@@ -77,12 +78,16 @@ class Cluster:
         self.errors: dict[int, Exception] = {}
         self.threads: list[threading.Thread] = []
 
-        def run(job: Job, part: Part) -> Outcome:
-            self.ran.append((job.repeat, part.copy.node_rank))
-            try:
-                return run_here(job, part)
-            except RankFailed as error:
-                return Outcome(error=str(error), hangs=error.hangs)
+        def run(jobs: list[Job], parts: list[Part]) -> list[Outcome]:
+            outcomes = []
+            for job, part in zip(jobs, parts):
+                self.ran.append((job.repeat, part.copy.node_rank))
+                try:
+                    outcomes.append(run_here(job, part))
+                except RankFailed as error:
+                    outcomes.append(Outcome(error=str(error), hangs=error.hangs))
+                part.end(outcomes[-1])
+            return outcomes
 
         self.run_here = run
         monkeypatch.setattr(control, "GRACE_SECONDS", 1.0)
@@ -107,7 +112,7 @@ class Cluster:
         return Leader(self.copy(0), words or hello(0), timeout, SECRET)
 
     def run(self, leader: Leader, job: Job) -> Outcome:
-        return leader.run(job, lambda part: self.run_here(job, part))
+        return leader.run([job], lambda parts: self.run_here([job], parts))[0]
 
     def join(self) -> None:
         for thread in self.threads:

@@ -45,7 +45,9 @@ def derive(record: Record) -> dict[str, Any]:
     interval = time_interval(slowest["samples"])
     speed = tflops(job, slowest["sec_per_it"])
     full = job.measure.mode == "full"
-    multiplied = sum(record["ranks"][0]["micro_batches"]["steady"]) if full else len(slowest["samples"])
+    columns = record["ranks"][0]["micro_batches"]
+    steady = [i for i, yes in enumerate(columns["steady"]) if yes]
+    multiplied = len(steady if full else typical(columns["kind"], steady))
     notes = [
         f"full {sum(record['ranks'][0]['iterations']['steady'])} it"
         if full
@@ -60,7 +62,7 @@ def derive(record: Record) -> dict[str, Any]:
         "sec_per_it_high": finite(interval.high),
         "micro_batches_per_it": job.num_micro_batches,
         "sampled_micro_batches": multiplied,
-        "cautions": [] if full else too_few(job, multiplied),
+        "cautions": [] if full else too_few(job, record["ranks"][0]),
         "tflops": speed,
         "est_aggr_petaflops": speed * job.nodes / 1024,
         "aggr_petaflops_si": speed * job.nodes / 1000,
@@ -79,13 +81,13 @@ def derive(record: Record) -> dict[str, Any]:
     }
 
 
-def too_few(job: Job, multiplied: int) -> list[str]:
-    """What a reader must know of a sampled job that ended before it had the samples that it was asked for: a sentence, or none."""
-    wanted = job.measure.min_samples
-    if multiplied >= wanted or job.num_micro_batches < 3:
+def too_few(job: Job, rank: dict[str, Any]) -> list[str]:
+    """Return a sentence if a sampled run ended before it had the iterations that it was asked for."""
+    done, wanted = sum(rank["iterations"]["steady"]), job.measure.iterations
+    if done >= wanted:
         return []
     return [
-        f"Sec/it rests on {multiplied} micro-batches, fewer than measure.min_samples={wanted}: the job ended by "
+        f"Sec/it rests on {done} iterations, fewer than measure.iterations={wanted}: the run ended by "
         f"measure.max_seconds={job.measure.max_seconds:g} first; raise it."
     ]
 
@@ -134,9 +136,13 @@ def derive_rank(job: Job, rank: dict[str, Any]) -> dict[str, Any]:
         sec_per_it = fmean(samples)
     else:
         sec_per_it = everything + sync + optimizer
-        # Each middle micro-batch as a whole iteration; their mean is Sec/it, and their spread is its spread: of 1,024 all but
-        # four are such. Where an iteration has few, the first and the last are steadier in the sum than this says.
-        samples = [sec_per_it * seconds[i] / middle for i in multiplied]
+        # Of 1,024 micro-batches all but four are middle ones, so that their spread is that of Sec/it. Those of one iteration are one
+        # observation; where there is one iteration only, they are all there is.
+        draws: dict[int, list[float]] = {}
+        for i in multiplied:
+            draws.setdefault(mb["iteration"][i], []).append(seconds[i])
+        means = [fmean(draw) for draw in draws.values()] if len(draws) > 1 else [seconds[i] for i in multiplied]
+        samples = [sec_per_it * one / fmean(means) for one in means]
     return {
         "sec_per_it": sec_per_it,
         "samples": samples,

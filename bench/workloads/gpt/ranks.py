@@ -295,6 +295,7 @@ class Run:
             rank.part = {**missing, **rank.part}
             rank.part["without"] = [*rank.part.get("without", ()), words]
             rank.told_all = True
+            self.agree()
 
     def who_hangs(self, what: str) -> str:
         done = self.watchdog.behind() or [rank.number for rank in self.ranks]

@@ -90,9 +90,12 @@ class Gpt(Workload):
         return f"iteration {event['iteration']}.{event['index']} loss {event['loss']:.2f}"
 
     def expected_seconds(self, job: Job, turns: int, elapsed_seconds: float) -> float | None:
-        """Full mode: the warm-up and all iterations. Sampled mode: one counted iteration at least, at most to measure.max_seconds."""
-        pace, least = elapsed_seconds / turns, micro_batches(job, 1)
-        return pace * least if job.measure.mode == "full" else max(pace * least, job.measure.max_seconds + pace)
+        """The warm-up and all iterations; in sampled mode one counted iteration at least, and more within measure.max_seconds."""
+        pace, measure = elapsed_seconds / turns, job.measure
+        least, least_of_all = pace * micro_batches(job), pace * micro_batches(job, 1)
+        if measure.mode == "full":
+            return least
+        return max(min(max(least, measure.min_seconds), measure.max_seconds), least_of_all)
 
     def figures(self, record: Record) -> dict[str, Any]:
         return derive(record)

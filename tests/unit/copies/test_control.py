@@ -36,8 +36,8 @@ def test_jobs_run_on_the_nodes_that_they_use_and_nowhere_else(cluster: Callable[
 
 def test_with_no_others_the_leader_simply_runs() -> None:
     leader = Leader(Copy(), hello(0), TIMEOUT)
-    outcome = leader.run(Job(nodes=4), lambda part: Outcome(ranks=[{"others": len(part.connections)}]))
-    assert outcome == Outcome(ranks=[{"others": 0}])
+    outcomes = leader.run([Job(nodes=4)], lambda parts: [Outcome(ranks=[{"others": len(parts[0].connections)}])])
+    assert outcomes == [Outcome(ranks=[{"others": 0}])]
     leader.end()
 
 
@@ -48,13 +48,13 @@ def test_what_one_rank_publishes_every_other_node_hears(cluster: Callable[..., C
         part.publish({"do": "store", "key": f"k{part.copy.node_rank}", "value": "00"})
         orders: list[Any] = []
         heard[part.copy.node_rank] = orders
-        real = part.on_messages
+        real = part.on_message
 
-        def hear(node: int, messages: Any) -> list[Any]:
-            orders.extend(got := real(node, messages))
+        def hear(node: int, message: Any) -> list[Any]:
+            orders.extend(got := real(node, message))
             return got
 
-        part.on_messages = hear  # type: ignore[method-assign]
+        part.on_message = hear  # type: ignore[method-assign]
         return take_part(job, part)
 
     three = cluster(3, run_here)
@@ -279,7 +279,8 @@ def test_an_order_to_stop_that_comes_with_the_order_to_run_is_heard(cluster: Cal
 
     def run_here(job: Job, part: Part) -> Outcome:
         if part.copy.node_rank:
-            part.on_messages(0, part.connections[0].messages())
+            for message in part.connections[0].messages():
+                part.on_message(0, message)
             raise AssertionError("it was not told")
         raise RankFailed("at once.")
 

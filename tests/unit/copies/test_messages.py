@@ -23,23 +23,26 @@ EXAMPLES = settings(max_examples=int(os.environ.get("BENCH_EXAMPLES", "100")), d
 RANK = {"rank": 1, "hostname": "h1", "alike": {"torch": "1"}}
 REAL = {
     True: [
-        *({"do": word} for word in ("welcome", "go", "leave", "end")),
+        {"do": "welcome"},
+        {"do": "end"},
+        *({"do": word, "run": 0} for word in ("turn", "go", "leave")),
         {"do": "refuse", "why": "too many."},
-        {"do": "run", "job": {"nodes": 2}},
-        {"do": "kill", "hangs": True},
-        {"do": "store", "key": "a", "value": "00ff"},
+        {"do": "run", "jobs": [{"nodes": 2}]},
+        {"do": "kill", "run": 1, "hangs": True},
+        {"do": "store", "run": 0, "key": "a", "value": "00ff"},
     ],
     False: [
         {**hello(1), "do": "hello"},
         {**hello(1, "too many."), "do": "hello"},
-        {"do": "store", "key": "a", "value": ""},
-        {"do": "store", "key": "a", "add": 1},
-        {"do": "beat", "done": {"0": 12, "131071": 0}},
-        {"do": "ready", "ranks": [RANK]},
-        {"do": "told", "parts": [{"rank": 1, "proof": {}}]},
-        {"do": "done", "error": None, "warnings": [], "logs": {}},
-        {"do": "done", "error": "rank 1 died.", "warnings": ["noise"], "logs": {"1": "words"}},
-        {"do": "done", "error": None, "warnings": [], "logs": None},
+        {"do": "store", "run": 0, "key": "a", "value": ""},
+        {"do": "store", "run": 0, "key": "a", "add": 1},
+        {"do": "waits", "run": 0},
+        {"do": "beat", "run": 0, "done": {"0": 12, "131071": 0}},
+        {"do": "ready", "run": 0, "ranks": [RANK]},
+        {"do": "told", "run": 0, "parts": [{"rank": 1, "proof": {}}]},
+        {"do": "done", "run": 0, "error": None, "warnings": [], "logs": {}},
+        {"do": "done", "run": 0, "error": "rank 1 died.", "warnings": ["noise"], "logs": {"1": "words"}},
+        {"do": "done", "run": 0, "error": None, "warnings": [], "logs": None},
     ],
 }
 
@@ -54,7 +57,8 @@ def test_what_copies_say_is_understood_and_by_whom_it_may_be_said(by_leader: boo
 
 
 KEY = st.sampled_from(
-    "do rank ranks hostname alike parts done error warnings logs key value add job why hangs".split() + ["0", "1", "²"]
+    "do rank ranks hostname alike parts done error warnings logs key value add run jobs why hangs".split()
+    + ["0", "1", "²"]
 )
 ANYTHING = st.recursive(
     st.none()
@@ -101,7 +105,7 @@ def test_whatever_a_follower_says_is_one_sentence_at_most(message: Any) -> None:
     for said in arrived(message, by_leader=False):
         part = Leading(Copy(), {}, ["h0", "h1"])
         try:
-            for order in part.on_messages(1, [said]):
+            for order in part.on_message(1, said):
                 obey(order)
         except RankFailed as error:
             assert "\n" not in str(error).replace(str(said.get("error")), "")
@@ -119,7 +123,7 @@ def test_whatever_the_first_node_says_is_an_order_that_a_rank_understands_or_the
     for said in arrived(message, by_leader=True):
         part = Following(Copy(), Wire())  # type: ignore[arg-type]
         try:
-            for order in part.on_messages(0, [said]):
+            for order in part.on_message(0, said):
                 obey(order)
         except RankFailed:
             assert said["do"] in ("kill", "end")

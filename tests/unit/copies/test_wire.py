@@ -66,7 +66,7 @@ def test_who_knows_the_secret_is_let_in_and_others_are_not() -> None:
         assert isinstance(one, Refused)
     leader, follower = shake(SECRET, SECRET)
     assert isinstance(leader, Connection) and isinstance(follower, Connection)
-    order, answer = {"do": "refuse", "why": "1"}, {"do": "done", "error": "é" * 5_000, "warnings": []}
+    order, answer = {"do": "refuse", "why": "1"}, {"do": "done", "run": 0, "error": "é" * 5_000, "warnings": []}
     leader.send(order)
     follower.send(answer)
     assert follower.receive(TIMEOUT) == order and leader.receive(TIMEOUT) == answer
@@ -93,7 +93,7 @@ def lines(connection: Connection, *messages: dict) -> bytes:
 
 
 def said(number: int) -> dict[str, Any]:
-    return {"do": "store", "key": "k", "add": number}
+    return {"do": "store", "run": 0, "key": "k", "add": number}
 
 
 def test_messages_are_whole_however_they_are_cut(ends: tuple[Connection, Connection]) -> None:
@@ -116,18 +116,18 @@ def test_a_message_that_is_not_the_next_of_the_other_side_ends_the_connection(
     how: str, ends: tuple[Connection, Connection]
 ) -> None:
     connection, other = ends
-    first, second = (lines(other, {"do": "told", "parts": [], "n": n}) for n in (1, 2))
+    first, second = (lines(other, {"do": "told", "run": 0, "parts": [], "n": n}) for n in (1, 2))
     bad = {
         "changed": first + second.replace(b'"n": 2', b'"n": 3'),
         "again": first + first,
         "left out": second,
-        "sent back": lines(connection, {"do": "store", "key": "k", "add": 1}),
+        "sent back": lines(connection, {"do": "store", "run": 0, "key": "k", "add": 1}),
         "no mac": b'{"do": "run"}\n',
     }[how]
     other.socket.sendall(bad)
     got = [connection.receive(TIMEOUT) for _ in range(bad.count(b"\n"))]
     assert got[-1] is None and not connection.alive
-    assert got[:-1] == [{"do": "told", "parts": [], "n": 1}] * (len(got) - 1)
+    assert got[:-1] == [{"do": "told", "run": 0, "parts": [], "n": 1}] * (len(got) - 1)
 
 
 def test_sending_to_nobody_is_noticed_and_no_error(ends: tuple[Connection, Connection]) -> None:

@@ -29,19 +29,20 @@ class FakeLeader:
         self.copy = Copy("slurm" if len(hosts) > 1 else "none", 0, len(hosts))
         self.ran: list[Job] = []
 
-    def run(self, job: Job, run_here: Callable[[Leading], Outcome]) -> Outcome:
-        self.ran.append(job)
-        return run_here(Leading(self.copy, {}, ["h"]))
+    def run(self, jobs: list[Job], run_here: Callable[[list[Leading]], list[Outcome]]) -> list[Outcome]:
+        self.ran += jobs
+        return run_here([Leading(self.copy, {}, ["h"], number) for number in range(len(jobs))])
 
     def run_gpt(
-        self, job: Job, folder: Path, part: Leading, on_event: Callable[[int, dict[str, Any]], None]
-    ) -> Outcome:
+        self, jobs: list[Job], folders: list[Path], parts: list[Leading], on_event: Callable[..., None]
+    ) -> list[Outcome]:
         """In place of that of the GPT."""
         for iteration in (0, 1):
-            for rank in (0, 1):
-                on_event(rank, {"event": "micro_batch", "iteration": iteration, "index": 0, "loss": 1.0})
-        on_event(0, {"event": "proved"})
-        return self.outcome(job)
+            for number in range(len(jobs)):
+                for rank in (0, 1):
+                    on_event(number, rank, {"event": "micro_batch", "iteration": iteration, "index": 0, "loss": 1.0})
+        on_event(0, 0, {"event": "proved"})
+        return [self.outcome(job) for job in jobs]
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +88,9 @@ def run_sweep(
             )
 
         leader = FakeLeader(here if isinstance(here, list) else [here or host], outcome)
-        monkeypatch.setattr(Gpt, "run", lambda self, *arguments: leader.run_gpt(*arguments))
+        monkeypatch.setattr(Gpt, "run_block", lambda self, *arguments: leader.run_gpt(*arguments))
         code = Runner(study or Study("main"), tmp_path, leader, Progress(jobs)).run(jobs)  # type: ignore[arg-type]
         assert [final for _, final in published] == [False] * (len(published) - 1) + [True]
-        assert [len(done) for done, _ in published[:-1]] == list(range(1, len(published)))
         return code, leader.ran, published[-1][0]
 
     return run

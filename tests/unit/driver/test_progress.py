@@ -58,7 +58,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_log_has_plain_lines_one_at_the_start_and_one_at_the_end_of_a_job(watch: Any) -> None:
     bar, text = watch(terminal=False)
     with bar:
-        bar.start(JOB)
+        bar.start([JOB])
         for _ in range(100):
             bar.step(JOB, EVENT, 1.0)
         bar.end(JOB, GOOD)
@@ -74,7 +74,7 @@ def test_a_log_has_plain_lines_one_at_the_start_and_one_at_the_end_of_a_job(watc
 def test_a_terminal_has_a_bar_that_moves_with_the_job(watch: Any) -> None:
     bar, text = watch(terminal=True)
     with bar:
-        bar.start(JOB)
+        bar.start([JOB])
         seen = []
         for elapsed in (10.0, 60.0, 1e9):
             bar.step(JOB, EVENT, elapsed)
@@ -94,7 +94,7 @@ def test_progress_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> 
 def test_what_was_there_already_is_said_to_be(watch: Any) -> None:
     bar, text = watch(terminal=False, jobs=[JOB] * 3)
     bar.end(JOB, GOOD)
-    bar.start(JOB)
+    bar.start([JOB])
     bar.end(JOB, GOOD)
     bar.end(JOB, GOOD)
     assert [line.endswith("[already there]") for line in text.getvalue().splitlines()] == [True, False, False, True]
@@ -113,7 +113,7 @@ def test_the_bar_fits_eighty_columns_and_nothing_in_it_is_cut(watch: Any, arm: s
     job = replace(JOB, nodes=64, repeat=12, allocator=Allocator(arm))
     bar, text = watch(terminal=True, jobs=[job] * 128, width=80, budget=budget)
     with bar:
-        bar.start(job)
+        bar.start([job])
         for second in (100.0, 5000.0):
             NOW[0] = second
             bar.step(job, EVENT, second)
@@ -152,14 +152,14 @@ GLIBC = replace(JOB, allocator=Allocator("glibc"))
 def test_the_time_left_is_that_of_the_jobs_to_come_by_those_of_their_arm(watch: Any) -> None:
     bar, text = watch(terminal=False, jobs=[GLIBC, JOB, GLIBC, JOB])
     assert bar.left_words(None) == "", "nothing is known before the first job has run"
-    bar.start(GLIBC)
+    bar.start([GLIBC])
     bar.end(GLIBC, {**GOOD, "wall_seconds": 200.0})
     assert bar.left_words(None) == "10:00 left", "three jobs as the only one that is known"
-    bar.start(JOB)
+    bar.start([JOB])
     bar.end(JOB, {**GOOD, "wall_seconds": 100.0})
     assert bar.left_words(None) == "5:00 left"
     NOW[0] = 1000.0
-    bar.start(GLIBC)
+    bar.start([GLIBC])
     NOW[0] = 1050.0
     assert bar.left_words(None) == "4:10 left", "50 of the 200 seconds are over"
     bar.end(GLIBC, {**GOOD, "wall_seconds": 200.0})
@@ -169,16 +169,32 @@ def test_the_time_left_is_that_of_the_jobs_to_come_by_those_of_their_arm(watch: 
 
 
 def test_the_first_job_tells_the_time_by_its_own_pace(watch: Any) -> None:
-    job = replace(JOB, measure=Measure(max_seconds=1))
+    job = replace(JOB, measure=Measure(iterations=2))
     bar, _ = watch(terminal=False, jobs=[job, job])
-    bar.start(job)
+    bar.start([job])
     expected = Gpt().expected_seconds(job, 2, 20.0)
-    assert expected == 200.0, "8 micro-batches of warm-up and an iteration of 12, at 10 s each"
+    assert expected == 200.0, "8 micro-batches of warm-up and two iterations of 6, at 10 s each"
     assert bar.left_words(expected, 20.0) == "6:20 left"
-    long = replace(job, measure=Measure(max_seconds=500))
-    assert Gpt().expected_seconds(long, 2, 20.0) == 510.0
+    for measure, seconds in ((Measure(iterations=2, max_seconds=150), 150.0), (Measure(max_seconds=1), 140.0)):
+        assert Gpt().expected_seconds(replace(job, measure=measure), 2, 20.0) == seconds
     full = replace(job, measure=Measure(mode="full", iterations=2), train=Train(global_batch_size=8))
     assert Gpt().expected_seconds(full, 1, 10.0) == 10.0 * (8 + 2 * full.num_micro_batches)
+
+
+def test_interleaved_runs_are_one_line_and_end_together(watch: Any) -> None:
+    bar, text = watch(terminal=False, jobs=[GLIBC, JOB, replace(GLIBC, repeat=3), replace(JOB, repeat=3)])
+    bar.start([GLIBC, JOB])
+    NOW[0] = 40.0
+    for job in (GLIBC, JOB, JOB, GLIBC):
+        bar.step(job, EVENT, 40.0)
+    assert bar.left_words(Gpt().expected_seconds(JOB, 2, 40.0), 40.0) == "20:40 left", (
+        "32 rounds of 20 s, and as much again"
+    )
+    bar.end(GLIBC, {**GOOD, "wall_seconds": 300.0})
+    bar.end(JOB, {**GOOD, "wall_seconds": 340.0})
+    assert bar.left_words(None) == "10:40 left"
+    (line,) = (line for line in text.getvalue().splitlines() if "interleaved" in line)
+    assert line == "bench: job 1-2/4 glibc n=4 repeat=2 and tcmalloc n=4 repeat=2, interleaved ..."
 
 
 def test_with_blocks_auto_three_blocks_are_run_and_then_the_budget_ends_it(watch: Any) -> None:

@@ -203,7 +203,7 @@ def whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_job: Job) -
         monkeypatch.setenv("BENCH_OUT", str(tmp_path))
         monkeypatch.setattr(write, "write_sweep", lambda *arguments: None)
         monkeypatch.setattr(sweep, "which_copy", lambda environ: Copy())
-        monkeypatch.setattr(sweep.Leader, "run", lambda self, job, run_here: act(job))
+        monkeypatch.setattr(sweep.Leader, "run", lambda self, jobs, run_here: [act(job) for job in jobs])
         return sweep.run(Study("s"), [replace(small_job, repeat=repeat) for repeat in range(3)])
 
     return run

@@ -17,7 +17,6 @@ from bench.job.job import Job, Measure, Train
 from bench.job.sampling import (
     KINDS,
     change_point,
-    counted,
     iterations,
     kinds_of,
     micro_batches,
@@ -63,13 +62,13 @@ def test_an_iteration_without_a_middle_one_is_refused(given: int, batch: int, le
 @pytest.mark.parametrize(
     "measure, batch, counts, warm",
     [
-        (Measure(), 1024, [2, 2, 2, 2, 12, 12], 8),  # a step after every second micro-batch of the warm-up
-        (Measure(warmup_micro_batches=0), 1024, [1, 12, 12], 1),  # Adam makes its state in the first
-        (Measure(warmup_micro_batches=5), 8, [2, 2, 1, 8, 8], 5),  # no iteration is longer than a whole one
+        (Measure(), 1024, [2, 2, 2, 2, 6, 6], 8),  # a step after every second micro-batch of the warm-up
+        (Measure(warmup_micro_batches=0), 1024, [1, 6, 6], 1),  # Adam makes its state in the first
+        (Measure(warmup_micro_batches=5), 8, [2, 2, 1, 6, 6], 5),  # no iteration is longer than a whole one
         (Measure(), 2, [2, 2, 2, 2, 2], 8),
         (Measure(), 1, [1] * 9, 8),
-        (Measure(mode="full", iteration_micro_batches=0), 64, [2, 2, 2, 2, 64, 64], 8),
-        (Measure(mode="full", iteration_micro_batches=0, warmup_micro_batches=0), 64, [64, 64, 64], 64),
+        (Measure(mode="full", iterations=2, iteration_micro_batches=0), 64, [2, 2, 2, 2, 64, 64], 8),
+        (Measure(mode="full", iterations=2, iteration_micro_batches=0, warmup_micro_batches=0), 64, [64, 64, 64], 64),
     ],
 )
 def test_iterations_of_a_run(measure: Measure, batch: int, counts: list[int], warm: int) -> None:
@@ -78,12 +77,7 @@ def test_iterations_of_a_run(measure: Measure, batch: int, counts: list[int], wa
     assert [len(one.kinds) for one in found] == counts
     assert sum(len(one.kinds) for one in found if one.warm_up) == warm == warm_up(job)
     if measure.mode == "full":
-        assert micro_batches(job, 1) == sum(counts)
-
-
-@pytest.mark.parametrize("samples, total", [(1, 20), (8, 20), (9, 32), (200, 8 + 25 * 12)])
-def test_micro_batches_of_a_sampled_run(samples: int, total: int) -> None:
-    assert micro_batches(JOB, samples) == total
+        assert micro_batches(job) == sum(counts)
 
 
 @pytest.mark.parametrize("samples", [[1.0], [1.0, 1.0], [2.0] * 7, noisy([1.0] * 40, 0.001)[:1] + [1.0] * 5])
@@ -114,59 +108,56 @@ def test_at_most_half_is_given_up_and_two_are_left(length: int) -> None:
 
 def done(*middles: float) -> tuple[list[str], list[float]]:
     """Kinds and seconds of a run of the default job with these middle micro-batches."""
-    kinds = [kind for one in itertools.islice(iterations(JOB), 4 + len(middles) // 8) for kind in one.kinds]
+    kinds = [kind for one in itertools.islice(iterations(JOB), 4 + len(middles) // 2) for kind in one.kinds]
     given = iter(middles)
     return kinds, [next(given) if kind == "middle" else 9.0 for kind in kinds]
 
 
 def test_the_warm_up_never_counts_however_it_looks() -> None:
-    kinds, seconds = done(*[1.0] * 5, *[7.0] * 3)
+    kinds, seconds = done(*[7.0] * 3, *[1.0] * 5)
     assert steady_from(JOB, kinds, seconds) == 8, "among eight samples no change point is searched for"
-    assert counted(kinds, seconds, 8) == seconds[11:19]
 
 
 def test_a_change_point_is_searched_for_among_twenty_middle_ones_and_more() -> None:
     kinds, seconds = done(*noisy([2.0] * 12 + [1.0] * 12))
     start = steady_from(JOB, kinds, seconds)
-    assert 20 < start <= 28 and kinds[start] == "middle" and len(counted(kinds, seconds, start)) <= 12
+    assert 36 < start <= 50 and kinds[start] == "middle"
     assert steady_from(JOB, kinds[:32], seconds[:32]) == 8
 
 
 @pytest.mark.parametrize(
-    "samples, width, elapsed, next_seconds, more",
+    "done, elapsed, next_seconds, more",
     [
-        (0, math.inf, 0.0, 10.0, True),  # the warm-up alone is no measurement ...
-        (0, math.inf, 1e9, 10.0, True),  # ... however long it took
-        (8, 0.0, 60.0, 10.0, False),  # no spread: enough
-        (8, 0.1, 60.0, 10.0, True),  # wide
-        (8, 0.1, 115.0, 10.0, False),  # the next would end after the ceiling
-        (4, 0.0, 60.0, 10.0, True),  # fewer than the floor
-        (4, 0.0, 115.0, 10.0, False),  # the ceiling beats it, and the record says so
-        (200, 0.1, 60.0, 10.0, False),  # the most
+        (0, 0.0, 10.0, True),  # the warm-up alone is no measurement ...
+        (0, 1e9, 10.0, True),  # ... however long it took
+        (3, 60.0, 10.0, True),  # fewer than measure.iterations
+        (4, 60.0, 10.0, False),
+        (4, 15.0, 10.0, True),  # measure.min_seconds are not over
+        (3, 115.0, 10.0, False),  # the next would end after the ceiling, and the record says so
     ],
 )
-def test_when_a_sampled_job_ends(samples: int, width: float, elapsed: float, next_seconds: float, more: bool) -> None:
-    assert wants_more(Measure(), samples, width, elapsed, next_seconds) is more
-    assert wants_more(Measure(mode="full"), samples, width, elapsed, next_seconds)
+def test_when_a_sampled_run_ends(done: int, elapsed: float, next_seconds: float, more: bool) -> None:
+    assert wants_more(Measure(min_seconds=20, max_seconds=120), done, elapsed, next_seconds) is more
+    assert wants_more(Measure(mode="full"), done, elapsed, next_seconds)
 
 
 @pytest.mark.parametrize("warm", [0, 1, 4, 7])
 @pytest.mark.parametrize("whole", [1, 2, 5, 64])
 def test_the_number_of_micro_batches_is_that_of_the_iterations(warm: int, whole: int) -> None:
-    for mode, samples in (("full", 0), ("sampled", 1), ("sampled", 9)):
+    for mode in ("full", "sampled"):
         measure = Measure(mode=mode, warmup_micro_batches=warm, iterations=3)
         job = Job(train=Train(global_batch_size=whole), measure=measure)
         total = found = 0
         for iteration in sampling.iterations(job):
-            if mode == "sampled" and found >= samples:
+            if not sampling.wants_more(measure, found, 0.0, 0.0):
                 break
             total += len(iteration.kinds)
-            found += 0 if iteration.warm_up else len(sampling.typical(iteration.kinds, range(len(iteration.kinds))))
-        assert sampling.micro_batches(job, samples) == total
+            found += not iteration.warm_up
+        assert sampling.micro_batches(job) == total
 
 
 def test_a_run_of_very_many_iterations_is_counted_without_walking_through_them() -> None:
     """Progress asks after each event: a driver that counted to 2^40 would notice no rank that hangs."""
     job = Job(train=Train(global_batch_size=4), measure=Measure(mode="full", iterations=1 << 40))
-    assert sampling.micro_batches(job, 1) == sampling.warm_up(job) + 4 * (1 << 40)
+    assert sampling.micro_batches(job) == sampling.warm_up(job) + 4 * (1 << 40)
     assert forecast.job_seconds(job, forecast.Pace(1.0, 1.0, 1.0, 1.0)) > 1 << 42

@@ -30,7 +30,7 @@ from bench.workloads.workload import Workload
 class Stub(Workload):
     """A workload that takes half a second under glibc and less elsewhere."""
 
-    def run(self, job: Job, folder: Any, part: Any, on_event: Callable[[int, dict], None]) -> Outcome:
+    def run(self, job: Job, folder: Any, on_event: Callable[[int, dict], None]) -> Outcome:
         seconds = (0.5 if job.allocator.name == "glibc" else 0.25) * (1 + 0.01 * job.repeat)
         proof = {"malloc_library": "/lib/x.so", "sha256": "0" * 64, "version": "1", "options": {}}
         rank = {

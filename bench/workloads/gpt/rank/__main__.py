@@ -127,7 +127,7 @@ def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
             timeout=timedelta(seconds=limit) if limit else NO_LIMIT,
         )
     tell({"event": "connected"})
-    turns = Turns(orders, tell, order["interleaved"])
+    turns = Turns(orders, tell, order.get("interleaved", False))
     trainer = Trainer(job, turns.clock, turns.wait)
     me["startup_seconds"] = time.perf_counter() - started
     trainer.run(tell)

@@ -12,6 +12,7 @@ import gc
 import hashlib
 import time
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any, Callable
 
 import torch
@@ -19,7 +20,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from bench.job.job import Job
-from bench.job.sampling import iterations, steady_from, wants_more_after
+from bench.job.sampling import iterations, steady_from, wants_more
 from bench.process.counters import rss_bytes, usage
 from bench.workloads.gpt.rank.data import Tokens, sample_seed
 from bench.workloads.gpt.rank.gpt import GPT
@@ -134,7 +135,8 @@ class Trainer:
         """Return whether an iteration of ``count`` micro-batches follows, each as long as those of the one that has just ended."""
         iteration = self.micro_batches["iteration"]
         pace = self.iterations["wall_seconds"][-1] / iteration.count(iteration[-1])
-        return wants_more_after(self.job, self.micro_batches["kind"], self.seconds(), elapsed, pace * count)
+        done = len(self.iterations["loss"]) - sum(1 for _ in takewhile(lambda one: one.warm_up, iterations(self.job)))
+        return wants_more(self.job.measure, max(done, 0), elapsed, pace * count)
 
     def parameters_sha256(self) -> str:
         """Hash over the final parameters' bytes: the same bits, the same training."""

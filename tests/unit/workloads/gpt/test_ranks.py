@@ -20,7 +20,6 @@ import psutil
 import pytest
 
 from bench.copies.launcher import Copy
-from bench.copies.outcome import Outcome
 from bench.copies.rendezvous import Leading, RankFailed
 from bench.copies.wire import Connection
 from bench.job.job import Allocator, Job, from_dict
@@ -70,7 +69,14 @@ def ranks_run(monkeypatch: pytest.MonkeyPatch, small_job: Job) -> Iterator[Calla
     started: list[Rank] = []
     real = subprocess.Popen
 
-    def run(program: str, job: Job | None = None, copy: Copy | None = None, part: Any = None, dog: Any = None) -> Any:
+    def run(
+        program: str,
+        job: Job | None = None,
+        copy: Copy | None = None,
+        part: Any = None,
+        dog: Any = None,
+        jobs: Any = None,
+    ) -> Any:
         def popen(command: list[str], **options: Any) -> Any:
             return real([sys.executable, "-c", START + program, command[-1]], **options)
 
@@ -85,12 +91,15 @@ def ranks_run(monkeypatch: pytest.MonkeyPatch, small_job: Job) -> Iterator[Calla
         with monkeypatch.context() as patch:
             patch.setattr(ranks, "start_rank", start_rank)
             if dog:
-                patch.setattr(ranks, "Watchdog", lambda job: dog)
+                patch.setattr(ranks, "Watchdog", lambda job, clock: dog)
             said: list[Any] = []
-            outcome = run_ranks(
-                job or replace(small_job, nodes=2),
-                part or Leading(copy or Copy(), {}, ["h"]),
-                lambda rank, event: said.append((rank, event)),
+            if jobs:
+                parts = [Leading(Copy(), {}, ["h"], number) for number in range(len(jobs))]
+                return run_ranks(jobs, parts, lambda number, rank, event: said.append((number, rank, event))), said
+            (outcome,) = run_ranks(
+                [job or replace(small_job, nodes=2)],
+                [part or Leading(copy or Copy(), {}, ["h"])],
+                lambda number, rank, event: said.append((rank, event)),
             )
         return outcome, said
 
@@ -117,7 +126,8 @@ part(); after()
         allocator=Allocator("mine", env={"A": "b"}),
     )
     outcome, said = ranks_run(program, job)
-    assert outcome == Outcome(ranks=[{"rank": rank, "hash": "x"} for rank in range(4)])
+    assert outcome.error is None and outcome.ranks == [{"rank": rank, "hash": "x"} for rank in range(4)]
+    assert outcome.seconds > 0
     orders = {rank: event["orders"] for rank, event in said}
     assert {rank: (o["rank"], o["node"]) for rank, o in orders.items()} == {0: (0, 0), 1: (1, 0), 2: (2, 1), 3: (3, 1)}
     for rank, event in said:
@@ -254,20 +264,18 @@ def test_the_whole_output_of_failed_ranks_is_kept(ranks_run: Callable[..., Any])
     assert outcome.logs[1] == "one\ntwo 1\n" and set(outcome.logs) <= {0, 1}
 
 
-class Between:
-    """The other end of this node's part in a job: what the rest does is up to the test."""
+class Between(Leading):
+    """The other end of this node's part in a run: what the rest does is up to the test."""
 
     def __init__(self, connection: Any, heard: Callable[[Any], Any]) -> None:
-        self.connections, self.hear = {1: connection}, heard
+        super().__init__(Copy(), {1: connection}, ["h", "h1"])
+        self.hear = heard
 
-    def ready(self, ranks: Any) -> list[Any]:
-        return []
+    def on_message(self, node: int, message: Any) -> Any:
+        return self.hear(message)
 
-    copy, leads = Copy(), False
-    told = publish = beat = lambda self, *arguments: []
-
-    def on_messages(self, node: int, messages: Any) -> Any:
-        return self.hear(messages) if messages or messages is None else []
+    def on_lost(self, node: int) -> None:
+        self.hear(None)
 
 
 @pytest.fixture
@@ -282,10 +290,10 @@ def connections() -> Iterator[tuple[Connection, Connection]]:
 def test_a_word_from_another_copy_ends_the_ranks(
     ranks_run: Callable[..., Any], connections: tuple[Connection, Connection]
 ) -> None:
-    def stop(messages: Any) -> None:
+    def stop(message: Any) -> None:
         raise RankFailed("stopped by the first node.")
 
-    connections[1].send({"do": "kill"})
+    connections[1].send({"do": "waits", "run": 0})
     started = time.monotonic()
     outcome, _ = ranks_run("time.sleep(60)", part=Between(connections[0], stop))
     assert outcome.error == "stopped by the first node." and time.monotonic() - started < 30
@@ -296,8 +304,8 @@ def test_a_connection_that_is_gone_is_told_once(
 ) -> None:
     told: list[Any] = []
 
-    def gone(messages: Any) -> list[Any]:
-        told.append(messages)
+    def gone(message: Any) -> list[Any]:
+        told.append(message)
         raise RankFailed("gone.")
 
     connections[1].close()
@@ -312,7 +320,7 @@ def test_a_connection_that_is_gone_is_told_once(
     ],
 )
 def test_what_cannot_be_started_is_an_outcome(job: Job, words: str) -> None:
-    outcome = run_ranks(job, Leading(Copy(), {}, ["h"]), lambda rank, event: None)
+    (outcome,) = run_ranks([job], [Leading(Copy(), {}, ["h"])], lambda number, rank, event: None)
     assert outcome.ranks is None and words in str(outcome.error)
 
 
@@ -332,7 +340,7 @@ def test_a_host_that_refuses_another_process_says_why_and_nothing_leaks(
 
     monkeypatch.setattr(os if what == "pipe" else subprocess, what, refuse)
     before = set(os.listdir("/proc/self/fd"))
-    outcome = run_ranks(small_job, Leading(Copy(), {}, ["h"]), lambda rank, event: None)
+    (outcome,) = run_ranks([small_job], [Leading(Copy(), {}, ["h"])], lambda number, rank, event: None)
     assert f"could not be started ({os.strerror(number)}): " in str(outcome.error) and words in str(outcome.error)
     assert set(os.listdir("/proc/self/fd")) == before
 
@@ -343,10 +351,10 @@ def test_an_exception_on_the_way_leaves_no_process(
     class Interrupted(BaseException):
         pass
 
-    def interrupt(messages: Any) -> None:
+    def interrupt(message: Any) -> None:
         raise Interrupted
 
-    connections[1].send({"do": "x"})
+    connections[1].send({"do": "waits", "run": 0})
     with pytest.raises(Interrupted):
         ranks_run("time.sleep(60)", part=Between(connections[0], interrupt))
 
@@ -401,3 +409,98 @@ def test_ending_a_rank_ends_what_it_started_and_twice_is_no_error() -> None:
     assert process.returncode == -signal.SIGKILL
     assert child.wait(5) is None or not child.is_running()
     process.stdout.close()
+
+
+# Interleaved runs
+
+TURNS = """
+arm = orders['job']['allocator']['name']
+assert orders['interleaved']
+def turn():
+    tell({'event': 'waits'})
+    assert hear()['do'] == 'turn'
+def train(count):
+    tell({'event': 'ready', 'rank': n, 'hostname': 'h', 'alike': {}})
+    assert hear()['do'] == 'go'
+    for index in range(count):
+        turn()
+        time.sleep(0.05)
+        tell({'event': 'micro_batch', 'iteration': 0, 'index': index})
+    tell({'event': 'part', 'part': {'rank': n}})
+    after()
+"""
+
+
+@pytest.fixture
+def arms(small_job: Job) -> list[Job]:
+    return [replace(small_job, nodes=2, allocator=Allocator(name)) for name in ("a", "b", "c")]
+
+
+def test_runs_take_their_turns_in_abba_order_and_never_two_at_once(
+    ranks_run: Callable[..., Any], arms: list[Job]
+) -> None:
+    outcomes, said = ranks_run(TURNS + "train(4)", jobs=arms)
+    assert [outcome.error for outcome in outcomes] == [None] * 3
+    order = [number for number, rank, event in said if event["event"] == "micro_batch" and rank == 0]
+    assert order == [2, 1, 0, 0, 1, 2, 2, 1, 0, 0, 1, 2], "the first round was the start"
+    assert all(0.2 < outcome.seconds < 20 for outcome in outcomes)
+    both = [number for number, _, event in said if event["event"] == "micro_batch"]
+    assert both == [number for number in order for _ in range(2)], (
+        "both ranks of a run have ended before the next begins"
+    )
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("train(1) if arm == 'b' and n else train(4)", "rank 1 on"),  # it ends early: its peer waits for the next turn
+        ("os.kill(os.getpid(), signal.SIGKILL) if arm == 'b' else train(4)", "was killed by SIGKILL"),
+        ("sys.exit(3) if arm == 'b' else train(4)", "exit code 3"),
+    ],
+)
+def test_a_run_that_fails_leaves_the_others_alone(
+    fault: str, words: str, ranks_run: Callable[..., Any], arms: list[Job]
+) -> None:
+    program = TURNS + fault.replace(
+        "train(1)", "(tell({'event': 'ready', 'rank': n, 'hostname': 'h', 'alike': {}}), sys.exit(9))"
+    )
+    outcomes, said = ranks_run(program, jobs=arms)
+    assert [bool(outcome.error) for outcome in outcomes] == [False, True, False] and words in outcomes[1].error
+    assert sum(event["event"] == "micro_batch" for number, _, event in said if number != 1) == 16
+
+
+def test_a_run_that_is_killed_while_it_waits_is_noticed(ranks_run: Callable[..., Any], arms: list[Job]) -> None:
+    program = (
+        TURNS
+        + """
+if arm == 'b' and n:
+    pid = os.getpid()
+    if not os.fork():
+        time.sleep(1.5); os.kill(pid, signal.SIGKILL); os._exit(0)
+if arm == 'a':
+    real = turn
+    def turn(): real(); time.sleep(1.0)
+train(3)
+"""
+    )
+    outcomes, _ = ranks_run(program, jobs=arms)
+    assert [bool(outcome.error) for outcome in outcomes] == [False, True, False]
+    assert "was killed by SIGKILL" in outcomes[1].error
+
+
+def test_only_the_run_whose_turn_it_is_can_hang(
+    ranks_run: Callable[..., Any], arms: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranks, "TICK_SECONDS", 0.1)
+    monkeypatch.setattr("bench.workloads.gpt.watchdog.TICK_SECONDS", 0.1)
+    jobs = [replace(job, launch=replace(job.launch, silence_seconds=1.0)) for job in arms]
+    program = (
+        TURNS
+        + "if arm == 'c':\n    def turn(): time.sleep(60)\nif arm == 'b':\n    real = turn\n    def turn(): real(); time.sleep(0.6)\ntrain(3)"
+    )
+    program = program.replace(
+        "'event': 'ready'", "'event': 'micro_batch', 'iteration': -1, 'index': 0}); tell({'event': 'ready'", 1
+    )
+    outcomes, _ = ranks_run(program, jobs=jobs)
+    assert [bool(outcome.error) for outcome in outcomes] == [False, False, True]
+    assert "launch.silence_seconds" in outcomes[2].error
