@@ -31,22 +31,8 @@ from bench.workloads.child import CannotStart, end_child, output_of, read_events
 
 OURS = ("BENCH_DROPPED_ENVIRONMENT", "HYDRA_FULL_ERROR")
 OUTPUT = "output.txt"
-OF_A_LOGIN = (
-    "_",
-    "SHLVL",
-    "PWD",
-    "OLDPWD",
-    "TERM",
-    "COLUMNS",
-    "LINES",
-    "WINDOWID",
-    "SSH_",
-    "XDG_",
-    "DBUS_",
-    "TMUX",
-    "STY",
-    "BENCH_",
-)
+# What another login or shell changes.
+OF_A_LOGIN = tuple("_ SHLVL PWD OLDPWD TERM COLUMNS LINES WINDOWID SSH_ XDG_ DBUS_ TMUX STY BENCH_".split())
 END_SECONDS = 20.0  # for the watcher to end the program's tree
 LARGEST_OUTPUT = 64 << 20  # of which values are looked for
 

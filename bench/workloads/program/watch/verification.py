@@ -72,7 +72,9 @@ class Verification:
     def __init__(self, folder: Path, library: str | None, env: Mapping[str, str]):
         self.folder, self.library, self.env = folder, library, env
         self.seen: dict[tuple[int, int], list[Seen]] = {}  # by pid and birth, one exec after another
-        self.started_by: dict[tuple[str, int], Seen] = {}  # the first of each exec: what it forks has its program and stack
+        self.started_by: dict[
+            tuple[str, int], Seen
+        ] = {}  # the first of each exec: what it forks has its program and stack
         self.present: dict[str, float] = defaultdict(float)  # seconds in which a program was there
         self.last: float | None = None
 
@@ -172,8 +174,11 @@ def lacks_arm(pid: int, library: str | None, known: Sequence[str]) -> bool | Non
         return None
     if library is not None:
         return os.path.realpath(library) not in [os.path.realpath(path) for path in mapped]
-    names = [os.path.basename(path) for path in mapped]
-    return any(ALLOCATORS.search(name) and name not in known for name in names)
+    return not allocators_in(mapped) <= set(known)
+
+
+def allocators_in(mapped: Iterable[str]) -> set[str]:
+    return {name for name in map(os.path.basename, mapped) if ALLOCATORS.search(name)}
 
 
 def started(path: Path) -> list[Started]:
@@ -203,7 +208,7 @@ def verdict(one: Seen, library: str | None, env: Mapping[str, str]) -> tuple[boo
     if why is None and one.environment is not None:
         # glibc before 2.37 ends the words of GLIBC_TUNABLES in place, so that a colon reads as an end.
         settings = "\0" + "\0".join(one.environment).replace(":", "\0") + "\0"
-        changed = [f"{name}" for name, value in env.items() if f"\0{name}={value}\0".replace(":", "\0") not in settings]
+        changed = [name for name, value in env.items() if f"\0{name}={value}\0".replace(":", "\0") not in settings]
         why = f"was started with another {', '.join(changed)} than the arm's" if changed else None
     if why or one.served or any(is_libc(path) for path in one.mapped):
         return not why, why
@@ -228,13 +233,11 @@ def by_maps(one: Seen, library: str | None) -> str | None:
         return "does not use this host's C library" if any("ld-musl" in path for path in one.mapped) else None
     if library is not None:
         return None if os.path.realpath(library) in map(os.path.realpath, one.mapped) else without(one, library)
-    others = [path for path in one.mapped if ".so" in path and not is_libc(path)]
-    own = [
-        path
-        for path in others
-        if "malloc" in elf.read(path, MALLOC).defined and not LOADERS.match(os.path.basename(path))
-    ]
-    return f"is served by {own[0]}, which it brings itself" if own else None
+    for path in one.mapped:
+        served = ".so" in path and not is_libc(path) and not LOADERS.match(os.path.basename(path))
+        if served and "malloc" in elf.read(path, MALLOC).defined:
+            return f"is served by {path}, which it brings itself"
+    return None
 
 
 def without(one: Seen, library: str) -> str:
@@ -280,7 +283,7 @@ def judge(
     verdicts = [(one, *verdict(one, library, env)) for one in (*seen, *unseen)]
     unreached = [(one, why) for one, reached, why in verdicts if reached is False]
     unknown = [one for one, reached, _ in verdicts if reached is None]
-    cpu, memory = sum(one.cpu_seconds for one in seen), sum(one.peak_rss_bytes for one in seen) or 1
+    cpu, memory = sum(one.cpu_seconds for one in seen), max([one.peak_rss_bytes for one in seen] + [1])
     total = max(cpu_seconds, cpu, 1e-9)
 
     def share(some: Sequence[Seen]) -> float:
@@ -289,7 +292,7 @@ def judge(
     error, notes = None, []
     if unreached:
         some = [one for one, _ in unreached]
-        shares = share(some), sum(one.peak_rss_bytes for one in some) / memory
+        shares = share(some), max(one.peak_rss_bytes for one in some) / memory  # processes may follow one another
         wall = min(1.0, max(present.get(one.program, 0.0) for one in some) / max(wall_seconds, 1e-9))
         one, why = max(unreached, key=lambda pair: pair[0].cpu_seconds)
         sentence = (
@@ -321,13 +324,7 @@ def judge(
         "error": error,
         "warnings": notes,
         "known": sorted(
-            {one.program for one, _ in unreached}
-            | {
-                os.path.basename(path)
-                for one in seen
-                for path in one.mapped
-                if ALLOCATORS.search(os.path.basename(path))
-            }
+            {one.program for one, _ in unreached} | allocators_in(path for one in seen for path in one.mapped)
         ),
     }
 
