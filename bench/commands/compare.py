@@ -99,7 +99,8 @@ def print_agreement(a: Side, b: Side, tolerance: float, decides: bool = True) ->
         for caution in [*one.invalid.values(), *one.cautions]:
             print(f"Of {one.name}: {caution}")
     for change in experiments_differ(a, b)[1] if a.job and b.job else []:
-        print(f"Differs (A, B): {change}")
+        if change.startswith("program."):
+            print(f"Differs: {change} (A, B)")
     print_facts(a, b)
     verdicts = {agreement.word for agreement in agreements.values()}
     if not verdicts <= {"reproduced", "within tolerance"}:

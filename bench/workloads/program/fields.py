@@ -67,6 +67,9 @@ class ProgramRank(TypedDict):
         ]
     ]
     environment_sha256: NotRequired[Annotated[str, says("of all that it got of the caller's environment")]]
+    notes: NotRequired[
+        Annotated[list[str], says("sentences on what no arm reaches, what is unknown, and lines that are no steps")]
+    ]
     run: Annotated[Run, says("the whole run, as the kernel accounts for the command and its children")]
     steps: Annotated[Optional[Steps], says("what `program.rate` found; null where the run is the sample")]
     values: Annotated[list[Number], says("what `program.check` found, how often, and the hash of its output")]

@@ -39,14 +39,15 @@ def derive(record: Record) -> dict[str, Any]:
 
 
 def cautions(record: Record) -> list[str]:
-    """Return a sentence for each program in the tree that keeps some of its memory from the arm, for a first run that was another one,
-    and for values that one arm does not repeat. They are in every run alike, so they are no noise."""
+    """Return a sentence for each program in the tree that keeps some of its memory from the arm, for what is beyond it or unknown, for a
+    first run that was another one, and for values that one arm does not repeat. They are in every run alike, so they are no noise."""
     part = record["ranks"][0]
     said = [
         f"{one['command'].split(' ')[0]} {one['why']}."
         for one in part["proof"]["processes"]
         if one["reached"] and one["why"]
     ]
+    said += part.get("notes", [])
     first, seconds = part["proof"].get("first_run_seconds"), part["run"]["wall_seconds"]
     if (
         first is not None

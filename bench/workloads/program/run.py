@@ -82,14 +82,14 @@ def run_program(job: Job, folder: Path, on_event: Callable[[int, dict[str, Any]]
     began = time.monotonic()
     if not wrong:
         wrong, event, values = ended(job, {**orders, "known": first.event["known"]}, on_event)
-    warnings = list(dict.fromkeys([*first.event.get("warnings", ()), *event.get("warnings", ())]))
     if wrong:
-        return Outcome(error=f"{job.program.command[0]} {wrong}", warnings=warnings)
+        return Outcome(error=f"{job.program.command[0]} {wrong}")
     if job.program.check is not None and not job.program.same_output and not repeats(first.values, values):
         values = []
     proof = {**proof, "processes": first.event["processes"], "first_run_seconds": first.event["wall_seconds"]}
     part = {**part_of(event, proof, values), **seen_environment(os.environ), "environment_bytes": bytes_of(env)}
-    return Outcome(ranks=[part], warnings=warnings, seconds=time.monotonic() - began)
+    part["notes"] = list(dict.fromkeys([*first.event["notes"], *event["notes"]]))
+    return Outcome(ranks=[part], seconds=time.monotonic() - began)
 
 
 def ended(

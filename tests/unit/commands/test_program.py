@@ -19,7 +19,7 @@ from tests.unit import builders
 from tests.unit.job.test_identity import program_study
 
 RESULT: dict[str, Any] = {
-    **{"event": "result", "exit_code": 0, "stopped": False, "error": None, "warnings": [], "steps": None, "pid": 7},
+    **{"event": "result", "exit_code": 0, "stopped": False, "error": None, "notes": [], "steps": None, "pid": 7},
     **{"minor_faults": 0, "major_faults": 0, "user_seconds": 1.0, "system_seconds": 0.0, "wall_seconds": 1.0},
     **{"threads": 1, "peak_rss_bytes": 1, "huge_bytes": 0, "fault_cost_seconds": None, "processes": [], "known": []},
 }

@@ -294,7 +294,7 @@ class Watch:
             "pid": self.pid,
             "steps": self.output.columns(),
             **account,
-            "warnings": [*self.output.notes(), *account["warnings"]],
+            "notes": [*self.output.notes(), *account["notes"]],
         }
 
     def checks(self, cpu_seconds: float) -> dict[str, Any]:
@@ -304,7 +304,7 @@ class Watch:
         if beyond > UNREACHED_SHARE * max(cpu_seconds, 1e-9):
             pid, (_, words) = max(self.astray.items(), key=lambda item: item[1])
             error = f"process {pid} ({words}) ran without it in this run, and not in the first, which verifies: start it again."
-        return {"error": error, "warnings": []}
+        return {"error": error, "notes": []}
 
 
 def pause_seconds(cost: float, age: float, verifies: bool) -> float:

@@ -129,7 +129,7 @@ class Verification:
 
     def account(self, cpu_seconds: float, wall_seconds: float) -> dict[str, Any]:
         """Return ``processes``, each with whether and why the arm serves it; ``error``, one sentence where it does not serve the program;
-        ``warnings`` on what it did not reach or what is unknown; ``known``, what a timed run may hold without the arm.
+        ``notes`` on what it did not reach or what is unknown; ``known``, what a timed run may hold without the arm.
 
         ``cpu_seconds``: of all of it, by the kernel; ``wall_seconds``: of the run."""
         said = {int(path.suffix[1:]): started(path) for path in sorted(self.folder.glob(f"{LOADER}.*"))}
@@ -322,7 +322,7 @@ def judge(
     return {
         "processes": rows(verdicts, library),
         "error": error,
-        "warnings": notes,
+        "notes": notes,
         "known": sorted(
             {one.program for one, _ in unreached} | allocators_in(path for one in seen for path in one.mapped)
         ),

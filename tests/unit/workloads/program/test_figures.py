@@ -29,7 +29,7 @@ def test_memory_that_the_arm_does_not_serve_is_stated_once_for_each_program() ->
         process("sh -c x", True, None),
         process("busybox", False, "is a static program"),  # judged by its share, which fails the arm or marks the run
     ]
-    assert cautions(record(processes)) == [f"/usr/bin/python3 {arrow}."]
+    assert cautions(record(processes, notes=["It waits."])) == [f"/usr/bin/python3 {arrow}.", "It waits."]
 
 
 def test_a_first_run_that_took_much_longer_or_much_less_is_stated() -> None:

@@ -93,7 +93,7 @@ def test_an_arm_that_serves_is_proved_in_each_process_however_short(files: dict[
     script = "for i in 1 2 3 4 5; do expr 1 + 1; done; " + files["plain"]
     for library in (None, files["library"]):
         said = watched(["sh", "-c", script], library)
-        assert said["error"] is None and said["warnings"] == []
+        assert said["error"] is None and said["notes"] == []
         rows = {row["command"]: row["reached"] for row in said["processes"]}
         assert rows["expr 1 + 1 (and 4 more)"] is True and rows[files["plain"]] is True
     assert (
@@ -205,27 +205,27 @@ def test_a_small_share_beyond_the_arm_is_stated_and_a_large_one_fails(files: dic
     served, static = seen(files["plain"], cpu=99.0, memory=99 << 20), seen(files["static"])
     small = judge([served, static], [], None, {}, 100.0, 50.0, {files["static"]: 49.0})
     assert small["error"] is None and files["static"] in small["known"]
-    assert "1 % of the CPU time, 98 % of the wall time" in small["warnings"][0]
+    assert "1 % of the CPU time, 98 % of the wall time" in small["notes"][0]
     static.cpu_seconds = 50.0
     assert "static" in account([served, static], 149.0)["error"]
 
 
 def test_what_nobody_saw_and_work_elsewhere_are_stated(files: dict[str, str]) -> None:
-    assert "too short to be seen used 50 %" in account([seen(files["plain"])], 2.0)["warnings"][0]
+    assert "too short to be seen used 50 %" in account([seen(files["plain"])], 2.0)["notes"][0]
     assert "could be verified" in account([], 0.0)["error"]
     client = seen(files["plain"], cpu=0.01)
-    assert "no allocator here reaches that" in account([client], 0.01, 5.0)["warnings"][0]
-    assert account([seen(files["plain"], cpu=4.0)], 4.0, 5.0)["warnings"] == []
+    assert "no allocator here reaches that" in account([client], 0.01, 5.0)["notes"][0]
+    assert account([seen(files["plain"], cpu=4.0)], 4.0, 5.0)["notes"] == []
     hidden = Seen(8, "it", "", cpu_seconds=9.0)
     said = account([client, hidden], 9.0)
-    assert "could not be read" in said["warnings"][0] and "another user" in said["processes"][0]["why"]
+    assert "could not be read" in said["notes"][0] and "another user" in said["processes"][0]["why"]
 
 
 def test_an_allocator_beside_the_arm_is_named_and_one_that_only_looks_so_is_not(files: dict[str, str]) -> None:
     assert private(seen(files["plain"], "/lib/libmpg123.so.0"), None) == []
     assert private(seen(files["plain"], "/lib/libtcmalloc_minimal.so.4"), None) != []
     said = account([seen(files["plain"], files["arrow"])], 1.0)
-    assert said["error"] is None and said["warnings"] == [] and "Arrow" in said["processes"][0]["why"]
+    assert said["error"] is None and said["notes"] == [] and "Arrow" in said["processes"][0]["why"]
 
 
 def test_a_build_with_thousands_of_processes_is_a_record_of_a_hundred_rows(files: dict[str, str]) -> None:

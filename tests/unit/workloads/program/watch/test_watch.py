@@ -19,7 +19,7 @@ MIB = 1 << 20
 
 def test_what_a_process_used_to_its_end_is_known() -> None:
     said = watched([sys.executable, "-c", BUSY.format(0.4)])
-    assert said["warnings"] == [] and said["error"] is None
+    assert said["notes"] == [] and said["error"] is None
     (one,) = said["processes"]
     assert one["cpu_seconds"] == pytest.approx(said["user_seconds"] + said["system_seconds"], abs=0.05)
 
