@@ -11,6 +11,8 @@ WORKERS ?= $(shell nproc)
 QUICK := $(PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SYSTEM := $(PYTHON) -m pytest --dist loadfile --no-loadscope-reorder
 ARGS ?=
+# The tests start the program some two hundred times, and would wait for it to be compiled each time.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup torch2 bench test unit check validate lock base image sif sign sbom clean
 

@@ -3,9 +3,9 @@
 import sys
 
 from bench.cli import main
-from bench.host.interrupt import ignore_what_comes
+from bench.host.interrupt import ignore_signals
 
 if __name__ == "__main__":
     code = main(sys.argv[1:])
-    ignore_what_comes()
+    ignore_signals()
     sys.exit(code)

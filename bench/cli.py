@@ -25,7 +25,7 @@ from typing import Any, NoReturn, TextIO, cast
 
 from bench import __version__
 from bench.commands.arguments import ADD
-from bench.config.words import own_folder
+from bench.config.overrides import own_folder
 from bench.host.interrupt import Interrupted, interruptible
 from bench.job.errors import ConfigError, RecordError, printable
 
@@ -144,7 +144,7 @@ def _run(argv: list[str]) -> int:
     if words and words[0] in COMMANDS:
         raise ConfigError(f"{words[0]} is a command, which stands first: python -m bench {words[0]} ...")
     if argv and "=" not in argv[0] and not argv[0].startswith(("-", "~", "+")):
-        from bench.config.words import nearest
+        from bench.config.overrides import nearest
 
         raise ConfigError(f"{argv[0] or repr('')} is not a command; {nearest(argv[0], list(COMMANDS))}")
     return measure(words)

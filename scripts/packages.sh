@@ -5,8 +5,9 @@
 #                                Debian 12's package
 #   packages.sh names            the same lines from standard input; prints what this release calls the packages: libmimalloc3 for
 #                                libmimalloc2.0, the t64 names; nothing for a library that this release does not have
+#   packages.sh possible         the same lines from standard input without those that this release is known not to have
 #
-# `names` reads the machine's package lists, which `apt-get update` brings.
+# `names` reads the machine's package lists, which `apt-get update` brings; `possible` does without.
 set -eu
 
 wanted() {
@@ -31,7 +32,18 @@ names() {
     done | sort -u
 }
 
+possible() {
+    # shellcheck disable=SC1090  # the machine's own file
+    case $({ . "${OS_RELEASE:-/etc/os-release}" && echo "${VERSION_CODENAME:-}"; } 2>/dev/null) in
+        bookworm) lacks='librpmalloc.so.1|libmimalloc.so.3' ;;
+        trixie) lacks='librpmalloc.so.1|libmimalloc.so.2' ;;
+        sid | forky) lacks='libmimalloc.so.2' ;;
+        *) lacks=none ;;
+    esac
+    grep -Ev "^($lacks) " || true
+}
+
 case ${1:-} in
-    wanted | names) "$@" ;;
-    *) echo "packages: say wanted FOLDER, or names" >&2; exit 2 ;;
+    wanted | names | possible) "$@" ;;
+    *) echo "packages: say wanted FOLDER, names or possible" >&2; exit 2 ;;
 esac

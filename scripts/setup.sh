@@ -33,13 +33,13 @@ has_lists() { compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null; }
 
 tell_missing() {
     local lines names advice="install them, or give their arms a path (allocator.library)"
-    lines=$(missing)
+    lines=$(missing | scripts/packages.sh possible)  # what this release does not have is no fault of the set-up
     [[ -n $lines ]] || return 0
     if command -v apt-get >/dev/null; then
         advice="to bring them, run: sudo apt-get update && make setup"
         if has_lists; then
             names=$(scripts/packages.sh names <<<"$lines" | paste -sd ' ' -)
-            [[ -n $names ]] || return 0  # what this release does not have is no fault of the set-up
+            [[ -n $names ]] || return 0
             say "not installed, so that their arms will fail: $names; to bring them, run: sudo apt-get update && sudo apt-get install $names"
             return
         fi

@@ -1,12 +1,12 @@
-"""Does the 95 % interval of a ratio hold the truth 95 times in 100? On jobs of the shipped shape, made up, whose truth is known.
+"""Does the 95 % interval of a ratio hold the truth 95 times in 100? On runs of the shipped shape, made up, whose truth is known.
 
     python -m validation coverage [--tries 2000] [--seed 1]
 
-Every try is a sweep of eight blocks of two arms, in the product's own order (`order.shuffle_arms`), on a host that drifts. A job is a
-series of micro-batches as a rank makes them: the first ones slow while the heap grows, neighbours alike, glibc going to and fro between
-two speeds. The product's own functions decide how long it runs (`sampling.iterations`, `wants_more`), what of it counts
-(`sampling.steady_from`), what it is derived to (`derive.derive_rank`) and how jobs become an interval (`stats.ratio`, as `pairing.pair`
-calls it); the first three, five and all eight blocks are judged. The truth is the ratio of whole iterations after the warm-up.
+Every try is a sweep of eight blocks of two interleaved arms. What is made up is what was measured: under the reference arm the level
+of an iteration is a draw of its own, the host has slow stretches of half a minute, and the arms alternate micro-batch by micro-batch
+(ABBA), so that a stretch meets both. The product's own functions decide which iterations there are (`sampling.iterations`), what they
+are derived to (`figures.derive_rank`), and how runs become an interval (`stats.ratio`, as `pairing.pair` calls it); the first three,
+five and all eight blocks are judged. The truth is the ratio of whole iterations after the warm-up.
 
 Goals, in every shape but the stress ones: 93 to 97 % from five blocks, at least 90 % at three; two equal arms (A/A) called different in
 no more than 7 %, what that leaves; each give or take two standard errors of the simulation, which are printed. Exit code 1 when
@@ -33,7 +33,7 @@ import numpy as np
 
 from bench.driver.order import shuffle_arms
 from bench.job.job import Job, Measure
-from bench.job.sampling import iterations, steady_from, wants_more_after
+from bench.job.sampling import iterations, wants_more, warm_up
 from bench.record.fields import COUNTERS
 from bench.statistics import stats
 from bench.workloads.gpt.figures import derive_rank
@@ -41,10 +41,7 @@ from bench.workloads.gpt.figures import derive_rank
 BLOCKS = (3, 5, 8)
 ARMS = ("glibc", "tcmalloc")
 FASTEST = 1.4  # how many times less time the second arm takes
-LONGEST = 320  # micro-batches drawn at once; no job of these shapes is longer
-ONE_ITERATION = Measure(max_seconds=1)  # as +experiment=tcmalloc: one counted iteration, 8 samples
-BY_WIDTH = Measure(max_seconds=120)  # as conf/measure/sampled.yaml: 8 to some 30 on this made-up host
-NOTHING = [0.0] * LONGEST
+SECONDS = 7.7  # of the reference's micro-batch
 
 
 @dataclass(frozen=True)
@@ -52,36 +49,33 @@ class Shape:
     """What disturbs the times; every size is a share of the time, a standard deviation unless it says otherwise."""
 
     name: str
-    measure: Measure = ONE_ITERATION
-    seconds: float = 7.7  # of the reference's micro-batch: how many fit into measure.max_seconds
-    warm_up: float = 0.08  # what the first micro-batch takes longer; it falls in a line ...
-    warm_up_length: tuple[int, int] = (4, 9)  # ... to nothing at one drawn from here, in each job anew
+    iterations: int = 2  # of a run
+    interleaved: bool = True
+    draws: float = 0.05  # of an iteration's level under the reference arm: faults that vary by 15 %
     noise: float = 0.012  # of a micro-batch
-    alike: float = 0.3  # correlation of neighbours
-    speeds: float = 0.04  # the reference has two, so far below and above its mean (glibc's faults)
-    stays: float = 0.7  # chance that the next micro-batch has the speed of this one
+    warm_up: float = 0.08  # what the first micro-batch takes longer; it falls in a line to nothing within the warm-up
+    slow: float = 0.15  # how much longer a slow stretch takes
+    slow_share: float = 0.2  # of the time
+    stretch_seconds: float = 30.0
     spikes: float = 0.0  # share of the micro-batches that take half as long again
-    runs: float = 0.01  # how much two jobs of one arm differ: heap, placement
+    runs: float = 0.005  # how much two runs of one arm differ beyond their draws: placement
     run_shape: str = "normal"  # or "t3" (Student's t, 3 degrees of freedom), "exponential" (never faster than its best)
-    block: float = 0.03  # common to both arms of a block: another hour, another neighbour
-    drift: float = 0.06  # in a line, from the first job to the last
-    wander: float = 0.004  # random walk of the host's clock, a step for each job
+    drift: float = 0.06  # of the host, in a line, over the sweep
     goal: bool = True
 
 
 SHAPES = (
-    Shape("make bench: 8 samples, two speeds"),
-    Shape("8 samples, speeds that stay (0.9)", stays=0.9),
-    Shape("8 samples, jobs do not differ", runs=0.0, block=0.0, drift=0.0, wander=0.0),
-    Shape("8 samples, jobs heavy-tailed", run_shape="t3", runs=0.008),
-    Shape("8 samples, spikes", spikes=0.03),
-    Shape("8 to 30, stopped by width", BY_WIDTH, 2.4),
-    Shape("8 to 30, width, speeds that stay", BY_WIDTH, 2.4, stays=0.9, alike=0.6),
-    Shape("8 to 60, truncated too", BY_WIDTH, 1.2, noise=0.03, runs=0.02),
-    Shape("drift 20 %, wandering clock", drift=0.20, wander=0.01),
+    Shape("make bench: 2 iterations a run"),
+    Shape("1 iteration a run", iterations=1),
+    Shape("4 iterations a run", iterations=4),
+    Shape("8 iterations, runs differ more", iterations=8, runs=0.02),
+    Shape("one after another", interleaved=False),
+    Shape("runs heavy-tailed", run_shape="t3", runs=0.008),
+    Shape("spikes", spikes=0.03),
+    Shape("long slow stretches, drift 20 %", stretch_seconds=120.0, drift=0.20),
+    Shape("a quiet host, no draws", draws=0.005, slow=0.0, drift=0.0),
     # Where an interval from so few blocks gives way, shown and not held to the goals.
-    Shape("stress: one arm exponential", runs=0.03, run_shape="exponential", speeds=0.0, goal=False),
-    Shape("stress: drift 30 %, steady jobs", runs=0.002, speeds=0.0, noise=0.003, block=0.0, drift=0.30, wander=0.0, goal=False),
+    Shape("stress: one arm exponential", runs=0.05, run_shape="exponential", goal=False),
 )  # fmt: skip
 GIVE = 2  # standard errors of the simulation that a goal gives
 MOST_CALLED = 0.07  # of equal arms: what an interval that holds the truth 93 times in 100 may say
@@ -96,72 +90,89 @@ def of_shape(rng: np.random.Generator, shape: str, size: int) -> np.ndarray:
     return rng.standard_t(3, size=size) if shape == "t3" else rng.exponential(size=size) - 1.0
 
 
-def series(rng: np.random.Generator, case: Shape, two_speeds: bool) -> np.ndarray:
-    """Relative durations of a job's micro-batches from its start, mean 1 once it is warm."""
-    length = LONGEST if case.measure is BY_WIDTH else 20
-    fresh = rng.normal(size=length)
-    fresh[1:] *= math.sqrt(1 - case.alike**2)
-    noise = fresh.tolist()
-    for i in range(1, length):
-        noise[i] += case.alike * noise[i - 1]
-    values = 1 + case.noise * np.array(noise)
-    if two_speeds and case.speeds:
-        changes = rng.random(length) >= case.stays
-        changes[0] = rng.random() < 0.5  # which it begins with
-        values *= 1 + case.speeds * (1 - 2 * (np.cumsum(changes) % 2))
+def run_kinds(case: Shape) -> tuple[list[str], list[int], int]:
+    """Return kind and iteration of each micro-batch of a run, and how many are of the warm-up."""
+    job = job_of(case)
+    kinds: list[str] = []
+    iteration: list[int] = []
+    for number, ahead in enumerate(iterations(job)):
+        if not wants_more(job.measure, number - steps_of_warm_up(job), 0.0, 0.0):
+            break
+        kinds += ahead.kinds
+        iteration += [number] * len(ahead.kinds)
+    return kinds, iteration, warm_up(job)
+
+
+def job_of(case: Shape) -> Job:
+    return Job(measure=Measure(iterations=case.iterations))
+
+
+def steps_of_warm_up(job: Job) -> int:
+    return sum(1 for _ in itertools.takewhile(lambda one: one.warm_up, iterations(job)))
+
+
+def level_of(rng: np.random.Generator, case: Shape, iteration: list[int], warm: int, is_reference: bool) -> np.ndarray:
+    """Return the relative time of each micro-batch of a run, mean 1 once it is warm, without what the host does."""
+    own = case.runs * of_shape(rng, case.run_shape, 1)[0] if case.run_shape != "exponential" or is_reference else 0.0
+    draws = case.draws * rng.normal(size=iteration[-1] + 1) if is_reference else np.zeros(iteration[-1] + 1)
+    values = np.exp(own + draws[iteration] - (case.draws**2 / 2 if is_reference else 0.0))
+    values = values * (1 + case.noise * rng.normal(size=len(iteration)))
     if case.spikes:
-        values *= (1 + 0.5 * (rng.random(length) < case.spikes)) / (1 + 0.5 * case.spikes)
-    warm = rng.integers(*case.warm_up_length, endpoint=True)
-    values[:warm] *= 1 + case.warm_up * (1 - np.arange(warm) / warm)
+        values *= (1 + 0.5 * (rng.random(len(values)) < case.spikes)) / (1 + 0.5 * case.spikes)
+    values[:warm] *= 1 + case.warm_up * (1 - np.arange(warm) / max(warm, 1))
     return values
 
 
-def run(job: Job, seconds: np.ndarray) -> dict[str, Any]:
-    """What a rank would leave of this series of micro-batches: run, stopped and truncated as `rank.trainer` does it."""
-    took: list[float] = seconds.tolist()
-    kinds: list[str] = []
-    iteration: list[int] = []
-    done: list[float] = []
-    last = 1
-    for number, ahead in enumerate(iterations(job)):
-        following = fmean(done[-last:]) * len(ahead.kinds) if done else 0.0
-        if done and not wants_more_after(job, kinds, done, sum(done), following):
-            break
-        last = len(ahead.kinds)
-        kinds += ahead.kinds
-        iteration += [number] * last
-        done = took[: len(kinds)]
-    start = steady_from(job, kinds, done)
-    first = [iteration.index(i) >= start for i in range(iteration[-1] + 1)]
-    counters = {f"{phase}_{name}": NOTHING for phase in ("forward", "backward", "optimizer") for name in COUNTERS}
+def host_of(rng: np.random.Generator, case: Shape, turns: int, seconds: float) -> np.ndarray:
+    """Return how much longer each turn of a block takes: slow stretches of exponential length, as a share of the time."""
+    leave = min(1.0, seconds / case.stretch_seconds)
+    enter = leave * case.slow_share / (1 - case.slow_share)
+    slow, found = rng.random() < case.slow_share, []
+    for draw in rng.random(turns):
+        found.append(slow)
+        slow = draw >= leave if slow else draw < enter
+    return 1 + case.slow * np.array(found)
+
+
+def run(case: Shape, seconds: np.ndarray) -> dict[str, Any]:
+    """Return what a rank would leave of these micro-batches."""
+    kinds, iteration, warm = run_kinds(case)
+    done = seconds.tolist()
+    first = [iteration.index(i) >= warm for i in range(iteration[-1] + 1)]
+    nothing = [0.0] * len(kinds)
+    counters = {f"{phase}_{name}": nothing for phase in ("forward", "backward", "optimizer") for name in COUNTERS}
     return {
-        "micro_batches": {"kind": kinds, "steady": [i >= start for i in range(len(kinds))],
-                          "forward_seconds": done, "backward_seconds": NOTHING, **counters},
+        "micro_batches": {"kind": kinds, "iteration": iteration, "steady": [i >= warm for i in range(len(kinds))],
+                          "forward_seconds": done, "backward_seconds": nothing, **counters},
         "iterations": {"steady": first, "optimizer_seconds": [0.3] * len(first), **counters},
     }  # fmt: skip
 
 
 def blocks_of(rng: np.random.Generator, case: Shape, seed: int) -> Iterator[tuple[list[float], list[float]]]:
-    """One block after another of one sweep, without end: the samples of the reference's job and of the arm's, as `pairing.pair`
+    """One block after another of one sweep, without end: the samples of the reference's run and of the arm's, as `pairing.pair`
     has them of the records."""
-    job, host = Job(measure=case.measure), 0.0
+    job, (_, iteration, warm) = job_of(case), run_kinds(case)
+    length = len(iteration)
     for block in itertools.count():
-        together, samples = case.block * rng.normal(), {}
-        for arm in shuffle_arms(ARMS, seed, block):
-            reference = arm == ARMS[0]
-            own = case.runs * of_shape(rng, case.run_shape, 1)[0]
-            if case.run_shape == "exponential" and not reference:
-                own = 0.0
-            level = case.seconds * math.exp(host + together + own) / (1 if reference else FASTEST)
-            samples[arm] = derive_rank(job, run(job, level * series(rng, case, reference)))["samples"]
-            host += case.drift / (len(ARMS) * BLOCKS[-1]) + case.wander * rng.normal()
+        order = shuffle_arms(ARMS, seed, block)
+        host = host_of(rng, case, 2 * length, SECONDS) * (1 + case.drift * block / BLOCKS[-1])
+        places = np.arange(2 * length).reshape(2, length)
+        if case.interleaved:  # ABBA
+            pairs = np.arange(2 * length).reshape(length, 2)
+            places = np.where(np.arange(length)[:, None] % 2, pairs[:, ::-1], pairs).T
+        samples = {}
+        for arm, place in zip(order, places):
+            is_reference = arm == ARMS[0]
+            level = SECONDS / (1 if is_reference else FASTEST)
+            values = level * level_of(rng, case, iteration, warm, is_reference) * host[place]
+            samples[arm] = derive_rank(job, run(case, values))["samples"]
         yield samples[ARMS[0]], samples[ARMS[1]]
 
 
 def truth(case: Shape) -> float:
-    """Of whole iterations of the warm job: the micro-batches, and the step, which costs both arms the same 0.3 s."""
-    n = Job(measure=case.measure).num_micro_batches
-    return (n * case.seconds + 0.3) / (n * case.seconds / FASTEST + 0.3)
+    """Of whole iterations of the warm run: the micro-batches, and the step, which costs both arms the same 0.3 s."""
+    n = job_of(case).num_micro_batches
+    return (n * SECONDS + 0.3) / (n * SECONDS / FASTEST + 0.3)
 
 
 @dataclass(frozen=True)

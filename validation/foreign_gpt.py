@@ -14,7 +14,7 @@ import sys
 import time
 
 from bench.job.job import Model, Train
-from bench.job.sampling import WARM_UP_ITERATION, kinds_of
+from bench.job.sampling import kinds_of
 
 
 def main(model_json: str, train_json: str, warm_up: str, count: str) -> None:
@@ -32,7 +32,7 @@ def main(model_json: str, train_json: str, warm_up: str, count: str) -> None:
     gpt = GPT(model, train)
     ddp = DistributedDataParallel(gpt)
     optimizer = torch.optim.Adam(gpt.parameters(), lr=train.lr, weight_decay=train.weight_decay)
-    warm_ups = [("warm-up", WARM_UP_ITERATION)] * (int(warm_up) // WARM_UP_ITERATION)  # as a rank of ours warms up
+    warm_ups = [("warm-up", 1)] * int(warm_up)  # as a rank of ours warms up
     for word, number in (*warm_ups, ("counted", int(count))):
         for index in range(number):
             last = index == number - 1

@@ -15,21 +15,18 @@ ROOM_VARIABLES, ROOM_BYTES = 16, 4096  # for what an arm adds; one that needs mo
 def environment(
     allocator: Allocator, path: str | None, threads: int, base: Mapping[str, str], cpus: Sequence[int] = ()
 ) -> dict[str, str]:
-    """The environment of one rank: ``base`` without what is foreign, then the arm, then the threads.
+    """Return the environment of one rank, made of ``base`` and the arm with its library at ``path``.
 
-    ``cpus``: OpenMP binds one thread to each of them, in this order; none: it binds nothing. An arm whose own environment
-    has OMP_PROC_BIND or OMP_PLACES keeps its words.
+    ``cpus``: OpenMP binds one thread to each of them, in this order; empty: it binds nothing. An arm's own OMP_PROC_BIND and OMP_PLACES
+    win.
     """
-    env = {k: v for k, v in base.items() if not k.startswith(FOREIGN)}
+    before = {k: v for k, v in base.items() if not k.startswith(FOREIGN)}
     if cpus:
-        env.update(OMP_PROC_BIND="close", OMP_PLACES=places(cpus))
-    env["OMP_NUM_THREADS"] = env["MKL_NUM_THREADS"] = str(threads)
-    before = dict(env)
-    env.update(in_force(allocator, path))
-    env["OMP_NUM_THREADS"] = env["MKL_NUM_THREADS"] = str(threads)
-    if path is not None:
-        env["LD_PRELOAD"] = path
-    return padded(env, before)
+        before.update(OMP_PROC_BIND="close", OMP_PLACES=places(cpus))
+    number = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    before.update(number)
+    preload = {} if path is None else {"LD_PRELOAD": path}
+    return padded({**before, **in_force(allocator, path), **number, **preload}, before)
 
 
 def in_force(allocator: Allocator, path: str | None) -> dict[str, str]:
@@ -38,21 +35,21 @@ def in_force(allocator: Allocator, path: str | None) -> dict[str, str]:
 
 
 def steering(env: Mapping[str, str]) -> dict[str, str]:
-    """What of a rank's environment steers threads, arithmetic, torch and the allocator: our own and the arm's, for nothing else is left."""
+    """Return what of a rank's environment steers threads, arithmetic, torch and the allocator: our own and the arm's variables."""
     return {name: env[name] for name in sorted(env) if name.startswith(FOREIGN) and name != "LD_PRELOAD"}
 
 
 def places(cpus: Sequence[int]) -> str:
-    """``OMP_PLACES``: each logical CPU is a place of its own."""
+    """Return ``OMP_PLACES`` with a place for each logical CPU."""
     return ",".join(f"{{{cpu}}}" for cpu in cpus)
 
 
 def padded(env: Mapping[str, str], before: Mapping[str, str]) -> dict[str, str]:
-    """``env`` with variables that mean nothing, so that every arm has as many variables and as many bytes as ``before``, which
-    all arms have in common, and a fixed room.
+    """Return ``env`` with empty variables, so that every arm has as many variables and bytes as ``before``, which all arms have in
+    common, and a fixed room.
 
-    The kernel lays the variables and the pointers to them above the stack: their number and length move it, and where it is
-    can change the speed by more than what is compared (Mytkowicz et al., ASPLOS 2009, section 3).
+    The kernel lays the variables and the pointers to them above the stack: their number and length move it, and where it is can change
+    the speed by more than what is compared (Mytkowicz et al., ASPLOS 2009, section 3).
     """
     rooms = 1
     while True:
@@ -65,5 +62,5 @@ def padded(env: Mapping[str, str], before: Mapping[str, str]) -> dict[str, str]:
 
 
 def bytes_of(env: Mapping[str, str]) -> int:
-    """Bytes of the environment as exec lays it down: ``NAME=VALUE`` and a zero each."""
+    """Return the bytes of the environment as exec lays it out: ``NAME=VALUE`` and a zero each."""
     return sum(len(os.fsencode(name)) + len(os.fsencode(value)) + 2 for name, value in env.items())

@@ -15,14 +15,16 @@ from bench.job.errors import AllocatorError
 from bench.job.job import Allocator
 
 BESIDE = Path(sys.prefix) / "allocators" / "cmeel.prefix" / "lib"  # wheels that hold a library and no Python
+# By machine: its number in an ELF header (System V ABI, figure 4-3), and its name in the loader's cache.
+MACHINES = {"x86_64": (62, "x86-64"), "aarch64": (183, "AArch64")}
 
 
 def resolve(allocator: Allocator) -> str | None:
-    """Path of the arm's library on this host, or None for an arm that preloads nothing.
+    """Return the path of the arm's library on this host, or None for an arm that preloads nothing. Raises AllocatorError.
 
-    A soname, or several with commas between of which the first that is here counts, is looked up where the loader looks:
-    LD_LIBRARY_PATH (modules, Spack and conda set it), then its own cache, so that no directory and no version is guessed; last
-    in what `make setup` put beside our own packages. A path (its ``~`` and variables expanded) is taken as it is.
+    A soname, or the first of several with commas between that is here, is looked up where the loader looks: LD_LIBRARY_PATH (modules,
+    Spack and conda set it), then its cache, so that no folder and no version is guessed; last in what `make setup` put beside our own
+    packages. A path is used as it is, its ``~`` and variables expanded.
     """
     if allocator.library is None:
         return None
@@ -32,51 +34,41 @@ def resolve(allocator: Allocator) -> str | None:
             raise AllocatorError(
                 f"allocator.library={path} has a space or a colon, at which the loader splits LD_PRELOAD: move or link the file."
             )
-        if path.is_file():
-            return str(path)
-        raise AllocatorError(
-            f"allocator.library={path} of {allocator.name} is not a file: name a soname or a library that exists."
-        )
-    sonames = allocator.library.split(",")
-    found = next(filter(None, (_in_folders(_library_path(), soname) for soname in sonames)), None)
+        if not path.is_file():
+            raise AllocatorError(
+                f"allocator.library={path} of {allocator.name} is not a file: name a soname or a library that exists."
+            )
+        return str(path)
+    sonames, package = allocator.library.split(","), allocator.package
+    found = _in_folders(_library_path(), sonames)
     if found is None:
         cache = _loader_cache()
         found = next((cache[soname] for soname in sonames if soname in cache), None)
+    found = found or _in_folders([BESIDE], sonames)
     if found is None:
-        found = next(filter(None, (_in_folders([BESIDE], soname) for soname in sonames)), None)
-    if found is None:
-        way_out = (
-            (
-                f"apt-get install {allocator.package}"
-                if " " not in allocator.package or allocator.package.startswith("lib")
-                else allocator.package
-            )
-            if allocator.package
-            else "install it, or give allocator.library a path"
-        )
+        way_out = package or "install it, or give allocator.library a path"
+        if package and (" " not in package or package.startswith("lib")):
+            way_out = f"apt-get install {package}"
         raise AllocatorError(
-            f"allocator={allocator.name} needs {' or '.join(sonames)}, which this host's loader does not know: {way_out}."
+            f"allocator={allocator.name} needs {' or '.join(sonames)}, which this host's loader does not find: {way_out}."
         )
     return found
 
 
 def _library_path() -> list[Path]:
-    """The folders of LD_LIBRARY_PATH. One whose name LD_PRELOAD would split is passed over."""
+    """Return the folders of LD_LIBRARY_PATH without those whose name LD_PRELOAD would split."""
     names = re.split("[:;]", os.environ.get("LD_LIBRARY_PATH", ""))
     return [Path(name) for name in names if name.startswith("/") and " " not in name]
 
 
-def _in_folders(folders: Iterable[Path], soname: str) -> str | None:
-    for folder in folders:
-        path = folder / soname
-        if path.is_file() and _is_for_this_machine(path):
-            return str(path)
-    return None
+def _in_folders(folders: Iterable[Path], sonames: Iterable[str]) -> str | None:
+    paths = (folder / soname for soname in sonames for folder in folders)
+    return next((str(path) for path in paths if path.is_file() and _is_for_this_machine(path)), None)
 
 
 def _is_for_this_machine(path: Path) -> bool:
-    """By the ELF header: 64 bits, and the number of this machine (System V ABI, figure 4-3)."""
-    number = {"x86_64": 62, "aarch64": 183}.get(platform.machine())
+    """Return whether the ELF header has 64 bits and this machine's number."""
+    number, _ = MACHINES.get(platform.machine(), (None, ""))
     try:
         with open(path, "rb") as f:
             header = f.read(20)
@@ -86,7 +78,7 @@ def _is_for_this_machine(path: Path) -> bool:
 
 
 def _loader_cache() -> dict[str, str]:
-    """soname -> path for this machine's word size and architecture, from ldconfig -p; the first entry wins, as in ld.so."""
+    """Return soname -> path for this machine from ldconfig -p; the first entry wins, as in ld.so."""
     return _listed(next((p for p in ("/sbin/ldconfig", "/usr/sbin/ldconfig") if os.access(p, os.X_OK)), "ldconfig"))
 
 
@@ -98,10 +90,6 @@ def _listed(ldconfig: str) -> dict[str, str]:
         raise AllocatorError(
             f"the loader's cache cannot be read with {ldconfig} -p ({error}): give allocator.library a path."
         ) from error
-    wanted = {"x86_64": "x86-64", "aarch64": "AArch64"}.get(platform.machine(), "")
-    cache: dict[str, str] = {}
-    for line in listing.splitlines():
-        name, arrow, path = line.strip().partition(" => ")
-        if arrow and wanted in name:
-            cache.setdefault(name.split(" ")[0], path)
-    return cache
+    _, wanted = MACHINES.get(platform.machine(), (None, ""))
+    pairs = (line.strip().partition(" => ") for line in reversed(listing.splitlines()))
+    return {name.split(" ")[0]: path for name, arrow, path in pairs if arrow and wanted in name}

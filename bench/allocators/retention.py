@@ -1,4 +1,4 @@
-"""Does this arm keep its memory? Tried in a small fresh process of its own."""
+"""Does this arm keep its memory? Tried in a small fresh process."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from typing import Any
 
 from bench.allocators.environment import environment
@@ -19,29 +20,29 @@ PACKAGES = {"libatomic.so.1": "apt-get install libatomic1"}  # mimalloc 3's; oth
 
 
 def check(allocator: Allocator) -> dict[str, Any]:
-    """Try the arm in a small fresh process of its own: its proof, ``retention_faults`` and
-    ``retention_huge_bytes`` (with a block of 70 MiB in use). Raises AllocatorError."""
+    """Return the arm's proof with ``retention_faults`` and ``retention_huge_bytes`` (with a block of 70 MiB in use), from a small fresh
+    process. Raises AllocatorError."""
     path = resolve(allocator)
-    command = [sys.executable, "-I", "-B", "-m", "bench.process.retention", json.dumps(vars(allocator)), path or ""]
+    command = [sys.executable, "-I", "-B", "-m", "bench.process.retention", json.dumps(asdict(allocator)), path or ""]
     done = subprocess.run(command, env=environment(allocator, path, 1, os.environ), capture_output=True, text=True)
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode} and no word"]
-        said = _lacking(path, lines[-1]) or lines[-1].split("AllocatorError: ")[-1]
-        raise AllocatorError(f"allocator={allocator.name} could not be used: {said}")
+        last = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode} and no output"])[-1]
+        why = _lacking(path, last) or last.split("AllocatorError: ")[-1]
+        raise AllocatorError(f"allocator={allocator.name} could not be used: {why}")
     return json.loads(done.stdout)
 
 
-def _lacking(path: str | None, words: str) -> str | None:
-    """Where the loader gave up for a library that the arm's own is linked with: which, and the way out."""
-    match = re.search(r"error while loading shared libraries: ([^:]+): cannot open shared object file", words)
+def _lacking(path: str | None, line: str) -> str | None:
+    """Return which library the arm's own is linked with and the loader did not find, and the hint."""
+    match = re.search(r"error while loading shared libraries: ([^:]+): cannot open shared object file", line)
     if match is None or path is None:
         return None
     way_out = PACKAGES.get(match.group(1), "install it, or name its folder in LD_LIBRARY_PATH")
-    return f"{path} is linked with {match.group(1)}, which this host's loader does not know: {way_out}."
+    return f"{path} is linked with {match.group(1)}, which this host's loader does not find: {way_out}."
 
 
 def is_usable(allocator: Allocator) -> bool:
-    """Whether this host has the arm's library and gives it what it asks for."""
+    """Return whether this host has the arm's library and gives it what it asks for."""
     try:
         check(allocator)
     except AllocatorError:

@@ -18,8 +18,8 @@ from bench.allocators import library
 from bench.allocators.environment import in_force
 from bench.allocators.retention import is_usable
 from bench.config import compose
+from bench.config.overrides import refuse_unknown
 from bench.config.study import Study
-from bench.config.words import refuse_unknown
 from bench.driver import sweep
 from bench.driver.resume import locked
 from bench.host.files import file_sha256

@@ -1,4 +1,4 @@
-"""The door for YAML files: ours in conf/ and the user's in $BENCH_CONF. What is wrong with one is said with file and line."""
+"""YAML files: ours in conf/ and the user's in $BENCH_CONF. An error in one names file and line."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from bench.paths import CONF
 if TYPE_CHECKING:
     import yaml
 
+GROUPS = ("experiment", "allocator", "model", "measure")
+
 
 def conf_folders() -> list[Path]:
-    """conf/, then the folder of $BENCH_CONF if it is set. Raises ConfigError where that is not a folder."""
+    """Return conf/, then the folder of $BENCH_CONF if it is set. Raises ConfigError where that is not a folder."""
     extra = os.environ.get("BENCH_CONF")
-    if not extra:
-        return [CONF]
-    folder = Path(extra).absolute()
-    if not folder.is_dir():
+    folders = [CONF, Path(extra).absolute()] if extra else [CONF]
+    if not folders[-1].is_dir():
         raise ConfigError(
             f"BENCH_CONF={extra} is not a folder: name one that holds allocator/NAME.yaml or model/NAME.yaml, or unset it."
         )
-    return [CONF, folder]
+    return folders
 
 
 def choices(group: str) -> list[str]:
-    """The names that GROUP=NAME can take: its files in conf/ and in $BENCH_CONF."""
+    """Return the names that GROUP=NAME can take: its files in conf/ and in $BENCH_CONF."""
     return sorted({path.stem for path in files_of(group) if path.is_file()})
 
 
@@ -37,72 +37,69 @@ def files_of(group: str) -> list[Path]:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The keys and values of one file. Raises ConfigError, with file and line, for one that YAML cannot read."""
+    """Return the keys and values of one file. Raises ConfigError, with file and line, for one that YAML cannot read."""
     import yaml  # here: `--help` lists the files and reads none
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for, for ever
+        if path.exists() and not path.is_file():  # opening a FIFO would block
             raise ConfigError(f"{path} is not a file.")
         content = path.read_bytes()
         content.decode("utf-8")
         found = OmegaConf.load(path)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from error
+        values: Any = OmegaConf.to_container(found) if OmegaConf.is_dict(found) else None
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise ConfigError(f"{path}, line {line}: this is not UTF-8 text: save the file as UTF-8.") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}, {_problem(error)}.") from error
-    except (OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read: {str(error).splitlines()[0]}.") from error
-    if not OmegaConf.is_dict(found):
+    except ConfigError:
+        raise
+    except (OSError, OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
+        why = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{path} cannot be read: {why}.") from error
+    if values is None:
         raise ConfigError(f"{path}, line 1: this is not a list of `key: value` lines, which a file of a group is.")
-    try:
-        values: Any = OmegaConf.to_container(found)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{path} cannot be read: {str(error).splitlines()[0]}.") from error
     return values
 
 
 def _problem(error: yaml.YAMLError) -> str:
-    """``line N: what is wrong there``, in YAML's words where they say it."""
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    if mark is None:  # a character that no file of YAML may hold
+    """Return ``line N: what is wrong there``, in YAML's words where it has any."""
+    start, mark = getattr(error, "context_mark", None), getattr(error, "problem_mark", None)
+    if (mark := mark or start) is None:  # a character that no file of YAML may hold
         return f"line 1 or later: {' '.join(str(getattr(error, 'reason', error)).split())}"
-    problem, start = getattr(error, "problem", None) or "", getattr(error, "context_mark", None)
+    problem = " ".join((getattr(error, "problem", None) or "").split())
     if "\\t" in problem:
-        return f"line {mark.line + 1}: a tab stands where YAML wants spaces"
-    if "quoted scalar" in (getattr(error, "context", None) or "") and start is not None:
-        return f"line {start.line + 1}: the quotation mark that opens here is never closed"
-    return f"line {mark.line + 1}: {' '.join(problem.split())}"
+        problem = "a tab stands where YAML wants spaces"
+    elif start and "quoted scalar" in (getattr(error, "context", None) or ""):
+        mark, problem = start, "the quotation mark that opens here is never closed"
+    return f"line {mark.line + 1}: {problem}"
 
 
-def explain() -> None:
-    """Raise ConfigError for the first file that cannot be read, for Hydra's own errors do not always name theirs."""
-    for group in ("experiment", "allocator", "model", "measure"):
-        for path in files_of(group):
-            load(path)
+def check_all() -> None:
+    """Raise ConfigError for the first file that cannot be read. Hydra's own errors do not always name theirs."""
+    for path in (path for group in GROUPS for path in files_of(group)):
+        load(path)
 
 
 def check_choice(group: str, name: str) -> None:
-    """The file that GROUP=NAME chose can be read, is one, and is what its place says. Raises ConfigError.
+    """Raise ConfigError unless the file that GROUP=NAME chose can be read, is the only one, and has the right name.
 
-    Hydra takes the first of two files in silence; it measures a file without a name under the name of the default, glibc or
-    gpt124m; and of an experiment without its first line it says that `experiment` is not a key.
+    Hydra takes the first of two files without a message, measures a file without a name under the name of the default (glibc or
+    gpt124m), and reports an experiment without its first line as a missing key.
     """
     paths = [path for folder in conf_folders() if os.path.exists(path := folder / group / f"{name}.yaml")]
     values = [load(path) for path in paths]
-    if len(paths) > 1 and paths[0].read_bytes() != paths[1].read_bytes():
-        raise ConfigError(f"{paths[1]} has the name of a file of ours, which would be taken: give it another name.")
     if not paths:
         return
-    if group in ("allocator", "model") and str(values[0].get("name")) != paths[0].stem:
+    first, content = paths[0], [path.read_bytes() for path in paths]
+    if content[0] != content[-1]:
+        raise ConfigError(f"{paths[-1]} has the name of a file of ours, which would be taken: give it another name.")
+    given = values[0].get("name")
+    if group in ("allocator", "model") and str(given) != first.stem:
+        raise ConfigError(f"{first}: name={given} must be the name of the file, `name: {first.stem}`.")
+    if group == "experiment" and not re.match(rb"\s*#\s*@package +_global_\s", content[0]):
         raise ConfigError(
-            f"{paths[0]} must say its own name, `name: {paths[0].stem}`, and it says {values[0].get('name')}."
-        )
-    if group == "experiment" and not re.match(rb"\s*#\s*@package +_global_\s", paths[0].read_bytes()):
-        raise ConfigError(
-            f"{paths[0]}, line 1: an experiment begins with the line `# @package _global_`, and no byte order mark before it."
+            f"{first}, line 1: an experiment begins with the line `# @package _global_`, and no byte order mark before it."
         )

@@ -1,4 +1,4 @@
-"""Which copy of the command am I? Asked of the variables that a launcher gives each copy."""
+"""Which copy of the command this is, by the variables that a launcher gives each copy."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ class Copy:
 
 MOST_COPIES = 1 << 20
 OURS = ("BENCH_NODE_RANK", "BENCH_NUM_NODES", "BENCH_MASTER_ADDR", "BENCH_MASTER_PORT", "BENCH_TOKEN")
+OURS_ELSEWHERE = {
+    "BENCH_RANK": "BENCH_NODE_RANK",
+    **dict.fromkeys(("BENCH_WORLD_SIZE", "BENCH_SIZE", "BENCH_NODES", "BENCH_NUM_COPIES"), "BENCH_NUM_NODES"),
+}
 # launcher: (variable of the number, variable of how many, variables that may name the first node's address)
 LAUNCHERS = {
     "bench": ("BENCH_NODE_RANK", "BENCH_NUM_NODES", ()),
@@ -39,31 +43,17 @@ LAUNCHERS = {
     "slurm": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", ("SLURM_STEP_NODELIST", "SLURM_LAUNCH_NODE_IPADDR")),
     "pmi": ("PMI_RANK", "PMI_SIZE", ("MASTER_ADDR",)),
 }
-
-# (variable of the number, variable of how many) of launchers that are not understood: enough to know that there are others.
+# (variable of the number, variable of how many) of launchers that are not understood: they show that there are other copies.
 NOT_UNDERSTOOD = (
-    ("RANK", "WORLD_SIZE"),
-    ("PMIX_RANK", "PMIX_SIZE"),
-    ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
-    ("MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
-    ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE"),
-    ("FLUX_TASK_RANK", "FLUX_JOB_SIZE"),
-    ("PALS_RANKID", "PALS_SIZE"),
-    ("MPIRUN_RANK", "MPIRUN_NPROCS"),
+    *(("RANK", "WORLD_SIZE"), ("PMIX_RANK", "PMIX_SIZE"), ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE")),
+    *(("MPI_LOCALRANKID", "MPI_LOCALNRANKS"), ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE")),
+    *(("FLUX_TASK_RANK", "FLUX_JOB_SIZE"), ("PALS_RANKID", "PALS_SIZE"), ("MPIRUN_RANK", "MPIRUN_NPROCS")),
 )
-ALONE_MAY_BE_SET = (
-    "SLURM_PROCID",
-    "RANK",
-)  # without how many: in a batch script's own shell, and by others than launchers
-# What a batch system says of a job's nodes, where its shell runs on one of them: how many, which, and a file with a line for each
-# slot, the name first.
+ALONE_MAY_BE_SET = ("SLURM_PROCID", "RANK")  # without how many: in a batch script's own shell, and by other programs
+# A job's nodes in the shell of a batch system: how many, which, and a file with a line for each slot, the name first.
 NODE_COUNTS = ("SLURM_NNODES", "PBS_NUM_NODES", "FLUX_JOB_NNODES", "NHOSTS", "COBALT_PARTSIZE")
 NODE_LISTS = ("LSB_HOSTS", "LSB_MCPU_HOSTS", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
 NODE_FILES = ("PBS_NODEFILE", "LSB_DJOB_HOSTFILE", "PE_HOSTFILE", "OAR_NODEFILE", "COBALT_NODEFILE")
-OURS_ELSEWHERE = {
-    "BENCH_RANK": "BENCH_NODE_RANK",
-    **dict.fromkeys(("BENCH_WORLD_SIZE", "BENCH_SIZE", "BENCH_NODES", "BENCH_NUM_COPIES"), "BENCH_NUM_NODES"),
-}
 WAY_OUT = (
     "start one copy on each node (srun --ntasks-per-node=1, mpirun -N 1), or set BENCH_NODE_RANK, BENCH_NUM_NODES and "
     "BENCH_MASTER_ADDR in each copy, or BENCH_NODE_RANK=0 BENCH_NUM_NODES=1 for one alone."
@@ -74,8 +64,7 @@ def which_copy(environ: Mapping[str, str]) -> Copy:
     """Return which copy this is, by the launcher's variables. Raises ConfigError where they are not enough: a guess would be a wrong
     result."""
     refuse_misspelt(environ)
-    rank, size, _ = LAUNCHERS["bench"]
-    wrong = next(half_set(environ, rank, size), None)
+    wrong = next(half_set(environ, *LAUNCHERS["bench"][:2]), None)
     for launcher in [] if wrong else by_trust(environ):
         rank, size, _ = LAUNCHERS[launcher]
         if rank in environ and size in environ:
@@ -140,9 +129,9 @@ def half_set(environ: Mapping[str, str], rank: str, size: str) -> Iterator[str]:
 
 
 def signs_of_others(environ: Mapping[str, str]) -> Iterator[str]:
-    """Yield what shows that there are, or should be, other copies, where no launcher said which copy this is."""
-    if is_several(environ, "SLURM_JOB_NUM_NODES"):
-        yield f"SLURM_JOB_NUM_NODES={environ['SLURM_JOB_NUM_NODES']}, but srun did not start this command, and it would use one node"
+    """Yield what shows that there are, or should be, other copies, where no launcher gave this one its number."""
+    if is_several(environ, size := "SLURM_JOB_NUM_NODES"):
+        yield f"{size}={environ[size]}, but srun did not start this command, and it would use one node"
     if "SLURM_PROCID" not in environ and under_slurm():
         yield (
             "SLURM_PROCID is not set, though Slurm started this process: something removed the variables "
@@ -180,46 +169,45 @@ def several_in(names: str) -> bool:
 
 
 def first_host(names: str, variable: str = "BENCH_MASTER_ADDR") -> str:
-    """First host of a Slurm node list (``n[1-4]``); a plain name or address is its own, ``[::1]`` without its brackets.
-    Raises ConfigError for a list that is cut off."""
+    """Return the first host of a Slurm node list (``n[1-4]``); a name or address is its own, ``[::1]`` without its brackets. Raises
+    ConfigError for a list that is cut off."""
     import hostlist
 
     if names.startswith("[") and names.endswith("]") and ":" in names:
         return names[1:-1]
-    if "[" not in names and "]" not in names and "," not in names:
+    if not set("[],") & set(names):
         return names
     try:
-        first: str = hostlist.expand_hostlist(names)[0]
+        return str(hostlist.expand_hostlist(names)[0])
     except (hostlist.BadHostlist, IndexError) as error:
         raise ConfigError(
             f"{variable}={names} is no whole list of nodes ({error}): set BENCH_MASTER_ADDR to the name or address of the first one."
         ) from error
-    return first
 
 
 def address_of(name: str) -> str | None:
-    """Its address as text, of IPv4 where it has one, else of IPv6."""
+    """Return its address, of IPv4 where it has one, else of IPv6."""
     with contextlib.suppress(OSError, UnicodeError):
         found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
         return str(min(found, key=lambda one: one[0] != socket.AF_INET)[4][0])
     return None
 
 
+def family_of(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 def is_own_address(address: str) -> bool:
-    """Whether this host has it: a socket can be bound to it."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.bind(socket.getaddrinfo(address, 0, family, socket.SOCK_STREAM)[0][4])
-    except OSError:
-        return False
-    return True
+    """Return whether this host has it: a socket can be bound to it."""
+    with contextlib.suppress(OSError), socket.socket(family_of(address), socket.SOCK_STREAM) as probe:
+        probe.bind(socket.getaddrinfo(address, 0, family_of(address), socket.SOCK_STREAM)[0][4])
+        return True
+    return False
 
 
 def master_port(launcher: str, environ: Mapping[str, str]) -> int:
-    """The same on every copy, another for another job step, below the ephemeral ports."""
-    given = environ.get("BENCH_MASTER_PORT")
-    if given:
+    """Return the same port on every copy, another for another job step, below the ephemeral ports."""
+    if given := environ.get("BENCH_MASTER_PORT"):
         if not given.isdecimal() or not 0 < int(given) < 1 << 16:
             raise ConfigError(f"BENCH_MASTER_PORT={given} must be a port, 1 to 65535.")
         return int(given)
@@ -230,25 +218,17 @@ def master_port(launcher: str, environ: Mapping[str, str]) -> int:
 
 
 def chosen_interface(asked: str | None, address: str, environ: Mapping[str, str]) -> str | None:
-    """Where gloo is to listen: as launch.interface says, else as GLOO_SOCKET_IFNAME does, else the way to the first node."""
+    """Return where gloo is to listen: launch.interface, else GLOO_SOCKET_IFNAME, else the way to the first node."""
     return asked or environ.get("GLOO_SOCKET_IFNAME") or interface_to(address)
 
 
 def interface_to(address: str) -> str | None:
-    """Name of the network interface whose address packets to ``address`` leave from; None if there is no way there."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    """Return the network interface whose address packets to ``address`` leave from; None if there is no way there."""
     try:
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            # Sends nothing: it only asks the routing table.
-            probe.connect(socket.getaddrinfo(address, 9, family, socket.SOCK_DGRAM)[0][4])
+        with socket.socket(family_of(address), socket.SOCK_DGRAM) as probe:  # sends nothing: it asks the routing table
+            probe.connect(socket.getaddrinfo(address, 9, family_of(address), socket.SOCK_DGRAM)[0][4])
             mine = probe.getsockname()[0].partition("%")[0]
     except OSError:
         return None
-    return next(
-        (
-            name
-            for name, addresses in psutil.net_if_addrs().items()
-            if any(a.address.partition("%")[0] == mine for a in addresses)
-        ),
-        None,
-    )
+    owned = ((name, one.address) for name, addresses in psutil.net_if_addrs().items() for one in addresses)
+    return next((name for name, one in owned if one.partition("%")[0] == mine), None)

@@ -1,8 +1,6 @@
 """The messages between two copies, validated as they arrive: the other copy may be of another version, or a stranger's where the
-secret is a weak one (`wire.Secret`). A peer that sends any other message is dropped.
-
-Jobs, hosts and parts of a record are validated where they are used.
-"""
+secret is a weak one (`wire.Secret`). A peer that sends any other message is dropped. Jobs, hosts and parts of a record are validated
+where they are used."""
 
 from typing import Annotated, Any, Optional, Union
 
@@ -100,6 +98,6 @@ def is_message(value: Any, by_leader: bool) -> bool:
     """Return whether a copy that leads, or one that follows, may send this."""
     try:
         msgspec.convert(value, BY_LEADER if by_leader else BY_FOLLOWER)
-    except (msgspec.ValidationError, RecursionError):
+    except (msgspec.ValidationError, UnicodeError, RecursionError):  # of half a character, which JSON can name
         return False
     return True

@@ -1,8 +1,8 @@
-"""The wire between two copies: lines of JSON over one TCP connection, from a peer that knows this job's secret.
+"""The wire between two copies: lines of JSON over one TCP connection, from a peer that has this job's secret.
 
-Each side proves that it knows the secret without sending it: HMAC-SHA-256 over the other's fresh challenge, both ways, as
-multiprocessing.connection does. After that each line carries a MAC over its direction, its number and its text, so that
-nothing can be added, changed, left out or played again. Nothing is encrypted, and nothing that arrives is executed.
+Each side proves that it has the secret without sending it: HMAC-SHA-256 over the other's fresh challenge, both ways, as
+multiprocessing.connection does. After that each line carries a MAC over its direction, its number and its text, so that nothing can be
+added, changed, left out or replayed. Nothing is encrypted, and nothing that arrives is executed.
 """
 
 from __future__ import annotations
@@ -32,31 +32,25 @@ MAX_BYTES = 1 << 30  # of a message, which the parts of a record of many ranks a
 
 @dataclass(frozen=True)
 class Secret:
-    """What the copies of one job know and others do not. ``source`` says where it is from, for the record."""
+    """What only the copies of one job have. ``source``: where it is from, for the record."""
 
     key: bytes
     source: str
     weak: bool
 
 
-# What only the copies of one job have in common, if their launcher says it.
-OF_ONE_JOB = ("SLURM_JOB_ID", "SLURM_STEP_ID", "PMIX_NAMESPACE", "TORCHELASTIC_RUN_ID")
-
-
 def secret_of(launcher: str, environ: Mapping[str, str]) -> Secret:
-    """BENCH_TOKEN, else what the launcher told all copies, which others on the cluster may know as well."""
-    token = environ.get("BENCH_TOKEN")
-    if token:
+    """Return BENCH_TOKEN's secret, else that of what the launcher gave all copies, which others on the cluster may read as well."""
+    if token := environ.get("BENCH_TOKEN"):
         return Secret(derived("token", token), "BENCH_TOKEN", False)
-    common = job_words(launcher, environ)
-    return Secret(derived("weak", *common), "derived", True)
+    return Secret(derived("weak", *job_words(launcher, environ)), "derived", True)
 
 
 def job_words(launcher: str, environ: Mapping[str, str]) -> list[str]:
-    """The user, and what names this job step, alike on every copy.
+    """Return the user, and what names this job step, alike on every copy.
 
-    mpirun's copies have PMIX_NAMESPACE in common, but in a Slurm job not the step. What ssh started has nothing in common:
-    the first copy may be in a Slurm job, and the others know nothing of it.
+    mpirun's copies have PMIX_NAMESPACE in common, but in a Slurm job not the step. What ssh started has nothing in common: the first
+    copy may be in a Slurm job, and the others are not.
     """
     names: tuple[str, ...] = ("SLURM_JOB_ID", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", "MASTER_PORT")
     if launcher == "bench":
@@ -96,7 +90,7 @@ class Connection:
             self.alive = False
 
     def receive(self, timeout_seconds: float | None = None) -> dict[str, Any] | None:
-        """The next message; None when the other side is gone or the time is over."""
+        """Return the next message; None when the other side is gone or the time is over."""
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while b"\n" not in self.pending:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -106,7 +100,7 @@ class Connection:
         return self.next()
 
     def messages(self) -> list[dict[str, Any]]:
-        """All messages that have arrived whole; reads nothing."""
+        """Return all messages that have arrived whole; read nothing."""
         found = []
         while b"\n" in self.pending and (message := self.next()) is not None:
             found.append(message)
@@ -116,8 +110,7 @@ class Connection:
         line, _, self.pending = self.pending.partition(b"\n")
         claimed, _, text = line.partition(b" ")
         if not hmac.compare_digest(claimed, self.mac(not self.leads, self.received, text)):
-            # Somebody is between the two: nothing after it can be believed either.
-            return self.drop()
+            return self.drop()  # somebody is between the two: nothing after it can be trusted either
         self.received += 1
         try:
             message: dict[str, Any] = json.loads(text, parse_constant=refuse_constant)
@@ -130,7 +123,7 @@ class Connection:
         return None
 
     def read(self) -> None:
-        """Take what has arrived; at the end of the stream the connection is no longer alive."""
+        """Read what has arrived; at the end of the stream the connection is no longer alive."""
         try:
             chunk = self.socket.recv(1 << 16)
         except OSError:
@@ -144,65 +137,66 @@ class Connection:
 
 
 def keep_alive(sock: socket.socket, timeout_seconds: float) -> None:
-    """Notice within ``timeout_seconds`` a peer whose network is gone, which says nothing.
+    """Detect within ``timeout_seconds`` a peer whose network is gone.
 
-    Probe an idle connection, and give up unacknowledged data. Where both are set the kernel gives up at the first probe
-    after TCP_USER_TIMEOUT, which is thus at most 7/8 of the time allowed.
+    Probe an idle connection, and give up unacknowledged data. Where both are set the kernel gives up at the first probe after
+    TCP_USER_TIMEOUT, which is thus at most 7/8 of the time allowed.
     """
     sock.settimeout(None)  # clear the connect timeout
     # A peer that has stopped reading, as a stopped process does, must not stop us as well: then a send fails (struct timeval).
-    sock.setsockopt(
-        socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", *divmod(int(timeout_seconds * 1e6), 10**6))
-    )
+    limit = struct.pack("ll", *divmod(int(timeout_seconds * 1e6), 10**6))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, min(max(1, int(timeout_seconds / 4)), MAX_KEEPALIVE))
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, min(max(1, int(timeout_seconds / 8)), MAX_KEEPALIVE))
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(int(timeout_seconds * 750), (1 << 31) - 1))
+    for option, value, most in (
+        (socket.TCP_KEEPIDLE, max(1, timeout_seconds / 4), MAX_KEEPALIVE),
+        (socket.TCP_KEEPINTVL, max(1, timeout_seconds / 8), MAX_KEEPALIVE),
+        (socket.TCP_KEEPCNT, 4, MAX_KEEPALIVE),
+        (socket.TCP_USER_TIMEOUT, timeout_seconds * 750, (1 << 31) - 1),
+    ):
+        sock.setsockopt(socket.IPPROTO_TCP, option, int(min(value, most)))
 
 
 def welcome_in(sock: socket.socket, secret: Secret, timeout_seconds: float) -> Connection:
-    """The leader's side of the proof. Raises Refused, and the socket is closed then."""
+    """Return the connection after the leader's side of the proof. Raises Refused, the socket closed."""
     with closed_if_refused(sock):
         peer = Handshake(sock, HANDSHAKE_SECONDS)
         challenge = secrets.token_hex(CHALLENGE_BYTES)
         peer.send({"bench": 1, "challenge": challenge})
         answer = peer.receive("challenge", "proof")
-        must_match(answer["proof"], proof(secret, "follower", challenge, answer["challenge"]))
-        peer.send({"proof": proof(secret, "leader", challenge, answer["challenge"])})
-        return Connection(sock, timeout_seconds, session_key(secret, challenge, answer["challenge"]), True, peer.rest)
+        theirs = answer["challenge"]
+        must_match(answer["proof"], proof(secret, "follower", challenge, theirs))
+        peer.send({"proof": proof(secret, "leader", challenge, theirs)})
+        return Connection(sock, timeout_seconds, mac_of(secret, "session", challenge, theirs), True, peer.rest)
 
 
 def enter(sock: socket.socket, secret: Secret, timeout_seconds: float) -> Connection:
-    """The follower's side of the proof; the first node must prove itself as well. Raises Refused, the socket closed."""
+    """Return the connection after the follower's side of the proof, in which the leader proves itself too. Raises Refused, the socket
+    closed."""
     with closed_if_refused(sock):
         peer = Handshake(sock, HANDSHAKE_SECONDS)
         theirs = peer.receive("challenge")["challenge"]
         challenge = secrets.token_hex(CHALLENGE_BYTES)
         peer.send({"challenge": challenge, "proof": proof(secret, "follower", theirs, challenge)})
         must_match(peer.receive("proof")["proof"], proof(secret, "leader", theirs, challenge))
-        return Connection(sock, timeout_seconds, session_key(secret, theirs, challenge), False, peer.rest)
+        return Connection(sock, timeout_seconds, mac_of(secret, "session", theirs, challenge), False, peer.rest)
 
 
 @contextlib.contextmanager
 def closed_if_refused(sock: socket.socket) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, RecursionError) as error:  # the last of JSON that is nested deeply
+    except (Refused, OSError, ValueError, RecursionError) as error:  # the last of JSON that is nested deeply
         sock.close()
         raise Refused(str(error)) from error
-    except Refused:
-        sock.close()
-        raise
+
+
+def mac_of(secret: Secret, *words: str) -> bytes:
+    return hmac.new(secret.key, json.dumps(words).encode(), "sha256").digest()
 
 
 def proof(secret: Secret, who: str, leaders: str, followers: str) -> str:
-    """Both challenges and the role are in it: an answer cannot be sent back, nor used for another connection."""
-    return hmac.new(secret.key, json.dumps([who, leaders, followers]).encode(), "sha256").hexdigest()
-
-
-def session_key(secret: Secret, leaders: str, followers: str) -> bytes:
-    return hmac.new(secret.key, json.dumps(["session", leaders, followers]).encode(), "sha256").digest()
+    """Return the MAC over both challenges and the role: an answer cannot be sent back, nor used for another connection."""
+    return mac_of(secret, who, leaders, followers).hex()
 
 
 def must_match(claimed: str, right: str) -> None:
@@ -221,7 +215,7 @@ class Handshake:
         self.socket.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self, *keys: str) -> dict[str, str]:
-        """A line with exactly these keys, all of them texts. Raises Refused, OSError or ValueError."""
+        """Return a line that has these keys, all of them texts. Raises Refused, OSError or ValueError."""
         while b"\n" not in self.rest:
             self.socket.settimeout(max(0.001, self.deadline - time.monotonic()))
             chunk = self.socket.recv(MAX_HANDSHAKE_BYTES)
@@ -231,7 +225,7 @@ class Handshake:
             if len(self.rest) > MAX_HANDSHAKE_BYTES and b"\n" not in self.rest[:MAX_HANDSHAKE_BYTES]:
                 raise Refused("it sent something else")
         line, _, self.rest = self.rest.partition(b"\n")
-        said = json.loads(line)
-        if not isinstance(said, dict) or not all(isinstance(said.get(key), str) for key in keys):
+        message = json.loads(line)
+        if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in keys):
             raise Refused("it sent something else")
-        return said
+        return message

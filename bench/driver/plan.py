@@ -18,7 +18,7 @@ from bench.driver.order import others, runs_at_once
 from bench.driver.resume import found_there
 from bench.host.facts import usable_memory
 from bench.host.interpreter import with_software
-from bench.host.likeness import kind_of
+from bench.host.likeness import host_class
 from bench.job.errors import RecordError
 from bench.job.identity import content_hash
 from bench.job.job import Job, complete
@@ -123,14 +123,14 @@ def earlier_records(directory: Path, host: Host, pythons: Collection[str | None]
         except OSError:  # set aside by a sweep meanwhile
             continue
     # A record is data: the interpreter that it names is not started, unless a job of this very sweep names it.
-    kinds = {kind_of([with_software(dict(host), python)]) for python in pythons}
+    kinds = {host_class([with_software(dict(host), python)]) for python in pythons}
     found = []
     for _, path in sorted(paths)[-MOST_READ:]:
         try:
             record = reading.read(path)
         except RecordError:
             continue
-        if record["valid"] and kind_of(record["hosts"][:1]) in kinds:
+        if record["valid"] and host_class(record["hosts"][:1]) in kinds:
             found.append({**record, "path": str(path)})
     return found
 

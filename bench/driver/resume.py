@@ -16,7 +16,7 @@ from typing import Any, Callable, TextIO
 
 from bench.allocators import library
 from bench.host.files import file_sha256
-from bench.host.likeness import kind_of
+from bench.host.likeness import host_class
 from bench.job.errors import AllocatorError, ConfigError, RecordError
 from bench.job.job import Allocator, Job, canonical, workload_name
 from bench.paths import CHECKOUT
@@ -100,7 +100,7 @@ def library_here(allocator: Allocator) -> str | None:
 
 def key_of(hosts: Sequence[Mapping[str, Any]], code: str | None, library_sha256: str | None, given: Any) -> str:
     """8 hex digits that an answer and what would be measured now have in common."""
-    return hashlib.sha256(canonical([kind_of(hosts), code, library_sha256, given]).encode()).hexdigest()[:8]
+    return hashlib.sha256(canonical([host_class(hosts), code, library_sha256, given]).encode()).hexdigest()[:8]
 
 
 def key_of_job(job: Job, hosts: Sequence[Mapping[str, Any]]) -> str:
@@ -145,7 +145,7 @@ def answer(path: Path, job: Job, hosts: Sequence[Mapping[str, Any]], say: Say) -
     if record is not None and key_of_record(record) != here:
         aside = path.with_name(f"record-{key_of_record(record)}.json")
         os.replace(path, aside)
-        if kind_of(record["hosts"]) == kind_of(hosts):
+        if host_class(record["hosts"]) == host_class(hosts):
             say(
                 f"{path.parent.name} has a record {why_other(record, job, hosts)}: it is set aside as {aside.name} and measured again."
             )
@@ -159,7 +159,7 @@ def answer(path: Path, job: Job, hosts: Sequence[Mapping[str, Any]], say: Say) -
 
 def why_other(record: records.Record, job: Job, hosts: Sequence[Mapping[str, Any]]) -> str:
     """Of what a valid record of this job is that does not answer it here and now."""
-    if kind_of(record["hosts"]) != kind_of(hosts):
+    if host_class(record["hosts"]) != host_class(hosts):
         return "of another kind of host, or of another number of CPUs"
     before, code = record.get("measured_code"), measured_code(workload_name(record["job"]))
     if before != code:

@@ -250,16 +250,16 @@ class Runner:
         study, first = self.study, [job for job in jobs if job.repeat == jobs[0].repeat]
         if study.blocks != "auto":
             return []
-        found = [(pair.ratio, *both) for pair, *both in pairs_with_records(done, study.reference) if pair.ratio]
+        found = pairs_with_records(done, study.reference)
         if not found:
             self.progress.say("measure.blocks=auto ends: there is no ratio to narrow.")
             return []
-        blocks = max(ratio.num_blocks for ratio, *_ in found)
+        ratios = [pair.ratio for pair, *_ in found if pair.ratio]
+        blocks = max(ratio.num_blocks for ratio in ratios)
         wanted, left = f"measure.blocks_half_width={study.blocks_half_width:g}", 60 * study.blocks_max_minutes - elapsed
-        needed, ours, theirs = max(
-            ((needed_blocks(ratio, study.blocks_half_width, FEWEST_BLOCKS), *both) for ratio, *both in found),
-            key=lambda one: one[0],
-        )
+        each = [needed_blocks(ratio, study.blocks_half_width, FEWEST_BLOCKS) for ratio in ratios]
+        needed = max(each)
+        _, ours, theirs = found[each.index(needed)]  # the widest
         if needed <= blocks:
             self.progress.say(
                 f"measure.blocks=auto ends after {blocks} blocks: every interval is as narrow as {wanted}."

@@ -1,13 +1,11 @@
 """What this host is (`host`). Runs in the driver; no torch.
 
-Every fact is read from a file under ``root``, so that tests can show a host that they are not on; a file that is not
-there gives None, and never an error. What to make of the facts is in bench/host/findings.py.
+Every fact is read from a file under ``root``, so that tests can show other hosts; an absent file gives None, never an error. What the
+facts mean is in bench/host/findings.py.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -19,31 +17,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.host import files
 from bench.host.cgroup import limits
-from bench.host.files import (
-    CPUS,
-    ROOT,
-    read_assignments,
-    read_chosen,
-    read_int,
-    read_lines,
-    read_meminfo,
-    read_text,
-    whole,
-)
+from bench.host.files import CPUS, ROOT, read_assignments, read_chosen, read_int, read_meminfo, read_text
 from bench.host.vector import arm_core
 from bench.host.vector import vector as vector_unit
 from bench.paths import CHECKOUT
 from bench.process.cpus import allowed_cpus, cpu_list, cpu_numbers
 
 PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "pandas", "scipy", "matplotlib", "pyarrow", "psutil")
+THP = "sys/kernel/mm/transparent_hugepage"
 
 
 def host(root: Path = ROOT, project: Path = CHECKOUT, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """Facts as plain JSON: sizes in bytes, clocks in GHz, CPU lists as the kernel writes them (``0-3,8``)."""
+    """Return the facts as plain JSON: sizes in bytes, clocks in GHz, CPU lists as the kernel writes them (``0-3,8``)."""
+    sif = environ.get("APPTAINER_CONTAINER") or environ.get("SINGULARITY_CONTAINER")
+    mount = _root_mount(root)
     return {
         "hostname": read_text(root / "proc/sys/kernel/hostname") or platform.node(),
-        # One for each start of a kernel: two containers that say the same run on one machine, whatever their host names are.
+        # One for each start of a kernel: two containers with the same one run on one machine, whatever their host names are.
         "boot_id": read_text(root / "proc/sys/kernel/random/boot_id"),
         "machine": platform.machine(),
         "cpu": _cpu(root),
@@ -56,9 +48,9 @@ def host(root: Path = ROOT, project: Path = CHECKOUT, environ: Mapping[str, str]
             "distribution": read_assignments(root / "etc/os-release").get("PRETTY_NAME"),
             "virtualisation": _virtualisation(root),
         },
-        "container": {"runtime": _runtime(root, environ), **limits(root)},
-        "root_mount": _root_mount(root),
-        "image": _image(project, environ),
+        "container": {"runtime": _runtime(root, sif, mount, environ.get("container")), **limits(root)},
+        "root_mount": mount,
+        "image": _image(project, sif, environ),
         "python": {
             "version": platform.python_version(),
             "implementation": platform.python_implementation(),
@@ -98,36 +90,32 @@ def _cpu(root: Path) -> dict[str, Any]:
 
 
 def _clock(root: Path, info: Mapping[str, str], model: str) -> tuple[float | None, str]:
-    """What the host reports as its clock. The highest before the present one: an idle core's clock says nothing."""
+    """Return the clock in GHz, and where it was read. The highest before the present one, which is low on an idle core."""
     highest = max((read_int(path) or 0 for path in root.glob(f"{CPUS}/cpufreq/policy*/cpuinfo_max_freq")), default=0)
     if highest:
         return round(highest / 1e6, 3), "cpufreq maximum"
-    now = clock_now(root)
-    if now is not None:
+    if (now := clock_now(root)) is not None:
         return now, "present clock"
-    in_name = re.search(r"@ ([0-9]+(?:\.[0-9]+)?)GHz", model)
-    if in_name:
+    if in_name := re.search(r"@ ([0-9]+(?:\.[0-9]+)?)GHz", model):
         return float(in_name.group(1)), "model name"
     # On x86 BogoMIPS is twice the rate of the time-stamp counter, which runs at the nominal clock; on Arm it is a timer's.
-    counter = info.get("bogomips") if "constant_tsc" in info.get("flags", "").split() else None
-    if counter and re.fullmatch(r"[0-9]+(\.[0-9]+)?", counter):
+    counter = info.get("bogomips", "") if "constant_tsc" in info.get("flags", "").split() else ""
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", counter):
         return round(float(counter) / 2000, 3), "time-stamp counter"
     return None, "unknown"
 
 
 def clock_now(root: Path) -> float | None:
-    """Mean clock in GHz. cpuinfo first: on x86, reading scaling_cur_freq can take 20 ms for each CPU."""
-    cpuinfo = read_text(root / "proc/cpuinfo") or ""
-    mhz = [
-        float(number) for number in re.findall(r"^(?:cpu MHz|clock)\s*: ([0-9]+(?:\.[0-9]+)?)", cpuinfo, re.MULTILINE)
-    ]
+    """Return the mean clock in GHz. cpuinfo first: on x86, reading scaling_cur_freq can take 20 ms for each CPU."""
+    found = re.findall(r"^(?:cpu MHz|clock)\s*: ([0-9]+(?:\.[0-9]+)?)", read_text(root / "proc/cpuinfo") or "", re.M)
+    mhz = [float(number) for number in found]
     mhz = mhz or [(read_int(path) or 0) / 1e3 for path in root.glob(f"{CPUS}/cpufreq/policy*/scaling_cur_freq")]
     return round(sum(mhz) / len(mhz) / 1e3, 3) or None if mhz else None
 
 
 def _numa(root: Path) -> dict[str, Any]:
     per_node = {}
-    folders = [path for path in root.glob("sys/devices/system/node/node[0-9]*") if whole(path.name[4:]) is not None]
+    folders = [path for path in root.glob("sys/devices/system/node/node[0-9]*") if path.name[4:].isdecimal()]
     for folder in sorted(folders, key=lambda path: int(path.name[4:])):
         total = re.search(r"MemTotal:\s*(\d+) kB", read_text(folder / "meminfo") or "")
         memory_bytes = int(total.group(1)) * 1024 if total else None
@@ -136,9 +124,9 @@ def _numa(root: Path) -> dict[str, Any]:
 
 
 def _memory(root: Path) -> dict[str, Any]:
-    meminfo, vm = read_meminfo(root), root / "proc/sys/vm"
-    thp = root / "sys/kernel/mm/transparent_hugepage"
+    meminfo, vm, thp = read_meminfo(root), root / "proc/sys/vm", root / THP
     swap = meminfo.get("SwapTotal")
+    settings = {path.name: read_int(path) for path in sorted((thp / "khugepaged").glob("*"))}
     return {
         "total_bytes": meminfo.get("MemTotal"),
         "available_bytes": meminfo.get("MemAvailable"),
@@ -148,13 +136,11 @@ def _memory(root: Path) -> dict[str, Any]:
         "thp": read_chosen(thp / "enabled"),
         "thp_defrag": read_chosen(thp / "defrag"),
         "thp_shmem": read_chosen(thp / "shmem_enabled"),
-        "thp_sizes": {
-            path.parent.name.partition("-")[2]: read_chosen(path) for path in sorted(thp.glob("hugepages-*/enabled"))
-        },
+        "thp_sizes": {p.parent.name[10:]: read_chosen(p) for p in sorted(thp.glob("hugepages-*/enabled"))},
         "khugepaged": {
-            path.name: number
-            for path in sorted((thp / "khugepaged").glob("*"))
-            if path.name not in ("full_scans", "pages_collapsed") and (number := read_int(path)) is not None
+            name: number
+            for name, number in settings.items()
+            if name not in ("full_scans", "pages_collapsed") and number is not None
         },
         "hugepages_total": meminfo.get("HugePages_Total"),
         "hugepages_free": meminfo.get("HugePages_Free"),
@@ -165,10 +151,9 @@ def _memory(root: Path) -> dict[str, Any]:
 
 
 def usable_memory(host: Mapping[str, Any], root: Path = ROOT) -> int:
-    """Bytes that jobs may take now: what the kernel has to give, and no more than the cgroup's limit.
+    """Return the bytes that jobs may take now: what the kernel has to give, at most the cgroup's limit.
 
-    Where /proc/meminfo is hidden (a /proc of processes only, subset=pid), the free pages that sysinfo(2) tells: fewer, for
-    the page cache is not among them.
+    Where /proc/meminfo is hidden (subset=pid), the free pages of sysinfo(2): fewer, because the page cache is not among them.
     """
     available = read_meminfo(root).get("MemAvailable")
     if available is None:
@@ -184,23 +169,24 @@ def _virtualisation(root: Path) -> str | None:
     return " ".join(filter(None, board)) or "a hypervisor that does not name itself"
 
 
-def _runtime(root: Path, environ: Mapping[str, str]) -> str:
-    if environ.get("APPTAINER_CONTAINER") or environ.get("SINGULARITY_CONTAINER") or (root / ".singularity.d").is_dir():
+def _runtime(root: Path, sif: str | None, mount: Mapping[str, Any], named: str | None) -> str:
+    """Return the container's runtime. ``named``: the variable that systemd-nspawn, LXC and others set."""
+    if sif or (root / ".singularity.d").is_dir():
         return "apptainer"
     if (root / "run/.containerenv").exists():
         return "podman"
     # A virtual machine made from an image has /.dockerenv too, and a whole file system of a disk as its root.
-    mount = _root_mount(root)
     if (root / ".dockerenv").exists() and not (str(mount["source"]).startswith("/dev/") and mount["subfolder"] == "/"):
         return "docker"
-    return environ.get("container") or "none"  # the variable that systemd-nspawn, LXC and others set
+    return named or "none"
 
 
 def _root_mount(root: Path) -> dict[str, Any]:
-    """How / is mounted (mountinfo in proc(5)), and which kinds of file system here an image is read through."""
-    facts: dict[str, Any] = dict.fromkeys(("fstype", "source", "subfolder", "options", "read_only"))
+    """Return how / is mounted (mountinfo in proc(5)), and which kinds of file system here an image is read through."""
+    names = ("fstype", "source", "subfolder", "options", "read_only")
+    facts: dict[str, Any] = dict.fromkeys(names)
     kinds = set()
-    for words in read_lines(root / "proc/self/mountinfo"):
+    for words in files.read_lines(root / "proc/self/mountinfo"):
         if "-" not in words[6:-2]:
             continue
         fstype, source, *of_filesystem = words[words.index("-", 6) + 1 :]
@@ -208,73 +194,50 @@ def _root_mount(root: Path) -> dict[str, Any]:
             kinds.add(fstype)
         if words[4] == "/":  # of several, the last lies on top
             read_only = "ro" in [*words[5].split(","), *",".join(of_filesystem).split(",")]
-            facts = {
-                "fstype": fstype,
-                "source": source,
-                "subfolder": words[3],
-                "options": words[5],
-                "read_only": read_only,
-            }
+            facts = dict(zip(names, (fstype, source, words[3], words[5], read_only)))
     return {**facts, "image_fstypes": sorted(kinds)}
 
 
-def _image(project: Path, environ: Mapping[str, str]) -> dict[str, Any] | None:
-    """Which image this is, or None natively. image.json is written when the image is built."""
+def _image(project: Path, sif: str | None, environ: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return which image this is, or None natively. image.json is written when the image is built."""
     path = Path(environ.get("BENCH_IMAGE_JSON") or project / "image.json")
-    sif = environ.get("APPTAINER_CONTAINER") or environ.get("SINGULARITY_CONTAINER")
-    digest = environ.get("BENCH_IMAGE_DIGEST")
-    text = read_text(path)
+    digest, text = environ.get("BENCH_IMAGE_DIGEST"), read_text(path)
     if text is None and not sif and not digest:
         return None
     try:
         described = dict(json.loads(text)) if text else {}
     except (ValueError, TypeError):
         described = {"note": f"{path} is not a JSON object"}
-    if sif:
-        described["sif"] = sif
-        described["sif_sha256"], described["sif_note"] = _file_sha256(sif)
+    if sif:  # an image sees its own file only if that folder is mounted
+        described.update(sif=sif, sif_sha256=files.file_sha256(sif))
     return {**described, **({"docker_digest": digest} if digest else {})}
 
 
-@functools.cache  # a gigabyte: once in a process, and not once in a job
-def _file_sha256(path: str) -> tuple[str | None, str | None]:
-    """``(digest, None)``, or ``(None, why not)``: an image sees its own file only if that folder is mounted."""
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as f:
-            while chunk := f.read(1 << 20):
-                digest.update(chunk)
-    except OSError as error:
-        return None, f"not readable from inside the image ({error.strerror})"
-    return digest.hexdigest(), None
-
-
 def _packages(search_path: Sequence[str]) -> dict[str, str | None]:
-    """Versions from metadata, and torch's from its version.py: only there stands the flavour (+cu102, +cpu)."""
+    """Return versions from metadata, and torch's from its version.py, which alone has the flavor (+cu102, +cpu)."""
     versions: dict[str, str | None] = dict.fromkeys(PACKAGES)
     for name in PACKAGES:
-        for distribution in importlib.metadata.Distribution.discover(name=name, path=list(search_path)):
+        found = importlib.metadata.Distribution.discover(name=name, path=list(search_path))
+        if distribution := next(iter(found), None):  # the first on the path is the one that is imported
             text = read_text(Path(str(distribution.locate_file("torch/version.py")))) if name == "torch" else None
             exact = re.search(r"^__version__ = ['\"](.+)['\"]", text or "", re.MULTILINE)
             versions[name] = exact.group(1) if exact else distribution.version
-            break  # the first on the path is the one that is imported
     return versions
 
 
 def _git(project: Path) -> dict[str, Any] | None:
-    """Revision and whether anything differs from it; None without git, or where the project is no checkout (images)."""
+    """Return revision and whether anything differs from it; None without git, or in no checkout (images)."""
     if not (project / ".git").exists():  # git would look in the folders above: not our repository
         return None
     git = ["git", "--no-optional-locks", "-c", "safe.directory=*", "-C", str(project)]
     # Those of a hook, or of a shell that works on another repository, name that one's folder and index.
     environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    options: dict[str, Any] = {"env": environ, "capture_output": True, "text": True, "check": True, "timeout": 10}
     try:
-        revision, status = (
-            subprocess.run(
-                [*git, *words], env=environ, capture_output=True, text=True, check=True, timeout=10
-            ).stdout.strip()
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain"])
-        )
+        revision = subprocess.run([*git, "rev-parse", "HEAD"], **options).stdout.strip()
+        return {
+            "revision": revision,
+            "dirty": bool(subprocess.run([*git, "status", "--porcelain"], **options).stdout.strip()),
+        }
     except (OSError, subprocess.SubprocessError):
         return None
-    return {"revision": revision, "dirty": bool(status)}

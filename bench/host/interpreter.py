@@ -1,4 +1,4 @@
-"""Another interpreter and its PyTorch, asked for their versions: what ranks under `launch.python` run."""
+"""The versions of another interpreter and its PyTorch, under which ranks run with `launch.python`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import subprocess
-from pathlib import Path
 from typing import Any
 
 from bench.host.facts import PACKAGES
@@ -34,42 +33,37 @@ print(json.dumps({"python": python, "packages": packages}))
 
 @functools.cache
 def software(python: str) -> dict[str, Any]:
-    """``python`` and ``packages`` of that interpreter, as in the facts of a host. torch is not imported. Raises ConfigError."""
-    path = Path(python)
-    if not path.is_absolute() or not path.is_file() or not os.access(path, os.X_OK):
+    """Return ``python`` and ``packages`` of that interpreter, as in a host's facts, without importing torch. Raises ConfigError."""
+    if not os.path.isabs(python) or not os.path.isfile(python) or not os.access(python, os.X_OK):
         raise ConfigError(
             f"launch.python={python} is not a program: give the path of an interpreter, as in /opt/torch2/bin/python."
         )
     try:
-        done = subprocess.run([str(path), "-I", "-c", ASK % (PACKAGES,)], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([python, "-I", "-c", ASK % (PACKAGES,)], capture_output=True, text=True, timeout=60)
         found: dict[str, Any] = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         raise ConfigError(
             f"launch.python={python} could not be asked for its versions: is it a Python 3.9 or newer?"
         ) from error
-    if numbers(found["python"]["version"]) < OLDEST_PYTHON:
-        raise ConfigError(
-            f"launch.python={python} is Python {found['python']['version']}, and a rank needs 3.9 or newer."
-        )
-    torch = found["packages"]["torch"]
+    version, torch = found["python"]["version"], found["packages"]["torch"]
+    if numbers(version) < OLDEST_PYTHON:
+        raise ConfigError(f"launch.python={python} is Python {version}, and a rank needs 3.9 or newer.")
     if torch is None or numbers(torch) < OLDEST_TORCH:
-        raise ConfigError(
-            f"launch.python={python} has {f'PyTorch {torch}' if torch else 'no PyTorch'}: a rank needs 1.10 or newer."
-        )
+        has = f"PyTorch {torch}" if torch else "no PyTorch"
+        raise ConfigError(f"launch.python={python} has {has}: a rank needs 1.10 or newer.")
     return found
 
 
 def versions(python: str) -> str:
-    """What of that interpreter decides a measurement. Raises ConfigError."""
+    """Return what of that interpreter decides a measurement. Raises ConfigError."""
     found = software(python)
     return f"Python {found['python']['version']}, PyTorch {found['packages']['torch']}"
 
 
-def numbers(version: str) -> tuple[int, int]:
-    major, minor = version.split(".")[:2]
-    return int(major), int(minor)
+def numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")[:2]))
 
 
 def with_software(host: dict[str, Any], python: str | None) -> dict[str, Any]:
-    """The facts of a host as a rank under that interpreter sees them, so that likeness and every table know what ran."""
+    """Return a host's facts as a rank under that interpreter sees them."""
     return host if python is None else {**host, **software(python)}

@@ -13,39 +13,44 @@ from typing import Any
 import psutil
 
 from bench.host.cgroup import throttled_seconds
-from bench.host.facts import clock_now
+from bench.host.facts import THP, clock_now
 from bench.host.files import CPUS, ROOT, read_int, read_lines, read_meminfo, read_text, whole
 from bench.process.cpus import allowed_cpus
 
+# A ratio of arms is wanted to within a few percent, so that what may move a time by more than that is noise.
+STEAL_SHARE = 0.02  # of all CPU time
+OTHERS_SHARE = 0.05  # of the CPU time of the job's own CPUs
+THROTTLED_SHARE = 0.01  # of the wall time
+CLOCK_SECONDS = 1.0  # between the clock of the day and the monotonic one: more than any time service corrects in a job
+STALL_SECONDS = 0.5  # in one micro-batch: no scheduler keeps a thread waiting so long
+MAJOR_FAULTS_PER_SECOND = 100  # each waits for a disk, 0.1 ms or more; reading torch in at the start stays below it
+CPU_TIMES = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")  # guest time is in user and nice
+
 
 def now(root: Path = ROOT, cpus: Iterable[int] | None = None) -> dict[str, Any]:
-    """How busy the host is at this moment; counters are since boot. See `noise` for two of these.
+    """Return how busy the host is at this moment; counters are since boot. See `noise` for two of these.
 
-    CPU times are of ``cpus`` (default: those that this process may use), for what others do on the rest of a shared node is
-    no disturbance; of all where the kernel does not tell them apart. ``monotonic`` is the clock for durations: nobody sets it.
+    CPU times are of ``cpus`` (default: those that this process may use), because what others do on the rest of a shared node is no
+    disturbance; of all where the kernel does not separate them. ``monotonic`` is the clock for durations: nobody sets it.
     """
     stat = {words[0]: words[1:] for words in read_lines(root / "proc/stat") if words}
-    ticks_per_second = os.sysconf("SC_CLK_TCK")
-    names_of_own = [f"cpu{cpu}" for cpu in (allowed_cpus() if cpus is None else cpus)]
-    lines = [stat[name] for name in names_of_own if name in stat]
-    if len(lines) < len(names_of_own):
-        lines = [stat.get("cpu", [])]
-    # user nice system idle iowait irq softirq steal; the guest columns after these are part of user and nice already.
-    numbers = [[whole(ticks) for ticks in line[:8]] for line in lines]
-    numbers = numbers if all(None not in line for line in numbers) else []
-    seconds = [sum(filter(None, ticks)) / ticks_per_second for ticks in zip(*numbers)]
-    names = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+    own = [f"cpu{cpu}" for cpu in (allowed_cpus() if cpus is None else cpus)]
+    lines = [stat[name] for name in own] if stat.keys() >= set(own) else [stat.get("cpu", [])]
+    ticks = [[whole(word) for word in line[: len(CPU_TIMES)]] for line in lines]
+    ticks = ticks if all(None not in line for line in ticks) else []
+    seconds: list[Any] = [sum(filter(None, column)) / os.sysconf("SC_CLK_TCK") for column in zip(*ticks)]
     vmstat = {words[0]: whole(words[1]) for words in read_lines(root / "proc/vmstat") if len(words) == 2}
-    average = re.match(r"[0-9.]*[0-9]", read_text(root / "proc/loadavg") or "")
+    average = re.match(r"\d+(\.\d+)?(?![.\d])", read_text(root / "proc/loadavg") or "", re.ASCII)
+    throttles = [read_int(path) or 0 for path in root.glob(f"{CPUS}/cpu[0-9]*/thermal_throttle/*_throttle_count")]
     return {
         "time": time.time(),
         "monotonic": time.monotonic(),
-        "load_1min": float(average.group()) if average and average.group().count(".") < 2 else None,
+        "load_1min": float(average.group()) if average else None,
         "cpu_total_seconds": sum(seconds) if seconds else None,
-        **{f"cpu_{name}_seconds": value for name, value in zip(names, seconds + [None] * (8 - len(seconds)))},
+        **{f"cpu_{name}_seconds": value for name, value in zip(CPU_TIMES, seconds + [None] * len(CPU_TIMES))},
         "running_processes": whole("".join(stat.get("procs_running", []))),
         "clock_ghz": clock_now(root),
-        "thermal_throttles": _thermal_throttles(root),
+        "thermal_throttles": sum(throttles) if throttles else None,  # of cores and packages, on x86 alone
         "cgroup_throttled_seconds": throttled_seconds(root),
         "major_faults": vmstat.get("pgmajfault"),
         "swap_in_pages": vmstat.get("pswpin"),
@@ -60,46 +65,30 @@ def now(root: Path = ROOT, cpus: Iterable[int] | None = None) -> dict[str, Any]:
 
 def huge_page_counts(root: Path, name: str) -> dict[str, int]:
     """Return one counter of the whole host since boot for each size of huge page ("64kB"). Linux 6.8 and later."""
-    folders = (root / "sys/kernel/mm/transparent_hugepage").glob("hugepages-*")
-    counts = {path.name.partition("-")[2]: read_int(path / f"stats/{name}") for path in sorted(folders)}
+    folders = sorted((root / THP).glob("hugepages-*"))
+    counts = {path.name.partition("-")[2]: read_int(path / f"stats/{name}") for path in folders}
     return {size: number for size, number in counts.items() if number is not None}
 
 
 def used_memory_mib(root: Path = ROOT) -> float | None:
-    """MiB in use on the whole host (MemTotal - MemAvailable): what the published table calls Mem."""
+    """Return the MiB in use on the whole host (MemTotal - MemAvailable): what the published table calls Mem."""
     meminfo = read_meminfo(root)
-    if "MemTotal" not in meminfo or "MemAvailable" not in meminfo:
+    if not meminfo.keys() >= {"MemTotal", "MemAvailable"}:
         return None
     return (meminfo["MemTotal"] - meminfo["MemAvailable"]) / (1 << 20)
 
 
-def _thermal_throttles(root: Path) -> int | None:
-    """How often any core or package was slowed down for its heat since boot (x86 only)."""
-    counts = [read_int(path) or 0 for path in root.glob(f"{CPUS}/cpu[0-9]*/thermal_throttle/*_throttle_count")]
-    return sum(counts) if counts else None
-
-
-# A ratio of arms is wanted to within a few percent, so that what may move a time by more than that is noise.
-STEAL_SHARE = 0.02  # of all CPU time
-OTHERS_SHARE = 0.05  # of the CPU time of the job's own CPUs
-THROTTLED_SHARE = 0.01  # of the wall time
-CLOCK_SECONDS = 1.0  # between the clock of the day and the monotonic one: more than any time service corrects in a job
-STILL_SECONDS = 0.5  # in one micro-batch: no scheduler keeps a thread waiting so long
-MAJOR_FAULTS_PER_SECOND = 100  # each waits for a disk, 0.1 ms or more; reading torch in at the start stays below it
-
-
 def unseen(reading: Mapping[str, Any]) -> list[str]:
-    """A sentence, or none, on what `noise` cannot see on this host."""
-    if reading["cpu_total_seconds"] is not None:
-        return []
-    return ["Whether other programs disturbed the job is not known: /proc/stat cannot be read."]
+    """Return at most one sentence on what `noise` cannot see on this host."""
+    unread = reading["cpu_total_seconds"] is None
+    return ["Whether other programs disturbed the job is not known: /proc/stat cannot be read."] * unread
 
 
 def noise(before: Mapping[str, Any], after: Mapping[str, Any], own_cpu_seconds: float, cpus: int) -> list[str]:
-    """Sentences on what disturbed a run between two `now`; none for a quiet one.
+    """Return a sentence for each thing that disturbed a run between two `now`.
 
-    ``own_cpu_seconds``: user and system time of the job's processes on this host between the two. ``cpus``: how many
-    CPUs they may use, which is what the share of others is taken of.
+    ``own_cpu_seconds``: user and system time of the job's processes on this host between the two. ``cpus``: how many CPUs they may use,
+    of which the share of others is computed.
     """
 
     def grown(name: str) -> float:
@@ -107,25 +96,24 @@ def noise(before: Mapping[str, Any], after: Mapping[str, Any], own_cpu_seconds: 
 
     wall = max(grown("monotonic") or grown("time"), 1e-3)
     total, steal = grown("cpu_total_seconds"), grown("cpu_steal_seconds")
-    sentences = []
-    if total and steal / total > STEAL_SHARE:
-        sentences.append(f"The hypervisor gave {100 * steal / total:.1f} % of the CPU time to other machines.")
     others = total - grown("cpu_idle_seconds") - grown("cpu_iowait_seconds") - steal - own_cpu_seconds
-    if others > max(OTHERS_SHARE * cpus * wall, 0.1):  # the kernel counts in ticks of 10 ms, on each CPU
-        share = 100 * others / (cpus * wall)
-        sentences.append(f"Other programs used {others:.1f} s of CPU time, {share:.0f} % of the job's own CPUs.")
-    if grown("thermal_throttles") > 0:
-        sentences.append(f"Cores were slowed down for their heat {grown('thermal_throttles'):.0f} times.")
-    if grown("cgroup_throttled_seconds") > THROTTLED_SHARE * wall:
-        sentences.append(f"A cgroup's CPU limit held threads back for {grown('cgroup_throttled_seconds'):.1f} s.")
-    if grown("swap_in_pages") > 0:
-        sentences.append(f"{grown('swap_in_pages'):.0f} pages were swapped in.")
-    if grown("major_faults") > MAJOR_FAULTS_PER_SECOND * wall:
-        sentences.append(f"{grown('major_faults'):.0f} major page faults waited for a disk.")
-    set_by = grown("time") - wall
-    if abs(set_by) > CLOCK_SECONDS:
-        sentences.append(f"The clock was set by {set_by:+.0f} s; durations are of another clock, and right.")
-    return sentences
+    share, busy = 100 * others / (cpus * wall), others > max(OTHERS_SHARE * cpus * wall, 0.1)  # ticks are of 10 ms
+    throttles, throttled = grown("thermal_throttles"), grown("cgroup_throttled_seconds")
+    swapped, faults, set_by = grown("swap_in_pages"), grown("major_faults"), grown("time") - wall
+    stolen = f"The hypervisor gave {100 * steal / (total or 1):.1f} % of the CPU time to other machines."
+    found = [
+        (steal > STEAL_SHARE * total, stolen),
+        (busy, f"Other programs used {others:.1f} s of CPU time, {share:.0f} % of the job's own CPUs."),
+        (throttles > 0, f"Cores were slowed down for their heat {throttles:.0f} times."),
+        (throttled > THROTTLED_SHARE * wall, f"A cgroup's CPU limit held threads back for {throttled:.1f} s."),
+        (swapped > 0, f"{swapped:.0f} pages were swapped in."),
+        (faults > MAJOR_FAULTS_PER_SECOND * wall, f"{faults:.0f} major page faults waited for a disk."),
+        (
+            abs(set_by) > CLOCK_SECONDS,
+            f"The clock was set by {set_by:+.0f} s; durations are of another clock, and right.",
+        ),
+    ]
+    return [sentence for holds, sentence in found if holds]
 
 
 def children_seconds() -> float:
@@ -140,20 +128,17 @@ def children_seconds() -> float:
     return total
 
 
-def standstill(ranks: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A sentence for each rank that stood still: time passed in which it could have computed and used no CPU.
+def stalls(ranks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a sentence for each rank that stood still: time passed in which it could have computed and used no CPU.
 
-    ``ranks``: their parts of the record. A rank that waits for others uses no CPU either, which only happens where gradients
-    meet, in the backward of an iteration's last micro-batch: there all ranks must have been idle at once, and the time is
-    that of the first.
+    ``ranks``: their parts of the record. A rank that waits for others uses no CPU either, which only happens where gradients meet, in
+    the backward of an iteration's last micro-batch: there all ranks must have been idle at once, and the time is that of the first.
     """
     idle = [_idle(rank["micro_batches"]) for rank in ranks]
-    still = [sum(own for own, _ in rank if own > STILL_SECONDS) for rank in idle]
-    together = sum(
-        seconds for seconds in map(min, zip(*([last for _, last in rank] for rank in idle))) if seconds > STILL_SECONDS
-    )
-    if together and ranks:
-        still[0] += together
+    still = [sum(own for own, _ in rank if own > STALL_SECONDS) for rank in idle]
+    together = (min(column) for column in zip(*([last for _, last in rank] for rank in idle)))
+    if ranks:
+        still[0] += sum(seconds for seconds in together if seconds > STALL_SECONDS)
     return [
         f"Rank {rank['rank']} stood still for {seconds:.1f} s (stopped, a paused container, or a machine that was moved)."
         for rank, seconds in zip(ranks, still)
@@ -162,17 +147,13 @@ def standstill(ranks: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _idle(columns: Mapping[str, Any]) -> list[tuple[float, float]]:
-    """For each micro-batch the seconds without CPU time where nobody is waited for, and those where gradients meet."""
-    found = []
-    for i, kind in enumerate(columns["kind"]):
-        forward, backward = (
-            max(
-                0.0,
-                columns[f"{phase}_seconds"][i]
-                - columns[f"{phase}_user_seconds"][i]
-                - columns[f"{phase}_system_seconds"][i],
-            )
-            for phase in ("forward", "backward")
+    """Return each micro-batch's seconds without CPU time where it waits for no other rank, and those where gradients meet."""
+
+    def of(phase: str, i: int) -> float:
+        seconds, user, system = (
+            columns[f"{phase}_{name}"][i] for name in ("seconds", "user_seconds", "system_seconds")
         )
-        found.append((forward, backward) if kind == "last" else (forward + backward, 0.0))
-    return found
+        return max(0.0, seconds - user - system)
+
+    pairs = ((kind, of("forward", i), of("backward", i)) for i, kind in enumerate(columns["kind"]))
+    return [(forward, back) if kind == "last" else (forward + back, 0.0) for kind, forward, back in pairs]

@@ -1,4 +1,4 @@
-"""How fast this host multiplies matrices, as its math library comes and as it could: each in a fresh process of its own."""
+"""How fast this host multiplies matrices, by default and at best: each in its own fresh process."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from bench.host.foreign import FOREIGN
+
 LIMIT_SECONDS = 120.0
 PATHS = ("full", "stock")
 Products = dict[str, dict[str, Any]]
@@ -17,17 +19,14 @@ Products = dict[str, dict[str, Any]]
 
 @functools.cache  # a few seconds, once for all jobs of a command
 def products(threads: int, python: str = sys.executable) -> Products | None:
-    """By path (`full`, `stock`): what `product` says of it. None where that does not run: it is to be known, and never in the way of a
-    measurement."""
+    """Return what `product` finds for each path; None where one fails. Best effort: it never fails a measurement."""
     found = {path: product(path, threads, python) for path in PATHS}
     return None if None in found.values() else found  # type: ignore[return-value]
 
 
 def product(path: str, threads: int, python: str = sys.executable) -> dict[str, Any] | None:
-    """Return one path's ``product_gflops`` and ``batched_gflops`` on ``threads`` threads, measured by `rank/blas.py` in a fresh
-    process; None where that does not run."""
-    foreign = ("LD_", "MKL_", "OMP_", "KMP_", "GOMP_", "MALLOC_", "GLIBC_", "PYTHON")
-    env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    """Return ``product_gflops`` and the like of one path, measured by `rank/blas.py` in a fresh process; None if it fails."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith((*FOREIGN, "LD_"))}
     command = [python, "-I", "-B", "-W", "ignore", "-m", "bench.workloads.gpt.rank.blas", path, str(threads)]
     try:
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=LIMIT_SECONDS)
@@ -38,13 +37,13 @@ def product(path: str, threads: int, python: str = sys.executable) -> dict[str, 
 
 
 def disturbed(one: Mapping[str, Any]) -> bool:
-    """Whether the threads had so little of their cores while the product ran that its speed is not the host's: other programs had them, or
-    the library starts fewer threads than it is told. Older records do not tell."""
+    """Return whether the threads had too few of their cores for the speed to be the host's, because other programs had them or the
+    library started fewer threads. Older records do not have ``product_cpus``."""
     return bool(one.get("product_cpus", one["threads"]) < 0.75 * one["threads"])
 
 
 def gain(found: Products | None) -> float:
-    """How many times faster the product is on the best path than as it comes; 1 where that is not known."""
+    """Return how many times faster the product is on the best path than by default; 1 where that is unknown."""
     if not found or not found["stock"]["product_gflops"]:
         return 1.0
     return float(found["full"]["product_gflops"] / found["stock"]["product_gflops"])

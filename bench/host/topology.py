@@ -1,4 +1,4 @@
-"""How the cores of this process are shared out among ranks: one thread on each, and the hardware threads beside it left idle."""
+"""How this process's cores are shared out among ranks: one thread a core, hardware threads beside it left idle."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from bench.host.cgroup import limits
 from bench.host.files import ROOT
 from bench.process.cpus import SYSTEM, allowed_cpus, has_memory, memory_nodes, near, node_of_all, place
 
-RECLAIMABLE = ("MemFree", "Active(file)", "Inactive(file)", "SReclaimable")  # what a node gives before it is short
+RECLAIMABLE = ("MemFree", "Active(file)", "Inactive(file)", "SReclaimable")  # what a node can free quickly
 
 
 def cores(cpus: Iterable[int], system: str = SYSTEM) -> list[int]:
-    """One logical CPU of each core that ``cpus`` touch: the first that is among them; by NUMA node, then by core."""
+    """Return the first logical CPU of each core that ``cpus`` touch, by NUMA node, then by core."""
     firsts: dict[tuple[int, int], int] = {}
     for cpu in near(cpus, system):
         firsts.setdefault(place(cpu, system), cpu)
@@ -28,11 +28,11 @@ def share_cpus(
     cpu_limit: float | None = None,
     system: str = SYSTEM,
 ) -> list[list[int]]:
-    """The logical CPUs of each rank, as many for all: one of each of its cores, none of which is another rank's.
+    """Return the logical CPUs of each rank, equally many: one of each of its cores, none of which is another rank's.
 
     ``threads`` of a rank: where they are more than its cores, the other hardware threads of these cores follow.
-    ``cpu_limit``: CPUs that a cgroup's quota allows all ranks together; more cores than that would only be held back.
-    Ranks that are more than cores have hardware threads, and those that are more than these share them.
+    ``cpu_limit``: CPUs that a cgroup's quota allows all ranks together; more cores than that would only be throttled.
+    More ranks than cores have hardware threads, and more than these share them.
     """
     cpus = near(cpus, system)
     firsts = cores(cpus, system)
@@ -45,12 +45,18 @@ def share_cpus(
         shares = [share[: max(1, int(cpu_limit / ranks))] for share in shares]
     if threads is None or threads <= len(shares[0]) or firsts is cpus:
         return shares
-    return [share + beside(share, cpus, system) for share in shares]
+    return [[*share, *_siblings(share, cpus, system)] for share in shares]
+
+
+def _siblings(share: Sequence[int], cpus: Iterable[int], system: str) -> list[int]:
+    """Return the other hardware threads of the cores of ``share`` among ``cpus``."""
+    mine = {place(cpu, system) for cpu in share}
+    return [cpu for cpu in cpus if cpu not in share and place(cpu, system) in mine]
 
 
 def _in_domains(firsts: Sequence[int], ranks: int, system: str) -> list[list[int]]:
-    """Equal shares, each within one NUMA domain where there are at least as many ranks as domains: the largest that give all
-    ranks one, the ranks spread evenly. Contiguous shares of all cores where ranks are fewer, or a domain has no memory."""
+    """Return equal shares, each within one NUMA domain where there are at least as many ranks as domains: the largest size of which
+    every rank gets one, spread evenly. Else, or if a domain has no memory, contiguous shares of all cores."""
     domains: dict[int, list[int]] = {}
     for cpu in firsts:
         domains.setdefault(place(cpu, system)[0], []).append(cpu)
@@ -61,27 +67,19 @@ def _in_domains(firsts: Sequence[int], ranks: int, system: str) -> list[list[int
         size -= 1
     counts = dict.fromkeys(domains, 0)
     for _ in range(ranks):
-        room = [node for node in domains if counts[node] < len(domains[node]) // size]
-        counts[min(room, key=lambda node: counts[node])] += 1
+        counts[min((n for n in domains if counts[n] < len(domains[n]) // size), key=lambda n: counts[n])] += 1
     return [domains[node][i * size : (i + 1) * size] for node in domains for i in range(counts[node])]
 
 
-def beside(share: Sequence[int], cpus: Iterable[int], system: str = SYSTEM) -> list[int]:
-    """The other hardware threads of the cores of ``share`` among ``cpus``."""
-    mine = {place(cpu, system) for cpu in share}
-    return [cpu for cpu in cpus if cpu not in share and place(cpu, system) in mine]
-
-
 def shares_here(ranks: int, threads: int | None = None) -> list[list[int]]:
-    """`share_cpus` of what the kernel and the cgroup allow this process."""
+    """Return `share_cpus` of what the kernel and the cgroup allow this process."""
     return share_cpus(allowed_cpus(), ranks, threads, limits(ROOT)["cpu_limit"])
 
 
 def refuses_binding() -> list[str]:
-    """One sentence where the kernel binds no thread here, else none: tried with what this thread may use already.
+    """Return one sentence where the kernel denies binding a thread, tried with what this thread may use already.
 
-    It must be known before a rank starts. GNU's OpenMP that is told to bind and may not ends the process
-    ("Thread creation failed"), so that there it must be told nothing.
+    It must be known before a rank starts: GNU's OpenMP that is told to bind and may not ends the process ("Thread creation failed").
     """
     try:
         os.sched_setaffinity(0, allowed_cpus())
@@ -91,20 +89,18 @@ def refuses_binding() -> list[str]:
 
 
 def crowded(shares: Sequence[Sequence[int]], threads: int, system: str = SYSTEM) -> list[str]:
-    """One sentence, or none, on threads of ranks that have no core of their own. ``threads``: of each rank."""
+    """Return at most one sentence on ranks' threads that have no core of their own. ``threads``: of each rank."""
     mine = [{place(cpu, system) for cpu in share} for share in shares]
-    together = len(set().union(*mine))
+    together, own = len(set().union(*mine)), len(mine[0])
     if together < sum(map(len, mine)):
         return [f"The rank has no core of its own: {len(shares)} ranks share {together} cores."]
-    if threads > len(mine[0]):
-        return [
-            f"A thread has no core of its own: launch.threads_per_rank={threads} on {len(mine[0])} cores of the rank."
-        ]
+    if threads > own:
+        return [f"A thread has no core of its own: launch.threads_per_rank={threads} on {own} cores of the rank."]
     return []
 
 
 def numa_domains(system: str = SYSTEM, status: str = "/proc/self/status") -> int:
-    """What ranks_per_node=auto means: NUMA domains that have both cores and memory for this process; 1 where none is known."""
+    """Return what ranks_per_node=auto means: NUMA domains with both cores and memory for this process, at least 1."""
     mine = {place(cpu, system)[0] for cpu in allowed_cpus()}
     return len(mine & memory_nodes(system, status)) or 1
 
@@ -112,15 +108,15 @@ def numa_domains(system: str = SYSTEM, status: str = "/proc/self/status") -> int
 def needs_of_domains(
     shares: Sequence[Sequence[int]], system: str = SYSTEM, status: str = "/proc/self/status"
 ) -> list[tuple[int, int, int]]:
-    """(NUMA node, ranks whose memory is bound to it, bytes free there) for each node whose free memory is known."""
+    """Return (NUMA node, ranks whose memory is bound to it, bytes free there) where the free memory is known."""
     nodes = [node_of_all(share, system) for share in shares]
     bound = sorted({node for node in nodes if node is not None} & memory_nodes(system, status))
-    known = [(node, nodes.count(node), free_bytes(node, system)) for node in bound]
+    known = ((node, nodes.count(node), free_bytes(node, system)) for node in bound)
     return [(node, ranks, free) for node, ranks, free in known if free is not None]
 
 
 def free_bytes(node: int, system: str = SYSTEM) -> int | None:
-    """What the kernel can give of a NUMA node's memory, its file cache included; None where it does not tell."""
+    """Return what the kernel can give of a NUMA node's memory, its file cache included; None where that is unknown."""
     try:
         with open(f"{system}/node/node{node}/meminfo") as f:
             found = dict(re.findall(r"^Node \d+ (\S+):\s*(\d+) kB$", f.read(), re.MULTILINE))

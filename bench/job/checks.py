@@ -1,53 +1,54 @@
-"""The one door for a job: what somebody typed, a record of somebody else, an order from another copy. Types, unknown keys, and
-values that cannot be, alone or together; each is refused in one sentence before anything runs."""
+"""The one check of a job: typed arguments, a record of somebody else, an order from another copy. Types, unknown keys, and values that
+cannot be, alone or together; each is refused in one sentence before anything runs."""
 
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from bench.job.errors import ConfigError, printable
-from bench.job.job import OWN_PARTS, PARTS, Job, Program, workload_name
+from bench.job.identity import flat
+from bench.job.job import OWN_PARTS, PARTS, Allocator, Job, Program, workload_name
 from bench.job.sampling import SETTLING
 
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"  # of a folder, too
 LARGEST = 1 << 53  # beyond it a number of JSON is no longer exact, and no key of a job means so much
 POSITIVE = (
-    *("nodes", "ranks_per_node", "model.layers", "model.hidden", "model.heads", "model.sequence", "model.vocabulary"),
-    *("train.micro_batch_size", "train.global_batch_size", "train.lr", "train.clip_grad", "launch.threads_per_rank"),
-    *("launch.timeout_seconds", "launch.collective_timeout_seconds", "launch.silence_seconds"),
-    *("launch.job_timeout_seconds", "program.timeout_seconds"),
-)
-POSITIVE_IF_SAMPLED = (
-    *("measure.iteration_micro_batches", "measure.relative_half_width"),
-    *("measure.max_samples", "measure.max_seconds"),
-)
+    "nodes ranks_per_node model.layers model.hidden model.heads model.sequence model.vocabulary train.micro_batch_size "
+    "train.global_batch_size train.lr train.clip_grad launch.threads_per_rank launch.timeout_seconds "
+    "launch.collective_timeout_seconds launch.silence_seconds launch.job_timeout_seconds program.timeout_seconds"
+).split()
+POSITIVE_BY_MODE = {
+    "full": ["measure.iterations"],
+    "sampled": [
+        "measure.iteration_micro_batches",
+        *(f"measure.{key}" for key in ("relative_half_width", "max_samples", "max_seconds")),
+    ],
+}
 NOT_NEGATIVE = ("repeat", "group", "seed", "measure.min_samples", "measure.min_seconds")
 SHARES = ("train.adam_beta1", "train.adam_beta2", "train.dropout")
-CHOICES = {
-    "model.ops": ("megatron", "lean"),
-    "measure.mode": ("sampled", "full"),
-    "launch.blas": ("full", "stock"),
-}
-# What an arm's environment may not set: whose library and whose programs run is decided elsewhere, and proved.
+CHOICES = {"model.ops": ("megatron", "lean"), "measure.mode": ("sampled", "full"), "launch.blas": ("full", "stock")}
+# What an arm's environment may not set: whose library and whose programs run is decided elsewhere, and verified.
 NOT_OF_AN_ARM = ("LD_", "PATH", "PYTHON", "BENCH_", "MASTER_", "GLOO_")
+UNITS = ("seconds", "milliseconds", "per_second")  # names of groups of `rate`
 
 
 def checked(values: Any) -> Job:
-    """The job that plain data describes (the inverse of `to_dict`), refused as if it had been typed. Raises ConfigError."""
+    """Return the job that plain data describes (the inverse of `to_dict`), if it can run on this host. Raises ConfigError."""
     job = shaped(values)
     check(job)
     return job
 
 
 def shaped(values: Any) -> Job:
-    """As `checked`, without looking for files on this host: for what is only read. Raises ConfigError."""
+    """Return the job as `checked` does, without looking for files on this host: for what is only read. Raises ConfigError."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"a job is a group of keys, and not {brief(values)}.")
     for prefix, schema, part in (("", Job, values), *((f"{k}.", v, values.get(k)) for k, v in PARTS.items())):
@@ -75,13 +76,24 @@ def converted(values: Any, kind: Any, where: str = "") -> Any:
         key = f"{where}{path}".strip(".")
         if missing := re.fullmatch(r"Object missing required field `(\w+)`", what):
             raise ConfigError(f"{key}{'.' * bool(key)}{missing[1]} is missing.") from error
-        raise ConfigError(f"{key or 'it'}={brief(value)}: {printable(what[0].lower() + what[1:])}.") from error
+        what = printable(what[0].lower() + what[1:]).replace("`object`", "a group of keys")
+        raise ConfigError(f"{key or 'it'}={brief(value)}: {what}.") from error
 
 
 def brief(value: Any) -> str:
-    """A value that may be anything, for a sentence: one line, and short."""
+    """Return a value that may be anything, for a sentence: one line, and short."""
     text = ascii(value) if not isinstance(value, str) or not value.isprintable() else value
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def require(good: object, sentence: str) -> None:
+    if not good:
+        raise ConfigError(sentence)
+
+
+def must(job: Job, key: str, good: object, be: str) -> None:
+    """Raise ConfigError, with the key and its value, unless it is ``good``. ``be``: what it must be."""
+    require(good, f"{key}={brief(operator.attrgetter(key)(job))} must be {be}.")
 
 
 def check(job: Job) -> None:
@@ -94,70 +106,56 @@ def check(job: Job) -> None:
 
 
 def check_numbers(job: Job) -> None:
-    everything = {f.name: getattr(job, f.name) for f in fields(Job) if f.name not in PARTS}
-    for name, kind in PARTS.items():
-        everything.update({f"{name}.{f.name}": getattr(getattr(job, name), f.name) for f in fields(kind)})
-    for key, value in everything.items():
-        if isinstance(value, float):
-            require(math.isfinite(value), f"{key}={value} must be a finite number.")
-    for key in (*POSITIVE, *(() if job.measure.mode == "full" else POSITIVE_IF_SAMPLED)):
-        require(everything[key] is None or everything[key] > 0, f"{key}={everything[key]} must be greater than 0.")
-    for key in NOT_NEGATIVE:
-        require(everything[key] >= 0, f"{key}={everything[key]} must be 0 or more.")
-    for key in SHARES:
-        require(0 <= everything[key] < 1, f"{key}={everything[key]} must be at least 0 and less than 1.")
+    values = flat(asdict(job))
+    for key, value in values.items():
+        require(not isinstance(value, float) or math.isfinite(value), f"{key}={value} must be a finite number.")
     for key, choices in CHOICES.items():
-        require(everything[key] in choices, f"{key}={everything[key]} is not one of {', '.join(choices)}.")
-
-
-def require(good: object, sentence: str) -> None:
-    if not good:
-        raise ConfigError(sentence)
+        require(values[key] in choices, f"{key}={brief(values[key])} is not one of {', '.join(choices)}.")
+    for key in (*POSITIVE, *POSITIVE_BY_MODE[job.measure.mode]):
+        must(job, key, values[key] is None or values[key] > 0, "greater than 0")
+    for key in NOT_NEGATIVE:
+        must(job, key, values[key] >= 0, "0 or more")
+    for key in SHARES:
+        must(job, key, 0 <= values[key] < 1, "at least 0 and less than 1")
 
 
 def check_rules(job: Job) -> None:
+    model, train, measure, name = job.model, job.train, job.measure, job.allocator.name
     require(
         job.workload in OWN_PARTS and (job.workload == "program") == bool(job.program.command),
         f"workload={brief(job.workload)} is not one of {', '.join(OWN_PARTS)}, or is not what the rest of this job describes.",
     )
-    model, train, measure = job.model, job.train, job.measure
     require(
-        re.fullmatch(NAME, job.allocator.name) and len(job.allocator.name) <= 64,
-        f"allocator.name={brief(job.allocator.name)} becomes the name of a folder: use letters, digits, dots, dashes and underscores.",
+        re.fullmatch(NAME, name) and len(name) <= 64,
+        f"allocator.name={brief(name)} becomes the name of a folder: use letters, digits, dots, dashes and underscores.",
     )
-    require(
-        model.hidden % model.heads == 0,
-        f"model.hidden={model.hidden} must be a multiple of model.heads={model.heads}.",
-    )
-    require(
-        model.padded_vocabulary >= model.vocabulary,
-        f"model.padded_vocabulary={model.padded_vocabulary} must be at least model.vocabulary={model.vocabulary}.",
-    )
-    require(
-        measure.mode == "full" or measure.min_samples <= measure.max_samples,
-        f"measure.min_samples={measure.min_samples} must not be more than measure.max_samples={measure.max_samples}.",
-    )
-    for name, size in (("tensor", job.parallel.tensor), ("pipeline", job.parallel.pipeline)):
-        require(size == 1, f"parallel.{name}={size} must be 1: only data parallelism is built.")
+    must(job, "model.hidden", model.hidden % model.heads == 0, f"a multiple of model.heads={model.heads}")
+    enough = model.padded_vocabulary >= model.vocabulary
+    must(job, "model.padded_vocabulary", enough, f"at least model.vocabulary={model.vocabulary}")
+    fewer = measure.mode == "full" or measure.min_samples <= measure.max_samples
+    must(job, "measure.min_samples", fewer, f"at most measure.max_samples={measure.max_samples}")
+    for key in ("parallel.tensor", "parallel.pipeline"):
+        must(job, key, operator.attrgetter(key)(job) == 1, "1: only data parallelism is built")
     share = train.micro_batch_size * job.num_ranks
-    require(
+    must(
+        job,
+        "train.global_batch_size",
         train.global_batch_size % share == 0,
-        f"train.global_batch_size={train.global_batch_size} must be a multiple of train.micro_batch_size * nodes * "
-        f"ranks_per_node = {train.micro_batch_size} * {job.nodes} * {job.ranks_per_node} = {share}.",
+        "a multiple of train.micro_batch_size * nodes * ranks_per_node = "
+        f"{train.micro_batch_size} * {job.nodes} * {job.ranks_per_node} = {share}",
     )
-    check_environment(job)
+    check_environment(job.allocator)
     for key, file in (("allocator.library", job.allocator.library), ("data.path", job.data.path)):
         require(file is None or (file and file.isprintable()), f"{key}={ascii(file)} is not the name of a file.")
 
 
-def check_environment(job: Job) -> None:
-    env, instead = job.allocator.env, job.allocator.instead
-    for name in instead:
-        require(name in env, f"allocator.instead.{brief(name)} is no option of allocator.env: correct the name.")
-    for name, value in [*env.items(), *(pair for options in instead.values() for pair in options.items())]:
+def check_environment(arm: Allocator) -> None:
+    for name in arm.instead:
+        require(name in arm.env, f"allocator.instead.{brief(name)} is no option of allocator.env: correct the name.")
+    for name, value in (pair for options in (arm.env, *arm.instead.values()) for pair in options.items()):
         require(
             not name.startswith(NOT_OF_AN_ARM),
-            f"allocator.env must not set {name}: name the library in allocator.library, so that it is resolved and proved.",
+            f"allocator.env must not set {name}: name the library in allocator.library, so that it is resolved and verified.",
         )
         require(
             re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) and value.isprintable(),
@@ -166,30 +164,29 @@ def check_environment(job: Job) -> None:
 
 
 def check_data(job: Job) -> None:
-    """The data are a file of this host."""
+    """Refuse data that are no file of this host, or too few of them."""
     if job.data.path is not None:
         path, sequence = Path(job.data.path), job.model.sequence
-        require(
-            path.is_file() and path.stat().st_size > sequence,
-            f"data.path={path} must be a file of more than model.sequence={sequence} bytes.",
-        )
-        require(
+        large = path.is_file() and path.stat().st_size > sequence
+        must(job, "data.path", large, f"a file of more than model.sequence={sequence} bytes")
+        must(
+            job,
+            "model.vocabulary",
             job.model.vocabulary >= 256,
-            f"model.vocabulary={job.model.vocabulary} must be at least 256 when data.path is set: its tokens are bytes.",
+            "at least 256 when data.path is set: its tokens are bytes",
         )
 
 
 def check_middle(job: Job) -> None:
-    """What is to be run has a middle micro-batch where a whole iteration has any. Earlier records may have shorter iterations."""
+    """Refuse a run without a middle micro-batch where a whole iteration has any. Earlier records may have shorter iterations."""
     given, least = job.measure.iteration_micro_batches, min(job.num_micro_batches, SETTLING + 3)
-    require(
+    must(
+        job,
+        "measure.iteration_micro_batches",
         job.measure.mode == "full" or given >= least,
-        f"measure.iteration_micro_batches={given} must be at least {least}: a first one, {SETTLING} after it in which memory settles, a "
-        "last one, which synchronizes, and one between them, which stands for the rest.",
+        f"at least {least}: a first one, {SETTLING} after it in which memory settles, a last one, which synchronizes, and one between "
+        "them, which stands for the rest",
     )
-
-
-UNITS = ("seconds", "milliseconds", "per_second")  # names of groups of `rate`
 
 
 def check_program(program: Program) -> None:
@@ -202,15 +199,15 @@ def check_program(program: Program) -> None:
         program.check is None or re.compile(program.check).groups == 1,
         f"check={program.check} must have one group in parentheses: the value that all arms print alike.",
     )
-    found = re.compile(program.rate or "")
+    found, steps = re.compile(program.rate or ""), program.stop_after_steps
     require(
         found.groups <= 1 or (len(found.groupindex) == found.groups and found.groupindex.keys() <= set(UNITS)),
         f"rate={program.rate} has several groups: put one pair of parentheses, around the number; (?P<seconds>…) or (?P<per_second>…) "
         "says its unit (both, with | between, where lines have one or the other), and no parentheses mean the time between lines.",
     )
     require(
-        program.stop_after_steps is None or (program.rate is not None and program.stop_after_steps >= 2),
-        f"program.stop_after_steps={program.stop_after_steps} needs rate='REGEX', which says what a step is, and must be 2 or more.",
+        steps is None or (program.rate is not None and steps >= 2),
+        f"program.stop_after_steps={steps} needs rate='REGEX', which says what a step is, and must be 2 or more.",
     )
     require(
         not program.same_output or program.rate is None,
@@ -229,21 +226,22 @@ def check_fits(
 
     ``domains``: (NUMA node, ranks whose memory is bound to it, bytes free there).
     """
-    if ranks_here > num_cpus and not job.launch.oversubscribe:
-        raise ConfigError(
-            f"nodes={job.nodes} with ranks_per_node={job.ranks_per_node} starts {ranks_here} ranks on this host, which has "
-            f"{num_cpus} cores: use fewer, start one copy per host, or set launch.oversubscribe=true (times then mean nothing)."
-        )
-    need = ranks_here * job.rank_bytes
-    if need > available_bytes:
-        raise ConfigError(
-            f"model={job.model.name} with {ranks_here} ranks on this host needs about {need / 2**30:.1f} GiB, and "
-            f"{available_bytes / 2**30:.1f} GiB are free: use a smaller model or fewer ranks."
-        )
+    require(
+        ranks_here <= num_cpus or job.launch.oversubscribe,
+        f"nodes={job.nodes} with ranks_per_node={job.ranks_per_node} starts {ranks_here} ranks on this host, which has "
+        f"{num_cpus} cores: use fewer, start one copy per host, or set launch.oversubscribe=true (times then mean nothing).",
+    )
+    need, model = ranks_here * job.rank_bytes, job.model.name
+    require(
+        need <= available_bytes,
+        f"model={model} with {ranks_here} ranks on this host needs about {need / 2**30:.1f} GiB, and "
+        f"{available_bytes / 2**30:.1f} GiB are free: use a smaller model or fewer ranks.",
+    )
     for node, ranks, free in domains:
-        if ranks * job.rank_bytes > free:
-            raise ConfigError(
-                f"model={job.model.name} with ranks_per_node={job.ranks_per_node} binds {ranks} ranks to NUMA node {node} of this host, "
-                f"where they need about {ranks * job.rank_bytes / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free: use a smaller "
-                "model or fewer ranks, or free that node's memory (numactl --hardware shows it)."
-            )
+        need = ranks * job.rank_bytes
+        require(
+            need <= free,
+            f"model={model} with ranks_per_node={job.ranks_per_node} binds {ranks} ranks to NUMA node {node} of this host, where they "
+            f"need about {need / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free: use a smaller model or fewer ranks, or free that "
+            "node's memory (numactl --hardware shows it).",
+        )

@@ -19,10 +19,12 @@ class AllocatorError(RuntimeError):
 
 
 def printable(text: str) -> str:
-    """What a terminal must not act on (a line break, an escape) in Python's words for it."""
-    if text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    """Return the text with Python's escapes for what a terminal must not act on (a line break, an escape)."""
+    return (
+        text
+        if text.isprintable()
+        else "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    )
 
 
 # How Python, torch (DefaultCPUAllocator), C and the loader say that there was no memory.
@@ -33,19 +35,11 @@ NO_MEMORY = re.compile(
 )
 
 
-def memory_limit() -> str | None:
-    """The limit of this process's address space or data in words, as ``ulimit`` counts it; None where there is none."""
+def with_memory_limit(sentence: str) -> str:
+    """Return the sentence, with this process's memory limit where that may be the cause: arms differ in what they reserve."""
     for name, flag in (("RLIMIT_AS", "-v"), ("RLIMIT_DATA", "-d")):
         limit = resource.getrlimit(getattr(resource, name))[0]
-        if limit != resource.RLIM_INFINITY:
-            return f"ulimit {flag} {limit >> 10}"
-    return None
-
-
-def with_memory_limit(sentence: str) -> str:
-    """The sentence, and the memory limit where that may be why. Arms differ in what they reserve: one may run where another
-    does not."""
-    limit = memory_limit()
-    if limit is None or not NO_MEMORY.search(sentence):
-        return sentence
-    return f"{sentence.rstrip('.')}; this process has a memory limit ({limit}): raise it, or `ulimit {limit.split()[1]} unlimited`."
+        if limit != resource.RLIM_INFINITY and NO_MEMORY.search(sentence):
+            limited = f"this process has a memory limit (ulimit {flag} {limit >> 10})"
+            return f"{sentence.rstrip('.')}; {limited}: raise it, or `ulimit {flag} unlimited`."
+    return sentence

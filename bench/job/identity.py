@@ -16,14 +16,14 @@ from typing import Any
 INFORMATION = ("launch.interface", "launch.python", "launch.software", "program.directory", "data.path")
 PLACE = ("nodes", "repeat", "group")  # which cell, block and group of interleaved runs of an experiment a job is
 AMOUNT = ("measure.mode", "measure.iteration_micro_batches")  # of `measure`, what is no mere amount
-# A path, and what a pack leaves of one (.../name). Its last part is its content as far as a name can be.
 # Where a path may begin: not within a word or another path, but right after an option of a compiler.
 BEGIN = r"(?:(?<![\w./-])|(?<=-[ILBF])|(?<=-isystem))"
+# A path, and what a pack leaves of one (.../name).
 PATH = re.compile(BEGIN + r"(?:~|\.\.\.)?(?:/[^\s\"'`,;:=()\[\]{}/]+)+")
 
 
 def canonical(value: Any) -> str:
-    """JSON with one spelling: sorted keys, no spaces, so that a hash over it means something."""
+    """Return JSON with one spelling (sorted keys, no spaces), as hashes need."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -33,15 +33,11 @@ def identity(job: Mapping[str, Any]) -> dict[str, Any]:
     if "program" in job:
         if content.get("program.name") is None:
             content.pop("program.name", None)
-        # Both sorted: a pack has other names of the files, and so another order.
-        files = sorted(
-            [last_part(path.rstrip("~")), sha256] for path, sha256 in job["program"].get("files", {}).items()
-        )
-        names = [name for name, _ in files]
-        content["program.files"] = files
-        content["program.command"] = [
-            last_part(word) if last_part(word) in names else word for word in content["program.command"]
-        ]
+        files, command = job["program"].get("files", {}), content["program.command"]
+        names = {last_part(path.rstrip("~")) for path in files}
+        # Sorted: a pack has other names of the files, and so another order.
+        content["program.files"] = sorted([last_part(path.rstrip("~")), sha256] for path, sha256 in files.items())
+        content["program.command"] = [last_part(word) if last_part(word) in names else word for word in command]
     elif (path := job.get("data", {}).get("path")) is not None and content.get("data.sha256") is None:
         content["data.sha256"] = last_part(path)  # a record from before the file was hashed
     return {key: without_folders(value) for key, value in content.items()}
@@ -55,14 +51,13 @@ def arm(job: Mapping[str, Any]) -> dict[str, Any]:
 
 def content_hash(job: Mapping[str, Any]) -> str:
     """Return the SHA-256, as 64 hex digits, over all that decides the job's measurement on a host."""
-    place = {key: job[key] for key in PLACE if key in job}
     setting = {key: job["allocator"].get(key) for key in ("name", "library", "env")}
-    content = [identity(job), place, setting, job["launch"].get("software")]
+    content = [identity(job), {key: job[key] for key in PLACE if key in job}, setting, job["launch"].get("software")]
     return hashlib.sha256(canonical(content).encode()).hexdigest()
 
 
 def is_amount(key: str) -> bool:
-    """Whether this key of an identity says how much was measured, which two results of one experiment may differ in."""
+    """Return whether this key of an identity is an amount, in which two results of one experiment may differ."""
     return key.startswith("measure.") and key not in AMOUNT
 
 

@@ -1,11 +1,11 @@
 """One job: one point of a sweep as frozen, plain data. These classes are the schema of the configuration.
 
-Standard library only: the driver turns Hydra's configuration into a Job, and each rank reads the same Job back from
-JSON, without Hydra.
+Standard library only: the driver turns Hydra's configuration into a Job, and each rank reads the same Job back from JSON.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Tuple
@@ -25,7 +25,7 @@ class Allocator:
     env: Dict[str, str] = field(default_factory=dict)
     shows: str = ""
     package: Optional[str] = None  # what to install on Debian or Ubuntu when the library is not there
-    # What to set in place of an option of `env` that this version of the library no longer knows: {} where the option
+    # What to set in place of an option of `env` that this version of the library no longer has: {} where the option
     # only silences messages. An option that is not named here must be known.
     instead: Dict[str, Dict[str, str]] = field(default_factory=dict)
 
@@ -51,7 +51,7 @@ class Model:
 
     @property
     def num_parameters(self) -> int:
-        """Tied head, learned positions, biases everywhere: (V + s)h + l(12h^2 + 13h) + 2h."""
+        """Return (V + s)h + l(12h^2 + 13h) + 2h: tied head, learned positions, biases everywhere."""
         h = self.hidden
         return (self.padded_vocabulary + self.sequence) * h + self.layers * (12 * h * h + 13 * h) + 2 * h
 
@@ -87,10 +87,9 @@ class Measure:
     """How much is measured. ``sampled`` runs a few short iterations; ``full`` runs whole ones."""
 
     mode: str = "sampled"
-    warmup_micro_batches: int = 8  # left out by design, with a step behind every second: the heap settles over steps
-    iteration_micro_batches: int = (
-        6  # sampled: micro-batches between two optimizer steps: a first, two that settle, a last, the rest middle ones
-    )
+    warmup_micro_batches: int = 4  # discarded, with a step after each: the heap settles over steps
+    # sampled: micro-batches between two optimizer steps: a first, two that settle, a last, the rest middle ones
+    iteration_micro_batches: int = 6
     iterations: int = 4  # iterations that count, at least: each is one draw of the heap's layout
     min_seconds: float = 0.0  # keep on measuring for so long
     max_seconds: float = 900.0  # begin no iteration, or step of a program, that would end after this
@@ -116,12 +115,8 @@ class Launch:
     oversubscribe: bool = False  # more ranks than cores are allowed: for trying the machinery
     interface: Optional[str] = None  # None: the one that routes to the leader
     timeout_seconds: float = 300.0  # to find the peers, and for the ranks to connect
-    collective_timeout_seconds: Optional[float] = (
-        None  # None: who hangs or is gone is noticed, who is slow is waited for
-    )
-    silence_seconds: Optional[float] = (
-        None  # no rank says anything for so long: it hangs. None: from the job's own pace
-    )
+    collective_timeout_seconds: Optional[float] = None  # None: a slow rank is waited for, a dead one is noticed
+    silence_seconds: Optional[float] = None  # no rank sends anything for so long: it hangs. None: by the job's pace
     job_timeout_seconds: Optional[float] = None  # a job that takes longer has failed. None: no limit
     blas: str = "full"  # the math library's path: `full` what the CPU can do, `stock` as the wheel comes
     python: Optional[str] = None  # interpreter of the ranks, with its own PyTorch; None: the one that runs this command
@@ -135,9 +130,7 @@ class Program:
     command: List[str] = field(default_factory=list)
     name: Optional[str] = None  # a label that stays when command and files change; None: the command is the label
     directory: str = ""  # where it runs
-    files: Dict[str, str] = field(
-        default_factory=dict
-    )  # SHA-256 of each file that the command names: edited, another job
+    files: Dict[str, str] = field(default_factory=dict)  # SHA-256 of each file that the command names
     rate: Optional[str] = None  # regular expression of the line that ends a step; None: the whole run is one sample
     stop_after_steps: Optional[int] = None  # end it after so many; None: by the rules of `measure`
     check: Optional[str] = None  # regular expression of a value that every arm must print alike
@@ -171,48 +164,53 @@ class Job:
 
     @property
     def dp(self) -> int:
-        """Data-parallel size, as in Megatron: the ranks that tensor and pipeline parallelism leave over."""
         return self.num_ranks // (self.parallel.tensor * self.parallel.pipeline)
 
     @property
     def num_micro_batches(self) -> int:
-        """Micro-batches that one rank runs in one whole iteration."""
+        """Return how many micro-batches one rank runs in one whole iteration."""
         return self.train.global_batch_size // (self.train.micro_batch_size * self.dp)
 
     @property
     def rank_bytes(self) -> int:
-        """Memory that one rank needs, estimated in bytes: enough to refuse what cannot fit, not a prediction.
+        """Return an estimate of one rank's memory in bytes: enough to refuse what cannot fit, not a prediction.
 
-        Weights, gradients, Adam's two moments and DDP's buckets at 4 bytes a parameter each; the logits twice; a saved
-        activation per layer; and one layer's blocks (all layers' without checkpointing): eight of [heads, S, S], twelve of
-        [S, 4H]; and 0.25 GiB for Python and torch themselves.
+        Weights, gradients, Adam's two moments and DDP's buckets at 4 bytes a parameter each; the logits twice; a saved activation per
+        layer; one layer's blocks (all layers' without checkpointing): eight of [heads, S, S], twelve of [S, 4H]; and 0.25 GiB for
+        Python and torch themselves.
         """
-        m, batch = self.model, self.train.micro_batch_size
-        layer = batch * m.sequence * (8 * m.heads * m.sequence + 12 * 4 * m.hidden)
-        layers = 1 if self.train.activation_checkpointing else m.layers
-        floats = (
-            5 * m.num_parameters + batch * m.sequence * (2 * m.padded_vocabulary + m.layers * m.hidden) + layers * layer
+        m, tokens = self.model, self.train.micro_batch_size * self.model.sequence
+        blocks = (1 if self.train.activation_checkpointing else m.layers) * (
+            8 * m.heads * m.sequence + 12 * 4 * m.hidden
         )
-        return 4 * floats + (1 << 28)
+        return 4 * (5 * m.num_parameters + tokens * (2 * m.padded_vocabulary + m.layers * m.hidden + blocks)) + (
+            1 << 28
+        )
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 over all that decides the measurement, as 64 hex digits (`identity.content_hash`)."""
         return content_hash(to_dict(self))
 
     @property
     def directory(self) -> str:
-        """Name of the job's directory: it carries its meaning, and has no character that a shell or Hydra minds."""
-        return f"n{self.nodes:03d}_{self.allocator.name}_r{self.repeat:02d}{f'g{self.group}' * (self.group > 0)}-{self.content_hash[:8]}"
+        """Return the name of the job's folder, which needs no quotes in a shell or for Hydra."""
+        group = f"g{self.group}" if self.group else ""
+        return f"n{self.nodes:03d}_{self.allocator.name}_r{self.repeat:02d}{group}-{self.content_hash[:8]}"
 
 
 # The workloads, and which parts of a job each has for itself. The other parts belong to all of them.
 OWN_PARTS: Dict[str, Tuple[str, ...]] = {"gpt": ("model", "train", "parallel", "data"), "program": ("program",)}
 
 
+def _plain(part: Any) -> Dict[str, Any]:
+    values = {one.name: getattr(part, one.name) for one in dataclasses.fields(part)}
+    return {key: copy.deepcopy(value) if isinstance(value, (dict, list)) else value for key, value in values.items()}
+
+
 def to_dict(job: Job) -> Dict[str, Any]:
     """Return the job as plain data, without the parts of other workloads."""
-    content = dataclasses.asdict(job)
+    # Not dataclasses.asdict, which copies each number by a call of its own, and reading many records would wait for that.
+    content = {key: _plain(value) if key in PARTS else value for key, value in _plain(job).items()}
     for workload, parts in OWN_PARTS.items():
         for part in parts if workload != job.workload else ():
             del content[part]
@@ -229,20 +227,13 @@ def workload_name(values: Mapping[str, Any]) -> str:
     return str(values.get("workload", "gpt"))
 
 
-PARTS = {
-    "allocator": Allocator,
-    "model": Model,
-    "train": Train,
-    "parallel": Parallel,
-    "measure": Measure,
-    "data": Data,
-    "launch": Launch,
-    "program": Program,
+PARTS: Dict[str, Any] = {
+    kind.__name__.lower(): kind for kind in (Allocator, Model, Train, Parallel, Measure, Data, Launch, Program)
 }
 
 
 def from_dict(values: Dict[str, Any]) -> Job:
-    """The inverse of :func:`to_dict`. Raises TypeError on a key that Job does not have."""
+    """Return the job of plain data (the inverse of `to_dict`). Raises TypeError on a key that Job does not have."""
     parts = {key: PARTS[key](**value) if key in PARTS else value for key, value in values.items()}
     return Job(**{**parts, "workload": workload_name(values)})
 

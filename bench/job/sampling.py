@@ -14,7 +14,6 @@ from bench.job.job import Job, Measure
 
 KINDS = ("first", "settling", "middle", "last")
 SETTLING = 2  # micro-batches after the first that still fault
-WARM_UP_ITERATION = 2  # micro-batches between two optimizer steps of the warm-up, which is there for the steps
 ENOUGH_TO_CUT = 20  # samples from which on a change point is searched for: among few it finds one by chance
 
 
@@ -28,20 +27,17 @@ class Iteration(NamedTuple):
 def iterations(job: Job) -> Iterator[Iteration]:
     """Yield the iterations of a run in order, those of the warm-up first; without end in sampled mode, where `wants_more` decides.
 
-    Warm-up iterations are short: the first step makes Adam's state in the blocks that are free then, and under glibc the heap
-    takes a second step and more until it is as later iterations find it (docs/method.md). Full mode warms up with a whole
-    iteration where `measure` asks for no warm-up, so that jobs of any width train the same. No iteration is longer than a whole one.
+    A warm-up iteration is one micro-batch, because it is there for its step: the first step makes Adam's state in the blocks that are
+    free then, and under glibc the heap takes a second step and more until it is as later iterations find it (docs/method.md). Full mode
+    warms up with a whole iteration where `measure` asks for no warm-up, so that jobs of any width train the same.
     """
     measure, whole = job.measure, job.num_micro_batches
     full = measure.mode == "full"
     if full and not measure.warmup_micro_batches:
         yield Iteration(kinds_of(whole), True)
     else:
-        left = max(measure.warmup_micro_batches, 1)  # Adam's state is made in the first step
-        while left > 0:
-            count = min(left, WARM_UP_ITERATION, whole)
-            yield Iteration(kinds_of(count), True)
-            left -= count
+        for _ in range(max(measure.warmup_micro_batches, 1)):  # Adam's state is made in the first step
+            yield Iteration(kinds_of(1), True)
     counted_iteration = Iteration(kinds_of(whole if full else min(measure.iteration_micro_batches, whole)), False)
     done = 0
     while not full or done < measure.iterations:

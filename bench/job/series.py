@@ -1,6 +1,5 @@
-"""The mean of a series of samples that hang together, and how well it is known. Standard library only: a rank stops by it,
-and the readers of records take their intervals from it.
-"""
+"""The mean of a series of autocorrelated samples, and its standard error. Standard library only: a rank stops by it, and the readers
+of records take their intervals from it."""
 
 from __future__ import annotations
 
@@ -10,12 +9,12 @@ from statistics import NormalDist, fmean
 
 
 def correlation_factor(samples: Sequence[float]) -> float:
-    """What the variance of the mean is, as a multiple of s^2/n: (1 + r) / (1 - r) with r the correlation of neighbours.
+    """Return the variance of the mean as a multiple of s^2/n: (1 + r) / (1 - r), r the lag-1 autocorrelation.
 
-    glibc's faults go to and fro between two levels from one micro-batch to the next, so that neighbours are alike, or unlike:
-    the series is taken as autoregressive of order 1 (e.g. G. E. P. Box, G. M. Jenkins, "Time series analysis", 1976). The
-    estimate of r from n samples is too small by about (1 + 4r)/n (M. H. Quenouille, Biometrika 36, 1949), which is put back, and
-    it is held between 0 and 0.9: unlike neighbours are not believed to make a mean better known than independent ones would.
+    glibc's faults alternate between two levels from one micro-batch to the next, so the series is taken as autoregressive of order 1
+    (e.g. G. E. P. Box, G. M. Jenkins, "Time series analysis", 1976). The estimate of r from n samples is too small by about
+    (1 + 4r)/n (M. H. Quenouille, Biometrika 36, 1949), which is corrected, and it is clipped to [0, 0.9]: a negative r is not trusted
+    to make the mean more precise than independent samples would.
     """
     n = len(samples)
     if n < 4:
@@ -31,17 +30,17 @@ def correlation_factor(samples: Sequence[float]) -> float:
 
 
 def standard_error(samples: Sequence[float]) -> float:
-    """Of the mean of two or more samples, in their unit: sqrt(s^2/n * correlation_factor)."""
+    """Return the standard error of the mean of two or more samples: sqrt(s^2/n * correlation_factor)."""
     n, mean = len(samples), fmean(samples)
     variance = sum((x - mean) ** 2 for x in samples) / (n - 1)
     return math.sqrt(variance / n * correlation_factor(samples))
 
 
 def student_t(df: int, confidence: float = 0.95) -> float:
-    """Two-sided quantile of Student's t.
+    """Return the two-sided quantile of Student's t.
 
-    Exact for 1 and 2 degrees of freedom, else Cornish-Fisher's expansion in the normal quantile (Abramowitz and
-    Stegun 26.7.5), within 0.3 % from 3 degrees of freedom on.
+    Exact for 1 and 2 degrees of freedom, else Cornish-Fisher's expansion in the normal quantile (Abramowitz and Stegun 26.7.5), within
+    0.3 % from 3 degrees of freedom on.
     """
     p = 0.5 + confidence / 2
     if df == 1:
@@ -58,7 +57,7 @@ def student_t(df: int, confidence: float = 0.95) -> float:
 
 
 def relative_half_width(samples: Sequence[float]) -> float:
-    """Half the 95 % interval of the mean, as a share of the mean; infinite for fewer than two samples."""
+    """Return half the 95 % interval of the mean, as a share of the mean; infinite for fewer than two samples."""
     if len(samples) < 2:
         return math.inf
     return student_t(len(samples) - 1) * standard_error(samples) / fmean(samples)

@@ -1,10 +1,12 @@
-"""What the kernel knows about this process: faults, CPU time, memory. Standard library only: the rank loads it first."""
+"""The kernel's counters of this process: faults, CPU time, memory. Standard library only: the rank loads it first."""
 
 from __future__ import annotations
 
 import mmap
 import resource
 from typing import NamedTuple
+
+STATUS, SMAPS = "/proc/self/status", "/proc/self/smaps_rollup"
 
 
 class Usage(NamedTuple):
@@ -25,33 +27,28 @@ def usage() -> Usage:
 
 
 def memory() -> dict[str, int]:
-    """``rss_bytes``, ``peak_rss_bytes`` and ``huge_bytes`` (transparent huge pages) of this process.
+    """Return ``rss_bytes``, ``peak_rss_bytes`` and ``huge_bytes`` (transparent huge pages) of this process.
 
-    The peak is VmHWM and not ru_maxrss: the latter survives exec, so that it may be the parent's. It is what is left where
-    /proc cannot be read.
+    The peak is VmHWM: ru_maxrss survives exec, so that it may be the parent's, and is used where /proc cannot be read.
     """
-    fields = _kib_fields("/proc/self/status", ("VmRSS", "VmHWM"))
+    fields = _kib_fields(STATUS)
     peak = fields.get("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    huge = _kib_fields("/proc/self/smaps_rollup", ("AnonHugePages",))
-    return {
-        "rss_bytes": fields.get("VmRSS", 0),
-        "peak_rss_bytes": peak,
-        "huge_bytes": huge.get("AnonHugePages", 0),
-    }
+    huge = _kib_fields(SMAPS).get("AnonHugePages", 0)
+    return {"rss_bytes": fields.get("VmRSS", 0), "peak_rss_bytes": peak, "huge_bytes": huge}
 
 
 def unreadable() -> list[str]:
-    """Sentences on what `memory` cannot read here."""
+    """Return sentences on what `memory` cannot read here."""
     missing = []
-    if not _kib_fields("/proc/self/status", ("VmHWM",)):
-        missing.append("/proc/self/status cannot be read: the peak of the resident set is the kernel's ru_maxrss.")
-    if not _kib_fields("/proc/self/smaps_rollup", ("AnonHugePages",)):
-        missing.append("/proc/self/smaps_rollup cannot be read: transparent huge pages are not counted.")
+    if "VmHWM" not in _kib_fields(STATUS):
+        missing.append(f"{STATUS} cannot be read: the peak of the resident set is the kernel's ru_maxrss.")
+    if "AnonHugePages" not in _kib_fields(SMAPS):
+        missing.append(f"{SMAPS} cannot be read: transparent huge pages are not counted.")
     return missing
 
 
 def rss_bytes() -> int:
-    """Resident set now, 0 where it cannot be read. statm is cheap enough to read between micro-batches."""
+    """Return the resident set, 0 where it cannot be read. statm is cheap enough to read between micro-batches."""
     try:
         with open("/proc/self/statm") as f:
             return int(f.read().split()[1]) * mmap.PAGESIZE
@@ -59,10 +56,11 @@ def rss_bytes() -> int:
         return 0
 
 
-def _kib_fields(path: str, names: tuple) -> dict[str, int]:
+def _kib_fields(path: str) -> dict[str, int]:
+    """Return the fields in kB of a file of the kernel, as bytes; empty where it cannot be read (smaps_rollup: before Linux 4.14)."""
     try:
         with open(path) as f:
-            pairs = (line.split(":", 1) for line in f if ":" in line)
-            return {k: int(v.split()[0]) * 1024 for k, v in pairs if k in names}
-    except (OSError, ValueError):  # smaps_rollup needs Linux 4.14 and a readable /proc
+            words = [line.split() for line in f]
+        return {line[0].rstrip(":"): int(line[1]) * 1024 for line in words if line[2:] == ["kB"]}
+    except (OSError, ValueError):
         return {}

@@ -1,4 +1,4 @@
-"""What one minor page fault costs on this host, in wall seconds."""
+"""The cost of one minor page fault on this host, in wall seconds."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from bench.process.counters import usage
 def fault_cost_seconds(
     threads: int = 1, size_bytes: int = 128 << 20, cpus: Sequence[int] | None = None
 ) -> float | None:
-    """Wall seconds that one minor fault costs here when ``threads`` threads fault at once, as a loop over a tensor does.
+    """Return the wall seconds of one minor fault when ``threads`` threads fault at once, as a loop over a tensor does.
 
-    Anonymous memory is mapped, written twice and unmapped, three times over; what the first writing and the unmapping
-    take beyond the second writing is the price of its faults: entry, page allocation, zeroing, and giving back. The
-    smallest of three counts for each of them, since noise only adds. Divided by the faults of all threads together, so
-    that ``faults * cost`` is wall time. ``cpus``: what the threads may run on; None: what this one may. None where the
-    kernel counts no faults, or where its pages are huge and it does not let us ask for small ones. Raises OSError,
-    MemoryError or RuntimeError where there is no memory or no thread for it.
+    Anonymous memory is mapped, written twice and unmapped, three times over; what the first writing and the unmapping take beyond the
+    second writing is the price of its faults: entry, page allocation, zeroing, and giving back. The smallest of three counts for each,
+    because noise only adds. Divided by the faults of all threads together, so that ``faults * cost`` is wall time. ``cpus``: what the
+    threads may run on; None: what this one may. None where the kernel counts no faults, or where its pages are huge and small ones
+    cannot be had. Raises OSError, MemoryError or RuntimeError where there is no memory or no thread for it.
     """
     first = second = closing = float("inf")
     faults, pages = 0, size_bytes // mmap.PAGESIZE

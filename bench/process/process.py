@@ -1,6 +1,6 @@
-"""This process as the kernel sees it: pinned, bound to the memory near it, and gone when its parent is.
+"""This process's CPUs, memory and parent: pinned, bound to the memory near it, and killed when its parent dies.
 
-All of this is asked for and may be refused: `optional` is the one place where a rank asks for what it can do without.
+A host may deny any of these: `optional` is the one place where a rank asks for what it can do without.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ def optional(action: Callable[[], Any], description: str, limitations: list) -> 
 
 
 def pin(cpus: list) -> None:
-    """Bind this process, and every thread that it starts from now on, to these logical CPUs. Raises OSError."""
+    """Bind this process, and every thread that it starts later, to these logical CPUs. Raises OSError."""
     os.sched_setaffinity(0, cpus)
 
 
 @contextlib.contextmanager
 def on_all(cpus: list) -> Iterator[None]:
-    """Threads that start meanwhile may use all ``cpus``. OpenMP has bound the main thread to one of them by now, which others
-    would inherit: gloo's would take turns with the one that computes. Nothing happens where the kernel refuses."""
+    """Let threads that start within it use all ``cpus``, unless the kernel denies it. OpenMP has bound the main thread to one of them by now,
+    which others would inherit: gloo's would share it with the thread that computes."""
     mine = allowed_cpus()
     with contextlib.suppress(OSError):
         pin(cpus)
@@ -51,10 +51,10 @@ def on_all(cpus: list) -> Iterator[None]:
 
 
 def bind_memory(cpus: list, system: str = SYSTEM) -> int | None:
-    """Take memory only from the NUMA node that holds all ``cpus`` (set_mempolicy(2), MPOL_BIND); its number.
+    """Take memory only from the NUMA node that holds all ``cpus`` (set_mempolicy(2), MPOL_BIND), and return its number.
 
-    None, and nothing is bound, where there is one node only or the CPUs lie on several. Raises OSError where the kernel
-    or a container refuses, and where that node has no memory to take.
+    None, and nothing is bound, where there is one node only or the CPUs lie on several. Raises OSError where the kernel or a container
+    denies it, and where that node has no memory.
     """
     mine = node_of_all(cpus, system)
     number = {"x86_64": 238, "aarch64": 237}.get(os.uname().machine)
@@ -62,19 +62,16 @@ def bind_memory(cpus: list, system: str = SYSTEM) -> int | None:
         return None
     if not has_memory(mine, system):
         raise OSError(0, f"NUMA node {mine} has none")
-    words = (ctypes.c_uint64 * (NODES_MASK_BITS // 64))()  # nodes of 64 and more have their place too
-    words[mine // 64] = 1 << mine % 64
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syscall(
-        ctypes.c_long(number), ctypes.c_int(MPOL_BIND), ctypes.byref(words), ctypes.c_ulong(NODES_MASK_BITS + 1)
-    ):  # the kernel takes one bit less than it is told
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    mask = (ctypes.c_uint64 * (NODES_MASK_BITS // 64))()  # nodes of 64 and more have their place too
+    mask[mine // 64] = 1 << mine % 64
+    bits = ctypes.c_ulong(NODES_MASK_BITS + 1)  # of which the kernel takes one less
+    _call("syscall", ctypes.c_long(number), ctypes.c_int(MPOL_BIND), ctypes.byref(mask), bits)
     return mine
 
 
 def take_off_padding() -> int:
-    """Bytes of the environment that the kernel laid above this process's stack; what only filled it up is taken off, so that
-    no child inherits it. The stack stays where it is. Raises OSError."""
+    """Remove what only fills the environment up, so that no child inherits it, and return the bytes of the environment that the kernel laid
+    above this process's stack, which stays where it is. Raises OSError."""
     for name in [name for name in os.environ if name.startswith(PADDING)]:
         del os.environ[name]
     with open("/proc/self/environ", "rb") as f:
@@ -82,7 +79,10 @@ def take_off_padding() -> int:
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies, however that happens (prctl(2), PR_SET_PDEATHSIG)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(1, 9, 0, 0, 0):
+    """Ask the kernel to kill this process when its parent dies, however that happens (prctl(2), PR_SET_PDEATHSIG). Raises OSError."""
+    _call("prctl", 1, 9, 0, 0, 0)
+
+
+def _call(name: str, *arguments: Any) -> None:
+    if getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

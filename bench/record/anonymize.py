@@ -1,7 +1,7 @@
 """A pack: records that may be given away, in one tar file, without what names their machines and people. docs/pack.md lists what goes.
 
-What is measured stays: samples, figures, and the facts by which hosts are told apart. A packed record is sealed again and names
-the seal that it had first, so that it and its origin count once.
+What is measured stays: samples, and the facts by which hosts are distinguished. A packed record is sealed again and names its first
+seal, so that it and its origin count once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.job.identity import BEGIN
+from bench.job.identity import BEGIN, last_part
 from bench.record import records
 from bench.record.records import Record, first_seal
 
@@ -41,61 +41,64 @@ PRIVATE = re.compile(
     r"(?<!\.\.\.)/(?:home|root|Users|scratch|work|data|mnt|media|lustre|gpfs|beegfs|nfs|afs|net|projects?|proj|tmp|var/tmp|srv|users?|"
     r"cluster|storage|p|u)/[\w.]|\b[\w.+-]+@[\w-]+\.[\w.-]+"
 )
-NULLED = {"boot_id", "interface"}
+REPLACED = {"boot_id": None, "interface": None, "pid": 0}
 OF_MOUNT = ("source", "subfolder", "options")
 
 
 def stripped(record: Record) -> Record:
-    """The record without names; not sealed yet."""
+    """Return the record without names, not sealed yet."""
     names = host_names(record)
-    users = user_names(record)
+    for user in user_names(record):
+        names.setdefault(user, "user")
 
-    def text(value: str) -> str:
-        value = PATH.sub(lambda found: ".../" + found.group().rsplit("/", 1)[-1], value)
+    def strip(value: str) -> str:
+        value = PATH.sub(lambda found: ".../" + last_part(found.group()), value)
         for name, other in names.items():
             value = re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w-])", other, value)
-        for user in users:
-            value = re.sub(rf"(?<![\w-]){re.escape(user)}(?![\w-])", "user", value)
         return value
 
-    whole: Record = walk(
-        {key: value for key, value in record.items() if key not in ("sha256", *records.IN_MEMORY)}, text
-    )
+    content = {key: value for key, value in record.items() if key not in ("sha256", *records.IN_MEMORY)}
+    whole: Record = walk(content, strip)
     whole["launch"]["master_addr"] = "node1"
     for host in whole["hosts"]:
         mount = host.get("root_mount")
         if isinstance(mount, dict):
             host["root_mount"] = {**mount, **{key: None for key in OF_MOUNT if key in mount}}
-    whole["error"] = said(whole["error"])
-    whole["warnings"] = [said(sentence) for sentence in whole["warnings"]]
+    whole["error"] = without_addresses(whole["error"])
+    whole["warnings"] = [without_addresses(sentence) for sentence in whole["warnings"]]
     return {**whole, "packed_from": first_seal(record)}
 
 
-def said(sentence: str | None) -> str | None:
+def without_addresses(sentence: str | None) -> str | None:
     return None if sentence is None else JOB_ID.sub(r"\1N", ADDRESS.sub("an address", sentence))
 
 
-def walk(value: Any, text: Callable[[str], str], key: str = "") -> Any:
-    """The same value with every text, and every name of a group, put through ``text``."""
+def walk(value: Any, strip: Callable[[str], str], key: str = "") -> Any:
+    """Return the value with every text, and every name of a group, put through ``strip``."""
     if isinstance(value, dict):
         made: dict[str, Any] = {}
         for name, inner in value.items():
-            new = text(name)
+            new = strip(name)
             while new in made:  # two libraries of one name in two folders
                 new += "~"
-            made[new] = walk(inner, text, name)
+            made[new] = walk(inner, strip, name)
         return made
-    if key in NULLED:
-        return None
-    if key == "pid":
-        return 0
+    if key in REPLACED:
+        return REPLACED[key]
     if isinstance(value, list):
-        return [walk(inner, text, key) for inner in value]
-    return text(value) if isinstance(value, str) else value
+        return [walk(inner, strip, key) for inner in value]
+    return strip(value) if isinstance(value, str) else value
+
+
+def texts_of(value: Any) -> list[str]:
+    """Return all texts in a record, names of groups included."""
+    found: list[str] = []
+    walk({k: v for k, v in value.items() if k not in records.IN_MEMORY}, lambda text: found.append(text) or text)  # type: ignore[func-returns-value]
+    return found
 
 
 def host_names(record: Record) -> dict[str, str]:
-    """Each host's name, long and short, and what it is called in the pack."""
+    """Return each host's name, long and short, with its name in the pack, the longest first."""
     found = [host["hostname"] for host in record["hosts"]]
     found += [rank["hostname"] for rank in record["ranks"] or [] if "hostname" in rank]
     names: dict[str, str] = {}
@@ -106,25 +109,19 @@ def host_names(record: Record) -> dict[str, str]:
 
 
 def user_names(record: Record) -> list[str]:
-    """Those that stand in home folders."""
-    found: set[str] = set()
-
-    def look(text: str) -> str:
-        found.update(re.findall(r"/(?:home|Users)/([\w.-]+)", text))
-        return text
-
-    walk(record, look)
+    """Return the users whose home folders stand in the record, the longest name first."""
+    found = {name for text in texts_of(record) for name in re.findall(r"/(?:home|Users)/([\w.-]+)", text)}
     return sorted(found, key=len, reverse=True)
 
 
 def write_pack(path: Path, found: Sequence[Record]) -> list[Record]:
-    """The pack of these records at ``path``, the same bytes each time. Raises RecordError."""
+    """Write the pack of these records to ``path``, always the same bytes, and return them stripped. Raises RecordError."""
     from bench.record.crate import crate_text
 
     packed = [records.seal(stripped(record)) for record in found]
     top = path.name.partition(".")[0] or "pack"
     files = dict(sorted((f"{name}/record.json", record) for name, record in named(packed).items()))
-    members = {name: (records.text_of(record)).encode() for name, record in files.items()}
+    members = {name: records.text_of(record).encode() for name, record in files.items()}
     members["ro-crate-metadata.json"] = crate_text(files, top).encode()
     whole = io.BytesIO()
     with gzip.GzipFile(fileobj=whole, mode="wb", mtime=0) as zipped, tarfile.open(fileobj=zipped, mode="w") as tar:
@@ -137,7 +134,7 @@ def write_pack(path: Path, found: Sequence[Record]) -> list[Record]:
 
 
 def named(found: Iterable[Record]) -> dict[str, Record]:
-    """A folder name for each record, made of its job and of nothing else."""
+    """Return the records by a folder name that is made of the job alone."""
     made: dict[str, Record] = {}
     for record in found:
         job = record["job"]
@@ -148,16 +145,11 @@ def named(found: Iterable[Record]) -> dict[str, Record]:
 
 
 def leftovers(record: Mapping[str, Any]) -> list[str]:
-    """What of a packed record still names a machine or a person, a sentence each; none in one that `pack` made."""
+    """Return a sentence on each thing of a packed record that still names a machine or a person; none in one that `pack` made."""
     if not record.get("packed_from"):
         return ["it was not made by `pack`."]
-    again = stripped(dict(record))
-    found = []
-    for key in sorted(record):
-        if key not in ("sha256", "packed_from", *records.IN_MEMORY) and again.get(key) != record[key]:
-            found.append(f"{key} still has something that `pack` takes away.")
-    texts: list[str] = []
-    stored = {key: value for key, value in record.items() if key not in records.IN_MEMORY}
-    walk(stored, lambda text: texts.append(text) or text)  # type: ignore[func-returns-value]
-    found += [f"{one.group()!r} may name a person or a project." for text in texts for one in PRIVATE.finditer(text)]
-    return list(dict.fromkeys(found))
+    again, known = stripped(dict(record)), ("sha256", "packed_from", *records.IN_MEMORY)
+    changed = [key for key in sorted(record) if key not in known and again.get(key) != record[key]]
+    private = [one.group() for text in texts_of(record) for one in PRIVATE.finditer(text)]
+    found = [f"{key} still has something that `pack` takes away." for key in changed]
+    return list(dict.fromkeys([*found, *(f"{one!r} may name a person or a project." for one in private)]))

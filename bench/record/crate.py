@@ -1,5 +1,5 @@
 """RO-Crate metadata of a pack, by the Process Run Crate profile: for each record an action whose instrument is this program, whose
-objects are nothing but the job, and whose result is the record. No agent: a pack names no person."""
+object is the job, and whose result is the record. No agent: a pack names no person."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 
 
 def crate_text(found: Mapping[str, Record], name: str) -> str:
-    """ro-crate-metadata.json for records by their paths in the pack, the same text each time. Needs rocrate, imported here."""
+    """Return ro-crate-metadata.json for records by their paths in the pack, always the same text. Imports rocrate here."""
     from rocrate.model.contextentity import ContextEntity
     from rocrate.model.softwareapplication import SoftwareApplication
     from rocrate.rocrate import ROCrate
@@ -31,32 +31,23 @@ def crate_text(found: Mapping[str, Record], name: str) -> str:
 
     profile = {"@type": ["CreativeWork", "Profile"], "name": "Process Run Crate", "version": "0.5"}
     crate.root_dataset["conformsTo"] = add(PROFILE, **profile)
-    program = crate.add(
-        SoftwareApplication(crate, "#mallocost", properties={"name": "mallocost", "softwareVersion": __version__})
-    )
+    version = {"name": "mallocost", "softwareVersion": __version__}
+    program = crate.add(SoftwareApplication(crate, "#mallocost", properties=version))
     actions = []
     for path, record in found.items():
-        job = record["job"]
-        result = crate.add_file(
-            dest_path=path,
-            properties={"name": f"record of {path}", "encodingFormat": "application/json", "sha256": record["sha256"]},
-        )
-        asked = add(
-            f"#job-{record['sha256'][:16]}",
-            **{"@type": "PropertyValue", "name": "job", "value": json.dumps(job, sort_keys=True)},
-        )
+        job, short = record["job"], record["sha256"][:16]
+        file = {"name": f"record of {path}", "encodingFormat": "application/json", "sha256": record["sha256"]}
+        asked = {"@type": "PropertyValue", "name": "job", "value": json.dumps(job, sort_keys=True)}
         state = "CompletedActionStatus" if record["valid"] else "FailedActionStatus"
-        action = add(
-            f"#run-{record['sha256'][:16]}",
-            **{
-                "@type": "CreateAction",
-                "name": f"{job['allocator']['name']}, {job['nodes']} nodes, block {job['repeat']}",
-                "startTime": record["started_at"],
-                "actionStatus": f"http://schema.org/{state}",
-                **({"error": record["error"]} if record["error"] else {}),
-            },
-        )
-        action["instrument"], action["object"], action["result"] = program, [asked], [result]
+        run = {
+            "@type": "CreateAction",
+            "name": f"{job['allocator']['name']}, {job['nodes']} nodes, block {job['repeat']}",
+            "startTime": record["started_at"],
+            "actionStatus": f"http://schema.org/{state}",
+        }
+        action = add(f"#run-{short}", **run, **({"error": record["error"]} if record["error"] else {}))
+        action["instrument"], action["object"] = program, [add(f"#job-{short}", **asked)]
+        action["result"] = [crate.add_file(dest_path=path, properties=file)]
         actions.append(action)
     crate.root_dataset["mentions"] = actions
     return json.dumps(crate.metadata.generate(), indent=1, sort_keys=True) + "\n"

@@ -1,8 +1,8 @@
 """The fields of a record, declared once: decoding, docs/record.schema.json and the tables of docs/record.md come from here.
 
-The ranks of a record are declared by their workload (bench/workloads/*/fields.py). A key that not every record has is NotRequired.
-After a change: `.venv/bin/python scripts/record_schema.py` writes both files again.
-"""  # annotations are objects here, not texts: NotRequired works no other way
+The ranks of a record are declared by their workload (bench/workloads/*/fields.py). A key that not every record has is NotRequired, which
+needs annotations that are no texts. After a change: `.venv/bin/python scripts/record_schema.py` writes both files again.
+"""
 
 from typing import Annotated, Any, Optional, Union
 
@@ -34,9 +34,7 @@ class LaunchFacts(TypedDict):
     num_copies: Annotated[int, says("copies of the command, one for each node")]
     master_addr: Annotated[str, says("address of the first copy")]
     interface: Annotated[Optional[str], says("network interface that gloo talks through")]
-    secret: NotRequired[
-        Annotated[Optional[str], says("how the copies authenticate: BENCH_TOKEN, or derived, which is weak")]
-    ]
+    secret: NotRequired[Annotated[Optional[str], says("`BENCH_TOKEN`, or `derived`, which is weak")]]
     simulated: Annotated[bool, says("true: the ranks of several nodes ran on one host")]
     dropped_environment: Annotated[list[str], says("names of the caller's variables that were removed")]
 
@@ -53,9 +51,7 @@ class Cpu(TypedDict):
     ghz: Annotated[Optional[PositiveNumber], says("clock")]
     ghz_source: Annotated[str, says("where the clock was read")]
     vector: NotRequired[Annotated[Optional[str], says("widest vector instructions for fp32")]]
-    flops_per_clock: NotRequired[
-        Annotated[Optional[Positive], says("fp32 operations of one core in one clock, assumed")]
-    ]
+    flops_per_clock: NotRequired[Annotated[Optional[Positive], says("fp32 operations of a core a clock, assumed")]]
     governor: Annotated[Optional[str], says("of the frequency")]
     turbo: Annotated[Optional[bool], says("whether the clock may exceed the nominal one")]
 
@@ -79,12 +75,8 @@ class Memory(TypedDict):
     thp: Annotated[Optional[str], says("transparent huge pages: always, madvise or never")]
     thp_defrag: Annotated[Optional[str], says("when the kernel makes room for them")]
     thp_shmem: Annotated[Optional[str], says("for shared memory")]
-    thp_sizes: NotRequired[
-        Annotated[dict[str, Optional[str]], says("the same by page size, where the kernel has several")]
-    ]
-    khugepaged: NotRequired[
-        Annotated[dict[str, int], says("settings of the kernel's thread that makes huge pages later, by name")]
-    ]
+    thp_sizes: NotRequired[Annotated[dict[str, Optional[str]], says("the same by page size, where there are several")]]
+    khugepaged: NotRequired[Annotated[dict[str, int], says("settings of the thread that makes huge pages later")]]
     hugepages_total: Annotated[Optional[int], says("reserved huge pages")]
     hugepages_free: Annotated[Optional[int], says("of them free")]
     hugepage_bytes: Annotated[Optional[int], says("size of a huge page")]
@@ -149,10 +141,7 @@ class Host(TypedDict):
     system: Annotated[System, says("kernel and C library")]
     container: Annotated[Container, says("runtime and cgroup limits")]
     root_mount: Annotated[RootMount, says("how `/` is mounted")]
-    image: Annotated[
-        Optional[dict[str, Scalar]],
-        says("identity of the image (revision, flavor, digest of its content), or null natively"),
-    ]
+    image: Annotated[Optional[dict[str, Scalar]], says("revision, flavor, digest of its content; null natively")]
     python: Annotated[dict[str, str], says("version, implementation, build and compiler of Python")]
     packages: Annotated[dict[str, Optional[str]], says("versions of packages; null where not installed")]
     git: Annotated[Optional[Git], says("revision of the checkout; null without git and in images")]
@@ -179,21 +168,10 @@ class Busy(TypedDict):
     swap_in_pages: Annotated[Optional[int], says("since boot")]
     swap_out_pages: Annotated[Optional[int], says("since boot")]
     memory_available_bytes: Annotated[Optional[int], says("MemAvailable")]
-    huge_page_faults: NotRequired[
-        Annotated[dict[str, int], says("faults since boot that got a huge page, by its size")]
-    ]
-    huge_page_fallbacks: NotRequired[
-        Annotated[
-            Optional[dict[str, int]],
-            says("faults that found no huge page of that size and took a smaller one, since boot"),
-        ]
-    ]
-    huge_page_collapses: NotRequired[
-        Annotated[Optional[int], says("huge pages that khugepaged made of small ones, since boot")]
-    ]
-    compaction_stalls: NotRequired[
-        Annotated[Optional[int], says("times that a process waited for memory to be compacted, since boot")]
-    ]
+    huge_page_faults: NotRequired[Annotated[dict[str, int], says("faults since boot that got a huge page, by size")]]
+    huge_page_fallbacks: NotRequired[Annotated[Optional[dict[str, int]], says("those that got a smaller page instead")]]
+    huge_page_collapses: NotRequired[Annotated[Optional[int], says("huge pages made by khugepaged, since boot")]]
+    compaction_stalls: NotRequired[Annotated[Optional[int], says("waits for memory to be compacted, since boot")]]
 
 
 class Load(TypedDict):
@@ -207,12 +185,8 @@ class Proof(TypedDict):
     version: Annotated[Optional[str], says("as the allocator reports it")]
     options: Annotated[dict[str, Any], says("its live options")]
     unconfirmed: NotRequired[Annotated[list[str], says("options that are set and cannot be asked for")]]
-    dropped: NotRequired[
-        Annotated[list[str], says("options that this version no longer knows: `allocator.instead` replaces them")]
-    ]
-    tunables: NotRequired[
-        Annotated[dict[str, str], says("`glibc.malloc.*` as the loader lists them; none before glibc 2.33")]
-    ]
+    dropped: NotRequired[Annotated[list[str], says("options that this version dropped (`allocator.instead`)")]]
+    tunables: NotRequired[Annotated[dict[str, str], says("`glibc.malloc.*` of the loader, from glibc 2.33 on")]]
     libraries: NotRequired[Annotated[dict[str, str], says("SHA-256 of each library of the arm, by path")]]
     library_path: NotRequired[Annotated[Optional[str], says("the rank's `LD_LIBRARY_PATH`")]]
     tensor_memory: NotRequired[Annotated[Optional[str], says("at the end: how a tensor's memory was verified")]]
@@ -223,9 +197,7 @@ class RecordFile(TypedDict):
     sha256: Annotated[str, says("over the canonical JSON (sorted keys, no spaces) of everything else in the record")]
     content_hash: Annotated[str, says("over what decides the measurement, by content: no paths, no time limits")]
     measured_code: NotRequired[Annotated[Optional[str], says("over the timed code without its comments, 12 digits")]]
-    packed_from: NotRequired[
-        Annotated[Optional[str], says("in a pack: `sha256` of the record as it was first written")]
-    ]
+    packed_from: NotRequired[Annotated[Optional[str], says("in a pack: `sha256` of the record before it was packed")]]
     bench_version: Annotated[str, says("version of this program")]
     status: Annotated[str, says("`ok` or `failed`")]
     valid: Annotated[bool, says("whether numbers may be drawn from it")]
@@ -238,9 +210,7 @@ class RecordFile(TypedDict):
     wall_seconds: Annotated[Number, says("duration of the run's own turns, start-up included")]
     job: Annotated[dict[str, Any], says("the configuration, with the keys of `conf/config.yaml`")]
     launch: Annotated[LaunchFacts, says("how it was started")]
-    hosts: Annotated[
-        list[Host], says("facts of each node, the first copy's first; one entry if nodes are simulated", min_length=1)
-    ]
+    hosts: Annotated[list[Host], says("facts of each node; one entry if nodes are simulated", min_length=1)]
     load: Annotated[Load, says("how busy the first host was")]
     host_used_mib: Annotated[Optional[Number], says("MiB in use on the first host after the first iteration")]
     ranks: Annotated[Optional[list[Any]], says("what each rank measured, by workload; null if the job failed")]

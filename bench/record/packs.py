@@ -1,4 +1,4 @@
-"""A pack is read like the folder that it was made of: its records are put into a temporary folder that goes when the program ends."""
+"""Packs are read like the folders that they were made of, through a temporary folder that goes when the program ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST_AT_ONCE = 1 << 20  # bytes; of a header of a pack, which tarfile reads whol
 
 
 class Bounded(gzip.GzipFile):
-    """A pack's bytes, which nobody reads into memory at once, whatever a header claims."""
+    """A pack's bytes, never read into memory at once, whatever a header claims."""
 
     def read(self, size: int | None = -1) -> bytes:
         if size is None or not 0 <= size <= MOST_AT_ONCE:
@@ -35,21 +35,19 @@ def is_pack(path: Path) -> bool:
 
 
 def with_packs(paths: Iterable[Path]) -> list[Path]:
-    """The same folders and packs, and after each folder the packs that lie directly in it."""
-    found: list[Path] = []
-    for path in paths:
-        found += [path, *(sorted(one for one in path.iterdir() if is_pack(one)) if path.is_dir() else ())]
-    return found
+    """Return the same folders and packs, and after each folder the packs that lie directly in it."""
+    inside = ((path, path.iterdir() if path.is_dir() else ()) for path in paths)
+    return [one for path, files in inside for one in (path, *sorted(filter(is_pack, files)))]
 
 
 def written_into(first: Path) -> Path:
-    """Where a report on ``first`` is written: the folder itself; for a pack a folder of its name beside it."""
+    """Return where a report on ``first`` is written: the folder itself; for a pack a folder of its name beside it."""
     suffix = next((suffix for suffix in SUFFIXES if is_pack(first) and first.name.endswith(suffix)), None)
     return first.with_name(first.name[: -len(suffix)]) if suffix else first
 
 
 def unpacked(path: Path) -> Path:
-    """``path`` itself, or where it is a pack a folder with its records. Raises RecordError."""
+    """Return ``path`` itself, or for a pack a folder with its records. Raises RecordError."""
     return Path(_unpacked(path.resolve()).name) if is_pack(path) else path
 
 

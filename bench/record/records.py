@@ -1,6 +1,5 @@
-"""The record: the one JSON file that a job leaves. Written whole or not at all, checked when read, and enough to compute
-every figure. docs/record.md lists its fields.
-"""
+"""The record: the one JSON file that a job leaves. Written whole or not at all, checked when read, and enough to compute every figure.
+docs/record.md lists its fields."""
 
 from __future__ import annotations
 
@@ -23,6 +22,7 @@ SCHEMA = 4  # moves when a field changes its meaning; 1 to 3 were written before
 IN_MEMORY = ("path", "derived")  # what reading adds to a record: where it lies, and its figures
 LARGEST, DEEPEST = 1e18, 12  # of a number, and of groups in groups
 MOST_BYTES = 256 << 20  # of a record, in which a micro-batch of one rank takes about 220
+NO_FSYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # some file systems of FUSE, and 9p
 Record = dict[str, Any]
 
 
@@ -32,29 +32,29 @@ def seal(record: Record) -> Record:
     return {**content, "sha256": hashlib.sha256(canonical(content).encode()).hexdigest()}
 
 
-def write(path: Path, record: Record) -> None:
-    """Write beside and rename, so that a reader, a full disk or a kill never sees half a record. Raises RecordError."""
-    write_text(path, text_of(record))
-
-
 def text_of(record: Record) -> str:
-    """As it stands in its file."""
-    return json.dumps(seal(record), sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n"
+    """Return the record as it stands in its file."""
+    return canonical(seal(record)) + "\n"
 
 
 def first_seal(record: Record) -> str:
-    """The SHA-256 that the record had when it was first written, before `pack`."""
+    """Return the SHA-256 that the record had when it was first written, before `pack`."""
     return str(record.get("packed_from") or record["sha256"])
 
 
+def write(path: Path, record: Record) -> None:
+    """Write the record as `write_bytes` does."""
+    write_text(path, text_of(record))
+
+
 def write_text(path: Path, text: str) -> None:
-    """As `write_bytes`."""
-    # UTF-8, whatever the locale says: a record is read on other hosts. A name of a program or a folder may be in no encoding.
+    """Write a text as `write_bytes` does, in UTF-8 in every locale: a record is read on other hosts. A name may be in no encoding."""
     write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Any file of the results, atomically. Raises RecordError in one sentence where the folder or the disk refuses."""
+    """Write any file of the results atomically: beside and renamed, so that a reader, a full disk or a kill never sees half of it. Raises
+    RecordError."""
     # A name of its own: `report` may write into a study while its sweep does, from another host too.
     beside = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
     try:
@@ -62,7 +62,11 @@ def write_bytes(path: Path, content: bytes) -> None:
         with open(beside, "wb") as f:
             f.write(content)
             f.flush()
-            _on_disk(f.fileno())
+            try:
+                os.fsync(f.fileno())
+            except OSError as error:
+                if error.errno not in NO_FSYNC:
+                    raise
         os.replace(beside, path)
     except OSError as error:
         raise RecordError(
@@ -70,26 +74,18 @@ def write_bytes(path: Path, content: bytes) -> None:
             "earlier records are whole."
         ) from error
     finally:
-        with contextlib.suppress(OSError):  # renamed away if all went well; else a part, whatever stopped us
+        with contextlib.suppress(OSError):  # renamed away if all went well
             beside.unlink()
-
-
-def _on_disk(descriptor: int) -> None:
-    """fsync, where the file system knows it: some of FUSE and 9p answer that they do not, and the file is whole all the same."""
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
-            raise
 
 
 def read(path: Path) -> Record:
     """Return the record in ``path``, every text in it printable. Raises RecordError for a file that is cut short, edited, of another
     version, or not as bench/record/fields.py declares it. ``ranks`` are checked by their workload (bench/workloads/reading.py)."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a folder; or a pipe, whose reader would block
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # a folder, or a FIFO, which opening would block
             raise RecordError(f"{path} is not a file.")
-        if path.stat().st_size > MOST_BYTES:
+        if found.st_size > MOST_BYTES:
             raise RecordError(f"{path} is larger than any record: it is not read.")
         text = path.read_text(encoding="utf-8")
         return decode(path, text, json.loads(text, parse_constant=refuse_constant))
@@ -107,10 +103,10 @@ def decode(path: Path, text: str, record: Any) -> Record:
     """Return ``record``, which ``path`` held as ``text``, with its declared fields. Raises RecordError."""
     number = record.get("schema") if isinstance(record, dict) else None
     if type(number) is not int or number != SCHEMA:
-        by = (
-            f": use the version that wrote it ({brief(record.get('bench_version'))})" if isinstance(number, int) else ""
+        written_by = (
+            f": use the version that wrote it ({brief(record.get('bench_version'))})" if number is not None else ""
         )
-        raise RecordError(f"{path} has schema {brief(number)}, and this version reads schema {SCHEMA}{by}.")
+        raise RecordError(f"{path} has schema {brief(number)}, and this version reads schema {SCHEMA}{written_by}.")
     if not is_sealed(text, record):
         raise RecordError(f"{path} was changed after it was written: its SHA-256 does not match.")
     try:
@@ -150,8 +146,8 @@ def check_products(host: Record) -> None:
 
 
 def cleaned(value: Any, left: int = DEEPEST) -> Any:
-    """Return ``value`` with every text printable, but not the words of a user's program: they are run again as they are, and made
-    printable where they are shown. Raises ConfigError for a number that no clock or counter gives, and for too many levels."""
+    """Return ``value`` with every text printable, but those of a user's program as they are: they are run again, and made printable where
+    they are shown. Raises ConfigError for a number that no clock or counter gives, and for too many levels."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, (dict, list)) and not left:
@@ -167,16 +163,14 @@ def cleaned(value: Any, left: int = DEEPEST) -> Any:
 
 
 def is_column(values: list[Any]) -> bool:
-    """Whether these are numbers of sizes that are measured: a column, which is long."""
-    return (
-        set(map(type, values)) <= {int, float, bool}
-        and -LARGEST < min(values, default=0) <= max(values, default=0) < LARGEST
-    )
+    """Return whether these are numbers of sizes that are measured: a column, which is long."""
+    numbers = set(map(type, values)) <= {int, float, bool}
+    return numbers and -LARGEST < min(values, default=0) <= max(values, default=0) < LARGEST
 
 
 def is_sealed(text: str, record: Record) -> bool:
-    """Whether the content has the SHA-256 that the record claims. As we write it, the text without the claim is what was
-    hashed, which spares encoding thousands of records again; any other spelling is encoded."""
+    """Return whether the content has the SHA-256 that the record claims. Of a text as we write it, what was hashed is the text without
+    the claim, so that thousands of records need not be encoded again; any other spelling is encoded."""
     claimed = record.get("sha256")
     before, found, after = text.rstrip("\n").partition(f'"sha256":"{claimed}","started_at"')
     if found and hashlib.sha256(f'{before}"started_at"{after}'.encode()).hexdigest() == claimed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bench.job.words import count
+from bench.job.quantities import count
 from bench.report.tables import Table, gain_words
 from bench.report.verdicts import verdict_text
 from bench.report.words import mebibytes, number

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.host.products import gain
-from bench.job.words import percent
+from bench.job.quantities import percent
 from bench.report.words import exceeds_limit, limit_sentence, products_sentences
 from bench.statistics.cells import nodes_text
 from bench.statistics.costs import Costs, costs

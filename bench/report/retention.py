@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.job.words import count, percent
+from bench.job.quantities import count, percent
 from bench.report.tables import Table, gain_words
 from bench.report.verdicts import verdict_text
 from bench.report.words import mebibytes

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from bench.job.quantities import count, percent, seconds
 from bench.job.series import correlation_factor
-from bench.job.words import count, percent, seconds
 from bench.report.plot_data import Series, typical_jobs
 from bench.statistics.cause import Cause
 from bench.statistics.pairing import Losses

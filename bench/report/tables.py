@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.job.words import count, percent, seconds
+from bench.job.quantities import count, percent, seconds
 from bench.report.sentences import cause_sentence, losses_sentences
 from bench.report.verdicts import memory_sentence, note, pair_sentence, verdict_text
 from bench.report.words import (

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from bench.host.likeness import kind_of
+from bench.host.likeness import host_class
 from bench.job.identity import identity
 from bench.job.job import canonical, to_dict
 from bench.statistics.cells import Cell
@@ -86,7 +86,7 @@ def _but_for_software(section: Section) -> str:
         "packages": {**section.host["packages"], "torch": None},
         "python": {**section.host["python"], "version": None},
     }
-    return canonical([identity(to_dict(section.job)), kind_of([host])])
+    return canonical([identity(to_dict(section.job)), host_class([host])])
 
 
 def _under(section: Section) -> list[Under]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.host.likeness import kind_of
+from bench.host.likeness import host_class
 from bench.job.identity import arm, identity
 from bench.job.job import Job, canonical, complete, from_dict
 from bench.process.cpus import cpu_numbers
@@ -74,7 +74,7 @@ def _likeness(record: Record) -> str:
     content = identity(complete(record["job"]))
     if content["measure.mode"] == "sampled":
         del content["measure.iterations"]
-    return canonical([content, kind_of(record["hosts"][:1])])
+    return canonical([content, host_class(record["hosts"][:1])])
 
 
 def _arm_identity(record: Record) -> str:

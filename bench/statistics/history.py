@@ -132,7 +132,7 @@ def _hardware(host: Mapping[str, Any]) -> list[Any]:
 
 def _state(record: Record) -> str:
     """What may change from step to step, alike for all arms: the host's software, the code that measures, a program's content."""
-    return canonical([likeness.kind_of(record["hosts"]), record.get("measured_code"), _content(record)])
+    return canonical([likeness.host_class(record["hosts"]), record.get("measured_code"), _content(record)])
 
 
 def _content(record: Record) -> dict[str, Any]:

@@ -40,7 +40,9 @@ class Question:
 def side_by_side(sections: Sequence[Section]) -> list[Question]:
     """A question for each comparison, the one with the most hosts first; none where all records are of one host, whatever ran on it."""
     kinds = {
-        likeness.kind_of([{**section.host, "python": None, "packages": None}]) for section in sections if section.pairs
+        likeness.host_class([{**section.host, "python": None, "packages": None}])
+        for section in sections
+        if section.pairs
     }
     if len(kinds) < 2:
         return []

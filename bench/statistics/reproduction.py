@@ -159,7 +159,7 @@ def _differs(key: str, one: Any, two: Any) -> str:
 
 def alike(a: Side, b: Side) -> bool:
     """Whether absolute times of the two compare: alike hosts, as many CPUs, one experiment."""
-    same_host = bool(a.host and b.host) and likeness.kind_of([a.host]) == likeness.kind_of([b.host])
+    same_host = bool(a.host and b.host) and likeness.host_class([a.host]) == likeness.host_class([b.host])
     return same_host and a.conditions == b.conditions and not experiments_differ(a, b)[0]
 
 

@@ -32,7 +32,7 @@ HOSTILE = {
 }
 # Arms of somebody's own folder (BENCH_CONF): name -> (library, what the sentence about it says).
 BROKEN = {
-    "missing": ("libnope.so.1", ["libnope.so.1", "loader does not know", "apt-get install missing-package"]),
+    "missing": ("libnope.so.1", ["libnope.so.1", "loader does not find", "apt-get install missing-package"]),
     "nowhere": ("/no/such/library.so", ["allocator.library=/no/such/library.so", "not a file"]),
     "text": ("{root}/text.so", ["{root}/text.so", "loader did not preload it"]),
     "maths": ("libm.so.6", ["libm", "malloc comes from", "libc"]),

@@ -142,6 +142,16 @@ def test_setup_brings_the_release_s_allocators_and_is_silent_at_the_second_call(
     assert (again.stdout, again.stderr) == ("", "")
 
 
+def test_what_the_release_is_known_to_lack_is_what_its_package_lists_lack(ready: tuple[Machine, str]) -> None:
+    wanted = "scripts/packages.sh wanted conf/allocator"
+    machine, _ = ready
+    possible = machine.must("sh", "-c", f"{wanted} | scripts/packages.sh possible").stdout.splitlines()
+    names = [machine.must("sh", "-c", f"echo {line} | scripts/packages.sh names").stdout for line in possible]
+    assert all(names), dict(zip(possible, names))
+    every = machine.must("sh", "-c", f"{wanted} | scripts/packages.sh names").stdout
+    assert every == "".join(sorted(names))
+
+
 def test_smoke_sweep_is_valid_and_verified(ready: tuple[Machine, str], suite: str) -> None:
     machine, _ = ready
     arms = f"+allocator={','.join(ARMS)}"

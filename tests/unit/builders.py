@@ -246,3 +246,15 @@ def run_command(*words: str) -> int:
     """A command of the command line, whose errors are raised and not said."""
     run, options = cli.parse(words)
     return run(options)
+
+
+# What the watcher of a user's program sends of one run, and the proof of its allocator.
+EVENT: dict[str, Any] = {
+    **{"wall_seconds": 2.0, "exit_code": 0, "stopped": False, "minor_faults": 9, "major_faults": 0},
+    **{"user_seconds": 1.0, "system_seconds": 0.5, "pid": 7, "threads": 1, "peak_rss_bytes": 1 << 20, "huge_bytes": 0},
+    **{"fault_cost_seconds": None, "steps": None},
+}
+PROOF: dict[str, Any] = {
+    **{"malloc_library": "/lib/libc.so.6", "sha256": "0", "version": "glibc 2.36", "options": {}, "unconfirmed": []},
+    **{"libraries": {"/lib/libc.so.6": "0"}, "library_path": None, "processes": []},
+}

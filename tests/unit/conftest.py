@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import pickle
+import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +13,47 @@ from typing import Any
 import pytest
 from builders import SMALL
 from cluster_of_copies import Cluster, RunHere, take_part
+from hydra import compose as hydra_compose
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from bench import cli
+from bench.config import compose as configuration
 from bench.config.study import Study
 from bench.driver import sweep
 from bench.job.job import Job, Measure, Train
 from bench.paths import CONF
+
+# jsonschema compiles 38 grammars of Internet names for it when it is imported, which takes four seconds; no schema here has one.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+
+PLAIN_VALUE = re.compile(rf"(?!(?:hydra|{'|'.join(configuration.GROUPS)})\b[^.])[a-z_]+(\.[a-z_]+)*=")
+COMPOSED: dict[Any, bytes] = {}
+
+
+def compose_once(name: str, overrides: Sequence[str] = (), **options: Any) -> Any:
+    """Return what hydra.compose returns. Each choice of files of conf/ is composed once in a session, which takes a tenth of a second,
+    and gets plain values after that by the call with which Hydra gives them; what fails is composed by Hydra, whose errors count."""
+    chosen = [line for line in overrides if not PLAIN_VALUE.match(line)]
+    if any("searchpath" in line for line in chosen):  # of a user's own files, which change
+        return hydra_compose(name, overrides, **options)
+    key = (name, *chosen, *options.items())
+    try:
+        if key not in COMPOSED:
+            COMPOSED[key] = pickle.dumps(hydra_compose(name, chosen, **options))
+        config = pickle.loads(COMPOSED[key])
+        for value in OverridesParser.create().parse_overrides([line for line in overrides if line not in chosen]):
+            OmegaConf.update(config, value.key_or_group, value.value(), merge=True)
+    except Exception:
+        return hydra_compose(name, overrides, **options)
+    return config
+
+
+@pytest.fixture(scope="session", autouse=True)
+def composed_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(configuration, "compose", compose_once)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -76,6 +114,20 @@ def refused(command: Callable[..., tuple[int, list[Any]]], capsys: pytest.Captur
         return said[len("bench: ") :].strip()
 
     return refusal
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_disk_is_waited_for() -> Iterator[None]:
+    """os.fsync of a thousand small records, each as long as the host's disk takes."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages without pictures, which take two seconds a page: for tests of what else stands there."""
+    monkeypatch.setattr("bench.report.plots.plots", lambda section, prefix="": [])
 
 
 @pytest.fixture

@@ -86,10 +86,14 @@ def meaning(words: list[str]) -> tuple[str, list[str]]:
 
 
 def few_points(words: list[str]) -> list[str]:
-    """The same overrides with one value for each key that is swept, all arms kept: composing a point takes a third of a second."""
+    """The same overrides with one value for each key that is swept, all arms kept that are named: each takes a tenth of a second."""
     last = [re.sub(r"^(\+?(?!allocator=)[\w.]+=).*,", r"\1", word) for word in words]
-    swept = ["repeat=0", "nodes=1"] if any("experiment=" in word for word in words) else []
-    return last + [word for word in swept if not any(other.startswith(word[:-1]) for other in words)]
+    swept = ["repeat=0", "nodes=1", "+allocator=glibc"] if any("experiment=" in word for word in words) else []
+    return last + [
+        word
+        for word in swept
+        if not any(other.lstrip("+").startswith(word.lstrip("+").partition("=")[0] + "=") for other in words)
+    ]
 
 
 class Parsed(BaseException):

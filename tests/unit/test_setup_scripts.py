@@ -81,14 +81,23 @@ def test_setup_misses_what_the_loader_does_not_know(tmp_path: Path) -> None:
     assert "libatomic.so.1 libatomic1\n" in said and "libmimalloc.so.2" not in said
 
 
-def test_setup_is_silent_about_what_the_release_does_not_have(tmp_path: Path) -> None:
-    known = (
-        "libatomic.so.1 libjemalloc.so.2 libtbbmalloc_proxy.so.2 libtcmalloc.so.4 libtcmalloc_minimal.so.4"
-    ).split()
-    for tool, script in (("apt-get", "exit 1"), ("apt-cache", "echo libmimalloc3")):
+KNOWN = "libatomic.so.1 libjemalloc.so.2 libtbbmalloc_proxy.so.2 libtcmalloc.so.4 libtcmalloc_minimal.so.4"
+HAS = {"bookworm": "libmimalloc.so.2", "trixie": "libmimalloc.so.3", "sid": "libmimalloc.so.3 librpmalloc.so.1"}
+
+
+@pytest.mark.parametrize("has_lists", ["true", "false"])
+@pytest.mark.parametrize("release", HAS)
+def test_setup_is_silent_about_what_the_release_does_not_have(
+    release: str, has_lists: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "os-release").write_text(f'ID=debian\nVERSION_CODENAME="{release}"\n')
+    monkeypatch.setenv("OS_RELEASE", str(tmp_path / "os-release"))
+    packages = HAS[release].replace(".so.", "").replace(" ", "\\n")
+    for tool, script in (("apt-get", "exit 1"), ("apt-cache", f'printf "{packages}\\n"')):
         folder_with(tmp_path, tool, f"#!/bin/sh\n{script}\n")
-    listing = "".join(f"\\t{name} (libc6,x86-64) => /lib/{name}\\n" for name in [*known, "libmimalloc.so.3"])
-    assert missing(listing, tmp_path, "has_lists() { true; }; tell_missing") == ""
+    here = f"{KNOWN} {HAS[release]}".split()
+    listing = "".join(f"\\t{name} (libc6,x86-64) => /lib/{name}\\n" for name in here)
+    assert missing(listing, tmp_path, f"has_lists() {{ {has_lists}; }}; tell_missing") == ""
 
 
 def elf(stack_flags: int, size: int = 4096) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.host.load import standstill
+from bench.host.load import stalls
 from bench.job.job import Job
 from bench.job.sampling import micro_batches
 from bench.record.records import Record
@@ -82,7 +82,7 @@ class Gpt(Workload):
         return given(job, ranks_here)
 
     def disturbances(self, ranks: Sequence[Mapping[str, Any]]) -> list[str]:
-        return standstill(ranks)
+        return stalls(ranks)
 
     def state(self, job: Job, event: Mapping[str, Any]) -> str:
         if event["event"] != "micro_batch":

@@ -12,9 +12,7 @@ from bench.commands import advise
 from bench.driver import sweep
 from bench.statistics import reproduction
 
-pytestmark = pytest.mark.usefixtures(
-    "unrendered"
-)  # words and tables are looked at here; pictures in report/test_plots.py
+pytestmark = pytest.mark.usefixtures("undrawn")  # words and tables are looked at here; pictures in report/test_plots.py
 
 ARMS = {"glibc": {"seconds": 0.2}, "tcmalloc": {"seconds": 0.1}}
 

@@ -23,7 +23,7 @@ from bench.record.crate import PROFILE
 from bench.record.packs import unpacked
 from bench.workloads import reading
 
-pytestmark = pytest.mark.usefixtures("unrendered")
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 SMOKE = CHECKOUT / "tests" / "data" / "smoke"
 SECRETS = (

@@ -1,18 +1,19 @@
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from builders import with_value
+from conftest import compose_once
+from hydra import compose as hydra_compose
 from omegaconf import OmegaConf
 
 from bench import cli
 from bench.config import compose
-from bench.config.compose import job_of, study_of
-from bench.config.study import Study
+from bench.config.compose import job_of
 from bench.job.checks import check, check_fits
 from bench.job.errors import ConfigError
 from bench.job.job import Job, to_dict
@@ -87,47 +88,25 @@ def test_a_file_of_tokens_must_hold_a_window_of_bytes_of_the_vocabulary(text: st
     check(with_value(small, "data.path", None))
 
 
-@pytest.mark.parametrize(
-    "nodes, per_node, ok", [(1, 1, True), (1024, 1, True), (2, 2, True), (3, 1, False), (2048, 1, False)]
-)
-def test_the_global_batch_is_shared_evenly(nodes: int, per_node: int, ok: bool) -> None:
-    job = Job(nodes=nodes, ranks_per_node=per_node)
-    if ok:
-        check(job)
-    else:
-        with pytest.raises(
-            ConfigError, match=f"train.global_batch_size=1024 .* = 1 \\* {nodes} \\* {per_node} = {nodes}"
-        ):
-            check(job)
-
-
 # What does not fit on the host
 
 GIB = 1 << 30
 
 
 @pytest.mark.parametrize(
-    "ranks, cpus, gib, words",
+    "ranks, over, gib, words",
     [
-        (1, 1, 5, None),
-        (2, 2, 10, None),
-        (3, 2, 100, "starts 3 ranks on this host, which has 2 cores.*launch.oversubscribe=true"),
-        (
-            2,
-            2,
-            5,
-            r"model=gpt124m with 2 ranks on this host needs about [78]\.. GiB, and 5.0 GiB are free: use a smaller model",
-        ),
-        (1, 1, 1, "needs about [34].. GiB"),
+        (2, False, 10, ""),
+        (3, True, 100, ""),
+        (3, False, 100, "starts 3 ranks on this host, which has 2 cores.*launch.oversubscribe=true"),
+        (2, False, 5, r"2 ranks on this host needs about [78]\.. GiB, and 5.0 GiB are free: use a smaller model"),
+        (3, True, 1, "GiB are free"),
     ],
 )
-def test_what_does_not_fit_is_refused(ranks: int, cpus: int, gib: int, words: str | None) -> None:
-    job = Job(nodes=ranks)
-    if words is None:
-        check_fits(job, ranks, cpus, gib * GIB)
-    else:
-        with pytest.raises(ConfigError, match=words):
-            check_fits(job, ranks, cpus, gib * GIB)
+def test_what_does_not_fit_is_refused(ranks: int, over: bool, gib: int, words: str) -> None:
+    job = with_value(Job(nodes=ranks), "launch.oversubscribe", over)
+    with pytest.raises(ConfigError, match=words) if words else contextlib.nullcontext():
+        check_fits(job, ranks, 2, gib * GIB)
 
 
 def test_memory_is_looked_at_where_it_is_bound() -> None:
@@ -135,13 +114,6 @@ def test_memory_is_looked_at_where_it_is_bound() -> None:
     check_fits(job, 4, 8, 100 * GIB, [(0, 2, two), (7, 2, two)])
     with pytest.raises(ConfigError, match="ranks_per_node=4 binds 2 ranks to NUMA node 7 .* GiB and .* GiB are free"):
         check_fits(job, 4, 8, 100 * GIB, [(0, 2, two), (7, 2, two - 1)])
-
-
-def test_oversubscribing_allows_more_ranks_but_not_more_memory() -> None:
-    job = with_value(Job(), "launch.oversubscribe", True)
-    check_fits(job, 3, 2, 100 * GIB)
-    with pytest.raises(ConfigError, match="GiB are free"):
-        check_fits(job, 3, 2, 1 * GIB)
 
 
 # Types, and keys that are not there
@@ -154,13 +126,8 @@ def config_of(**changes: Any) -> Any:
 
 def test_a_configuration_becomes_the_job_that_it_says() -> None:
     job = job_of(config_of(nodes=2, train={"dropout": 0}, allocator={"env": {"A": 1}}, launch={"threads_per_rank": 2}))
-    assert job == replace(
-        with_value(
-            with_value(with_value(Job(nodes=2), "train.dropout", 0.0), "allocator.env", {"A": "1"}),
-            "launch.threads_per_rank",
-            2,
-        )
-    )
+    expected = with_value(with_value(Job(nodes=2), "train.dropout", 0.0), "allocator.env", {"A": "1"})
+    assert job == with_value(expected, "launch.threads_per_rank", 2)
     assert isinstance(job.train.dropout, float) and job.allocator.env == {"A": "1"}
     with pytest.raises(AttributeError):
         job.nodes = 3  # type: ignore[misc]
@@ -185,41 +152,27 @@ def test_a_batch_that_auto_does_not_divide_is_refused_with_what_auto_is() -> Non
     "words, sentence",
     [
         (["+typo=1"], "typo is not a key; there are allocator, data,"),
-        (["+node=1"], "node is not a key; did you mean nodes?"),
         (["train.dropuot=0"], "train.dropuot is not a key; did you mean train.dropout?"),
-        (["+train.dropuot=0"], "train.dropuot is not a key; did you mean train.dropout?"),
         (["++sweep.refrence=a"], "sweep.refrence is not a key; did you mean sweep.reference?"),
-        (["++measure.max_second=1"], "measure.max_second is not a key; did you mean measure.max_seconds?"),
         (["allocator.nmae=a"], "allocator.nmae is not a key; did you mean allocator.name?"),
         (["+allocator=tcmaloc"], "allocator=tcmaloc is not there; did you mean tcmalloc?"),
-        (["model=tinny"], "model=tinny is not there; did you mean tiny?"),
-        (["+experiment=smok"], "experiment=smok is not there; did you mean smoke?"),
-        (["nodes=two"], "nodes=two does not fit: Value 'two' of type 'str' could not be converted to Integer."),
-        (["nodes=1.5"], "nodes=1.5 does not fit"),
-        (["train.dropout=abc"], "train.dropout=abc does not fit"),
-        (["train.activation_checkpointing=maybe"], "train.activation_checkpointing=maybe does not fit"),
+        (["nodes=two"], "nodes=two: expected `int`, got `str`."),
+        (["train.dropout=abc"], "train.dropout=abc: expected `float`"),
         (["train=3"], "train=3 is a group of keys"),
-        (["allocator.env=5"], "allocator.env=5 does not fit"),
+        (["allocator.env=5"], "allocator.env=5: expected a group of keys"),
         (["sweep=1"], "sweep=1 is a group of keys"),
-        (["sweep.shuffle_arms=maybe"], "sweep.shuffle_arms=maybe is true or false"),
-        (["sweep.max_minutes=0"], "sweep.max_minutes=0 must be a number greater than 0"),
-        (["sweep.max_minutes=soon"], "sweep.max_minutes=soon must be a number"),
-        (["sweep.max_minutes=nan"], "sweep.max_minutes=nan must be a number"),
-        (["sweep.html=maybe"], "sweep.html=maybe is true or false"),
-        (["sweep.max_minutes=true"], "sweep.max_minutes=True must be a number"),
+        (["sweep.shuffle_arms=maybe"], "sweep.shuffle_arms=maybe: expected `bool`"),
+        (["sweep.max_minutes=0"], "sweep.max_minutes=0: expected `float` > 0.0"),
+        (["sweep.max_minutes=nan"], "sweep.max_minutes=nan: expected `float` > 0.0"),
         (["~model"], "~model takes a key away, and a job needs every key: give it another value, model=VALUE."),
-        (["~model=gpt124m"], "~model=gpt124m takes a key away"),
-        (["~train.dropout"], "~train.dropout takes a key away"),
         (["study=ä"], "study=ä cannot be read: "),
         (["nodes=range(1,2,0)"], "nodes=range(1,2,0) cannot be read: "),
         (["nodes=interval(1,2)"], "nodes=interval(1,2) is an interval"),
         (["nodes=range(1,inf)"], "more than 100000 jobs"),
         (["+allocator=glob(x*)"], "+allocator=glob(x*) matches no file of allocator; there are fugaku_pool, glibc,"),
         (["allocator=[glibc,tcmalloc]"], "would merge files into one"),
-        (["+allocator=tc*"], "allocator=tc* is not there"),
         (["model=null"], "a group takes the name of one of its files, as in model=tiny: "),
         (["experiment=smoke,tcmalloc"], "experiment has 2 values, and is one for the whole sweep"),
-        (["study=a,b"], "study has 2 values"),
         (["sweep.reference=a,b"], "sweep.reference has 2 values"),
         (["allocator.env={A:1}"], "allocator.env: a key in its value is not there; add one by its own name"),
         (["hydra.run.dir=x"], "hydra.run.dir is a key of Hydra's own"),
@@ -227,33 +180,19 @@ def test_a_batch_that_auto_does_not_divide_is_refused_with_what_auto_is() -> Non
         (["+hydra.searchpath=[x]"], "hydra.searchpath is a key of Hydra's own"),
         (["nodes=1", "--config-name=x"], "unrecognized arguments: --config-name=x"),
         (["--frob"], "unrecognized arguments: --frob"),
-        (["--cfg", "jobs"], "invalid choice: 'jobs'"),
         (["-m", "report"], "report is a command, which stands first"),
         (["-m", "nodes"], "nodes is not KEY=VALUE"),
         (["=3"], "=3 is not KEY=VALUE"),
         (["nodes=1\n", "x=\t"], "nodes=1\\n"),
         (["nodes=(1"], "nodes=(1 cannot be read"),
         (["nodes=${nods}"], "nods"),
-        (["study=a/b"], "study=a/b is the name of a folder"),
+        *(([f"study={name}"], f"study={name} is the name of a folder") for name in ("a/b", "../up", ".hidden")),
         (["nodes=3"], "train.global_batch_size=1024 must be a multiple"),
-        (["-m", "nodes=1,3"], "train.global_batch_size=1024 must be a multiple"),
         (["measure.blocks=3"], "measure.blocks=3 is not auto"),
     ],
 )
 def test_the_command_line_refuses_in_one_sentence(words: list[str], sentence: str, refused: Callable[..., str]) -> None:
     assert sentence in refused(*words)
-
-
-@pytest.mark.parametrize(
-    "study, good",
-    [("main", True), ("a.b-c_1", True), ("../up", False), ("", False), (".hidden", False), ("a b", False)],
-)
-def test_study_names_a_folder(study: str, good: bool) -> None:
-    if good:
-        assert study_of(config_of(study=study)) == Study(study, True, "glibc")
-    else:
-        with pytest.raises(ConfigError, match="is the name of a folder"):
-            study_of(config_of(study=study))
 
 
 # The points of a sweep
@@ -302,11 +241,10 @@ def test_points_that_differ_in_plain_numbers_alone_are_composed_once_and_are_the
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[list[str]] = []
-    hydra = compose.compose
 
     def counted(name: str, point: list[str], **options: Any) -> Any:
         asked.append(point)
-        return hydra(name, point, **options)
+        return hydra_compose(name, point, **options)
 
     monkeypatch.setattr(compose, "compose", counted)
     words = ["train.global_batch_size=8", "nodes=1,2", "repeat=0,3", "allocator=glibc,tcmalloc", "model=tiny"]
@@ -321,6 +259,23 @@ def test_points_that_differ_in_plain_numbers_alone_are_composed_once_and_are_the
     assert [[job] for job in jobs] == each
     with pytest.raises(ConfigError, match="repeat=-1"):
         compose.jobs_of(["repeat=0,-1"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["+experiment=smoke", "nodes=2", "study=2024_05", "train.lr=1e-3"],
+        ["data.path='a, b'", "+allocator.env.A=1", "model=tiny"],
+    ],
+)
+def test_these_tests_compose_as_hydra_does(words: list[str]) -> None:
+    """``compose_once``: what it keeps is not what a test before changed."""
+    with compose._hydra(words):
+        wanted = compose._without_hydra(hydra_compose("config", words, return_hydra_config=True))
+        for _ in range(2):
+            found = compose._without_hydra(compose_once("config", words, return_hydra_config=True))
+            assert found == wanted
+            OmegaConf.update(found, "nodes", 99)
 
 
 def test_glob_finds_the_arms_of_the_users_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -114,9 +113,3 @@ def test_config_yaml_says_the_defaults_of_the_schema(compose: Callable) -> None:
     assert to_dict(job) == expected
     full = {**to_dict(Job())["measure"], "iterations": 0}
     assert all(math.isclose(expected["measure"][k], v) for k, v in full.items() if k != "mode")
-
-
-def test_no_file_of_conf_has_a_path_of_a_machine_in_it() -> None:
-    for path in Path(CONF).rglob("*"):
-        if path.is_file():
-            assert "/lib/" not in path.read_text() and "/root" not in path.read_text(), path

@@ -56,6 +56,11 @@ def test_what_copies_say_is_understood_and_by_whom_it_may_be_said(by_leader: boo
     assert {message["do"] for message in REAL[by_leader]} == {kind.__struct_config__.tag for kind in kinds}
 
 
+@pytest.mark.parametrize("message", ["\ud800", {"do": "\ud800"}, {"do": "store", "key": "\ud800", "value": "\ud800"}])
+def test_half_a_character_is_no_message(message: Any) -> None:
+    assert not is_message(message, by_leader=False)
+
+
 KEY = st.sampled_from(
     "do rank ranks hostname alike parts done error warnings logs key value add run jobs why hangs".split()
     + ["0", "1", "²"]

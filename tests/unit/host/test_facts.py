@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -115,7 +114,7 @@ def test_the_image_is_known_by_its_content_and_its_file_by_its_hash(tmp_path: Pa
     assert host["image"]["sif_sha256"] == abc
     assert host["root_mount"]["image_fstypes"] == ["fuse.squashfuse_ll"]
     gone = host_of(tmp_path, {}, APPTAINER_CONTAINER=str(tmp_path / "elsewhere.sif"))["image"]
-    assert gone["sif_sha256"] is None and "No such file" in gone["sif_note"]
+    assert gone["sif_sha256"] is None
     other = tmp_path / "other.json"
     other.write_text("[1]")
     assert "not a JSON object" in host_of(tmp_path, {}, BENCH_IMAGE_JSON=str(other))["image"]["note"]
@@ -164,10 +163,3 @@ def test_this_host_read_twice_is_one_and_the_same_host() -> None:
     assert likeness.fingerprint(host) == likeness.fingerprint(again)
     assert {name for name, _, _ in likeness.differences(host, again)} <= {"cpu.ghz", "git.dirty"}  # these may change
     assert findings(host, load)
-
-
-def test_reading_facts_does_not_import_torch() -> None:
-    code = "import sys, bench.host.facts as f; f.host(); print('torch' in sys.modules)"
-    project = Path(facts.__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -70,32 +69,6 @@ def test_two_at_the_same_moment_are_one(monkeypatch: pytest.MonkeyPatch) -> None
     assert not said
 
 
-def test_two_that_come_while_python_imports_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the second found the exception of the first under way, Python said SystemError: one time in four, with imports."""
-    monkeypatch.setattr(sys, "unraisablehook", lambda what: pytest.fail(str(what.exc_value)))
-    # It is told when to begin: one that is sent before anybody waits for it would be lost, and this would go round for ever.
-    send = """
-import os, signal, sys, time
-sys.stdin.read(1)
-time.sleep(float(sys.argv[2]))
-for number in (signal.SIGUSR1, signal.SIGUSR2):
-    os.kill(int(sys.argv[1]), number)
-"""
-    before = [signal.signal(number, lambda *arguments: None) for number in (signal.SIGUSR1, signal.SIGUSR2)]
-    try:
-        for attempt in range(20):
-            words = [sys.executable, "-S", "-c", send, str(os.getpid()), str(0.001 * attempt)]
-            sender = subprocess.Popen(words, stdin=subprocess.PIPE)
-            with sender, pytest.raises(Interrupted), interruptible():
-                assert sender.stdin is not None
-                os.write(sender.stdin.fileno(), b".")
-                while True:
-                    importlib.util.find_spec("no_module_of_this_name")
-    finally:
-        for number, handler in zip((signal.SIGUSR1, signal.SIGUSR2), before):
-            signal.signal(number, handler)
-
-
 def test_a_library_that_fails_over_one_hides_it_from_nobody() -> None:
     """OmegaConf, while Hydra was imported: its finally found a list half made, and the traceback was of an AttributeError."""
     with pytest.raises(Interrupted, match="SIGTERM"), interruptible():
@@ -124,20 +97,13 @@ def test_one_within_another_leaves_the_handlers_to_it() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_in_another_thread_there_is_nothing_to_wait_for() -> None:
-    wrong: list[Exception] = []
+def test_another_thread_is_not_interruptible() -> None:
+    def other() -> int:
+        with interruptible():
+            return 7
 
-    def other() -> None:
-        try:
-            with interruptible():
-                pass
-        except Exception as error:
-            wrong.append(error)
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    thread.join()
-    assert not wrong
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(other).result() == 7
 
 
 def test_one_that_comes_while_the_handlers_are_put_back_is_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,8 +137,7 @@ def test_one_that_was_dropped_is_raised_again() -> None:
     raise_if_interrupted()  # it is over
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP])
-@pytest.mark.parametrize("words", [["repeat=1"], ["plan"]])
+@pytest.mark.parametrize(("number", "words"), [(signal.SIGTERM, ["repeat=1"]), (signal.SIGHUP, ["plan"])])
 def test_one_that_comes_while_the_words_are_read_is_said(
     number: signal.Signals, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,11 +146,7 @@ def test_one_that_comes_while_the_words_are_read_is_said(
 
     monkeypatch.setattr(compose, "jobs_of", composes)
     assert cli.main(words) == 130
-    said = capsys.readouterr()
-    assert (
-        said.err
-        == f"bench: stopped by {number.name}: what is written is whole; the same command may be started again.\n"
-    )
+    assert capsys.readouterr().err.startswith(f"bench: stopped by {number.name}: ")
 
 
 def test_one_that_comes_while_the_sweep_ends_is_said(

@@ -28,15 +28,11 @@ def test_fingerprint_ignores_what_times_do_not_depend_on(vm: dict[str, Any]) -> 
         ("memory", {"page_bytes": 65536}, "memory.page_bytes"),
         ("memory", {"total_bytes": 32 << 30}, "memory.total_bytes"),
         ("system", {"kernel": "5.4"}, "system.kernel"),
-        (
-            "system",
-            {"mitigations": {"meltdown": "Vulnerable", "retbleed": "Not affected"}},
-            "system.mitigations.meltdown",
-        ),
+        ("system", {"mitigations": {"meltdown": "Vulnerable", "retbleed": "Not affected"}}, "system.mitigations.meltdown"),
         ("packages", {"torch": "1.10.2+cpu"}, "packages.torch"),
         (None, {"image": {"content_sha256": "c0ffee"}}, "image.content_sha256"),
     ],
-)
+)  # fmt: skip
 def test_fingerprint_changes_with_what_times_depend_on(
     vm: dict[str, Any], group: str | None, changed: dict[str, Any], named: str
 ) -> None:

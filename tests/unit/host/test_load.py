@@ -10,7 +10,7 @@ import pytest
 from machines import X86_VM, tree
 
 from bench.host.facts import host
-from bench.host.load import noise, now, standstill, used_memory_mib
+from bench.host.load import noise, now, stalls, used_memory_mib
 
 QUIET = {
     "time": 1000.0,
@@ -105,7 +105,7 @@ def part(number: int, **stopped: float) -> dict[str, Any]:
     ],
 )
 def test_a_rank_that_stood_still_is_told_with_the_seconds(ranks: list[dict[str, Any]], said: list[str]) -> None:
-    sentences = standstill(ranks)
+    sentences = stalls(ranks)
     assert len(sentences) == len(said) and all(words in sentence for words, sentence in zip(said, sentences))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from bench.host import topology
 from bench.host.topology import cores, crowded, free_bytes, needs_of_domains, numa_domains, share_cpus
-from bench.process.cpus import memory_nodes, node_of_all
+from bench.process.cpus import layout, memory_nodes, node_of_all
 
 GIB_KB = 1 << 20
 SMT = {
@@ -91,16 +91,12 @@ def test_a_restricted_affinity_counts_the_cores_that_are_ours(tmp_path: Path) ->
     assert share_cpus([0, 1, 2, 4, 8], 1, system=system) == [[0, 1, 2, 4]], "one rank has them all"
 
 
-def test_offline_cpus_are_no_siblings(tmp_path: Path) -> None:
-    half = {0: [0, 1, 2, 3, 8, 9], 1: [4, 5, 6, 7]}  # of 16, of which 10, 11 and the second threads of socket 1 are off
-    system = machine(tmp_path, half, 8)
-    assert cores([0, 1, 2, 3, 4, 5, 6, 7, 8, 9], system) == list(range(8))
-
-
 def test_nodes_need_not_follow_one_another(tmp_path: Path) -> None:
     system = machine(tmp_path, {3: [0, 1, 4, 5], 17: [2, 3, 6, 7]}, 4)
     assert share_cpus(range(8), 2, system=system) == [[0, 1], [2, 3]]
     assert node_of_all([2, 3], system) == 17 and node_of_all([1, 2], system) is None
+    assert layout([0, 1], system) == layout([2, 3], system) == "2 CPUs on 2 cores of 1 NUMA domains"
+    assert len({layout(cpus, system) for cpus in ([0, 1], [0, 2], [0, 4])}) == 3, "a stray binding is another"
 
 
 def test_even_and_odd_numbers_of_two_sockets(tmp_path: Path) -> None:

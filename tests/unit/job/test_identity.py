@@ -22,15 +22,6 @@ from bench.workloads import reading
 from bench.workloads.catalogue import workload_of
 from bench.workloads.program.run import part_of
 
-EVENT: dict[str, Any] = {
-    **{"wall_seconds": 2.0, "exit_code": 0, "stopped": False, "minor_faults": 9, "major_faults": 0},
-    **{"user_seconds": 1.0, "system_seconds": 0.5, "pid": 7, "threads": 1, "peak_rss_bytes": 1 << 20, "huge_bytes": 0},
-    **{"fault_cost_seconds": None, "steps": None},
-}
-PROOF: dict[str, Any] = {
-    **{"malloc_library": "/lib/libc.so.6", "sha256": "0", "version": "1", "options": {}, "unconfirmed": []},
-    **{"libraries": {"/lib/libc.so.6": "0"}, "library_path": None, "processes": []},
-}
 SCRIPT = {"command": ["python", "train.py"], "directory": "/home/alice/work"}
 
 
@@ -53,7 +44,7 @@ def program_study(out: Path, program: Program) -> list[dict[str, Any]]:
             job = Job(workload="program", program=program, allocator=builders.ARMS[arm], repeat=repeat)
             made = builders.record(out, builders.job(arm, repeat))
             wall = {"wall_seconds": seconds * (1 + repeat / 1000)}
-            part = {**part_of({**EVENT, **wall}, PROOF, []), "environment_bytes": 4096}
+            part = {**part_of({**builders.EVENT, **wall}, builders.PROOF, []), "environment_bytes": 4096}
             made = {**made, "job": to_dict(job), "content_hash": job.content_hash, "ranks": [part]}
             found.append(
                 {**made, "derived": workload_of(made).figures(made), "path": str(out / job.directory / "record.json")}

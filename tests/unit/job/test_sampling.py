@@ -62,12 +62,16 @@ def test_an_iteration_without_a_middle_one_is_refused(given: int, batch: int, le
 @pytest.mark.parametrize(
     "measure, batch, counts, warm",
     [
-        (Measure(), 1024, [2, 2, 2, 2, 6, 6], 8),  # a step after every second micro-batch of the warm-up
+        (Measure(), 1024, [1, 1, 1, 1, 6, 6], 4),  # a step after every micro-batch of the warm-up
         (Measure(warmup_micro_batches=0), 1024, [1, 6, 6], 1),  # Adam makes its state in the first
-        (Measure(warmup_micro_batches=5), 8, [2, 2, 1, 6, 6], 5),  # no iteration is longer than a whole one
-        (Measure(), 2, [2, 2, 2, 2, 2], 8),
-        (Measure(), 1, [1] * 9, 8),
-        (Measure(mode="full", iterations=2, iteration_micro_batches=0), 64, [2, 2, 2, 2, 64, 64], 8),
+        (
+            Measure(warmup_micro_batches=2, iteration_micro_batches=12),
+            8,
+            [1, 1, 8, 8],
+            2,
+        ),  # none is longer than a whole one
+        (Measure(), 1, [1] * 5, 4),
+        (Measure(mode="full", iterations=2, iteration_micro_batches=0), 64, [1, 1, 1, 1, 64, 64], 4),
         (Measure(mode="full", iterations=2, iteration_micro_batches=0, warmup_micro_batches=0), 64, [64, 64, 64], 64),
     ],
 )
@@ -115,14 +119,14 @@ def done(*middles: float) -> tuple[list[str], list[float]]:
 
 def test_the_warm_up_never_counts_however_it_looks() -> None:
     kinds, seconds = done(*[7.0] * 3, *[1.0] * 5)
-    assert steady_from(JOB, kinds, seconds) == 8, "among eight samples no change point is searched for"
+    assert steady_from(JOB, kinds, seconds) == 4, "among eight samples no change point is searched for"
 
 
 def test_a_change_point_is_searched_for_among_twenty_middle_ones_and_more() -> None:
     kinds, seconds = done(*noisy([2.0] * 12 + [1.0] * 12))
     start = steady_from(JOB, kinds, seconds)
-    assert 36 < start <= 50 and kinds[start] == "middle"
-    assert steady_from(JOB, kinds[:32], seconds[:32]) == 8
+    assert 32 < start <= 46 and kinds[start] == "middle"
+    assert steady_from(JOB, kinds[:32], seconds[:32]) == 4
 
 
 @pytest.mark.parametrize(

@@ -45,18 +45,11 @@ def record() -> dict[str, Any]:
 def of_program(record: dict[str, Any]) -> dict[str, Any]:
     """As the driver makes it of what the watcher sends; a real one is in tests/integration/test_program.py."""
     job = to_dict(Job(workload="program", program=Program(command=["true"])))
-    return {**record, "job": job, "ranks": [{**part_of(EVENT, PROOF, [2.5]), "environment_bytes": 4096}]}
-
-
-EVENT = {
-    **{"wall_seconds": 2.0, "exit_code": 0, "stopped": False, "minor_faults": 9, "major_faults": 0},
-    **{"user_seconds": 1.0, "system_seconds": 0.5, "pid": 7, "threads": 1, "peak_rss_bytes": 1 << 20, "huge_bytes": 0},
-    **{"fault_cost_seconds": None, "steps": None},
-}
-PROOF = {
-    **{"malloc_library": "/lib/libc.so.6", "sha256": "0", "version": "glibc 2.36", "options": {}, "unconfirmed": []},
-    **{"libraries": {"/lib/libc.so.6": "0"}, "library_path": None, "processes": []},
-}
+    return {
+        **record,
+        "job": job,
+        "ranks": [{**part_of(builders.EVENT, builders.PROOF, [2.5]), "environment_bytes": 4096}],
+    }
 
 
 def test_committed_files_are_what_the_code_generates() -> None:

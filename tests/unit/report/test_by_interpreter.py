@@ -14,7 +14,7 @@ from bench.report import by_interpreter, document, html, retention, terminal
 from bench.statistics.across import across_software, keeping
 from bench.statistics.grouping import sections
 
-pytestmark = pytest.mark.usefixtures("unrendered")
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def under(

@@ -13,7 +13,7 @@ from bench.report import costs, document, html, terminal
 from bench.report.words import limit_sentence
 from bench.statistics.grouping import Section, sections
 
-pytestmark = pytest.mark.usefixtures("unrendered")
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 LINE = "export MKL_DEBUG_CPU_TYPE=5"
 ARMS = {"glibc": {"seconds": 0.2, "faults": 50_000}, "tcmalloc": {"seconds": 0.1, "faults": 10}}

@@ -19,7 +19,7 @@ from bench.statistics.grouping import sections
 from bench.statistics.hosts import side_by_side
 from bench.workloads import reading
 
-pytestmark = pytest.mark.usefixtures("unrendered")
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 EPYC = {"cpu": {"model": "AMD EPYC 7B13", "vendor": "AuthenticAMD"}}
 ARM = {

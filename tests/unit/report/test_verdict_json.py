@@ -18,7 +18,7 @@ from bench.paths import CHECKOUT, PUBLISHED
 from bench.report import verdict_json
 from bench.statistics import stats
 
-pytestmark = pytest.mark.usefixtures("unrendered")
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 FAST = {"glibc": {"seconds": 0.2}, "tcmalloc": {"seconds": 0.1}}
 RATIO = "value low high num_blocks smallest_detectable note standard_error degrees confidence"

@@ -218,7 +218,7 @@ def test_report_of_folders_writes_everything_into_the_first(tmp_path, capsys):
     capsys.readouterr()
 
 
-@pytest.mark.usefixtures("unrendered")
+@pytest.mark.usefixtures("undrawn")
 def test_comparisons_are_data_too(tmp_path, capsys):
     arms = {**FAST, "glibc_tuned_thp": {"seconds": 0.1, "loss_shift": 1.0}}
     write.write_sweep(tmp_path, STUDY, b.study(tmp_path, arms), True)
@@ -237,7 +237,7 @@ def test_comparisons_are_data_too(tmp_path, capsys):
     assert len(rows) == 2
 
 
-@pytest.mark.usefixtures("unrendered")
+@pytest.mark.usefixtures("undrawn")
 def test_refused_files_are_named_with_the_reason(tmp_path, capsys):
     made = b.study(tmp_path, FAST, blocks=3)
     b.write(made)

@@ -5,7 +5,7 @@ from pathlib import Path
 import builders as b
 import pytest
 
-from bench.job.words import count, seconds
+from bench.job.quantities import count, seconds
 from bench.statistics.cause import PHASES, Cause, explain, fault_prices, median_limits
 
 OUT = Path("/results/main")

@@ -8,32 +8,28 @@ import coverage  # the part of validation, not the package
 import numpy as np
 import pytest
 
-from bench.job.job import Job
-
 SHAPES = {shape.name: shape for shape in coverage.SHAPES}
-BENCH, WIDTH = SHAPES["make bench: 8 samples, two speeds"], SHAPES["8 to 30, stopped by width"]
+BENCH = SHAPES["make bench: 2 iterations a run"]
 
 
-def test_a_job_of_make_bench_counts_eight_middle_ones_behind_the_warm_up() -> None:
-    seconds = np.linspace(2.0, 1.0, 20)
-    left = coverage.run(Job(measure=BENCH.measure), seconds)["micro_batches"]
-    counted = [i for i, (kind, steady) in enumerate(zip(left["kind"], left["steady"])) if steady and kind == "middle"]
-    assert counted == list(range(11, 19)) and len(left["kind"]) == 20
+def test_a_run_has_the_shipped_warm_up_and_its_iterations() -> None:
+    kinds, iteration, warm = coverage.run_kinds(BENCH)
+    assert warm == 4 and iteration == [0, 1, 2, 3, *[4] * 6, *[5] * 6]
+    assert [i for i, kind in enumerate(kinds) if kind == "middle"] == [7, 8, 13, 14]
 
 
-def test_a_job_that_is_stopped_by_width_is_longer_the_more_it_varies() -> None:
-    rng, lengths = np.random.default_rng(1), []
-    for noise in (0.001, 0.03):
-        shape = replace(WIDTH, noise=noise, speeds=0.0, warm_up=0.0)
-        job = coverage.run(Job(measure=shape.measure), 2.4 * coverage.series(rng, shape, False))
-        lengths.append(len(job["micro_batches"]["kind"]))
-    assert lengths[0] == 20 and 32 <= lengths[1] <= 56
+def test_the_reference_has_a_level_for_each_iteration_and_the_arm_has_one() -> None:
+    quiet = replace(BENCH, noise=0.0, runs=0.0, warm_up=0.0)
+    _, iteration, warm = coverage.run_kinds(quiet)
+    reference, arm = (coverage.level_of(np.random.default_rng(1), quiet, iteration, warm, yes) for yes in (True, False))
+    assert len({round(x, 9) for x in reference}) == 6 and set(arm) == {1.0}
 
 
-def test_the_reference_goes_to_and_fro_between_two_speeds_and_is_warm_in_time() -> None:
-    shape = replace(BENCH, noise=1e-6)
-    values = coverage.series(np.random.default_rng(1), replace(shape, measure=coverage.BY_WIDTH), True)
-    assert sorted(set(np.round(values[9:], 3))) == [0.96, 1.04] and values[0] > 1.0
+def test_a_slow_stretch_lasts_half_a_minute_and_meets_both_arms() -> None:
+    host = coverage.host_of(np.random.default_rng(1), BENCH, 20_000, coverage.SECONDS) > 1
+    assert 0.15 < host.mean() < 0.25
+    stretches = np.flatnonzero(np.diff(host.astype(int)) == 1)
+    assert 25 < host.sum() * coverage.SECONDS / len(stretches) < 35
 
 
 @pytest.mark.parametrize(("times", "good"), [(1.0, True), (0.3, False)])
@@ -47,7 +43,7 @@ def test_an_interval_too_narrow_misses_the_goals(times: float, good: bool, monke
 
     monkeypatch.setattr(coverage.stats, "ratio", narrowed)
     outcomes, (fewest, _, most) = coverage.judge(1, 0, 60)
-    assert (fewest, most) == (8, 8)
+    assert (fewest, most) == (2, 2)
     assert (not coverage.missed(BENCH, 5, outcomes[5], 60)) == good
 
 

@@ -21,6 +21,7 @@ TINY = Model(layers=2, hidden=32, heads=2, sequence=16, vocabulary=100, padded_v
 
 
 DROPOUT = Train().dropout
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def in_turns(other: Any, dropout: float = DROPOUT) -> tuple[list[list[float]], bool]:

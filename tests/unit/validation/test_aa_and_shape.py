@@ -1,0 +1,133 @@
+"""validation/aa.py, shape.py and interleave.py: their verdicts, on records that are made up to deserve them."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+from typing import Any
+
+import aa
+import builders as b
+import interleave
+import pytest
+import shape
+
+from bench.job.job import Allocator
+from bench.workloads import reading
+
+# A/A
+
+
+def write_block(out: Path, study: str, block: int, seconds: tuple[float, ...]) -> None:
+    for name, one in zip(aa.NAMES, seconds):
+        job = dataclasses.replace(b.job(repeat=block), allocator=Allocator(name))
+        b.write([b.record(out / study, job, seconds=one, spread=0.0)])
+
+
+@pytest.mark.parametrize(
+    ("different", "code", "words"),
+    [
+        (0, 0, "glibc: goal met: 0 of 10 called different, at most 1 of 10 allowed"),
+        (1, 0, "glibc: goal met: 1 of 10 called different"),
+        (2, 1, "glibc: goal missed: 2 of 10 called different"),
+    ],
+)
+def test_one_comparison_in_ten_may_be_called_different(
+    different: int,
+    code: int,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    noise = random.Random(1)
+
+    def run_block(out: Path, study: str, block: int, given: Any) -> None:
+        faster = 1.2 if int(study[-2:]) < different else 1.0
+        write_block(out, study, block, (0.1 * faster * noise.gauss(1, 0.003), 0.1 * noise.gauss(1, 0.003)))
+
+    monkeypatch.setattr(aa, "run_block", run_block)
+    assert aa.main(["--comparisons", "10", "--out", str(tmp_path)]) == code
+    assert words in capsys.readouterr().out
+
+
+def test_a_block_with_one_job_is_not_done(tmp_path: Path) -> None:
+    one = dataclasses.replace(b.job(), allocator=Allocator(aa.NAMES[0]))
+    b.write([b.record(tmp_path, one)])
+    assert aa.done_blocks(tmp_path, aa.NAMES[:2]) == set() and aa.done_blocks(tmp_path / "none", aa.NAMES[:2]) == set()
+
+
+def five_names(out: Path, slow: float) -> None:
+    """Four blocks; the job of the last name takes ``slow`` as long."""
+    noise = random.Random(3)
+    for block in range(4):
+        write_block(out, "aa_tiny_glibc_00", block, tuple(0.1 * noise.gauss(1, 0.003) * x for x in (1, 1, 1, 1, slow)))
+
+
+@pytest.mark.parametrize(("slow", "code", "called"), [(1.0, 0, "0 of 10"), (1.2, 1, "4 of 10")])
+def test_every_two_of_five_names_are_a_comparison(
+    slow: float, code: int, called: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(aa, "run_block", lambda *_: pytest.fail("all blocks are there"))
+    five_names(tmp_path, slow)
+    assert aa.main(["--comparisons", "10", "--names", "5", "--out", str(tmp_path)]) == code
+    said = capsys.readouterr().out
+    assert f"{called} called different, at most 1 of 10 allowed" in said and "names dealt anew 2,000 times" in said
+
+
+@pytest.mark.parametrize("slow_name", [[1, 1, 1, 1], [0, 1, 0, 1]])
+def test_names_dealt_anew_do_not_hang_on_who_bore_which(slow_name: list[int], tmp_path: Path) -> None:
+    """Of two jobs one is slow in each block. Whichever name it bore, it falls to one side in all four blocks twice in 16 deals."""
+    for block, slow in enumerate(slow_name):
+        times = [0.1 + 0.0001 * block, 0.1 + 0.0001 * block]
+        times[slow] *= 1.2
+        write_block(tmp_path, "s", block, tuple(times))
+    found = reading.read_all([tmp_path / "s"])[0]
+    assert aa.dealt_anew(found) == aa.dealt_anew(found) == pytest.approx(2 / 16, abs=0.03)
+
+
+# The shape of a run, and interleaving
+
+
+def record_with(faults: list[float], arm: str = "glibc", block: int = 0) -> dict[str, Any]:
+    """A record whose counted iterations have so many minor faults in each of their micro-batches."""
+    record = b.record(Path("/r"), b.job(arm, block), num_iterations=len(faults))
+    columns = record["ranks"][0]["micro_batches"]
+    first = min(i for i, yes in zip(columns["iteration"], columns["steady"]) if yes)
+    for phase in ("forward", "backward"):
+        columns[f"{phase}_minor_faults"] = [faults[i - first] / 2 if i >= first else 9e9 for i in columns["iteration"]]
+    return record
+
+
+def test_a_draw_is_the_mean_of_an_iterations_middle_micro_batches() -> None:
+    assert shape.draws(record_with([1e6, 2e6]), "minor_faults") == [1e6, 2e6]
+
+
+@pytest.mark.parametrize(("short", "code"), [([2.0e6, 2.1e6], 0), ([2.3e6, 2.2e6], 1)])
+def test_short_iterations_must_have_the_faults_of_long_ones(
+    short: list[float], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(
+        shape, "run_job", lambda out, study, *words: record_with([2e6, 2.1e6] if "long" in study else short)
+    )
+    assert shape.main(["--allocator", "glibc", "--warm-ups", "1", "--out", str(tmp_path)]) == code
+    said = capsys.readouterr().out
+    assert ("goal met" in said) == (code == 0) and "warm-up 1" in said and "warm-up 4" in said
+
+
+@pytest.mark.parametrize(("factor", "code"), [(1.0, 0), (1.2, 1)])
+def test_interleaved_runs_must_have_the_faults_of_runs_alone(
+    factor: float, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def sweep(out: Path, mode: str, *rest: Any) -> list[dict[str, Any]]:
+        times = factor if mode == "true" else 1.0
+        return [
+            record_with([2e6 * times, 2.01e6 * times], arm, block)
+            for arm in ("glibc", "tcmalloc")
+            for block in range(3)
+        ]
+
+    monkeypatch.setattr(interleave, "sweep", sweep)
+    assert interleave.main(["--allocator", "glibc", "tcmalloc", "--out", str(tmp_path)]) == code
+    assert ("faults of glibc" in capsys.readouterr().out) == bool(code)

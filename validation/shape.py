@@ -1,0 +1,101 @@
+"""The shape of a run: does a short run with short iterations find what long iterations have?
+
+    python -m validation shape [--allocator glibc tcmalloc] [--warm-ups 1 4 8] [--long 64] [--draws 8] [--out results/shape] [overrides]
+
+glibc's heap layout changes at an optimizer step and then stays, so that an iteration is one draw of what a run costs. For each arm one
+run of long iterations gives the reference: the minor faults of its micro-batches after those that settle. Runs of the shipped
+iteration, after warm-ups of different length, are held against it, draw by draw. Faults do not mind a busy machine; the seconds are
+printed beside them, and mean something on a quiet one.
+
+Goal: after the shipped warm-up, the mean faults of the shipped iteration are within 3 % of those of long iterations, for each arm
+that faults at all (more than 10,000 a micro-batch). Exit code 1 when it is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from run_job import results, run_job
+
+from bench.config.compose import jobs_of
+from bench.job.series import student_t
+
+GOAL = 0.03
+FEW_FAULTS = 10_000  # a micro-batch: below it a share says nothing
+COUNTERS = ("minor_faults", "seconds")
+
+
+def draws(record: dict[str, Any], counter: str) -> list[float]:
+    """Return the mean of ``counter`` over the middle micro-batches of each counted iteration."""
+    columns = record["ranks"][0]["micro_batches"]
+    found: dict[int, list[float]] = {}
+    for i, kind in enumerate(columns["kind"]):
+        if columns["steady"][i] and kind == "middle":
+            both = columns[f"forward_{counter}"][i] + columns[f"backward_{counter}"][i]
+            found.setdefault(columns["iteration"][i], []).append(both)
+    return [statistics.fmean(values) for values in found.values()]
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Return half the 95 % interval of the mean; infinite for one value."""
+    if len(values) < 2:
+        return math.inf
+    return student_t(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def line(name: str, record: dict[str, Any], base: float | None) -> tuple[str, float]:
+    """Return one row, and the mean faults as a share of ``base``."""
+    faults, seconds = (draws(record, counter) for counter in COUNTERS)
+    mean, share = statistics.fmean(faults), statistics.fmean(faults) / base if base else math.nan
+    spread = 100 * statistics.stdev(faults) / mean if len(faults) > 1 and mean else math.nan
+    words = (
+        f"{name:34}{len(faults):6}{mean:14,.0f}{half_width(faults):12,.0f}{spread:8.1f}{statistics.fmean(seconds):9.2f}"
+    )
+    return words + (f"{share:8.3f}" if base else ""), share
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--allocator", nargs="+", default=["glibc", "tcmalloc"])
+    parser.add_argument("--warm-ups", nargs="+", type=int, default=[1, 4, 8], help="micro-batches")
+    parser.add_argument("--long", type=int, default=64, help="micro-batches of a long iteration")
+    parser.add_argument("--draws", type=int, default=8, help="iterations of a run")
+    parser.add_argument("--long-draws", type=int, default=2)
+    parser.add_argument("--out", type=Path)
+    args, overrides = parser.parse_known_args(argv)
+    shipped = jobs_of(overrides)[1][0].measure
+    print(
+        f"{'minor faults of a middle micro-batch':34}{'draws':>6}{'mean':>14}{'half-width':>12}{'sd %':>8}{'seconds':>9}{'share':>8}"
+    )
+    missed = []
+    with results(args.out) as out:
+        for arm in args.allocator:
+
+            def run(name: str, warm: int, each: int, number: int, arm: str = arm) -> dict[str, Any]:
+                measure = {"warmup_micro_batches": warm, "iteration_micro_batches": each, "iterations": number}
+                words = [f"measure.{key}={value}" for key, value in measure.items()]
+                return run_job(out, f"{arm}-{name}", f"+allocator={arm}", *words, "measure.max_seconds=1e9", *overrides)
+
+            long = run(f"long-{args.long}", shipped.warmup_micro_batches, args.long, args.long_draws)
+            print(line(f"{arm}: iterations of {args.long}", long, None)[0], flush=True)
+            base = statistics.fmean(draws(long, "minor_faults"))
+            for warm in sorted({*args.warm_ups, shipped.warmup_micro_batches}):
+                each = shipped.iteration_micro_batches
+                words, share = line(
+                    f"{arm}: iterations of {each}, warm-up {warm}", run(f"w{warm}", warm, each, args.draws), base
+                )
+                print(words, flush=True)
+                if warm == shipped.warmup_micro_batches and base > FEW_FAULTS and abs(share - 1) > GOAL:
+                    missed.append(f"{arm}: {share:.3f}")
+    print(f"goal missed: {', '.join(missed)}" if missed else f"goal met: within {GOAL:.0%}")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
