@@ -33,6 +33,7 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 LINGER_SECONDS = 2.0  # helpers may end a moment after the program
 GRACE_SECONDS = 5.0  # from being asked to end to being made to
 TELL_SECONDS = 0.5
+IDLE_SHARE = 0.05  # of the wall time: less CPU time than this means that the work is done elsewhere
 GROWN = 1.02  # of the memory, since its shared pages were last counted: the kernel walks all of it for that
 
 
@@ -225,9 +226,9 @@ class Watch:
         return time.thread_time() - began
 
     def look_closely(self, pid: int) -> None:
-        """Look at a process that stands still in a run that verifies."""
+        """Look at a process that stands still in a run that verifies; a thread may stand still too, which is no process."""
         stat = tree.stat(pid)
-        if stat and self.verification:
+        if stat and self.verification and tree.is_process(pid):
             self.verification.look_at(stat)
 
     def weigh(self, found: list[tree.Stat]) -> None:
@@ -281,7 +282,7 @@ class Watch:
             if os.WIFSIGNALED(status)
             else os.WEXITSTATUS(status)
         )
-        account = self.verification.account(cpu, wall_seconds) if self.verification else self.checks(cpu)
+        account = self.verification.account(cpu, wall_seconds) if self.verification else self.checks(cpu, wall_seconds)
         return {
             "wall_seconds": wall_seconds,
             "exit_code": code,
@@ -297,14 +298,18 @@ class Watch:
             "notes": [*self.output.notes(), *account["notes"]],
         }
 
-    def checks(self, cpu_seconds: float) -> dict[str, Any]:
-        """Return the error of a timed run, of which more than a small share ran without the arm."""
+    def checks(self, cpu_seconds: float, wall_seconds: float) -> dict[str, Any]:
+        """Return the error of a timed run of which more than a small share ran without the arm; a note where the work is elsewhere."""
         beyond = sum(seconds for seconds, _ in self.astray.values())
         error = None
         if beyond > UNREACHED_SHARE * max(cpu_seconds, 1e-9):
             pid, (_, words) = max(self.astray.items(), key=lambda item: item[1])
             error = f"process {pid} ({words}) ran without it in this run, and not in the first, which verifies: start it again."
-        return {"error": error, "notes": []}
+        notes = [
+            f"The command and its children used the CPU for {100 * cpu_seconds / wall_seconds:.1g} % of the time: it waits, or a process that "
+            "it did not start (a server, a container engine, another host) does the work, and no allocator here reaches that."
+        ]
+        return {"error": error, "notes": notes * (wall_seconds > 1 and cpu_seconds < IDLE_SHARE * wall_seconds)}
 
 
 def pause_seconds(cost: float, age: float, verifies: bool) -> float:

@@ -54,6 +54,13 @@ def stat(pid: int) -> Stat | None:
     return Stat(pid, words[0], n[0], n[18], counters, (n[10] + n[11]) / TICKS_PER_SECOND, n[20] * PAGE_BYTES, n[24])
 
 
+def is_process(pid: int) -> bool:
+    """Return whether this is the number of a process, and not of a further thread."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/status", errors="replace") as f:
+        return f"\nTgid:\t{pid}\n" in f.read()
+    return False
+
+
 def main_thread_seconds(pid: int) -> float:
     """Return the CPU time of the main thread, to the nanosecond, where /proc/PID/stat counts in hundredths of a second."""
     try:

@@ -36,7 +36,7 @@ PRIVATE_SYMBOLS = ("mi_malloc", "je_malloc", "_rjem_malloc", "duckdb_je_malloc",
 MALLOC = ("malloc", *PRIVATE_SYMBOLS)
 UNREACHED_SHARE = 0.05  # of CPU time or memory: what lies beyond it is no longer the arm that was measured
 UNKNOWN_SHARE = 0.10
-IDLE_SHARE, IDLE_SECONDS = 0.05, 0.02  # of the run's time: less CPU than this means that the work is done elsewhere
+IDLE_SECONDS = 0.02  # of CPU time: a run that uses less has no shares of it
 MOST_ROWS = 100  # of a build with thousands of processes, in the record
 LOADERS = re.compile(r"ld[\w.-]*\.so")  # a program may be started by its loader's name
 OWN = "has a malloc of its own inside, which comes before any preload"
@@ -186,17 +186,16 @@ def started(path: Path) -> list[Started]:
     with open(path, "rb") as f:
         lines = [found.groups() for line in f if WORDS.search(line) and (found := SAID.search(line))]
     said: list[Started] = []
-    by_libc: bytes | None = None
-    by_others: bytes | None = None
-    for binder, malloc, name in lines:
-        if name is not None:
-            server = by_libc or by_others
-            said.append(Started(os.fsdecode(name), os.fsdecode(server) if server else None))
-            by_libc = by_others = None
-        elif is_libc(os.fsdecode(binder)):
-            by_libc = malloc
-        else:
-            by_others = malloc
+    bound: list[tuple[str, str]] = []
+    for binder, malloc, name in (tuple(os.fsdecode(word or b"") for word in words) for words in lines):
+        if not name:
+            bound.append((binder, malloc))
+            continue
+        served = [malloc for binder, malloc in bound if is_libc(binder)] or [malloc for _, malloc in bound] or [""]
+        # A program that is not position-independent is bound to itself where it holds malloc's address, and then to the library.
+        onward = [malloc for binder, malloc in bound if binder == name != malloc]
+        said.append(Started(name, onward[-1] if served[-1] == name and onward else served[-1] or None))
+        bound.clear()
     return said
 
 
@@ -311,11 +310,6 @@ def judge(
         notes.append(
             f"Processes too short to be seen used {100 * (1 - cpu / total):.0f} % of the CPU time (does this host forbid ptrace?): "
             "what they carry is not known."
-        )
-    if wall_seconds > 1 and cpu_seconds < IDLE_SHARE * wall_seconds:
-        notes.append(
-            f"The command and its children used the CPU for {100 * cpu_seconds / wall_seconds:.1f} % of the time: it waits, or a process that "
-            "it did not start (a server, a container engine, another host) does the work, and no allocator here reaches that."
         )
     if not error and not any(reached for _, reached, _ in verdicts):
         error = "no process could be verified, so that the arm is not proved."
