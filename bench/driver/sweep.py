@@ -60,7 +60,6 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
     copy = which_copy(os.environ)
     timeout_seconds, secret = jobs[0].launch.timeout_seconds, secret_of(copy.launcher, os.environ)
     host = facts.host()
-    revision = host["git"] or {}
     hello: dict[str, Any] = {
         "facts": host,
         "refused": None,
@@ -71,7 +70,6 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
             "Python": host["python"],
             "packages": host["packages"],
             "image": (host["image"] or {}).get("content_sha256"),
-            "revision": f"{revision.get('revision')}{' with changes' * bool(revision.get('dirty'))}",
             "number of copies": copy.num_copies,
             "measured code": measured_code(jobs[0].workload),
         },
@@ -193,7 +191,14 @@ class Runner:
                 todo.append(job)
             else:
                 self.ended(job, record, done)
-        for group in self.groups(arms, todo):
+        reference = next((job for job in arms if job.allocator.name == self.study.reference), None)
+        number = 1
+        while reference and (record := self.answered(dataclasses.replace(reference, group=number))):
+            done.append(record)  # it ran beside arms that did not fit, or were added later
+            number += 1
+        hosts = self.leader.facts
+        at_once = runs_at_once(todo[0], hosts, self.study.interleave, len(hosts) == 1) if todo else 1
+        for group in groups(todo, reference, at_once, number):
             raise_if_interrupted()
             if done and self.time_is_over(started, group[0]):
                 return False
@@ -206,19 +211,6 @@ class Runner:
     def ended(self, job: Job, record: records.Record, done: list[records.Record]) -> None:
         self.progress.end(job, record)
         done.append(record)
-
-    def groups(self, arms: Sequence[Job], todo: Sequence[Job]) -> list[list[Job]]:
-        """Return the runs of ``todo`` that are alive together."""
-        if not todo:
-            return []
-        hosts = self.leader.facts
-        at_once = runs_at_once(todo[0], hosts, self.study.interleave, len(hosts) == 1)
-        reference = next((job for job in arms if job.allocator.name == self.study.reference), None)
-        taken = 0
-        if reference:  # runs of the reference arm that an earlier command made for other groups
-            while (self.out / dataclasses.replace(reference, group=taken + 1).directory / "record.json").exists():
-                taken += 1
-        return groups(todo, reference, at_once, taken + 1)
 
     def plan(self, jobs: Sequence[Job]) -> Plan:
         """Return what is to run. The host's matrix products are timed first where something will run."""

@@ -12,7 +12,7 @@ from bench.host.foreign import OF_ALLOCATORS
 from bench.job.errors import ConfigError, printable
 from bench.job.job import Job
 from bench.record.records import Record
-from bench.workloads.program.figures import cautions, checked_ranks, derive
+from bench.workloads.program.figures import cautions, checked_ranks, derive, too_few_steps
 from bench.workloads.program.run import run_program
 from bench.workloads.workload import OnEvent, Outcome, Workload
 
@@ -71,7 +71,7 @@ class UserProgram(Workload):
         return len(steps["seconds"]) if steps else 1
 
     def cautions(self, record: Record) -> list[str]:
-        return cautions(record)
+        return too_few_steps(record) + cautions(record)
 
     def agreement(self, check: Losses) -> str:
         from bench.report.sentences import agreement

@@ -100,10 +100,6 @@ def test_what_was_there_already_is_said_to_be(watch: Any) -> None:
     assert [line.endswith("[already there]") for line in text.getvalue().splitlines()] == [True, False, False, True]
 
 
-def test_a_job_is_named_by_arm_nodes_and_repeat() -> None:
-    assert label(JOB) == "tcmalloc n=4 repeat=2"
-
-
 # ---- eighty columns
 
 
@@ -178,7 +174,7 @@ def test_the_first_job_tells_the_time_by_its_own_pace(watch: Any) -> None:
     for measure, seconds in ((Measure(iterations=2, max_seconds=150), 150.0), (Measure(max_seconds=1), 100.0)):
         assert Gpt().expected_seconds(replace(job, measure=measure), 2, 20.0) == seconds
     full = replace(job, measure=Measure(mode="full", iterations=2), train=Train(global_batch_size=8))
-    assert Gpt().expected_seconds(full, 1, 10.0) == 10.0 * (8 + 2 * full.num_micro_batches)
+    assert Gpt().expected_seconds(full, 1, 10.0) == 10.0 * (4 + 2 * full.num_micro_batches)
 
 
 def test_interleaved_runs_are_one_line_and_end_together(watch: Any) -> None:

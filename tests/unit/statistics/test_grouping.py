@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import builders as b
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bench.job.job import Measure
 from bench.report.sentences import losses_sentences
@@ -87,6 +90,43 @@ def test_the_same_repeat_of_two_runs_is_two_blocks():
     assert section.pairs[0].ratio.num_blocks == 6
 
 
+def small_study():
+    """Three arms in three blocks at one and two nodes, a failed run, and two runs in which everything but the block is alike."""
+    arms = {"glibc": {"seconds": 0.2}, "tcmalloc": {"seconds": 0.1}, "tcmalloc_release": {"seconds": 0.1}}
+    found = b.study(OUT, arms, blocks=3, nodes=(1, 2), num_iterations=3)
+    found.append(b.record(OUT, b.job("glibc", 7), error="it was killed"))
+    for minute, record in enumerate(found):
+        record["started_at"] = f"2026-01-01T00:{minute:02d}:00+00:00"
+        record["hosts"] = [{**host, "hostname": f"node{minute}"} for host in record["hosts"]]
+    return found
+
+
+STUDY = small_study()
+
+
+def plain(found):
+    """What a reader sees of the sections: pairs with their figures, the times of the cells, and sentences."""
+    return [
+        (
+            s.title,
+            s.host,
+            s.arms,
+            s.pairs,
+            [(c.arm, c.nodes, c.sec_per_it) for c in s.cells],
+            s.losses,
+            sorted(s.cautions),
+        )
+        for s in found
+    ]
+
+
+@given(order=st.permutations(range(len(STUDY))))
+@settings(max_examples=max(5, int(os.environ.get("BENCH_EXAMPLES", "200")) // 10), deadline=None)
+def test_the_order_of_records_changes_nothing(order):
+    """Neither a figure nor a sentence, to the last digit."""
+    assert repr(plain(sections([STUDY[i] for i in order], "glibc"))) == repr(plain(sections(STUDY, "glibc")))
+
+
 def test_blocks_are_paired_and_the_rest_is_counted():
     records = [
         r
@@ -165,3 +205,26 @@ def test_memory_says_which_is_larger():
     assert section.pairs[0].memory.value == pytest.approx(300 / 360)
     said = memory_sentence(section.pairs[0])
     assert "peak memory of tcmalloc is 1.20x" in said and "larger" in said
+
+
+def test_an_arm_is_paired_with_the_run_that_it_alternated_with():
+    """Two groups in each block: the second arm's own run of glibc takes twice as long."""
+    records = []
+    for block in range(3):
+        glibc = [b.job("glibc", block), replace(b.job("glibc", block), group=1)]
+        for base, arm, seconds in zip(glibc, ("tcmalloc", "jemalloc"), (0.2, 0.4)):
+            pair = [(base, b.job(arm, block), seconds), (b.job(arm, block), base, seconds / 2)]
+            records += [
+                {**b.record(OUT, one, seconds=s), "interleaved_with": [other.content_hash]} for one, other, s in pair
+            ]
+    section = only(records)
+    assert {p.arm: p.ratio.value for p in section.pairs} == pytest.approx({"tcmalloc": 2, "jemalloc": 2}, rel=0.02)
+    assert [p.unpaired_blocks for p in section.pairs] == [0, 0] and [p.ratio.num_blocks for p in section.pairs] == [
+        3,
+        3,
+    ]
+
+
+def test_runs_of_another_number_of_iterations_stand_in_one_section():
+    more = replace(b.job("glibc", 1), measure=replace(b.job().measure, iterations=9))
+    assert only([b.record(OUT, b.job()), b.record(OUT, more)]).num_records == 2

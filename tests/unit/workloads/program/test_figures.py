@@ -2,7 +2,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.workloads.program.figures import cautions
+import pytest
+
+from bench.workloads.program.figures import cautions, too_few_steps
+from bench.workloads.program.watch.steps import steady_from
 
 
 def process(command: str, reached: bool | None, why: str | None) -> dict[str, Any]:
@@ -41,3 +44,11 @@ def test_a_first_run_that_took_much_longer_or_much_less_is_stated() -> None:
 def test_values_that_one_arm_does_not_repeat_are_stated() -> None:
     assert "other values in two runs of one arm" in cautions(record([], check="loss (.*)"))[0]
     assert cautions(record([], check="loss (.*)", values=[1.0])) == []
+
+
+@pytest.mark.parametrize("count, words", [(2, "1 of the first 2"), (3, "1 of the first 2"), (4, None), (30, None)])
+def test_a_run_of_few_steps_says_that_its_warm_up_counts(count: int, words: str | None) -> None:
+    steps = {"steady": [number >= steady_from([1.0] * count) for number in range(count)]}
+    said = too_few_steps({"ranks": [{"steps": steps}]})
+    assert [one.startswith(f"{words} steps, which are warm-up, counts") for one in said] == ([True] if words else [])
+    assert too_few_steps({"ranks": [{"steps": None}]}) == []
