@@ -12,7 +12,7 @@ from bench.report import history, verdict_json
 from bench.report.verdicts import agreement_sentence, gate_sentences
 from bench.statistics.gate import gate
 from bench.statistics.history import series
-from bench.statistics.reproduction import Side, agree, alike, check_tolerance, load_side, only_in
+from bench.statistics.reproduction import Side, agree, alike, check_tolerance, experiments_differ, load_side, only_in
 from bench.workloads import reading
 
 
@@ -82,6 +82,9 @@ def print_agreement(a: Side, b: Side, tolerance: float, decides: bool = True) ->
             lacking = True
         for caution in [*one.invalid.values(), *one.cautions]:
             print(f"Of {one.name}: {caution}")
+    for change in experiments_differ(a, b)[1] if a.job and b.job else []:
+        if change.startswith("program."):
+            print(f"Differs: {change} (A, B)")
     print_facts(a, b)
     if not {agreement.word for agreement in agreements.values()} <= {"reproduced", "within tolerance"}:
         return 1

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import math
 import os
+import re
 import shlex
 import shutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,11 @@ from bench.config import compose
 from bench.config.overrides import refuse_unknown
 from bench.config.study import Study
 from bench.driver import sweep
+from bench.driver.resume import locked
 from bench.host.files import file_sha256
+from bench.host.foreign import OF_ALLOCATORS, dropped_environment
 from bench.job.checks import check
-from bench.job.errors import ConfigError
+from bench.job.errors import ConfigError, RecordError
 from bench.job.job import OWN_PARTS, Job, Program
 from bench.paths import results_directory
 from bench.record.records import Record
@@ -28,7 +33,7 @@ from bench.report.verdicts import show, verdict_sentence
 from bench.statistics import grouping
 from bench.statistics.stats import FEWEST_BLOCKS, verdict
 from bench.workloads import reading
-from bench.workloads.program.run import OUTPUT, last_lines
+from bench.workloads.program.run import OUTPUT, last_lines, seen_environment
 
 ARMS = ("glibc", "glibc_tuned_thp", "tcmalloc", "jemalloc_keep", "mimalloc")  # by default, those that this host has
 SHOWN_LINES = 12
@@ -39,6 +44,8 @@ KEYS = {  # of `program`, as they are written on the command line: the type, and
     "stop_after_steps": (int, "a whole number"),
     "same_output": (bool, "true or false"),
     "terminal": (bool, "true or false"),
+    "name": (str, ""),
+    "resume": (bool, "true or false"),
     "timeout_seconds": (float, "a number of seconds"),
     "directory": (str, ""),
 }
@@ -51,8 +58,12 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(
             "program needs the command after --, as in: program rate='step .* ([0-9.]+) s' -- python train.py"
         )
+    resume = any(word.lower() == "program.resume=true" for word in options.overrides)
     program, rest = program_of(options.overrides, options.after)
     study, jobs = jobs_of(program, rest)
+    say(f"standard input is /dev/null{removed()}.")
+    with locked(results_directory() / study.name, say):
+        set_aside(results_directory() / study.name, program, seen_environment(os.environ) if resume else {})
     code = sweep.run(study, jobs)
     if code != sweep.INTERRUPTED:
         # Also further blocks of the same program, which measure.blocks=auto added.
@@ -82,11 +93,39 @@ def program_of(words: Sequence[str], command: Sequence[str]) -> tuple[Program, l
             continue
         refuse_unknown([name], KEYS, "program.")
         values[name] = as_type(name, value)
+    values.pop("resume", None)
     directory = Path(values.pop("directory", os.getcwd())).expanduser().absolute()
     if not directory.is_dir():
         raise ConfigError(f"program.directory={directory} is not a folder.")
     check_command(command[0], directory)
     return Program(command=list(command), directory=str(directory), files=files_of(command, directory), **values), rest
+
+
+def say(sentence: str) -> None:
+    print(f"bench: {sentence}", file=sys.stderr)
+
+
+def removed() -> str:
+    """Return, to follow a sentence, which of the caller's variables no arm gets: what the user runs today is another baseline then."""
+    names = dropped_environment(OF_ALLOCATORS)
+    return (
+        f"; removed from the environment, so that the baseline is not what runs with them: {', '.join(names)}"
+        if names
+        else ""
+    )
+
+
+def set_aside(folder: Path, program: Program, kept: Mapping[str, str]) -> None:
+    """Rename the records of earlier starts of ``program``: what its command read is not known, so none of them answers. On request those
+    stay that had the same environment, whose SHA-256 is in ``kept``."""
+    for path in sorted(folder.glob("*/record.json")):
+        with contextlib.suppress(RecordError):
+            record = reading.read(path)
+            theirs = record["job"].get("program") or {}
+            part = (record["ranks"] or [{}])[0]
+            same = kept and record["valid"] and part.get("environment_sha256") == kept["environment_sha256"]
+            if (theirs.get("name"), theirs.get("command")) == (program.name, program.command) and not same:
+                os.replace(path, path.with_name(f"record-{re.sub('[^0-9]', '', record['started_at'])[:14]}.json"))
 
 
 def as_type(name: str, text: str) -> Any:
@@ -98,7 +137,12 @@ def as_type(name: str, text: str) -> Any:
 
 
 def check_command(word: str, directory: Path) -> None:
-    """Raises ConfigError for what cannot be started."""
+    if re.search(r"\s", word) and not (directory / word).exists():
+        raise ConfigError(
+            f"{word!r} is one word: give the words of the command without quotes around all of them: -- {word}"
+        )
+    if re.match(r"[A-Za-z_]\w*=", word) and not (directory / word).exists():
+        raise ConfigError(f"{word} is a variable and no program: put `env` in front of it: -- env {word} ...")
     if "/" not in word:
         if shutil.which(word) is None:
             raise ConfigError(f"{word} is not a program in PATH: give its path.")
@@ -125,6 +169,7 @@ def jobs_of(program: Program, words: Sequence[str]) -> tuple[Study, list[Job]]:
     given = refuse_gpt_keys(words)
     defaults = {
         "allocator": f"+allocator={','.join(ARMS)}",
+        "measure.max_seconds": "measure.max_seconds=120",
         "repeat": f"repeat={','.join(map(str, range(FEWEST_BLOCKS)))}",
     }
     study, jobs = compose.jobs_of([*words, *(line for key, line in defaults.items() if key not in given)])

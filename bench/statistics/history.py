@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.host import likeness
 from bench.job.identity import arm as setting_of
-from bench.job.identity import flat
+from bench.job.identity import flat, followed
 from bench.job.job import canonical
 from bench.process.cpus import cpu_numbers
 from bench.record.records import Record
@@ -109,7 +109,7 @@ def _judged(steps: Sequence[Step], now: stats.Ratio | None) -> tuple[str, stats.
 def _question(record: Record) -> str:
     """What must stay for a ratio to be of one question: the experiment, the nodes, and the hardware."""
     where = record["job"]["nodes"], record["launch"]["simulated"]
-    return canonical([experiment(record), where, [_hardware(host) for host in record["hosts"]]])
+    return canonical([followed(experiment(record)), where, [_hardware(host) for host in record["hosts"]]])
 
 
 def _hardware(host: Mapping[str, Any]) -> list[Any]:
@@ -118,8 +118,14 @@ def _hardware(host: Mapping[str, Any]) -> list[Any]:
 
 
 def _state(record: Record) -> str:
-    """What may change from step to step, alike for all arms: the host's software, and the code that measures."""
-    return canonical([likeness.host_class(record["hosts"]), record.get("measured_code")])
+    """What may change from step to step, alike for all arms: the host's software, the code that measures, a program's content."""
+    return canonical([likeness.host_class(record["hosts"]), record.get("measured_code"), _content(record)])
+
+
+def _content(record: Record) -> dict[str, Any]:
+    """What a program was, which a series follows from commit to commit."""
+    whole = experiment(record)
+    return {key: value for key, value in whole.items() if key not in followed(whole)}
 
 
 def _library(record: Record) -> str:
@@ -141,6 +147,7 @@ def _changed(before: Record, now: Record) -> list[tuple[str, Any, Any]]:
             f"{_name(record)} library": str(_sha256(record))[:12],
             "settings": canonical(setting_of(record["job"])),
             "measured code": record.get("measured_code"),
+            **_content(record),
             "version of this program": record["bench_version"],
         }
 

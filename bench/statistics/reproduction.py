@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.host import likeness
 from bench.job.errors import ConfigError, RecordError, printable
-from bench.job.identity import arm, identity, is_amount
+from bench.job.identity import arm, followed, identity, is_amount
 from bench.job.job import canonical, complete
 from bench.job.quantities import nodes_text
 from bench.process.cpus import cpu_numbers
@@ -124,18 +124,19 @@ def arm_of(record: Record) -> str:
 
 
 def experiments_differ(a: Side, b: Side) -> tuple[list[str], list[str]]:
-    """Return why the two are other experiments, in one sentence, or nothing; and how much was measured, which may differ: each key with
-    both values."""
+    """Return why the two are other experiments, in one sentence, or nothing; and what may differ: how much was measured, and the content of
+    a program under one label. Each with both values."""
     if not (a.job and b.job):
         other = "the published table is of the defaults of model, train and parallel at one rank a node, and this is another workload"
         return [] if a.is_published_workload and b.is_published_workload else [other], []
     keys = [key for key in sorted(a.job.keys() | b.job.keys()) if a.job.get(key) != b.job.get(key)]
     if "workload" in keys:  # then all of their own parts differ too
         keys = ["workload"]
-    named = {key: _differs(key, a.job.get(key), b.job.get(key)) for key in keys}
-    other = "; ".join(named[key] for key in keys if not is_amount(key))
-    amounts = [named[key] for key in keys if is_amount(key)]
-    return [f"these are two experiments: {other} differ (A, B)"] if other else [], amounts
+    differences = {key: _differs(key, a.job.get(key), b.job.get(key)) for key in keys}
+    decisive = {"workload", *followed(a.job), *followed(b.job)}
+    minor = [key for key in keys if is_amount(key) or key not in decisive]
+    other = "; ".join(differences[key] for key in keys if key not in minor)
+    return [f"these are two experiments: {other} differ (A, B)"] if other else [], [differences[key] for key in minor]
 
 
 def conditions_differ(a: Side, b: Side) -> list[str]:
