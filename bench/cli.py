@@ -113,7 +113,7 @@ def _os_error_sentence(error: OSError) -> str:
 
 
 def _run_command(argv: list[str]) -> int:
-    """The exit code, also where the command ends by SystemExit: argparse after --help, and an interrupted search."""
+    """Return the exit code, also where the command ends by SystemExit: argparse after --help, and an interrupted search."""
     try:
         os.getcwd()
         return _run(argv)
@@ -151,7 +151,9 @@ def _run(argv: list[str]) -> int:
 
 
 def parse(argv: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int], argparse.Namespace]:
-    """Return the command's ``run``, and its options: argparse's own, with ``words``, what stood after its name, ``after``, what of it
+    """Return the command's ``run``, and its options.
+
+    Return the command's ``run``, and its options: argparse's own, with ``words``, what stood after its name, ``after``, what of it
     came after -- where a command takes a program, and ``answer``, where a command puts what --json prints."""
     words = [*argv[1:]]
     here = words.index("--") if argv[0] in TAKES_A_PROGRAM and "--" in words else len(words)
@@ -164,7 +166,7 @@ def parse(argv: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int], arg
 
 
 def _parsers(command: str | None = None) -> dict[str, Parser]:
-    """The parser of each command by its name, and "" the one above them. Only ``command`` has its arguments."""
+    """Return the parser of each command by its name, and "" the one above them. Only ``command`` has its arguments."""
     prog = "mallocost"
     parser = Parser(prog=prog, usage=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     if command is None:

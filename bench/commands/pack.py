@@ -1,4 +1,4 @@
-"""pack DIR -o FILE: records that may be given away; pack --check FILE: are these fit to be taken in?"""
+"""The command `pack`: write an anonymized archive of a result, or check one."""
 
 from __future__ import annotations
 

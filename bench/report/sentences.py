@@ -95,7 +95,7 @@ def shell_line(section: Section) -> str | None:
 
 
 def _slow_products(section: Section) -> Mapping[str, Any] | None:
-    """The host's products where the library is slow by default; None else."""
+    """Return the host's products where the library is slow by default; None else."""
     found = section.host.get("products")
     return found if found and gain(found) > SLOW else None
 
@@ -232,7 +232,7 @@ def row_name(section: Section, pair: Pair) -> str:
 
 
 def _begun(section: Section, pair: Pair, sentence: str) -> str:
-    """The sentence with its number of nodes, where that is not plain, and a capital, unless it begins with an arm's name."""
+    """Return the sentence with its number of nodes, where that is not plain, and a capital, unless it begins with an arm's name."""
     text = f"at {nodes_text(*pair.at)} {sentence}" if _several_nodes(section, pair) else sentence
     return text[0].upper() + text[1:] if text.startswith(("at ", "cannot ", "no ", "peak ")) else text
 

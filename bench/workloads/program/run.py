@@ -53,8 +53,10 @@ _written: dict[str, set[str]] = {}
 
 
 def run_program(job: Job, folder: Path, on_event: Callable[[int, dict[str, Any]], None]) -> Outcome:
-    """Run it once, and once more before it where the arm is new. Its output stays in ``folder``/output.txt. No process is left behind,
-    whatever happens."""
+    """Run it once, and once more before it where the arm is new.
+
+    Its output stays in ``folder``/output.txt. No process is left behind, whatever happens.
+    """
     program = canonical(asdict(job.program))
     written = _written.setdefault(program, set())
     try:
@@ -124,13 +126,13 @@ def refuse_changed(files: Mapping[str, str]) -> None:
 
 @functools.cache
 def prove(allocator: str) -> dict[str, Any]:
-    """The arm's own proof, in a small process of its own: library, version and options. Once for each arm of a sweep."""
+    """Return the arm's own proof, in a small process of its own: library, version and options. Once for each arm of a sweep."""
     proof = retention.check(Allocator(**json.loads(allocator)))
     return {key: value for key, value in proof.items() if not key.startswith("retention_")}
 
 
 def environment(job: Job, path: str | None, base: Mapping[str, str]) -> dict[str, str]:
-    """The user's own, less what preloads or tunes an allocator, then the arm; as long for every arm."""
+    """Return the user's own, less what preloads or tunes an allocator, then the arm; as long for every arm."""
     env = kept(base)
     if job.program.rate is not None:
         env["PYTHONUNBUFFERED"] = "1"  # lines as they are printed
@@ -143,7 +145,9 @@ def kept(base: Mapping[str, str]) -> dict[str, str]:
 
 
 def seen_environment(base: Mapping[str, str]) -> dict[str, Any]:
-    """Return the caller's variables that steer threads, arithmetic or Python, and one hash over all that the program gets of the caller,
+    """Return the caller's variables that steer threads, arithmetic or Python, and one hash over all.
+
+    Return the caller's variables that steer threads, arithmetic or Python, and one hash over all that the program gets of the caller,
     less what another login or shell changes."""
     env = kept(base)
     content = canonical({name: value for name, value in env.items() if not name.startswith(OF_A_LOGIN)})
@@ -182,7 +186,7 @@ def watched(orders: dict[str, Any], on_event: Callable[[int, dict[str, Any]], No
 
 
 def judge(job: Job, event: Mapping[str, Any], output: Path) -> tuple[str | None, list[float]]:
-    """What is wrong with a run that ended, to follow the program's name; and the values that every arm must have alike."""
+    """Return what is wrong with a run that ended, to follow the program's name; and the values that every arm must have alike."""
     code, steps = event["exit_code"], event["steps"]
     last = f"; its last line: {words}" if (words := " ".join(last_lines(output, 1))) else ""
     if code is not None and code < 0:
@@ -210,7 +214,7 @@ def judge(job: Job, event: Mapping[str, Any], output: Path) -> tuple[str | None,
 
 
 def as_number(text: str) -> float:
-    """A number as it is; any other word as one that no other word has."""
+    """Return a number as it is; any other word as one that no other word has."""
     try:
         value = float(text)
         if value == value and abs(value) != float("inf"):
@@ -231,7 +235,7 @@ def last_lines(output: Path, count: int) -> list[str]:
 
 
 def part_of(event: Mapping[str, Any], proof: dict[str, Any], values: list[float]) -> dict[str, Any]:
-    """The run in the place of a rank, with those of a rank's fields that it has."""
+    """Return the run in the place of a rank, with those of a rank's fields that it has."""
     run = ("wall_seconds", "exit_code", "stopped", "minor_faults", "major_faults", "user_seconds", "system_seconds")
     same = ("pid", "threads", "peak_rss_bytes", "huge_bytes", "fault_cost_seconds", "steps")
     return {
