@@ -103,15 +103,28 @@ class Parsed(BaseException):
 @pytest.fixture
 def parse_only(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], None]:
     """Calls something that parses words and would run: passes if they parse."""
-    original = argparse.ArgumentParser.parse_args
+    parsers_at_work = 0
 
-    def parse_args(self: argparse.ArgumentParser, *words: Any, **more: Any) -> None:
-        original(self, *words, **more)
-        raise Parsed
+    def ending(original: Callable[..., Any]) -> Callable[..., Any]:
+        def parse(self: argparse.ArgumentParser, *words: Any, **more: Any) -> Any:
+            nonlocal parsers_at_work
+            parsers_at_work += 1
+            try:
+                found = original(self, *words, **more)
+            finally:
+                parsers_at_work -= 1
+            if not parsers_at_work:  # the outermost call: parse_args calls parse_known_args, and so do subcommands
+                raise Parsed
+            return found
+
+        return parse
+
+    methods = {name: ending(getattr(argparse.ArgumentParser, name)) for name in ("parse_args", "parse_known_args")}
 
     def check(run: Callable[[], Any]) -> None:
         with monkeypatch.context() as patched, pytest.raises(Parsed):
-            patched.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+            for name, method in methods.items():
+                patched.setattr(argparse.ArgumentParser, name, method)
             run()
 
     return check
