@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import re
 import os
+import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -141,7 +141,7 @@ def test_every_job_has_its_record_and_nothing_else_is_left(swept: Swept) -> None
         "ratios.csv",
         "report.md",
         "report.html",
-        *(f"{name}/record.json" for name in swept.fresh),
+        *(f"{name}/record.json" for name in swept.mended.records()),
     }
 
 
@@ -192,7 +192,7 @@ def test_results_csv_has_the_published_columns_first_and_a_row_for_each_job(swep
         f.seek(0)
         rows = list(csv.DictReader(f))
     assert text.strip() == PUBLISHED_COLUMNS
-    assert {Path(row["record"]).parent.name for row in rows} == set(swept.fresh)
+    assert {Path(row["record"]).parent.name for row in rows} == set(swept.mended.records())
     for row in rows:
         record = reading.read(swept.first.out / "smoke" / row["record"])
         assert (row["allocator"], int(row["repeat"])) == (record["job"]["allocator"]["name"], record["job"]["repeat"])
@@ -211,7 +211,7 @@ def test_what_is_missing_or_was_edited_is_measured_again_and_nothing_else(swept:
     assert swept.mended.code == 0
     before, after = swept.stamps["first"], swept.stamps["mended"]
     # The arm that is missing alternates with a run of glibc of its own.
-    (companion,) = set(after) - set(before)
+    (companion,) = set(swept.mended.records()) - set(swept.fresh)
     assert companion.startswith("n001_glibc_r01g1-")
     assert {name for name in before if after[name] != before[name]} == {swept.removed, swept.edited}
     assert swept.mended.stderr.count("bench: job ") == 2
