@@ -113,7 +113,7 @@ def test_columns_have_equal_lengths_and_true_contents(small_job: Job, events: li
     assert mb["forward_seconds"] == mb["backward_seconds"] == [1.0] * 10 and it["optimizer_seconds"] == [1.0] * 4
     # begin, three looks for each micro-batch, and two for the optimizer
     assert it["wall_seconds"] == [5.0, 5.0, 14.0, 14.0]
-    assert it["loss"] == [pytest.approx(sum(mb["loss"][i:j]) / (j - i)) for i, j in ((0, 2), (2, 6), (6, 10))]
+    assert it["loss"] == [pytest.approx(sum(mb["loss"][i:j]) / (j - i)) for i, j in ((0, 1), (1, 2), (2, 6), (6, 10))]
     assert len(set(mb["loss"])) == 10, "every sample is another one"
     assert [(e["iteration"], e["index"], e["loss"]) for e in events] == list(
         zip(mb["iteration"], mb["index"], mb["loss"])
