@@ -180,7 +180,7 @@ def test_the_verdict_comes_first(browser: Browser, page: Path) -> None:
     first = browser.ask("document.querySelector('main p').innerText")
     assert "glibc_tuned" in first and ("than glibc" in first or "against glibc" in first or "from glibc" in first)
     assert browser.ask("document.querySelector('.verdict').getBoundingClientRect().top") < DESK[1] / 2
-    assert "somebody else's machine" in browser.ask("document.querySelector('.elsewhere').innerText").lower()
+    assert browser.ask("document.querySelector('.elsewhere')") is None, "the published table is of another workload"
     assert "simulated nodes" in browser.ask("document.body.innerText")
 
 
@@ -263,14 +263,6 @@ def test_nothing_serious_bars_a_reader(
         browser.call("Emulation.setEmulatedMedia", features=[])
 
 
-def test_the_data_of_each_picture_can_be_saved(browser: Browser, page: Path) -> None:
-    browser.open(page, DESK)
-    data = browser.ask(
-        "Promise.all([...document.querySelectorAll('a[download]')].map(a => decodeURIComponent(a.href.slice(a.href.indexOf(',') + 1))))"
-    )
-    assert len(data) == len(browser.ask(PICTURES)) and all(text.count("\n") > 1 and "arm" in text for text in data)
-
-
 def test_a_table_is_sorted_by_a_click_and_back(browser: Browser, page: Path) -> None:
     browser.open(page, DESK)
     click = """(() => { const head = [...document.querySelectorAll('th button')].find(b => b.textContent === 'Phase').closest('th');
@@ -286,7 +278,7 @@ def test_a_table_is_sorted_by_a_click_and_back(browser: Browser, page: Path) -> 
 def test_what_few_look_for_is_folded_and_the_verdict_is_open(browser: Browser, page: Path) -> None:
     browser.open(page, DESK)
     folded = browser.ask("[...document.querySelectorAll('details:not([open]) > summary')].map(s => s.innerText)")
-    assert {"Host", "Configuration and launch", "The arms, and the proof of each"} <= set(folded)
+    assert {"Host", "Configuration and launch", "Allocators and their verification"} <= set(folded)
     assert browser.ask("document.querySelector('.verdict').closest('details')") is None
 
 

@@ -84,7 +84,7 @@ def test_one_record_can_be_run_again(results: dict[str, Any]) -> None:
 def test_the_line_that_one_arm_alone_prints_runs_only_what_is_missing(tmp_path: Path) -> None:
     alone = bench([*FAST, "+allocator=tcmalloc"], tmp_path)
     assert alone.code == 0 and "tcmalloc at 1 node: " in alone.stdout, alone.stderr
-    (line,) = re.findall(r"\./entrypoint\.sh (-m \+allocator=\S+) \(and the other words", alone.stdout)
+    (line,) = re.findall(r"mallocost (-m \+allocator=\S+) \(and the other words", alone.stdout)
     (before,) = (tmp_path / "smoke").glob("n001_tcmalloc_*/record.json")
     content = before.read_bytes()
     joined = bench([*shlex.split(line), *FAST], tmp_path)
