@@ -19,48 +19,49 @@ FLAGS = {
 }
 
 
-def folders() -> list[Path]:
-    """Return where programs are looked for and built: beside our packages (`make setup`, the image), else in the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mallocost"
-    return [Path(sys.prefix) / "replay", cache]
+BESIDE = Path(sys.prefix) / "replay"  # where `make setup` and the image put them
 
 
-def built(name: str) -> Path:
-    """Return the program of this very source, which is built where it is not there. Raises ConfigError without a C compiler."""
+def cache() -> Path:
+    """Return the user's folder for what is built when it is needed."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mallocost"
+
+
+def built(name: str, folder: Path | None = None) -> Path:
+    """Return the program of this very source, which is built into ``folder`` (else the user's cache) where it is not there.
+
+    Raises ConfigError where it cannot be built, first of all without a C compiler.
+    """
     source = HERE / f"{name}.c"
     file = f"{name}-{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}"
-    if found := next((folder / file for folder in folders() if (folder / file).is_file()), None):
+    places = [BESIDE / file, (folder or cache()) / file]
+    if found := next(filter(Path.is_file, places), None):
         return found
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", ""), "cc", "gcc", "clang"))), None)
     if compiler is None:
         raise ConfigError(
             "traces need a C compiler here, and there is none (cc, gcc, clang): apt-get install gcc libc6-dev, or set CC."
         )
-    folder = next((folder for folder in folders() if _is_writable(folder)), None)
-    if folder is None:
-        raise ConfigError(f"{file} can be built in none of {', '.join(map(str, folders()))}: set XDG_CACHE_HOME.")
-    part = folder / f"{file}.{os.getpid()}"
-    command = [compiler, "-O2", *WARNINGS, *FLAGS[name], "-o", str(part), str(source), "-lpthread", "-ldl"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        part.unlink(missing_ok=True)
-        words = (done.stderr.strip().splitlines() or ["it printed nothing"])[0]
-        raise ConfigError(f"{source.name} could not be built with {compiler}: {words}")
-    os.replace(part, folder / file)
-    return folder / file
-
-
-def _is_writable(folder: Path) -> bool:
+    target = places[-1]
+    part = target.with_name(f"{file}.{os.getpid()}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        command = [compiler, "-O2", *WARNINGS, *FLAGS[name], "-o", str(part), str(source), "-lpthread", "-ldl"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            words = (done.stderr.strip().splitlines() or ["it printed nothing"])[0]
+            raise ConfigError(f"{source.name} could not be built with {compiler}: {words}")
+        os.replace(part, target)
+    except OSError as error:
+        raise ConfigError(f"{target} cannot be built ({error.strerror}): set XDG_CACHE_HOME.") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return target
 
 
 if __name__ == "__main__":
     try:
         for one in FLAGS:
-            built(one)
+            built(one, BESIDE)
     except ConfigError as error:
         sys.exit(str(error))

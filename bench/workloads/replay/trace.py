@@ -21,7 +21,9 @@ from bench.job.errors import ConfigError
 MAGIC, RAW_MAGIC, FORMAT = b"MALLOCT1", b"MALLOCR1", 1
 RAW_HEADER = struct.Struct("<8sIIIIQ")  # magic, page size, process, errno where it stopped, forked, unused
 RAW_EVENT = struct.Struct("<BBHIQQQ")  # kind, log2 of the alignment, thread, pages, address, size, nanoseconds
-EVENT = struct.Struct("<BBHIIIQ")  # kind, log2 of the alignment, thread, block, pages, microseconds since the last, size
+EVENT = struct.Struct(
+    "<BBHIIIQ"
+)  # kind, log2 of the alignment, thread, block, pages, microseconds since the last, size
 PAGES = struct.Struct("<I")
 PAGES_AT = 8  # in an event
 MALLOC, CALLOC, MEMALIGN, FREE, REALLOC, REALLOC_END, THREAD_END, MARK = range(1, 9)
@@ -38,7 +40,7 @@ class Trace:
     events: bytes
 
     def __iter__(self) -> Iterator[tuple[int, int, int, int, int, int, int]]:
-        return EVENT.iter_unpack(self.events)  # type: ignore[return-value]
+        return EVENT.iter_unpack(self.events)
 
 
 class Builder:
@@ -46,7 +48,9 @@ class Builder:
 
     def __init__(self) -> None:
         self.events = bytearray()
-        self.blocks: dict[int, tuple[int, int]] = {}  # address -> number of the block, place of the event that allocated it
+        self.blocks: dict[
+            int, tuple[int, int]
+        ] = {}  # address -> number of the block, place of the event that allocated it
         self.free: list[int] = []
         self.num_blocks = self.calls = self.unseen = 0
         self.threads: dict[int, int] = {}
@@ -91,7 +95,9 @@ class Builder:
             PAGES.pack_into(self.events, place + PAGES_AT, pages)
         return block
 
-    def add_raw(self, kind: int, align: int, thread: int, pages: int, address: int, size: int, nanoseconds: int) -> None:
+    def add_raw(
+        self, kind: int, align: int, thread: int, pages: int, address: int, size: int, nanoseconds: int
+    ) -> None:
         time = nanoseconds // 1000
         if kind == FREE:
             self.end(thread, address, time, pages)
@@ -250,7 +256,9 @@ def read(path: Path, **facts: Any) -> Trace:
     except UnicodeDecodeError:
         text = ""
     if not text:
-        raise ConfigError(f"{path} is no trace: `trace` writes one, and Android's memory_replay has a form that is read.")
+        raise ConfigError(
+            f"{path} is no trace: `trace` writes one, and Android's memory_replay has a form that is read."
+        )
     return of_android(text.splitlines(), **facts)
 
 
