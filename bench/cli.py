@@ -176,8 +176,7 @@ def _parsers(command: str | None = None) -> dict[str, Parser]:
             **{group: ", ".join(files.choices(group)) for group in ("experiment", "allocator", "model")}
         )
     parser.add_argument("--version", action="store_true", help="print the version")
-    parser.add_argument("--cfg", metavar="job|hydra|all", help="print the configuration and measure nothing")
-    parser.add_argument("--resolve", action="store_true", help="with --cfg: ${...} replaced by what it stands for")
+    parser.add_argument("--cfg", metavar="job", help="print the configuration of the first job and measure nothing")
     parser.add_argument("-m", "--multirun", action="store_true", help="accepted, for every run is a sweep")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", prog=prog)
     made = {"": parser}
@@ -194,12 +193,11 @@ def measure(words: Sequence[str]) -> int:
     from bench.config import compose
 
     parser = Parser(prog="python -m bench", add_help=False, allow_abbrev=False)
-    parser.add_argument("-c", "--cfg", choices=("job", "hydra", "all"))
-    parser.add_argument("--resolve", action="store_true")
+    parser.add_argument("-c", "--cfg", choices=("job",))
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_intermixed_args(words)
     if options.cfg:
-        print(compose.shown(options.overrides, options.cfg, options.resolve), end="")
+        print(compose.shown(options.overrides), end="")
         return 0
     try:
         study, jobs = compose.jobs_of(options.overrides)

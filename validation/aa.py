@@ -43,7 +43,7 @@ NAMES = ("one", "other", "third", "fourth", "fifth")
 DIFFERENT = ("faster", "slower")
 DEALS = 2000
 # The real model as `make bench` has it: one counted iteration a job.
-WORDS = {"tiny": ("+experiment=smoke",), "gpt124m": ("measure.max_seconds=1",)}
+WORDS = {"tiny": ("+experiment=smoke",), "gpt124m": ("measure.iterations=1",)}
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,7 @@ from bench.statistics import stats
 from bench.statistics.grouping import pairs
 from bench.workloads import reading
 
-# As `make bench` has it. Shorter jobs (two iterations of 3) were tried: one middle micro-batch in each tells too little.
-WORDS = ("measure.max_seconds=60",)
+WORDS = ("experiment=tcmalloc",)  # as `make bench` has it
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=15, help="no block is begun that would end later (default 15)")
     parser.add_argument("--allocator", nargs="+", default=["glibc", "tcmalloc"], help="the first is the reference")
     parser.add_argument("--out", type=Path, help="keep the records here; a folder of its own, for the time to be right")
-    parser.add_argument("overrides", nargs="*", help=f"default: {' '.join(WORDS)}")
+    parser.add_argument("overrides", nargs="*", help=f"in place of {' '.join(WORDS)}")
     args = parser.parse_args(argv)
     reference, arm = args.allocator[0], args.allocator[-1]
     with results(args.out) as out:

@@ -91,7 +91,7 @@ def measure_training(
     times: dict[tuple[str, str], list[list[float]]] = {}
     losses: dict[tuple[str, str], list[list[float]]] = {}
     words = [f"model={args.model}", f"train.global_batch_size={args.micro_batches}", "measure.warmup_micro_batches=1",
-             f"measure.iteration_micro_batches={args.micro_batches}", "measure.min_samples=1", "measure.max_seconds=1"]  # fmt: skip
+             f"measure.iteration_micro_batches={args.micro_batches}", "measure.iterations=1"]  # fmt: skip
     with results(args.out) as out:
         for turn, path in turns(args.blocks):
             for arm in args.allocator:

@@ -25,6 +25,7 @@ import psutil
 
 Act = Callable[[Any, random.Random], None]
 ALONE, COPIES, NETWORK, SLURM = "alone", "copies", "network", "slurm"
+INTERLEAVED, INTERLEAVED_COPIES = "interleaved", "interleaved copies"  # two arms, whose runs take turns
 ALL = ("r0", "r2")  # repeats of the records that are there before
 PAUSE_SECONDS = 2.0
 
@@ -46,6 +47,21 @@ def send(who: str, number: int, which: int = 0) -> Act:
     def act(scene: Any, rng: random.Random) -> None:
         for process in scene.found(who)[which : which + 1]:
             process.send_signal(number)
+
+    return act
+
+
+def send_by_turn(number: int, has_turn: bool) -> Act:
+    """A signal to a rank of the interleaved run that has its turn, or to one of a run that waits."""
+
+    def act(scene: Any, rng: random.Random) -> None:
+        until = time.monotonic() + PAUSE_SECONDS
+        while time.monotonic() < until:
+            ranks = scene.found("rank")
+            states = [rank.status() == psutil.STATUS_RUNNING for rank in ranks]
+            if True in states and False in states:
+                ranks[states.index(has_turn)].send_signal(number)
+                return
 
     return act
 
@@ -197,6 +213,7 @@ def small_disk(path: Path) -> Iterator[None]:
 
 TWO = (COPIES, SLURM)
 ANYWHERE = (ALONE, COPIES, SLURM)
+TURNS = (INTERLEAVED, INTERLEAVED_COPIES)
 KIND_OF_SIGNAL = {
     f"driver gets {name}": Kind(send("driver", getattr(signal, name)), (ALONE,))
     for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGQUIT", "SIGALRM", "SIGPIPE")
@@ -244,6 +261,12 @@ KINDS: dict[str, Kind] = {
     "stranger says JSON": Kind(stranger(lambda rng: b'{"same":{},"do":"end"}\n'), (COPIES,)),
     "stranger says nested JSON": Kind(stranger(lambda rng: b"[" * 1000 + b"\n"), (COPIES,)),
     "strangers in a crowd": Kind(stranger(lambda rng: b"", 80), (COPIES,)),
+    "rank in its turn killed": Kind(send_by_turn(signal.SIGKILL, True), TURNS, training=True),
+    "rank that waits killed": Kind(send_by_turn(signal.SIGKILL, False), TURNS, training=True),
+    "rank in its turn stopped for good": Kind(send_by_turn(signal.SIGSTOP, True), TURNS, training=True, limit_seconds=90),
+    "rank that waits stopped for good": Kind(send_by_turn(signal.SIGSTOP, False), TURNS, training=True, limit_seconds=90),
+    "Ctrl-C between turns": Kind(send("driver", signal.SIGINT), (INTERLEAVED,), training=True),
+    "driver killed between turns": Kind(send("driver", signal.SIGKILL), TURNS, training=True),
     "network cut silently": Kind(cut("silently"), (NETWORK, SLURM), limit_seconds=150),
     "network cut, link down": Kind(cut("link down"), (NETWORK,), limit_seconds=150),
     "job cancelled": Kind(slurm_tool("scancel", "--user=root"), (SLURM,)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from fault_kinds import ALONE, NETWORK, SLURM, alive
+from fault_kinds import ALONE, INTERLEAVED, INTERLEAVED_COPIES, NETWORK, SLURM, alive
 
 from bench.host.foreign import foreign_variables
 from bench.job.errors import RecordError
@@ -27,6 +28,7 @@ WORDS = (
     "+experiment=smoke measure=full measure.iterations=12 train.global_batch_size=4 launch.threads_per_rank=1".split()
 )
 WORDS += ["launch.timeout_seconds=30", "launch.silence_seconds=8", "launch.oversubscribe=true"]
+ARMS = ["+allocator=glibc,glibc_top_pad", "sweep.interleave=true"]
 LEAVE_SECONDS = 15.0
 SLOWEST = 4  # times as slow as the limits of the kinds allow for, may a host be that other programs keep busy
 FREE_SECONDS = 120.0  # for Slurm to hear from a node that is back
@@ -74,11 +76,11 @@ class Scene:
         return {**kept, "BENCH_OUT": str(self.out), MARK: str(self.root), "BENCH_TOKEN": "of this campaign"}
 
     def start(self, repeats: str = "repeat=0,1,2") -> None:
-        words = [*WORDS, repeats]
+        words = [*WORDS, repeats, *(ARMS if self.where in (INTERLEAVED, INTERLEAVED_COPIES) else ())]
         program = ["-m", "bench"] if not self.clocked else ["-c", CLOCK, str(self.clock)]
         command = [sys.executable, "-B", *program, *words]
         env = self.environment()
-        if self.where == ALONE:
+        if self.where in (ALONE, INTERLEAVED):
             self.popen(command, env)
             return
         command.append("nodes=2")
@@ -239,17 +241,18 @@ class Scene:
         return [str(process) for process in found]
 
     def record(self, name: str) -> Path:
-        """The path of r0, r1 or r2, where it is or was."""
-        (path,) = [p for p in (self.out / "smoke").glob(f"*_r0{name[1]}-*")]
+        """Return the path of r0, r1 or r2, where it is or was; of another arm than glibc its name follows, as in r1_glibc_top_pad."""
+        (path,) = (self.out / "smoke").glob(f"*_{name[3:] or 'glibc'}_r0{name[1]}-*")
         return path / "record.json"
 
     def contents(self) -> dict[str, bytes]:
         """By name, of records that can be read and are valid."""
         found = {}
         for path in sorted((self.out / "smoke").glob("*_r0?-*/record.json")):
+            _, arm, repeat = re.fullmatch(r"(n\d+)_(\w+)_r0(\d)-\w+", path.parent.name).groups()  # type: ignore[union-attr]
             with contextlib.suppress(RecordError, OSError):
                 if reading.read(path)["valid"]:
-                    found["r" + path.parent.name.split("_r0")[1][0]] = path.read_bytes()
+                    found[f"r{repeat}{'' if arm == 'glibc' else f'_{arm}'}"] = path.read_bytes()
         return found
 
     def has(self, data: bytes) -> bool:

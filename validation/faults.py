@@ -2,8 +2,8 @@
 
     python -m validation faults [--faults 60] [--seed 1] [--slurm] [--kinds WORD,WORD] [--only N] [--jobs 2] [--out FILE]
 
-Each fault has a sweep of three small jobs of its own, of which two are there already. At a random moment of the third one of the
-kinds of fault_kinds.py happens; then the same command is started again. Counted, and each must be 0:
+Each fault has a sweep of three small jobs of its own, of which two are there already; where runs are interleaved, of two arms. At a
+random moment of the third one of the kinds of fault_kinds.py happens; then the same command is started again. Counted, and each must be 0:
 
 - lost: a valid record from before that is not there any more, byte for byte (but what the fault itself took);
 - hangs: a command that has not ended in the time that its kind allows, or a start after it that does not;
@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from fault_kinds import ALONE, COPIES, KINDS, NETWORK, SLURM, small_disk
+from fault_kinds import ALONE, COPIES, INTERLEAVED, INTERLEAVED_COPIES, KINDS, NETWORK, SLURM, small_disk
 from fault_scene import Scene, are_alike
 
 from bench.paths import CHECKOUT
@@ -103,7 +103,8 @@ def make_base(where: str, root: Path, cluster: Any) -> Base:
         if codes is None or any(codes):
             sys.exit(f"faults: the sweep does not run undisturbed ({where}, {codes}):\n{said}")
     base = Base(scene.out, scene.losses(), seconds)
-    shutil.rmtree(scene.record("r1").parent)
+    for path in (scene.out / "smoke").glob("*_r01-*"):
+        shutil.rmtree(path)
     return base
 
 
@@ -173,7 +174,7 @@ def next_start(scene: Scene, base: Base) -> dict[str, str]:
         return {"hangs": "the next start did not end"}
     if any(codes):
         return {"wrong": f"the next start ended with {codes}: {said[-400:]}"}
-    losses = {name: value for name, value in scene.losses().items() if name != "r3"}
+    losses = {name: value for name, value in scene.losses().items() if name in base.losses}  # r3 is of another command
     if not are_alike(losses, base.losses):
         missing = sorted(set(base.losses) - set(losses))
         return {"wrong": f"records missing: {missing}" if missing else "other losses than without a fault"}
@@ -228,7 +229,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     network = not args.slurm and os.geteuid() == 0
-    scenes = [SLURM] if args.slurm else [ALONE] if args.alone else [ALONE, COPIES, *([NETWORK] if network else [])]
+    alone, copies = [ALONE, INTERLEAVED], [COPIES, INTERLEAVED_COPIES, *([NETWORK] if network else [])]
+    scenes = [SLURM] if args.slurm else alone if args.alone else alone + copies
     plan = list(enumerate(chosen(args.faults, args.seed, scenes, [w for w in args.kinds.split(",") if w])))
     if args.only is not None:
         plan = [one for one in plan if one[0] == args.only]

@@ -47,8 +47,7 @@ def commands(overrides: Sequence[str], blas: str, block: int) -> dict[str, list[
             "-m",
             *overrides,
             *measure,
-            "measure.min_samples=2",
-            "measure.max_seconds=1",
+            "measure.iterations=1",
             f"launch.blas={blas}",
         ]
         + [f"+{ARMS}", f"repeat={block}", "study=ours"],

@@ -18,11 +18,11 @@ import time
 from collections.abc import Sequence
 
 GOAL = 0.20
-SHORT = "measure.max_seconds=1"
+SHORT = "measure.iterations=1"
 SWEEPS = {
     "two arms, one block": ["study=a", SHORT, "repeat=0", "+allocator=glibc,tcmalloc"],
     "three blocks, one there already": ["study=a", SHORT, "repeat=0,1,2", "+allocator=glibc,tcmalloc"],
-    "longer jobs": ["study=b", "measure.max_seconds=45", "repeat=0,1", "+allocator=glibc,tcmalloc"],
+    "longer jobs": ["study=b", "measure.iterations=3", "repeat=0,1", "+allocator=glibc,tcmalloc"],
     "another arm": ["study=c", SHORT, "repeat=0,1", "+allocator=glibc,glibc_tuned"],
     "another iteration": ["study=d", "measure.iteration_micro_batches=16", SHORT, "repeat=0,1", "+allocator=glibc,tcmalloc"],
     "blocks until time is up": [

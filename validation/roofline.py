@@ -160,7 +160,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     shares: dict[Case, list[dict[str, float]]] = {case: [] for case in GOALS}
     words = [f"+allocator={args.allocator}", f"model={args.model}", f"launch.blas={args.blas}", f"measure.warmup_micro_batches={WARM_UP}",
-             f"measure.iteration_micro_batches={args.micro_batches - WARM_UP}", "measure.min_samples=1", "measure.max_seconds=1"]  # fmt: skip
+             f"measure.iteration_micro_batches={args.micro_batches - WARM_UP}", "measure.iterations=1"]  # fmt: skip
     print(
         f"{'round':>5s}  {'ops':9s}{'dropout':>8s}{'TFLOPs':>9s}{'product':>9s}{'share':>8s}{'of peak':>9s}{'of two':>8s}{'of limit':>10s}"
     )

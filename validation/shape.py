@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
             def run(name: str, warm: int, each: int, number: int, arm: str = arm) -> dict[str, Any]:
                 measure = {"warmup_micro_batches": warm, "iteration_micro_batches": each, "iterations": number}
                 words = [f"measure.{key}={value}" for key, value in measure.items()]
-                return run_job(out, f"{arm}-{name}", f"+allocator={arm}", *words, "measure.max_seconds=1e9", *overrides)
+                return run_job(out, f"{arm}-{name}", f"+allocator={arm}", *words, "measure.max_seconds=1e6", *overrides)
 
             long = run(f"long-{args.long}", shipped.warmup_micro_batches, args.long, args.long_draws)
             print(line(f"{arm}: iterations of {args.long}", long, None)[0], flush=True)

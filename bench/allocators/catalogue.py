@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.config import files
-from bench.config.typed import as_declared
+from bench.config.overrides import as_declared
 from bench.job.checks import converted
 from bench.job.errors import ConfigError
 from bench.job.job import Allocator

@@ -11,6 +11,7 @@ import math
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -18,11 +19,12 @@ from typing import Any
 
 from bench.allocators.catalogue import read_arms
 from bench.allocators.retention import is_usable
-from bench.commands.program import paste, program_of, refuse_gpt_keys, tell_failures
+from bench.commands.program import between_finalists, paste, program_of, refuse_gpt_keys, tell_failures
 from bench.config.compose import jobs_of_arms
 from bench.config.study import Study
 from bench.copies.launcher import which_copy
 from bench.driver import sweep
+from bench.driver.fits import lacks_pytorch
 from bench.job.checks import check
 from bench.job.errors import ConfigError, RecordError
 from bench.job.job import Allocator, Job, Program
@@ -91,7 +93,7 @@ def candidates(overrides: Sequence[str], program: Program | None = None) -> list
     if program is not None:
         jobs = [dataclasses.replace(job, workload="program", program=program) for job in jobs]
         check(jobs[0])
-    usable = [job for job in jobs if is_usable(job.allocator)]
+    usable = [job for job in jobs if is_usable(job.allocator) and not lacks_pytorch(job)]
     if len(usable) < KEPT_AT_LEAST:
         raise ConfigError(
             "advise needs another allocator than glibc, and this host has none: `make setup` brings them."
@@ -297,6 +299,7 @@ def advice(found: Records, arms: dict[str, Allocator], limit_gib: float | None, 
     if end.arm == "glibc":
         return "\n".join([*lines, "", f"Stock glibc is the best of them{within}: change nothing."])
     ratio = end.ratios[end.arm]
+    lines += given_up(found, limit_gib, final)
     lines += ["", f"{verdict_sentence(ratio, end.arm, 'glibc')}.", *end.between]
     if verdict(ratio).word != "faster" and "glibc" in mean_seconds(found, limit_gib):
         sure = "Fastest by what was measured, but not surely (give it more minutes)"
@@ -306,35 +309,25 @@ def advice(found: Records, arms: dict[str, Allocator], limit_gib: float | None, 
     return "\n".join([*lines, paste(arms[end.arm], command_in(found)), ""])
 
 
+def given_up(found: Records, limit_gib: float | None, final: Final) -> list[str]:
+    """Return a line on the arms that were eliminated, and by how many runs: they may be as fast as the one that is advised."""
+    before = [record for record in found if record["valid"] and record["job"]["repeat"] < final.from_block]
+    times = mean_seconds(before, limit_gib)
+    runs = Counter(record["job"]["allocator"]["name"] for record in before)
+    best = min(times.values(), default=math.nan)
+    said = [
+        f"{arm} ({runs[arm]} run{'s' * (runs[arm] > 1)}, {times[arm] / best - 1:.0%} slower than the fastest)"
+        for arm in sorted(times, key=lambda arm: times[arm])
+        if arm not in (*final.arms, "glibc")
+    ]
+    return [f"  eliminated by mean time alone, without an interval: {', '.join(said)}"] if said else []
+
+
 def answer(found: Records, limit_gib: float | None, final: Final) -> dict[str, Any]:
     """Return the advice as data, for --json."""
     end = conclude(found, limit_gib, final)
     peaks = {name: peak_bytes(found, name) for name in end.ratios}
     return verdict_json.of_advice(end.arm, end.sure, end.ratios, peaks, limit_gib)
-
-
-def between_finalists(fresh: Records, order: list[str]) -> tuple[list[str], list[str], bool]:
-    """Return the finalists in order, a sentence on the first against the second, and whether they are tied. The order in which they
-    were chosen stays, unless the fresh blocks show that the second is significantly faster."""
-    if len(order) < 2:
-        return order, [], False
-    first, second = order[:2]
-    ratio = next((c.ratio for c in grouping.pairs(fresh, second) if c.arm == first and c.ratio), None)
-    if ratio is None:
-        return order, [f"{first} and {second} cannot be told apart: no fresh block holds both."], True
-    word = verdict(ratio).word
-    if word == "faster":
-        return order, [f"{verdict_sentence(ratio, first, second)}, the runner-up."], False
-    if word == "slower":
-        turned = verdict_sentence(turn(ratio), second, first)
-        return [second, first, *order[2:]], [f"{turned}, which had been ahead before."], False
-    limits = "" if math.isnan(ratio.low) or ratio.says_nothing else f", 95 % {ratio.low:.3f} to {ratio.high:.3f}"
-    return order, [f"{first} and {second} cannot be told apart (ratio {ratio.value:.3f}{limits})."], True
-
-
-def turn(ratio: Ratio) -> Ratio:
-    """The same comparison from the other side."""
-    return dataclasses.replace(ratio, value=1 / ratio.value, low=1 / ratio.high, high=1 / ratio.low)
 
 
 def command_in(found: Records) -> Sequence[str]:

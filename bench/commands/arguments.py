@@ -6,7 +6,8 @@ import argparse
 import math
 import re
 from collections.abc import Callable
-from pathlib import Path
+
+from bench.paths import given_path
 
 
 def positive_number(text: str) -> float:
@@ -75,7 +76,7 @@ def add_tolerance(parser: argparse.ArgumentParser) -> None:
 
 def report(parser: argparse.ArgumentParser) -> None:
     words = "results folders, packs, or folders of packs; the report is written into the first"
-    parser.add_argument("directories", metavar="DIR", nargs="+", type=Path, help=words)
+    parser.add_argument("directories", metavar="DIR", nargs="+", type=given_path, help=words)
     add_reference(parser)
     add_json(parser)
 
@@ -84,7 +85,7 @@ def compare(parser: argparse.ArgumentParser) -> None:
     words = (
         "two results folders, packs, record.json or published.csv; one, or three and more, are put in the order of time"
     )
-    parser.add_argument("results", nargs="+", type=Path, metavar="RESULT", help=words)
+    parser.add_argument("results", nargs="+", type=given_path, metavar="RESULT", help=words)
     add_tolerance(parser)
     words = "be a gate: fail where an arm of B surely takes more than this more time than in A, as in 3%% (docs/ci.md)"
     parser.add_argument("--max-regression", type=share, metavar="SHARE", help=words)
@@ -95,14 +96,16 @@ def compare(parser: argparse.ArgumentParser) -> None:
 
 
 def pack(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", nargs="?", type=Path, help="a results folder")
-    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="the pack, such as results.tar.gz")
+    parser.add_argument("directory", metavar="DIR", nargs="?", type=given_path, help="a results folder")
+    parser.add_argument("-o", "--output", metavar="FILE", type=given_path, help="the pack, such as results.tar.gz")
     words = "a pack that was sent in: is it whole, and does it name nobody?"
-    parser.add_argument("--check", metavar="FILE", type=Path, help=words)
+    parser.add_argument("--check", metavar="FILE", type=given_path, help=words)
 
 
 def rerun(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", type=Path, metavar="RECORD-or-DIR", help="a record.json, a results folder, or a pack")
+    parser.add_argument(
+        "path", type=given_path, metavar="RECORD-or-DIR", help="a record.json, a results folder, or a pack"
+    )
     add_tolerance(parser)
     add_reference(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the jobs and start nothing")

@@ -9,11 +9,13 @@ from rich.table import Table
 
 from bench.allocators import retention
 from bench.allocators.catalogue import read_arms
+from bench.driver.fits import lacks_pytorch
 from bench.host import facts, load
 from bench.host.findings import Finding, findings, glibc_findings
 from bench.host.products import gain, products
 from bench.host.topology import cores
 from bench.job.errors import AllocatorError
+from bench.job.job import Job
 from bench.process.cpus import allowed_cpus
 from bench.report import verdict_json
 from bench.report.words import limit_sentence, products_sentences
@@ -29,6 +31,10 @@ def run(options: argparse.Namespace) -> int:
     missing: list[str] = []
     proofs: dict[str, dict] = {}
     for arm in arms:
+        if lacking := lacks_pytorch(Job(allocator=arm)):
+            refused.append(lacking)
+            table.add_row(arm.name, "-", "-", "-")
+            continue
         try:
             proof = retention.check(arm)
             proofs[arm.name] = proof

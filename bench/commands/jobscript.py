@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.job.errors import ConfigError
-from bench.paths import CHECKOUT, TEMPLATES
+from bench.paths import CHECKOUT, TEMPLATES, results_directory
 
 
 class System(NamedTuple):
@@ -242,4 +242,4 @@ def _results(options: argparse.Namespace) -> str:
     given = os.environ.get("BENCH_OUT")
     if options.results or not given or (_in_image() and given == "/results"):
         return options.results or "results"
-    return os.path.abspath(given)
+    return str(results_directory())

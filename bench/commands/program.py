@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import os
 import shlex
 import shutil
@@ -24,8 +25,9 @@ from bench.job.errors import ConfigError
 from bench.job.job import OWN_PARTS, Allocator, Job, Program
 from bench.paths import results_directory
 from bench.record import records
+from bench.report.verdicts import show, verdict_sentence
 from bench.statistics import grouping
-from bench.statistics.stats import FEWEST_BLOCKS
+from bench.statistics.stats import FEWEST_BLOCKS, Ratio, verdict
 from bench.workloads import reading
 from bench.workloads.program.run import OUTPUT, last_lines
 
@@ -178,28 +180,51 @@ def tell_failures(found: Sequence[records.Record]) -> None:
 
 
 def advice(found: Sequence[records.Record], reference: str, arms: dict[str, Allocator], program: Program) -> str:
-    """The lines to paste for the fastest arm that is surely faster, and that there is nothing to change where none is."""
-    compared = [pair for pair in grouping.pairs(found, reference) if pair.ratio]
-    faster = [pair for pair in compared if pair.word == "faster" and pair.arm in arms]
-    if not compared:
+    """Return the lines to paste for the arm that is significantly faster than the reference, and what it is against the runner-up."""
+    pairs = [pair for pair in grouping.pairs(found, reference) if pair.ratio and pair.arm in arms]
+    if not pairs:
         return ""
-    if not faster:
+    compared = {pair.arm: pair for pair in pairs}  # the largest gain first
+    if not any(pair.word == "faster" for pair in pairs):
         return f"\nNo arm is surely faster than {reference}: change nothing, or give it more time (measure.blocks_max_minutes=60)."
-    best = max(faster, key=lambda pair: pair.ratio.value if pair.ratio else 0.0)
+    # The significant ones first; the runner-up may be an arm with a larger gain and a wider interval.
+    order, between, tied = between_finalists(found, sorted(compared, key=lambda arm: compared[arm].word != "faster"))
+    best = compared[order[0]]
     assert best.ratio is not None
-    words = (
-        f"{best.ratio.value:.2f}x [{best.ratio.low:.2f}, {best.ratio.high:.2f}], {1 / best.memory.value:.2f} times the peak memory"
-        if best.memory
-        else ""
-    )
+    memory = f", {1 / best.memory.value:.2f} times the peak memory" if best.memory else ""
     return "\n".join(
         [
             "",
-            f"Fastest: {best.arm} ({arms[best.arm].shows}), {words}. To run with it:",
+            *between,
+            f"{'Among the fastest' if tied else 'Fastest'}: {best.arm} ({arms[best.arm].shows}), {show(best.ratio)}{memory}. To run with it:",
             "",
             paste(arms[best.arm], program.command),
         ]
     )
+
+
+def between_finalists(found: Sequence[records.Record], order: list[str]) -> tuple[list[str], list[str], bool]:
+    """Return the arms of ``order`` in order, a sentence on the first against the second, and whether they are tied. The order stays,
+    unless the blocks of ``found`` show that the second is significantly faster."""
+    if len(order) < 2:
+        return order, [], False
+    first, second = order[:2]
+    ratio = next((c.ratio for c in grouping.pairs(found, second) if c.arm == first and c.ratio), None)
+    if ratio is None:
+        return order, [f"{first} and {second} cannot be told apart: no block holds both."], True
+    word = verdict(ratio).word
+    if word == "faster":
+        return order, [f"{verdict_sentence(ratio, first, second)}, the runner-up."], False
+    if word == "slower":
+        turned = verdict_sentence(turn(ratio), second, first)
+        return [second, first, *order[2:]], [f"{turned}, which had been ahead before."], False
+    limits = "" if math.isnan(ratio.low) or ratio.says_nothing else f", 95 % {ratio.low:.3f} to {ratio.high:.3f}"
+    return order, [f"{first} and {second} cannot be told apart (ratio {ratio.value:.3f}{limits})."], True
+
+
+def turn(ratio: Ratio) -> Ratio:
+    """The same comparison from the other side."""
+    return dataclasses.replace(ratio, value=1 / ratio.value, low=1 / ratio.high, high=1 / ratio.low)
 
 
 def paste(allocator: Allocator, command: Sequence[str]) -> str:

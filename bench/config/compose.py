@@ -24,16 +24,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench.config import files
 from bench.config.files import GROUPS
-from bench.config.overrides import bare, describe_unknown, nearest, overrides, refuse_unknown
+from bench.config.overrides import as_declared, as_text, bare, describe_unknown, nearest, overrides, refuse_unknown
 from bench.config.study import Study
-from bench.config.typed import as_declared
 from bench.host.files import file_sha256
 from bench.host.interpreter import versions
 from bench.host.topology import numa_domains
 from bench.job.checks import NAME, checked, converted
 from bench.job.errors import ConfigError
 from bench.job.job import PARTS, Job
-from bench.paths import CONF
+from bench.paths import CONF, given_path
 
 # Keys beside the job's own: where results go and how a sweep is arranged, neither of which is part of a job.
 OUTSIDE_JOB = ("study", "sweep")
@@ -46,9 +45,11 @@ Point = Sequence[str]  # overrides with one value each
 def study_of(config: DictConfig) -> Study:
     """Return what surrounds the jobs. Raises ConfigError."""
     values = _plain(config)
-    name, sweep, measure = str(values["study"]), values["sweep"], values["measure"]
-    if not re.fullmatch(NAME, name):
-        raise ConfigError(f"study={name} is the name of a folder: use letters, digits, dots, dashes and underscores.")
+    name, sweep, measure = values["study"], values["sweep"], values["measure"]
+    if not isinstance(name, str) or not re.fullmatch(NAME, name):
+        raise ConfigError(
+            f"study={name} is the name of a folder: use letters, digits, dots, dashes and underscores, and quotation marks in a file."
+        )
     if not isinstance(sweep, dict):
         raise ConfigError(f"sweep={sweep} is a group of keys: set sweep.KEY.")
     interleave = str(sweep.get("interleave", "auto")).lower()
@@ -74,6 +75,8 @@ def job_of(config: DictConfig, numa_domains: int = 1) -> Job:
         values["ranks_per_node"] = numa_domains
     refuse_unknown(values, [*(field.name for field in dataclasses.fields(Job)), *OUTSIDE_JOB], "")
     values.update({part: as_declared(schema, values.get(part, {}), part) for part, schema in PARTS.items()})
+    if isinstance(path := values["data"].get("path"), str):
+        values["data"]["path"] = str(given_path(path))
     try:
         return filled_in(checked(values))
     except ConfigError as error:
@@ -127,14 +130,11 @@ def values_of(arguments: Sequence[str], key: str) -> list[Any]:
         return [OmegaConf.select(_configurations(points[:1])[0], key)]
 
 
-def shown(arguments: Sequence[str], what: str, resolve: bool = False) -> str:
-    """Return the configuration of the first point as YAML. ``what``: job, hydra or all."""
+def shown(arguments: Sequence[str]) -> str:
+    """Return the configuration of the first point as YAML."""
     with _hydra(arguments):
         points = points_of(arguments)
-        config = _configurations(points[:1])[0]
-        if what != "all":
-            config = OmegaConf.masked_copy(config, ["hydra"]) if what == "hydra" else _without_hydra(config)
-        text = OmegaConf.to_yaml(config, resolve=resolve)
+        text = OmegaConf.to_yaml(_without_hydra(_configurations(points[:1])[0]), resolve=True)
         return f"# the first of {len(points)} jobs\n{text}" if len(points) > 1 else text
 
 
@@ -168,7 +168,7 @@ def _swept_by_experiment(given: Mapping[str, Sequence[str]]) -> list[str]:
 def _parsed(lines: Sequence[str]) -> dict[str, list[str]]:
     """Return each key with the overrides that its values make; a key that is given twice has its last values, as for Hydra."""
     found: dict[str, list[str]] = {}
-    for line in lines:
+    for line in map(as_text, lines):
         try:
             (override,) = OverridesParser.create().parse_overrides([line])
             key = override.get_key_element()
@@ -224,7 +224,7 @@ def _configurations(points: Sequence[Point]) -> list[DictConfig]:
     Points that differ in plain numbers alone (`repeat=0,1,2`) are composed once, because Hydra takes a fifth of a second for a point.
     """
     arguments = dict.fromkeys(line.partition("=")[::2] for point in points for line in point)
-    named = [(bare(key), name) for key, name in arguments if bare(key) in GROUPS]
+    named = [(bare(key), name.strip('"')) for key, name in arguments if bare(key) in GROUPS]
     for group, name in named:
         files.check_choice(group, name)
     composed: dict[tuple[str, ...], DictConfig] = {}
@@ -255,11 +255,8 @@ def _composed(point: Point) -> DictConfig:
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         files.check_all()
         raise ConfigError(f"a file of conf/ or $BENCH_CONF cannot be read: {str(error).splitlines()[0]}.") from error
-    except ValueError as error:  # of `model=null`, and of a file's first lines
-        what = str(error).splitlines()[0].rstrip(".")
-        if "Config group override" in what:
-            what = f"a group takes the name of one of its files, as in model=tiny: {what}"
-        raise ConfigError(f"{what}.") from error
+    except ValueError as error:  # of a file's first lines
+        raise ConfigError(f"{str(error).splitlines()[0].rstrip('.')}.") from error
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:

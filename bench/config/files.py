@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.job.errors import ConfigError
-from bench.paths import CONF
+from bench.paths import CONF, given_path
 
 if TYPE_CHECKING:
     import yaml
@@ -19,7 +19,7 @@ GROUPS = ("experiment", "allocator", "model", "measure")
 def conf_folders() -> list[Path]:
     """Return conf/, then the folder of $BENCH_CONF if it is set. Raises ConfigError where that is not a folder."""
     extra = os.environ.get("BENCH_CONF")
-    folders = [CONF, Path(extra).absolute()] if extra else [CONF]
+    folders = [CONF, given_path(extra).absolute()] if extra else [CONF]
     if not folders[-1].is_dir():
         raise ConfigError(
             f"BENCH_CONF={extra} is not a folder: name one that holds allocator/NAME.yaml or model/NAME.yaml, or unset it."
@@ -99,7 +99,21 @@ def check_choice(group: str, name: str) -> None:
     given = values[0].get("name")
     if group in ("allocator", "model") and str(given) != first.stem:
         raise ConfigError(f"{first}: name={given} must be the name of the file, `name: {first.stem}`.")
+    if group == "allocator":
+        _check_texts(first, values[0].get("env"))
     if group == "experiment" and not re.match(rb"\s*#\s*@package +_global_\s", content[0]):
         raise ConfigError(
             f"{first}, line 1: an experiment begins with the line `# @package _global_`, and no byte order mark before it."
         )
+
+
+def _check_texts(path: Path, env: Any) -> None:
+    """Refuse a variable that YAML reads as another text than the one that stands there: 1_000 is 1000, and 1e5 is 100000.0."""
+    import yaml
+
+    written = yaml.load(path.read_bytes(), yaml.BaseLoader).get("env")  # every value as a text
+    for name, value in env.items() if isinstance(env, dict) else ():
+        if type(value) in (int, float) and str(value) != written[name]:
+            raise ConfigError(
+                f"{path}: env.{name}={written[name]} would be read as {value}: put quotation marks around it."
+            )

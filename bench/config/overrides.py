@@ -1,13 +1,24 @@
-"""The arguments that describe what to measure, KEY=VALUE each, and hints for keys that do not exist."""
+"""Keys and values of a configuration: the arguments KEY=VALUE, values of the declared types, and hints for keys that do not exist. Hydra is
+not imported here."""
 
 from __future__ import annotations
 
 import difflib
+import functools
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import fields
+from typing import Any, Optional, get_type_hints
 
+from bench.config.files import GROUPS
 from bench.job.errors import ConfigError
+from bench.job.job import PARTS
+
+# What Hydra's grammar takes for a number, a truth or nothing.
+NO_TEXT = re.compile(
+    r"[+-]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(e[+-]?\d[\d_]*)?|[+-]?(inf|nan)|true|false|null", re.IGNORECASE
+)
 
 
 def refuse_unknown(given: Iterable[str], known: Iterable[str], prefix: str) -> None:
@@ -68,3 +79,54 @@ def overrides(arguments: Sequence[str]) -> list[str]:
                 f"{name} is a key of Hydra's own: results go to $BENCH_OUT, and your own YAML is in $BENCH_CONF."
             )
     return [f"+{word}" if word.startswith(("allocator=", "experiment=")) else word for word in arguments]
+
+
+def as_declared(schema: type, values: Any, part: str = "") -> dict[str, Any]:
+    """Return the values of ``part``, a number as text where ``schema`` declares one: YAML reads 2.0 as a number. Raises ConfigError for
+    keys that are not declared, and for what is no group of keys."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{part}={values} is a group of keys: choose one of its files, or set {part}.KEY.")
+    refuse_unknown(map(str, values), [field.name for field in fields(schema)], f"{part}." if part else "")
+    texts = [field.name for field in fields(schema) if field.type in ("str", "Optional[str]")]
+    found: dict[str, Any] = {
+        key: str(value) if key in texts and _is_number(value) else value for key, value in values.items()
+    }
+    if isinstance(found.get("env"), Mapping):
+        found["env"] = {name: variable(name, value) for name, value in found["env"].items()}
+    return found
+
+
+def variable(name: str, value: Any) -> str:
+    """Return the value of an arm's variable as text. YAML and Hydra make None and True of some words: raises ConfigError."""
+    if isinstance(value, str) or _is_number(value):
+        return str(value)
+    raise ConfigError(
+        f"allocator.env.{name}={value} is no text: put quotation marks around it, as in {name}: 'true' in a file, or "
+        f"+allocator.env.{name}='\"true\"' in a shell; to leave a variable out, leave its line out."
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def as_text(line: str) -> str:
+    """Return the override; where its key holds text, with quotation marks around each value that Hydra would take for a number, a truth
+    or nothing, so that `study=2024_05` is what was typed."""
+    key, _, value = line.partition("=")
+    name = "allocator.env" if bare(key).startswith("allocator.env.") else bare(key)
+    if name not in keys_of_text():
+        return line
+    nothing = "null" if keys_of_text()[name] else None
+    values = [f'"{v}"' if NO_TEXT.fullmatch(v) and v != nothing else v for v in value.split(",")]
+    return f"{key}={','.join(values)}"
+
+
+@functools.lru_cache(maxsize=None)  # noqa: UP033
+def keys_of_text() -> dict[str, bool]:
+    """Return the keys that hold text, and whether null means that there is none. A variable of an arm is refused where it is null."""
+    found = {**dict.fromkeys((*GROUPS, "study", "sweep.reference"), False), "allocator.env": True}
+    for part, kind in PARTS.items():
+        hints = get_type_hints(kind).items()
+        found.update({f"{part}.{key}": hint is not str for key, hint in hints if hint in (str, Optional[str])})
+    return found

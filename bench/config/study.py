@@ -15,7 +15,7 @@ class Study:
     interleave: str = "auto"  # whether the runs of a block alternate: auto, true, false
     reference: str = "glibc"
     blocks: Optional[str] = None  # "auto": add blocks until the intervals are narrow enough
-    blocks_half_width: float = 0.04
-    blocks_max_minutes: float = 15.0
+    blocks_half_width: Annotated[float, Meta(gt=0, le=1)] = 0.04
+    blocks_max_minutes: Annotated[float, Meta(gt=0, le=1e6)] = 15.0
     max_minutes: Optional[Annotated[float, Meta(gt=0, le=1e9)]] = None  # of this sweep, after which no job is begun
     html: bool = True  # report.html, whose pictures take seconds to draw, is written at the end

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import re
 import socket
 import threading
 import time
@@ -18,7 +19,7 @@ from dataclasses import replace
 from typing import Any, Callable
 
 from bench.copies import wire
-from bench.copies.launcher import Copy, is_own_address
+from bench.copies.launcher import Copy, is_loopback, is_own_address
 from bench.copies.messages import MAX_NODES
 from bench.copies.outcome import Outcome
 from bench.copies.rendezvous import Following, Leading, Part, gone
@@ -64,8 +65,8 @@ class Leader:
                 for follower, other in acceptor.accept():
                     unless_welcome.callback(follower.close)
                     # A name that means loopback here (127.0.1.1, as Debian writes it) reaches nobody: the others know better.
-                    reached = follower.socket.getsockname()[0]
-                    if self.copy.master_addr.startswith("127.") and not reached.startswith("127."):
+                    reached = re.sub("^::ffff:", "", follower.socket.getsockname()[0])  # IPv4 in IPv6
+                    if is_loopback(self.copy.master_addr) and not is_loopback(reached):
                         self.copy = replace(self.copy, master_addr=reached)
                     wrong = wrong or disagreement(hello, other, known)
                     known[other["node_rank"]] = other["facts"]
@@ -149,11 +150,13 @@ def listening(copy: Copy) -> socket.socket:
     """A socket at the address that the others were told, and at no other. Where that is not an address of this host (a name
     that means loopback here, a translated address) it listens at all of them. Raises ConfigError where the port is taken."""
     family = socket.AF_INET6 if ":" in copy.master_addr else socket.AF_INET
-    loopback_name = copy.master_addr.startswith("127.") and copy.master_name and not copy.master_name.startswith("127.")
-    everywhere = not is_own_address(copy.master_addr) or (loopback_name and copy.master_name != "localhost")
+    meant = not copy.master_name or copy.master_name.startswith(("localhost", "ip6-l")) or is_loopback(copy.master_name)
+    everywhere = not is_own_address(copy.master_addr) or (is_loopback(copy.master_addr) and not meant)
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:  # the others may know an address of IPv4
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         listener.bind(
             ("", copy.master_port)
             if everywhere
@@ -223,6 +226,18 @@ def machine_of(facts: Mapping[str, Any]) -> str:
     return str(facts.get("boot_id") or facts["hostname"])
 
 
+def revision_of(facts: Mapping[str, Any]) -> str | None:
+    git = facts.get("git")
+    return f"{git.get('revision')}{' with changes' * bool(git.get('dirty'))}" if isinstance(git, Mapping) else None
+
+
+def mixed(what: str, value: Any, host: str, other: Any, other_host: str) -> str:
+    return (
+        f"mixed configuration: {what} is {value} on {host} but {other} on {other_host}: start the same command from "
+        "the same image on every node."
+    )
+
+
 def disagreement(leader: Hello, follower: Hello, known: Mapping[int, Mapping[str, Any]]) -> str | None:
     """What keeps this follower from taking part: its host refused, its number or its cores are another's (``known``: facts by
     number), or something that must be the same on all nodes before anything runs is not. One sentence, or None."""
@@ -232,12 +247,12 @@ def disagreement(leader: Hello, follower: Hello, known: Mapping[int, Mapping[str
     if follower["node_rank"] in known:
         return f"two copies say that they are node {follower['node_rank']}, one of them on {other_host}: give each its own number."
     for what, value in leader["same"].items():
-        other = follower["same"].get(what)
-        if other != value:
-            return (
-                f"mixed configuration: {what} is {value} on {host} but {other} on {other_host}: start the same command from "
-                "the same image on every node."
-            )
+        if (other := follower["same"].get(what)) != value:
+            return mixed(what, value, host, other, other_host)
+    for one in (leader["facts"], *known.values()):
+        revisions = revision_of(one), revision_of(follower["facts"])
+        if None not in revisions and revisions[0] != revisions[1]:  # a node without git does not know it
+            return mixed("revision", revisions[0], one["hostname"], revisions[1], other_host)
     if follower["node_rank"] >= leader["same"].get("number of copies", MAX_NODES):
         return f"{other_host} says that it is node {follower['node_rank']} of {leader['same']['number of copies']}."
     cores = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
+import ipaddress
 import re
 import socket
 from collections.abc import Iterator, Mapping
@@ -191,6 +192,14 @@ def address_of(name: str) -> str | None:
         found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
         return str(min(found, key=lambda one: one[0] != socket.AF_INET)[4][0])
     return None
+
+
+def is_loopback(address: str) -> bool:
+    """Return whether this is an address, and one that only this host can reach."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def family_of(address: str) -> socket.AddressFamily:

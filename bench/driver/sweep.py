@@ -60,7 +60,6 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
     copy = which_copy(os.environ)
     timeout_seconds, secret = jobs[0].launch.timeout_seconds, secret_of(copy.launcher, os.environ)
     host = facts.host()
-    revision = host["git"] or {}
     hello: dict[str, Any] = {
         "facts": host,
         "refused": None,
@@ -71,7 +70,6 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
             "Python": host["python"],
             "packages": host["packages"],
             "image": (host["image"] or {}).get("content_sha256"),
-            "revision": f"{revision.get('revision')}{' with changes' * bool(revision.get('dirty'))}",
             "number of copies": copy.num_copies,
             "measured code": measured_code(jobs[0].workload),
         },

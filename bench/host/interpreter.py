@@ -65,5 +65,5 @@ def numbers(version: str) -> tuple[int, ...]:
 
 
 def with_software(host: dict[str, Any], python: str | None) -> dict[str, Any]:
-    """Return a host's facts as a rank under that interpreter sees them."""
-    return host if python is None else {**host, **software(python)}
+    """Return the facts of a host as a rank under that interpreter has them; its matrix products were not timed."""
+    return host if python is None else {**host, **software(python), "products": None}

@@ -20,6 +20,9 @@ from bench.job.sampling import SETTLING
 
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"  # of a folder, too
 LARGEST = 1 << 53  # beyond it a number of JSON is no longer exact, and no key of a job means so much
+MOST_WHOLE = (1 << 31) - 1  # of a whole number; libraries count in 32 bits
+MOST_SECONDS = 2_000_000.0  # of a limit: 23 days; the kernel counts waits in milliseconds of 32 bits
+MOST = {"nodes": 1 << 20, "seed": LARGEST}
 POSITIVE = (
     "nodes ranks_per_node model.layers model.hidden model.heads model.sequence model.vocabulary train.micro_batch_size "
     "train.global_batch_size train.lr train.clip_grad launch.threads_per_rank launch.timeout_seconds "
@@ -114,6 +117,8 @@ def check_numbers(job: Job) -> None:
     values = flat(asdict(job))
     for key, value in values.items():
         require(not isinstance(value, float) or math.isfinite(value), f"{key}={value} must be a finite number.")
+        most = MOST.get(key, MOST_WHOLE) if type(value) is int else MOST_SECONDS if key.endswith("_seconds") else None
+        require(value is None or most is None or value <= most, f"{key}={brief(value)} must be at most {most}.")
     for key, choices in CHOICES.items():
         require(values[key] in choices, f"{key}={brief(values[key])} is not one of {', '.join(choices)}.")
     for key in (*POSITIVE, *POSITIVE_BY_MODE[job.measure.mode]):

@@ -14,6 +14,7 @@ from bench.job.job import Job, Measure
 
 KINDS = ("first", "settling", "middle", "last")
 SETTLING = 2  # micro-batches after the first that still fault
+WARM_UP_STEPS = 2  # of a program, by design: what is made in the first one, and the heap that grows for it
 ENOUGH_TO_CUT = 20  # samples from which on a change point is searched for: among few it finds one by chance
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.host.products import gain
 from bench.job.quantities import percent
-from bench.report.words import exceeds_limit, limit_sentence, products_sentences
+from bench.report.words import limit_sentence, products_sentences
 from bench.statistics.cells import nodes_text
 from bench.statistics.costs import Costs, costs
 
@@ -58,19 +58,17 @@ def cost_sentences(section: Section) -> list[str]:
         said.append(
             f"Pages are of {page_bytes >> 10} KiB here: a fault, its count and its price, is that of one such page."
         )
-    known = [one for one in costs_of(section) if one.limit_share is not None]
-    best = max(known, key=lambda one: one.limit_share or 0.0, default=None)
-    shares = reached_shares(section, [best]) if best else []
+    best = max(costs_of(section), key=lambda one: one.limit_share or one.product_share or 0.0, default=None)
+    shares = reached_shares([best]) if best else []
     if best and shares:
         where = nodes_text(best.nodes, best.simulated)
         said.append(f"Training reaches {', '.join(shares)} ({best.arm} at {where}, the fastest here).")
     return said
 
 
-def reached_shares(section: Section, found: Sequence[Costs], product: str = "the product") -> list[str]:
-    """What the best of ``found`` reaches, of the physical limit and of the matrix product. A limit that the product itself exceeds is
-    none: the cores boost above the clock that it was computed from."""
-    limits = [one.limit_share for one in found if one.limit_share is not None and not exceeds_limit(section.host)]
+def reached_shares(found: Sequence[Costs], product: str = "the product") -> list[str]:
+    """Return what the best of ``found`` reaches, of the physical limit and of the matrix product."""
+    limits = [one.limit_share for one in found if one.limit_share is not None]
     products = [one.product_share for one in found if one.product_share is not None]
     return [
         f"{reached(max(values))} of {what}"
@@ -82,7 +80,7 @@ def reached_shares(section: Section, found: Sequence[Costs], product: str = "the
 def summary_line(section: Section) -> str:
     """The section in one line, for the terminal."""
     found = costs_of(section)
-    shares = reached_shares(section, found, "the matrix product")
+    shares = reached_shares(found, "the matrix product")
     parts = [f"training reaches {', '.join(shares)}"] if shares else []
     for name, key in (
         ("page faults take", "fault_share"),

@@ -100,6 +100,8 @@ def end_parts(found: Sequence[Section], refused: Refused) -> list[Part]:
     ]
     invalid = [f"`{name}`: {why}" for name, why in unusable(found, refused)]
     parts += [Part("Invalid, and why", 2, bullets=[invalid])] if invalid else []
+    if not any(section.is_published_workload for section in found):
+        return parts
     parts.append(Part(f"The published table ({PUBLISHED_MACHINE})", 2, kind="elsewhere"))
     return parts + [
         Part(f"{arm}, published", tables=[Table(HEADINGS, rows)]) for arm, rows in published_tables().items()

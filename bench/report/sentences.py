@@ -61,10 +61,10 @@ def _by_the_model(cause: Cause, what: str, than: str) -> str:
         )
     if cause.state == "more than all":
         return (
-            f"Page faults account for more than all of the {what}: {figures}, {share}; a fault costs less in the program than alone, or the "
-            "rest is lost elsewhere."
+            f"The model (page faults x their price) predicts more than that: {figures}, {share}; a fault costs less in the program than "
+            "alone, or the rest is lost elsewhere."
         )
-    return f"By the model that is page faults: {figures}, {share}; {seconds(whole - tax)} are left unexplained."
+    return f"The model (page faults x their price) agrees: {figures}, {share}; {seconds(whole - tax)} are left unexplained."
 
 
 def _by_clock(cause: Cause, arm: str, what: str) -> str:

@@ -53,7 +53,8 @@ def show(found: Sequence[Section], refused: Refused, files: Sequence[Path]) -> N
     _show_tables(console, [replace(table, title=f"{TITLE}: {table.title}") for table in host_tables(found)])
     for name, why in unusable(found, refused):
         console.print(f"invalid: {name}: {why}")
-    console.print("\nFiles: " + "  ".join(os.path.relpath(path) for path in files))
+    if files:
+        console.print("\nFiles: " + "  ".join(os.path.relpath(path) for path in files))
 
 
 def _show_tables(console: Console, tables: Sequence[Table]) -> None:

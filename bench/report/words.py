@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from bench.host.products import disturbed
+from bench.host.products import disturbed, exceeds_limit
 from bench.host.vector import cores_allowed, limit_gflops
 from bench.job.job import Model
 from bench.statistics.stats import SAYS_NOTHING
@@ -71,13 +71,6 @@ def limit_sentence(host: Mapping[str, Any]) -> str:
         f"Physical limit: {cores} core{'s' * (cores > 1)} x {cpu['ghz']:.2f} GHz ({cpu['ghz_source']}) x {cpu['flops_per_clock']} operations a "
         f"clock ({cpu['vector']}) = {limit:.0f} GFLOP/s."
     )
-
-
-def exceeds_limit(host: Mapping[str, Any]) -> bool:
-    """Whether the measured product is faster than the limit, so that the limit is wrong."""
-    found = host.get("products")
-    limit = limit_gflops(host, found["full"]["threads"]) if found else None
-    return bool(found and limit and found["full"]["product_gflops"] > limit)
 
 
 def products_sentences(host: Mapping[str, Any]) -> list[str]:

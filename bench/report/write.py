@@ -7,6 +7,7 @@ matplotlib and pandas are imported inside functions only: what runs after every 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,11 +40,15 @@ def write_all(
     parts, rows = sections(found, reference), [row(record, out) for record in found]
     if parts:
         parts[0] = dataclasses.replace(parts[0], cautions=(*left_out, *parts[0].cautions))
+    names = ("report.html", "report.md", "results.csv", "ratios.csv", "results.parquet", "results.tex")
+    if out.exists() and not os.access(out, os.W_OK):  # another's results, or a medium that is only read
+        show(parts, refused, [])
+        print(f"Nothing was written, because {out} is read-only: copy it, or `report` a pack of it.")
+        return parts
     records.write_text(out / "results.csv", results_csv(rows))
     records.write_text(out / "results.tex", latex(parts))
     write_parquet(out / "results.parquet", found, rows)
     write_texts(out, parts, refused)
-    names = ("report.html", "report.md", "results.csv", "ratios.csv", "results.parquet", "results.tex")
     show(parts, refused, [out / name for name in names])
     return parts
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
-from bench.host.products import disturbed
+from bench.host.products import disturbed, exceeds_limit
 from bench.host.vector import limit_gflops
 from bench.statistics.cause import fault_prices, total
 from bench.statistics.cells import Cell
@@ -27,7 +27,7 @@ class Costs:
     nodes: int
     simulated: bool
     gflops: float | None  # of all ranks together, recomputation included
-    limit_share: float | None  # of the physical limit
+    limit_share: float | None  # of the physical limit, where the product stays below it
     product_share: float | None  # of the fixed product on the path that the job took
     as_it_comes: (
         float | None
@@ -52,8 +52,8 @@ def costs(cell: Cell, host: Mapping[str, Any]) -> Costs:
 
     gflops = None if cell.tflops is None else 1000 * cell.tflops * cell.nodes
     cores = cores_of(cell)
-    limit = limit_gflops(host, cores)
-    fast, slow = (product_of_a_thread(cell, host, path) for path in (cell.job.launch.blas, "stock"))
+    limit = None if exceeds_limit(host) else limit_gflops(host, cores)
+    fast, slow = (product_of_a_thread(host, path) for path in (cell.job.launch.blas, "stock"))
     return Costs(
         arm=cell.arm,
         nodes=cell.nodes,
@@ -79,11 +79,10 @@ def cores_of(cell: Cell) -> int:
     return min(threads, sum(physical)) if all(physical) else threads
 
 
-def product_of_a_thread(cell: Cell, host: Mapping[str, Any], path: str) -> float | None:
-    """GFLOP/s of the fixed product on one thread of those that it was measured on; None where it was not, or was disturbed, or under
-    another PyTorch."""
+def product_of_a_thread(host: Mapping[str, Any], path: str) -> float | None:
+    """Return GFLOP/s of the fixed product on one thread of those that it was measured on; None where it was not, or was disturbed."""
     found = host.get("products")
-    if not found or cell.job.launch.python is not None or not found[path]["product_gflops"] or disturbed(found[path]):
+    if not found or not found[path]["product_gflops"] or disturbed(found[path]):
         return None
     return float(found[path]["product_gflops"] / found[path]["threads"])
 

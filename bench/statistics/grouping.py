@@ -61,7 +61,7 @@ def sections(records: Sequence[Record], reference: str) -> list[Section]:
     """All records, sorted into sections, the one with the most records first. ``reference``: the arm to compare with; where a
     section lacks it, its first arm in alphabetical order stands in, and a caution says so."""
     grouped: dict[str, list[Record]] = {}
-    for record in records:
+    for record in sorted(records, key=lambda record: record["started_at"]):  # whatever the names of the folders
         grouped.setdefault(_likeness(record), []).append(record)
     made = [_section(group, reference) for group in grouped.values()]
     return sorted(made, key=lambda section: -section.num_records)
@@ -112,9 +112,12 @@ def _section(group: Sequence[Record], reference: str) -> Section:
         check_losses([cell for cell in ordered if (cell.nodes, cell.simulated) == at], chosen)
         for at in sorted({(cell.nodes, cell.simulated) for cell in ordered})
     )
+    job, host = from_dict(group[0]["job"]), group[0]["hosts"][0]
+    if job.launch.python is not None:  # in older records the products are of the command's own interpreter
+        host = {**host, "products": None}
     return Section(
-        group[0]["hosts"][0],
-        from_dict(group[0]["job"]),
+        host,
+        job,
         ordered,
         tuple(r for r in group if not r["valid"]),
         chosen,

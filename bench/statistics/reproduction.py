@@ -177,7 +177,7 @@ def agree(a: Side, b: Side, tolerance: float) -> dict[Point, Agreement]:
     elif not (a.is_published_workload and b.is_published_workload):
         return {
             EVERYTHING: _not_comparable(
-                "the published table is of the 124M GPT at a global batch of 1024, and this is another workload"
+                "the published table is of the defaults of model, train and parallel at one rank a node, and this is another workload"
             )
         }
     said = {

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from bench.job.errors import ConfigError, RecordError, printable
@@ -68,6 +70,18 @@ class Found:
     left_out: tuple[str, ...]
 
 
+def files_below(directory: Path) -> Iterator[Path]:
+    """Yield the files below ``directory`` that may be records. Links to folders are followed, each folder once."""
+    seen = set()
+    for folder, folders, names in os.walk(directory, followlinks=True):
+        state = os.stat(folder)
+        if (state.st_dev, state.st_ino) in seen:  # a link to a folder above it, or a second link
+            folders.clear()
+            continue
+        seen.add((state.st_dev, state.st_ino))
+        yield from (Path(folder, name) for name in (*names, *folders) if fnmatch(name, "record*.json"))
+
+
 def collect(directories: Iterable[Path]) -> Found:
     """The records under ``directories``, each once: two files with one SHA-256 are copies, and a block that counted twice would make
     an interval narrower than what was measured. Only files with the names that this program gives are records."""
@@ -76,7 +90,7 @@ def collect(directories: Iterable[Path]) -> Found:
     paths = {
         os.path.realpath(path): path  # not Path.resolve, which fails where a link leads to itself
         for directory in directories
-        for path in sorted(unpacked(Path(directory)).glob("**/record*.json"))
+        for path in sorted(files_below(unpacked(Path(directory))))
     }
     for path in paths.values():  # one folder may lie inside another
         if path.name != RECORD_NAME and not SET_ASIDE_NAME.fullmatch(path.name):
@@ -87,7 +101,14 @@ def collect(directories: Iterable[Path]) -> Found:
         except RecordError as error:
             refused.append((Path(shown(path)), printable(str(error))))
     once: dict[str, Record] = {}
-    for record in sorted(everything, key=lambda record: not record["path"].endswith(f"/{RECORD_NAME}")):
+    folders = Counter(os.path.dirname(os.path.dirname(record["path"])) for record in everything)
+
+    def rank(record: Record) -> tuple[bool, int]:
+        """Of copies the first counts: one that was not set aside, in the folder of most records, whose blocks it belongs to."""
+        folder, name = os.path.split(record["path"])
+        return name != RECORD_NAME, -folders[os.path.dirname(folder)]
+
+    for record in sorted(everything, key=rank):
         once.setdefault(first_seal(record), record)
     kept = [record for record in everything if once[first_seal(record)] is record]
     aside = [record for record in kept if Path(record["path"]).name != RECORD_NAME]

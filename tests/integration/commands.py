@@ -135,6 +135,12 @@ def ranks_of(out: Path) -> list[psutil.Process]:
     return sorted(found, key=lambda p: (p.create_time(), p.pid))
 
 
+def survivors(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that still run after half a minute. An orphan that ended stays a zombie where process 1 reaps none, as in a container."""
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    return [process for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+
 def wait_for(what: Callable[[], Any], sentence: str) -> Any:
     """What ``what`` gives as soon as it gives something true."""
     deadline = time.monotonic() + LIMIT_SECONDS

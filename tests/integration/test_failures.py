@@ -17,7 +17,19 @@ import pytest
 
 from bench import __version__
 from bench.workloads import reading
-from tests.integration.commands import FAST, PAGE, Done, bench, end, free_port, ranks_of, start, together, wait_for
+from tests.integration.commands import (
+    FAST,
+    PAGE,
+    Done,
+    bench,
+    end,
+    free_port,
+    ranks_of,
+    start,
+    survivors,
+    together,
+    wait_for,
+)
 
 ENDLESS = "measure.iterations=100000"
 FIRST_THEN_ENDLESS = "measure.iterations=1,100000"
@@ -88,7 +100,7 @@ def driver_killed(root: Path) -> tuple[Done, list[psutil.Process], Done]:
     second = bench([*FAST, "repeat=1"], out)
     process.kill()
     process.communicate()
-    _, alive = psutil.wait_procs(ranks, timeout=30)
+    alive = survivors(ranks)
     return second, alive, bench([*FAST, "repeat=1"], out)
 
 
@@ -104,8 +116,7 @@ def copy_killed(root: Path) -> tuple[Done, list[psutil.Process]]:
     follower.kill()
     follower.communicate()
     done = end(leader, out)
-    _, alive = psutil.wait_procs(ranks_of(out), timeout=30)
-    return done, alive
+    return done, survivors(ranks_of(out))
 
 
 def disk_full(root: Path) -> tuple[Done, dict[str, bytes], Done]:

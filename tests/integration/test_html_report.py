@@ -135,7 +135,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "repeat=0,1",
         "allocator=glibc,glibc_tuned",
         "launch.threads_per_rank=1",
-        "measure.max_seconds=1",
+        "measure.iterations=1",
         "launch.oversubscribe=true",
         "sweep.html=false",
     ]

@@ -7,7 +7,6 @@ import pickle
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +21,6 @@ from bench.config import compose as configuration
 from bench.config.study import Study
 from bench.driver import sweep
 from bench.job.job import Job, Measure, Train
-from bench.paths import CONF
 
 # jsonschema compiles 38 grammars of Internet names for it when it is imported, which takes four seconds; no schema here has one.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
@@ -214,11 +212,6 @@ def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
     yield
     dist.destroy_process_group()
-
-
-@pytest.fixture
-def conf() -> Path:
-    return CONF
 
 
 @pytest.fixture

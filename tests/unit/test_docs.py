@@ -247,3 +247,21 @@ def test_files_named_in_the_sources_exist(folder: str) -> None:
     sources = [path for path in CHECKOUT.joinpath(folder).glob("**/*") if path.suffix in (".py", ".yaml", ".j2", ".sh")]
     named = {(path, found) for path in sources for found in re.findall(r"\bbench/[a-z_/]+\.py\b", path.read_text())}
     assert [f"{path.relative_to(CHECKOUT)}: {found}" for path, found in named if not (CHECKOUT / found).exists()] == []
+
+
+def test_each_test_that_security_names_exists() -> None:
+    named = re.findall(r"`((?:unit|integration|system)/[\w/]+\.py)(?:::(\w+))?`", text_of("SECURITY.md"))
+    assert len(named) > 40
+    missing = []
+    for file, test in named:
+        path = CHECKOUT / "tests" / file
+        if not path.exists() or f"def {test or 'test_'}" not in path.read_text():
+            missing.append(f"{file}::{test}")
+    assert missing == []
+
+
+def test_each_bullet_of_security_that_promises_names_a_test() -> None:
+    text = text_of("SECURITY.md").partition("## Saying that something is wrong")[0]
+    no_promise = ("- A configuration decides", "- **Not protected**")
+    bullets = [bullet for bullet in re.split(r"\n(?=- |\n)", text) if bullet.startswith("- ")]
+    assert [bullet[:60] for bullet in bullets if "test_" not in bullet and not bullet.startswith(no_promise)] == []

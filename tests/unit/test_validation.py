@@ -6,7 +6,10 @@ import importlib
 import math
 import re
 import runpy
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -27,11 +30,8 @@ SCRIPTS = {path.stem for path in FOLDER.glob("*.py")} - {
 }
 
 
-def test_every_script_is_a_part() -> None:
+def test_every_script_is_a_part_and_a_row_of_the_readmes_table() -> None:
     assert set(MAIN["PARTS"]) == SCRIPTS
-
-
-def test_the_readmes_table_has_each_part() -> None:
     rows = re.findall(r"^\| `(\w+)[^`]*` \|", (FOLDER / "README.md").read_text(), re.MULTILINE)
     assert set(rows) == set(MAIN["PARTS"])
 
@@ -116,3 +116,22 @@ def test_a_digest_that_nobody_took_is_no_other_training() -> None:
     assert are_alike(told, told) and are_alike(told, killed)
     assert not are_alike(told, {"r0": [([5.9, 5.7], None)]}) and not are_alike(told, {"r0": [([5.9, 5.8], "cd")]})
     assert not are_alike(told, {}) and not are_alike(told, {"r0": []})
+
+
+def test_answer_measures_what_make_bench_measures(
+    compose: Callable[..., tuple[Any, list[Any]]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import answer
+
+    started: list[list[str]] = []
+
+    def run(command: list[str], **how: Any) -> SimpleNamespace:
+        started.append(command)
+        return SimpleNamespace(returncode=1)
+
+    monkeypatch.setattr(answer, "subprocess", SimpleNamespace(run=run))
+    with pytest.raises(SystemExit, match="the sweep ended with 1"):
+        answer.main(["--out", str(tmp_path)])
+    _, ours = compose(*started[0][started[0].index("bench") + 1 :])
+    _, theirs = compose("+experiment=tcmalloc")
+    assert ours == theirs

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.host.load import stalls
-from bench.job.job import Job
+from bench.job.job import Job, Model, Parallel, Train
 from bench.job.sampling import micro_batches
 from bench.record.records import Record
 from bench.workloads.gpt.figures import checked_ranks, derive
@@ -61,7 +62,7 @@ class Gpt(Workload):
         return job.rank_bytes
 
     def wants_products(self, job: Job) -> bool:
-        return job.model.num_parameters >= WORTH_TIMING
+        return job.model.num_parameters >= WORTH_TIMING and job.launch.python is None
 
     def fewest_samples(self, job: Job) -> int | None:
         return micro_batches(job, 1)  # what is left out by design, and one iteration
@@ -107,9 +108,9 @@ class Gpt(Workload):
         return tflops(job, sec_per_it)
 
     def is_published(self, job: Job) -> bool:
-        model, train = job.model, job.train
-        what = (model.num_parameters // 10**6, model.sequence, train.global_batch_size, train.micro_batch_size)
-        return what == (124, 1024, 1024, 1)
+        """The published program is what the defaults describe: its operations, dropout and checkpointing too."""
+        published = (Model(), Train(), Parallel(), 1)
+        return (replace(job.model, name=Model.name), job.train, job.parallel, job.ranks_per_node) == published
 
     def summary(self, figures: Mapping[str, Any]) -> str:
         faults = figures["minor_faults_per_it"] / figures["micro_batches_per_it"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench.job.checks import converted
+from bench.job.sampling import WARM_UP_STEPS
 from bench.record.fields import COUNTERS
 from bench.record.records import Record
 from bench.workloads.figures import plain_figures
@@ -33,6 +34,18 @@ def derive(record: Record) -> dict[str, Any]:
             notes += ", counters with the start"
     figures = plain_figures(unit, samples, counters, part["peak_rss_bytes"], notes)
     return {**figures, "losses": part["values"], "ghz": record["hosts"][0]["cpu"]["ghz"]}
+
+
+def too_few_steps(record: Record) -> list[str]:
+    """Return a sentence where steps count that are warm-up by design (watch/steps.py), because the run has so few."""
+    steps = record["ranks"][0]["steps"] or {"steady": []}
+    counted = sum(steps["steady"][:WARM_UP_STEPS])
+    if not counted:
+        return []
+    return [
+        f"{counted} of the first {WARM_UP_STEPS} steps, which are warm-up, count{'s' * (counted == 1)}, because the run had "
+        f"{len(steps['steady'])} steps: raise measure.max_seconds, or let the program run longer."
+    ]
 
 
 def memory_of_others(record: Record) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bench.job.errors import ConfigError, printable
 from bench.job.job import Job
 from bench.record.records import Record
-from bench.workloads.program.figures import checked_ranks, derive, memory_of_others
+from bench.workloads.program.figures import checked_ranks, derive, memory_of_others, too_few_steps
 from bench.workloads.program.run import run_program
 from bench.workloads.workload import OnEvent, Outcome, Workload
 
@@ -68,7 +68,7 @@ class UserProgram(Workload):
         return len(steps["seconds"]) if steps else 1
 
     def cautions(self, record: Record) -> list[str]:
-        return memory_of_others(record)
+        return too_few_steps(record) + memory_of_others(record)
 
     def agreement(self, check: Losses) -> str:
         from bench.report.sentences import agreement

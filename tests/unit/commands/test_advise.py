@@ -130,6 +130,20 @@ def test_the_plan_shortens_the_jobs_before_it_leaves_arms_out(tmp_path: Path) ->
     assert plan.left_out == ("glibc_tuned_thp",)
 
 
+def test_the_advice_says_what_was_eliminated_and_by_how_many_runs(
+    clock: Callable[..., list[list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.allocators.library.resolve", lambda allocator: f"/lib/{allocator.library}")
+    clock(SECONDS)
+    found, final = advise.search(advise.Study("s"), [builders.job(arm) for arm in SECONDS], 180.0, None)
+    text = advise.advice(found, builders.ARMS, None, 3, final)
+    (line,) = [line for line in text.splitlines() if "eliminated" in line]
+    assert (
+        "by mean time alone, without an interval: tcmalloc_release (1 run, 9" in line
+        and "slower than the fastest" in line
+    )
+
+
 def test_nothing_left_but_the_reference_is_nothing_to_confirm(clock: Callable[..., list[list[str]]]) -> None:
     ran = clock(SECONDS)
     found, final = advise.search(advise.Study("s"), [builders.job(arm) for arm in SECONDS], 1e6, 0.001)
@@ -181,3 +195,10 @@ def test_half_of_the_arms_survive_and_the_reference_always(tmp_path: Path) -> No
         "tcmalloc",
         "tcmalloc_release",
     }
+
+
+def test_an_arm_that_this_pytorch_cannot_have_is_no_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(advise, "is_usable", lambda arm: True)
+    monkeypatch.setattr("bench.driver.fits.software", lambda python: {"packages": {"torch": "1.10.2"}})
+    names = [job.allocator.name for job in advise.candidates(["allocator=tcmalloc,glibc_torch_thp"])]
+    assert names == ["glibc", "tcmalloc"]

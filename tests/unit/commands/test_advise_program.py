@@ -109,3 +109,31 @@ def test_the_lines_to_paste_hold_the_users_command(tmp_path: Path) -> None:
     text = advise.advice(found, builders.ARMS, None, 5, advise.Final(("tcmalloc",), 0))
     assert "LD_PRELOAD=/lib/libtcmalloc.so.4" in text and "python 'my train.py'" in text
     assert "python train.py ..." not in text
+
+
+@pytest.mark.parametrize(
+    "second, spread, words",
+    [
+        (0.12, 0.001, ["tcmalloc is 1.20x", "the runner-up.", "Fastest: tcmalloc ("]),
+        (
+            0.1003,
+            0.02,
+            ["tcmalloc and tcmalloc_release cannot be told apart (ratio 1.0", "Among the fastest: tcmalloc ("],
+        ),
+        (0.2, 0.001, ["the runner-up.", "Fastest: tcmalloc ("]),
+    ],
+)
+def test_the_fastest_arm_of_a_program_is_compared_with_the_runner_up(
+    tmp_path: Path, second: float, spread: float, words: list[str]
+) -> None:
+    arms = {"glibc": {"seconds": 0.15}, "tcmalloc": {"seconds": 0.1}, "tcmalloc_release": {"seconds": second}}
+    found = builders.study(tmp_path, arms, spread=spread)
+    text = program.advice(found, "glibc", builders.ARMS, Program(command=["true"]))
+    assert all(one in text for one in words) and "LD_PRELOAD=/lib/libtcmalloc.so.4" in text
+
+
+def test_one_arm_that_is_faster_needs_no_runner_up_and_none_that_is_changes_nothing(tmp_path: Path) -> None:
+    two = builders.study(tmp_path / "a", {"glibc": {"seconds": 0.15}, "tcmalloc": {"seconds": 0.1}}, spread=0.001)
+    assert "Fastest: tcmalloc (" in program.advice(two, "glibc", builders.ARMS, Program(command=["true"]))
+    slow = builders.study(tmp_path / "b", {"glibc": {"seconds": 0.1}, "tcmalloc": {"seconds": 0.1}}, spread=0.001)
+    assert "change nothing" in program.advice(slow, "glibc", builders.ARMS, Program(command=["true"]))

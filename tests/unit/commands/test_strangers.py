@@ -164,7 +164,7 @@ def plain_pairs(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     return pairs(out.getvalue())
 
 
-@pytest.mark.parametrize("how", ["renamed", "copied", "reordered", "packed", "packed twice"])
+@pytest.mark.parametrize("how", ["renamed", "copied", "one copied elsewhere", "reordered", "packed", "packed twice"])
 def test_the_same_records_give_the_same_verdicts(
     how: str, plain_pairs: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], undrawn: None
 ) -> None:
@@ -173,6 +173,8 @@ def test_the_same_records_give_the_same_verdicts(
         write(other / f"{'x' * (how == 'renamed')}r{number}" / "record.json", record)
         if how == "copied":
             write(other / f"again{number}" / "record.json", record)
+        if how == "one copied elsewhere" and number == 0:  # whose path comes first
+            write(other / "0" / "again" / "record.json", record)
     for number in range(how.count("pack") + how.count("twice")):
         pack = tmp_path / f"{number}.tgz"
         assert run(capsys, "pack", other, "-o", pack)[0] == 0
@@ -183,3 +185,34 @@ def test_the_same_records_give_the_same_verdicts(
             other = tmp_path / "out"
     assert cli.main(["report", "--json", str(other)]) == 0
     assert pairs(capsys.readouterr().out) == plain_pairs != []
+
+
+def test_links_to_folders_of_results_are_followed_and_each_record_counts_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, record in enumerate(STORED):
+        write(tmp_path / "elsewhere" / f"r{number}" / "record.json", record)
+    study = tmp_path / "study"
+    study.mkdir()
+    (study / "one").symlink_to(tmp_path / "elsewhere")
+    (study / "two").symlink_to(tmp_path / "elsewhere" / "r0")
+    (tmp_path / "elsewhere" / "up").symlink_to(study)
+    (study / "self").symlink_to("self")
+    assert cli.main(["report", "--json", str(study)]) == 0
+    said = capsys.readouterr().out
+    assert sum(len(section["pairs"]) for section in json.loads(said)["sections"]) == 1
+    assert "left out" not in said
+
+
+def test_a_folder_that_is_only_read_gives_the_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, record in enumerate(STORED):
+        write(tmp_path / "study" / f"r{number}" / "record.json", record)
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: Path(path) != tmp_path / "study"
+    )  # root may write everywhere else
+    code, said = run(capsys, "report", tmp_path / "study")
+    assert code == 0 and "study is read-only" in said and " against glibc" in said and "Files:" not in said
+    assert sorted(tmp_path.rglob("*")) == before

@@ -110,3 +110,18 @@ def test_a_file_with_the_name_of_one_of_ours_is_refused(folder: Path, capsys: py
     (folder / "allocator" / "tcmalloc.yaml").write_text(GOOD.format(name="tcmalloc"))
     assert "tcmalloc.yaml has the name of a file of ours" in said_by(capsys, "allocator=tcmalloc")
     assert any("has the name of a file of ours" in one for one in read_arms()[1])
+
+
+@pytest.mark.parametrize("value", ["1_000", "1e5", "0x10", "010", "1.50"])
+def test_a_variable_that_yaml_reads_as_another_text_is_refused(
+    value: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "allocator" / "mine.yaml").write_text(f"name: mine\nenv: {{X: {value}}}\n")
+    assert f"env.X={value} would be read as " in said_by(capsys, "allocator=mine", "--cfg", "job")
+
+
+def test_the_name_of_a_study_that_yaml_reads_as_a_number_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "experiment" / "mine.yaml").write_text("# @package _global_\nstudy: 2024_05\n")
+    assert "study=202405 is the name of a folder" in said_by(capsys, "experiment=mine", "--cfg", "job")

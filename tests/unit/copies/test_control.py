@@ -205,6 +205,26 @@ def test_what_two_copies_must_have_in_common_is_named_where_it_differs(
 
 
 @pytest.mark.parametrize(
+    "revisions, what",
+    [
+        ("aaa", None),
+        ("a-a", None),  # a node without git
+        ("-aa", None),
+        ("a-b", "revision is a on h0 but b on h2"),
+        ("-ab", "revision is a on h1 but b on h2"),
+    ],
+)
+def test_the_revisions_that_are_known_must_agree(revisions: str, what: str | None) -> None:
+    copies = [hello(node) for node in range(3)]
+    for copy, revision in zip(copies, revisions):
+        copy["facts"]["git"] = None if revision == "-" else {"revision": revision, "dirty": False}
+    known = {0: copies[0]["facts"], 1: copies[1]["facts"]}
+    assert disagreement(copies[0], copies[1], {0: known[0]}) is None
+    said = disagreement(copies[0], copies[2], known)
+    assert said is None if what is None else what in str(said)
+
+
+@pytest.mark.parametrize(
     "outcome, other, told",
     [
         (Outcome(), None, None),

@@ -14,7 +14,7 @@ from cluster_of_copies import JOBS, SECRET, TIMEOUT, Cluster, free_port, hello, 
 
 from bench.copies import wire
 from bench.copies.control import Leader, PeersLost, follow, listening
-from bench.copies.launcher import Copy
+from bench.copies.launcher import Copy, is_own_address
 from bench.copies.wire import Secret
 from bench.job.errors import ConfigError
 
@@ -263,9 +263,29 @@ def test_it_listens_where_the_others_were_told_and_nowhere_else() -> None:
     copy = Copy("bench", 0, 2, "127.0.0.1", free_port())
     with listening(copy) as listener:
         assert listener.getsockname()[0] == "127.0.0.1"
-    # A name of this host that means loopback here, as Debian writes it: the others know another address of it.
-    with listening(replace(copy, master_addr="127.0.1.1", master_name="node1")) as listener:
-        assert listener.getsockname()[0] == "0.0.0.0"
+
+
+@pytest.mark.parametrize(
+    "address, name, listens",
+    [
+        ("127.0.1.1", "node1", "0.0.0.0"),  # as Debian writes it: the others know another address of that name
+        ("127.0.0.1", "localhost", "127.0.0.1"),
+        ("::1", "node1", "::"),
+        ("::1", "ip6-localhost", "::1"),
+        ("::1", "::1", "::1"),
+        ("192.0.2.7", "node1", "0.0.0.0"),  # not of this host: translated
+    ],
+)
+def test_a_name_that_means_loopback_here_is_listened_for_at_all_addresses(
+    address: str, name: str, listens: str
+) -> None:
+    if ":" in address and not is_own_address("::1"):
+        pytest.skip("this host has no IPv6")
+    port = free_port()
+    with listening(Copy("bench", 0, 2, address, port, name)) as listener:
+        assert listener.getsockname()[0] == listens
+        if listens == "::":
+            socket.create_connection(("127.0.0.1", port), 5).close()
 
 
 def test_over_ipv6(cluster: Callable[..., Cluster]) -> None:

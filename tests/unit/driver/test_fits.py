@@ -11,7 +11,7 @@ from bench.copies.launcher import Copy
 from bench.driver import fits
 from bench.driver.fits import check_hosts
 from bench.job.errors import ConfigError
-from bench.job.job import Allocator, Job
+from bench.job.job import Allocator, Job, Program
 from bench.workloads.gpt import fits as gpt_fits
 from bench.workloads.gpt.fits import check_network
 
@@ -97,3 +97,20 @@ def test_a_host_that_lists_no_interfaces_is_told_what_to_allow(monkeypatch: pyte
     monkeypatch.setattr(gpt_fits.psutil, "net_if_addrs", refused)
     with pytest.raises(ConfigError, match=r"network interfaces \(Address family .* allow sockets of AF_NETLINK"):
         check_network([], Copy())
+
+
+@pytest.mark.parametrize("torch, allowed", [("1.10.2+cpu", False), ("2.2.0", True), ("2.13.0+cpu", True)])
+def test_an_option_that_pytorch_does_not_have_yet_is_refused(
+    torch: str, allowed: bool, monkeypatch: pytest.MonkeyPatch, small_job: Job
+) -> None:
+    monkeypatch.setattr(fits, "software", lambda python: {"packages": {"torch": torch}})
+    arm = Allocator("glibc_torch_thp", env={"THP_MEM_ALLOC_ENABLE": "1"})
+    monkeypatch.setattr(fits, "huge_pages_allowed", lambda: True)
+    job = replace(small_job, allocator=arm)
+    if allowed:
+        check_hosts([job], Copy(), UNLIMITED)
+    else:
+        with pytest.raises(ConfigError, match=r"THP_MEM_ALLOC_ENABLE, which PyTorch 1\.10\.2\+cpu does not know"):
+            check_hosts([job], Copy(), UNLIMITED)
+    program = replace(job, workload="program", program=Program(command=["true"]))
+    check_hosts([program], Copy(), UNLIMITED)  # whose PyTorch nobody knows

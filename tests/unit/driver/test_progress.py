@@ -100,10 +100,6 @@ def test_what_was_there_already_is_said_to_be(watch: Any) -> None:
     assert [line.endswith("[already there]") for line in text.getvalue().splitlines()] == [True, False, False, True]
 
 
-def test_a_job_is_named_by_arm_nodes_and_repeat() -> None:
-    assert label(JOB) == "tcmalloc n=4 repeat=2"
-
-
 # ---- eighty columns
 
 

@@ -64,13 +64,7 @@ def test_records_of_another_host_are_set_aside_and_kept(
         assert len(reading.read_all([tmp_path])[0]) == 2
 
 
-def test_a_host_that_gives_more_cores_is_another(run_sweep: Sweep, jobs: list[Job], host: dict[str, Any]) -> None:
-    few, many = ({**host, "cpu": {**host["cpu"], "affinity": cpus}} for cpus in ("0", "0-3"))
-    run_sweep(jobs[:1], here=few)
-    assert run_sweep(jobs[:1], here=many)[1] == jobs[:1]
-
-
-def test_every_node_counts_and_not_the_first_alone(
+def test_every_node_and_its_cores_count_and_not_the_first_alone(
     run_sweep: Sweep, small_job: Job, tmp_path: Path, host: dict[str, Any]
 ) -> None:
     """A second node of another kind is another measurement; the same kinds in another order are not."""
@@ -80,6 +74,8 @@ def test_every_node_counts_and_not_the_first_alone(
     assert run_sweep([job], here=[other, host])[1] == []
     assert run_sweep([job], here=[host, host])[1] == [job]
     assert len(reading.read_all([tmp_path])[0]) == 2
+    few, many = ({**host, "cpu": {**host["cpu"], "affinity": cpus}} for cpus in ("0", "0-3"))
+    assert run_sweep([job], here=[few, few])[1] == run_sweep([job], here=[few, many])[1] == [job]
 
 
 def test_another_hash_under_the_same_name_is_not_an_answer(run_sweep: Sweep, jobs: list[Job], tmp_path: Path) -> None:

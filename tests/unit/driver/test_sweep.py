@@ -10,7 +10,9 @@ from typing import Any
 import builders
 import pytest
 
-from bench.config.compose import Study
+from bench.config.compose import jobs_of
+from bench.config.files import conf_folders
+from bench.config.study import Study
 from bench.copies.control import PeersLost
 from bench.copies.launcher import Copy
 from bench.copies.outcome import Outcome
@@ -45,11 +47,8 @@ def test_each_job_leaves_a_whole_record(
     for job, record in zip(jobs, done):
         read = reading.read(record_path(tmp_path, job))
         assert {**read, "path": record["path"]} == {**record, "sha256": read["sha256"]}
-        assert read["content_hash"] == job.content_hash and (read["status"], read["valid"], read["error"]) == (
-            "ok",
-            True,
-            None,
-        )
+        assert read["content_hash"] == job.content_hash
+        assert (read["status"], read["valid"], read["error"]) == ("ok", True, None)
         assert read["derived"] == derive(read) and read["host_used_mib"] > 0
         assert {"LD_PRELOAD", "MALLOC_ARENA_MAX", "TCMALLOC_X"} <= set(read["launch"]["dropped_environment"])
         assert read["launch"]["simulated"] is False
@@ -62,7 +61,8 @@ def test_what_is_answered_is_not_run_again(
     capsys.readouterr()
     code, ran, done = run_sweep(jobs)
     assert code == 0 and ran == jobs[2:] and len(done) == 3
-    assert [r["sha256"] for r in done[:2]] == [records.seal(r_without_path(r))["sha256"] for r in first]
+    plain = [{key: value for key, value in record.items() if key != "path"} for record in first]
+    assert [r["sha256"] for r in done[:2]] == [records.seal(record)["sha256"] for record in plain]
     assert capsys.readouterr().err.count("[already there]") == 2
 
 
@@ -112,10 +112,6 @@ def test_no_job_is_begun_after_the_minutes_of_the_sweep_and_the_next_start_goes_
     assert (code, ran) == (0, jobs[2:]) and len(done) == 3
 
 
-def r_without_path(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key != "path"}
-
-
 def test_a_failed_job_fails_the_sweep_and_goes_on_and_is_run_again(
     run_sweep: Sweep, jobs: list[Job], tmp_path: Path
 ) -> None:
@@ -128,23 +124,15 @@ def test_a_failed_job_fails_the_sweep_and_goes_on_and_is_run_again(
     assert code == 0 and ran == [jobs[1]] and reading.read(record_path(tmp_path, jobs[1]))["valid"]
 
 
-def test_ranks_on_one_host_are_called_simulated_nodes(run_sweep: Sweep, small_job: Job) -> None:
-    (record,) = run_sweep([replace(small_job, nodes=2)])[2]
-    assert (
-        record["launch"]["simulated"] is True
-        and "simulated" in record["derived"]["notes"]
-        and len(record["hosts"]) == 1
-    )
-
-
-def test_two_names_of_one_machine_are_simulated_nodes_and_two_machines_of_one_name_are_not(
-    run_sweep: Sweep, small_job: Job, host: dict[str, Any]
+@pytest.mark.parametrize(
+    "others, simulated", [([], True), ([{"hostname": "nodeB"}], True), ([{"boot_id": "another"}], False)]
+)
+def test_nodes_are_simulated_on_one_machine_whatever_its_names(
+    run_sweep: Sweep, small_job: Job, host: dict[str, Any], others: list[dict[str, str]], simulated: bool
 ) -> None:
-    job = replace(small_job, nodes=2)
-    container = {**host, "hostname": "nodeB"}
-    assert run_sweep([job], here=[host, container])[2][0]["launch"]["simulated"] is True
-    other = {**host, "boot_id": "another"}
-    assert run_sweep([replace(job, repeat=1)], here=[host, other])[2][0]["launch"]["simulated"] is False
+    (record,) = run_sweep([replace(small_job, nodes=2)], here=[host, *({**host, **other} for other in others)])[2]
+    assert record["launch"]["simulated"] is simulated and len(record["hosts"]) == 1 + len(others)
+    assert ("simulated" in record["derived"]["notes"]) is simulated
 
 
 def test_memory_is_looked_at_for_all_ranks_on_the_host(
@@ -252,12 +240,8 @@ def test_an_interrupted_sweep_keeps_what_is_done(
 
 def test_a_part_that_is_none_fails_the_job(whole_run: Callable[..., int], tmp_path: Path, make_rank: Callable) -> None:
     """It came over the network from a node of another version, say: it was a traceback."""
-    assert (
-        whole_run(
-            lambda job: Outcome(ranks=[{**make_rank(), "micro_batches": {"loss": 1}} if job.repeat else make_rank()])
-        )
-        == 1
-    )
+    wrong = {**make_rank(), "micro_batches": {"loss": 1}}
+    assert whole_run(lambda job: Outcome(ranks=[wrong if job.repeat else make_rank()])) == 1
     found = {r["job"]["repeat"]: r["error"] for r in reading.read_all([tmp_path])[0]}
     assert found[0] is None and "what a rank sent is no part of a record: ranks[0].micro_batches" in found[1]
 
@@ -306,3 +290,20 @@ def test_results_go_to_bench_out_else_below_the_current_folder(monkeypatch: pyte
     assert results_directory() == tmp_path / "results"
     monkeypatch.setenv("BENCH_OUT", "/x/y")
     assert results_directory() == Path("/x/y")
+
+
+def test_a_path_that_begins_with_a_tilde_is_in_a_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nobody expands a quoted ~, as in BENCH_OUT='~/bench'."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("BENCH_OUT", "~/bench")
+    assert results_directory() == tmp_path / "bench"
+    monkeypatch.setenv("BENCH_CONF", "~/conf")
+    (tmp_path / "conf").mkdir()
+    assert conf_folders()[1] == tmp_path / "conf"
+    (tmp_path / "text").write_bytes(b"x" * 2000)
+    _, (job,) = jobs_of(["model=tiny", "data.path='~/text'"])
+    assert job.data.path == str(tmp_path / "text")
+    for name, read in (("BENCH_OUT", results_directory), ("BENCH_CONF", conf_folders)):
+        monkeypatch.setenv(name, "~nobody-of-this-name/x")
+        with pytest.raises(ConfigError, match="~nobody-of-this-name has no home folder here"):
+            read()

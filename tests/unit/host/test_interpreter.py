@@ -23,6 +23,11 @@ def test_another_pytorch_is_another_kind_of_host(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(interpreter, "software", lambda python: other)
     assert interpreter.with_software(host, None) is host
     assert fingerprint(interpreter.with_software(host, "/opt/python")) != fingerprint(host)
+    timed = {
+        **host,
+        "products": {"full": {}, "stock": {}},
+    }  # under this interpreter, whose math library the other does not use
+    assert interpreter.with_software(timed, "/opt/python")["products"] is None
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,7 @@ SOUND["hosts"][0]["products"] = {
     "stock": {**PRODUCT, "product_gflops": 40.0},
 }
 PLACES = places(SOUND)[1:]
+COUNT = len(SOUND["ranks"][0]["micro_batches"]["kind"])
 
 
 def with_column(name: str, column: list[Any]) -> list[dict[str, Any]]:
@@ -156,8 +157,8 @@ def read_by_all(path: Path) -> None:
 
 @given(place=st.sampled_from(PLACES), value=JSON | HOSTILE, remove=st.booleans())
 @example(place=("hosts", 0, "system", "virtualisation"), value={"\x1f": []}, remove=False)
-@example(place=("ranks", 0, "micro_batches", "forward_seconds"), value=[0.0] * 48, remove=False)
-@example(place=("ranks", 0, "micro_batches", "steady"), value=[False] * 48, remove=False)
+@example(place=("ranks", 0, "micro_batches", "forward_seconds"), value=[0.0] * COUNT, remove=False)
+@example(place=("ranks", 0, "micro_batches", "steady"), value=[False] * COUNT, remove=False)
 @example(place=("job", "train", "global_batch_size"), value=1 << 50, remove=False)
 @example(place=("job", "model", "ops"), value="\0", remove=False)
 @example(place=("hosts", 0, "products", "full", "product_cpus"), value="two", remove=False)
@@ -214,8 +215,8 @@ def test_what_is_no_file_and_what_is_too_deep_is_a_sentence(tmp_path: Path) -> N
         ({"ranks": [{**SOUND["ranks"][0], "threads": 0}]}, r"ranks\[0\].threads=0: expected `int` >= 1"),
         ({"ranks": with_column("kind", ["odd"])}, r"ranks\[0\].micro_batches.kind\[0\]=odd: invalid enum value"),
         ({"ranks": with_column("loss", [1.0])}, r"ranks\[0\].micro_batches: its columns are not of equal length"),
-        ({"ranks": with_column("steady", [False] * 48)}, "its samples give no figures"),
-        ({"ranks": with_column("forward_seconds", [-9.0] * 48)}, "one took no time"),
+        ({"ranks": with_column("steady", [False] * COUNT)}, "its samples give no figures"),
+        ({"ranks": with_column("forward_seconds", [-9.0] * COUNT)}, "one took no time"),
     ],
 )
 def test_what_is_wrong_in_a_record_is_named(tmp_path: Path, change: dict[str, Any], words: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import builders as b
 import pytest
 
+from bench.job.job import Launch
 from bench.report import costs, document, html, terminal
 from bench.report.words import limit_sentence
 from bench.statistics.grouping import Section, sections
@@ -110,4 +111,18 @@ def test_a_limit_that_the_product_exceeds_is_no_limit(tmp_path: Path) -> None:
     found = section(tmp_path, host(full=1000.0))
     said = [*costs.cost_sentences(found), costs.summary_line(found)]
     assert not [one for one in said if "of the physical limit" in one]
+    assert [row[3] for row in costs.cost_rows(found)] == ["-", "-"]
     assert "Training reaches" in said[-2] and said[-1].startswith(f"{costs.TITLE}: training reaches ")
+
+
+@pytest.mark.parametrize("python", [None, "/opt/torch2/bin/python"])
+def test_advice_on_the_math_library_is_of_the_interpreter_that_it_was_timed_under(
+    tmp_path: Path, python: str | None
+) -> None:
+    """The products are timed under the command's own interpreter; another one has another library."""
+    jobs = [b.job(arm, r, launch=Launch(python=python)) for r in range(3) for arm in ARMS]
+    (found,) = sections([b.record(tmp_path, job, host=host()) for job in jobs], "glibc")
+    said = " ".join([*costs.head_sentences(found), *costs.cost_sentences(found)])
+    data = costs.as_data(found)
+    assert ("MKL" in said) == (data["shell_line"] is not None) == (python is None)
+    assert (data["product_gflops"] is not None) == (python is None)

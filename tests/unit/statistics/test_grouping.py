@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import builders as b
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bench.job.job import Measure
 from bench.report.sentences import losses_sentences
@@ -85,6 +88,43 @@ def test_simulated_nodes_are_not_merged_with_real_ones_and_are_named():
 def test_the_same_repeat_of_two_runs_is_two_blocks():
     section = only(b.study(Path("/a/main"), FAST, blocks=3) + b.study(Path("/b/main"), FAST, blocks=3))
     assert section.pairs[0].ratio.num_blocks == 6
+
+
+def small_study():
+    """Three arms in three blocks at one and two nodes, a failed run, and two runs in which everything but the block is alike."""
+    arms = {"glibc": {"seconds": 0.2}, "tcmalloc": {"seconds": 0.1}, "tcmalloc_release": {"seconds": 0.1}}
+    found = b.study(OUT, arms, blocks=3, nodes=(1, 2), num_iterations=3)
+    found.append(b.record(OUT, b.job("glibc", 7), error="it was killed"))
+    for minute, record in enumerate(found):
+        record["started_at"] = f"2026-01-01T00:{minute:02d}:00+00:00"
+        record["hosts"] = [{**host, "hostname": f"node{minute}"} for host in record["hosts"]]
+    return found
+
+
+STUDY = small_study()
+
+
+def plain(found):
+    """What a reader sees of the sections: pairs with their figures, the times of the cells, and sentences."""
+    return [
+        (
+            s.title,
+            s.host,
+            s.arms,
+            s.pairs,
+            [(c.arm, c.nodes, c.sec_per_it) for c in s.cells],
+            s.losses,
+            sorted(s.cautions),
+        )
+        for s in found
+    ]
+
+
+@given(order=st.permutations(range(len(STUDY))))
+@settings(max_examples=max(5, int(os.environ.get("BENCH_EXAMPLES", "200")) // 10), deadline=None)
+def test_the_order_of_records_changes_nothing(order):
+    """Neither a figure nor a sentence, to the last digit."""
+    assert repr(plain(sections([STUDY[i] for i in order], "glibc"))) == repr(plain(sections(STUDY, "glibc")))
 
 
 def test_blocks_are_paired_and_the_rest_is_counted():

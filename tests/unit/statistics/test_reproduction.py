@@ -85,9 +85,11 @@ def test_one_arm_alone_compares_by_its_times_on_like_hosts_only(tmp_path: Path) 
     assert words(a, alone("d", 0.1, other_host(cpu__model="Another CPU"))) == {"not comparable"}
 
 
-def of_the_published_workload(out: Path, faster: float) -> Path:
+def of_the_published_workload(out: Path, faster: float, **other: Any) -> Path:
     for arm, seconds in (("glibc", 6.0), ("tcmalloc", 6.0 / faster)):
-        jobs = [builders.job(arm, repeat, model=Model(), train=builders.Train()) for repeat in range(5)]
+        jobs = [
+            builders.job(arm, repeat, **{"model": Model(), "train": builders.Train(), **other}) for repeat in range(5)
+        ]
         builders.write([builders.record(out, job, seconds=seconds, spread=0.005) for job in jobs])
     return out
 
@@ -102,6 +104,23 @@ def test_published_table_is_a_side_without_intervals(tmp_path: Path, capsys: pyt
 
 def test_another_workload_is_not_held_against_the_published_table(tmp_path: Path) -> None:
     assert words(result(tmp_path / "a", 1.3), PUBLISHED) == {"not comparable"}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model": Model(ops="lean")},
+        {"train": builders.Train(dropout=0.0)},
+        {"train": builders.Train(activation_checkpointing=False)},
+        {"train": builders.Train(overlap_grad_reduce=False)},
+        {"ranks_per_node": 2},
+    ],
+    ids=["lean", "no dropout", "no checkpointing", "no overlap", "two ranks a node"],
+)
+def test_a_variant_of_the_published_workload_is_another_workload(tmp_path: Path, other: dict[str, Any]) -> None:
+    variant = of_the_published_workload(tmp_path / "a", 1.3, **other)
+    assert words(variant, PUBLISHED) == {"not comparable"}
+    assert not reproduction.load_side(variant, "glibc").is_published_workload
 
 
 def test_our_own_summary_is_no_published_table(tmp_path: Path) -> None:

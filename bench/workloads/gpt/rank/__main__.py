@@ -89,10 +89,6 @@ def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
     from bench.workloads.gpt.rank.rendezvous import RankStore
     from bench.workloads.gpt.rank.trainer import Trainer
 
-    if "THP_MEM_ALLOC_ENABLE" in job.allocator.env and torch.__version__ < (2, 2):
-        raise AllocatorError(
-            f"allocator={job.allocator.name} sets THP_MEM_ALLOC_ENABLE, which PyTorch {torch.__version__} does not know: it needs 2.2 or newer."
-        )
     # OMP_NUM_THREADS has told the number; this tells MKL too. PyTorch 1.10 reads /proc/cpuinfo for it, and aborts where that is hidden.
     if os.path.exists("/proc/cpuinfo") or torch.get_num_threads() != order["threads"]:
         torch.set_num_threads(order["threads"])

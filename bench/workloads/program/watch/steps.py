@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from bench.job.job import Measure
-from bench.job.sampling import ENOUGH_TO_CUT, change_point
+from bench.job.sampling import ENOUGH_TO_CUT, WARM_UP_STEPS, change_point
 from bench.job.series import relative_half_width
 
 AT_LEAST_SECONDS = 2.0  # of steps: two hundred steps of a millisecond are too short a look at a machine
-LEFT_OUT = 2  # steps at the start, by design: what is made in the first one, and the heap that grows for it
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(\x07|\x1b\\)")  # colors and titles of a terminal
 NUMBER = re.compile(r"[-+]?(\d+|\d{1,3}(,\d{3})+)(\.\d*)?([eE][-+]?\d+)?|[-+]?\.\d+([eE][-+]?\d+)?")
 CLOCK_SECONDS = 0.5  # of lines: less is too short to hold their numbers against
@@ -105,7 +104,7 @@ def grouped(samples: Sequence[float]) -> list[float]:
 
 def steady_from(samples: Sequence[float]) -> int:
     """Index of the first steady step: behind those that are left out, and behind a change point where there are enough to see one."""
-    start = min(LEFT_OUT, len(samples) // 2)
+    start = min(WARM_UP_STEPS, len(samples) // 2)
     rest = samples[start:]
     if len(rest) < ENOUGH_TO_CUT:
         return start

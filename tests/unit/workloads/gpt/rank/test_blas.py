@@ -198,18 +198,11 @@ def test_a_cpu_of_intels_or_without_avx2_is_not_touched(
     assert blas.ask(library, cpu)["reached"] == "as it comes"
 
 
-def test_intels_own_yes_is_as_it_comes(made_up: Callable[..., ctypes.CDLL]) -> None:
-    library = made_up("QUESTION", "ANSWER=1")
-    facts = blas.ask(library, INTEL)
-    assert (facts["path"], facts["reached"]) == ("AVX-512", "as it comes")
-    blas.check(blas.apply("stock", library, INTEL), facts)
-
-
-def test_stock_changes_nothing(made_up: Callable[..., ctypes.CDLL]) -> None:
-    library = made_up("QUESTION")
-    done = blas.apply("stock", library, ZEN3)
-    facts = blas.ask(library, ZEN3)
-    assert done["step"] == facts["reached"] == "as it comes" and facts["path"] == "generic"
+@pytest.mark.parametrize(("answer", "cpu", "path"), [("ANSWER=1", INTEL, "AVX-512"), ("ANSWER=0", ZEN3, "generic")])
+def test_stock_changes_nothing(made_up: Callable[..., ctypes.CDLL], answer: str, cpu: Cpu, path: str) -> None:
+    library = made_up("QUESTION", answer)
+    done, facts = blas.apply("stock", library, cpu), blas.ask(library, cpu)
+    assert done["step"] == facts["reached"] == "as it comes" and facts["path"] == path
     blas.check(done, facts)
 
 
@@ -222,10 +215,7 @@ def test_a_library_that_answers_otherwise_is_refused_in_one_sentence(made_up: Ca
         "launch.blas=full, but Intel MKL 2024.2 takes its generic path on a CPU with AVX2 (six bytes): "
         "something caps it, or it asks otherwise; use launch.blas=stock."
     )
-
-
-def test_an_intel_cpu_held_back_from_outside_is_refused_too(made_up: Callable[..., ctypes.CDLL]) -> None:
-    library = made_up("QUESTION", "DEAF=1")
+    library = made_up("QUESTION", "DEAF=1")  # Intel's own CPU, held back from outside
     with pytest.raises(BlasError, match="takes its generic path on a CPU with AVX-512"):
         blas.check(blas.apply("full", library, INTEL), blas.ask(library, INTEL))
 
@@ -257,12 +247,9 @@ def test_openblas_is_told_in_its_own_words_and_left_alone(made_up: Callable[...,
     ]
     blas.check(done, facts)
     assert blas.shell_line(facts)[0] is None
-
-
-def test_an_unknown_library_is_said_to_be_unknown(made_up: Callable[..., ctypes.CDLL]) -> None:
-    library = made_up(source="int nothing;")
-    assert blas.ask(library, ZEN3)["library"] == "unknown"
-    blas.check(blas.apply("full", library, ZEN3), blas.ask(library, ZEN3))
+    unknown = made_up(source="int nothing;")
+    assert blas.ask(unknown, ZEN3)["library"] == "unknown"
+    blas.check(blas.apply("full", unknown, ZEN3), blas.ask(unknown, ZEN3))
 
 
 def test_the_question_is_known_by_what_it_does() -> None:

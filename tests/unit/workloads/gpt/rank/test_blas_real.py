@@ -85,10 +85,9 @@ print(json.dumps([denied, done, facts]))"""
 def test_the_real_library_set_from_outside_fails_in_one_sentence(
     asked: str, variable: dict[str, str], words: str
 ) -> None:
+    if not (LIFTS if asked == "stock" else CPU.could):
+        pytest.skip("nothing is lifted, or nothing capped, on this machine")
     done = real(asked, **variable)
-    if not (LIFTS if asked == "stock" else CPU.could):  # nothing is lifted, or nothing capped, on this machine
-        assert done.returncode == 0, done.stderr
-        return
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith(f"launch.blas={asked}, but Intel MKL") and words in done.stderr
     assert done.stderr.count("\n") == 1
