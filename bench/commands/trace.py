@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import compose
+from bench.copies.control import Leader
+from bench.copies.launcher import Copy
+from bench.host.facts import host
 from bench.host.foreign import OF_ALLOCATORS
 from bench.job.errors import ConfigError
 from bench.job.job import Allocator
@@ -68,11 +71,12 @@ def run_workload(words: Sequence[str], recorder: Allocator, folder: Path) -> str
     if len(jobs) > 1 or jobs[0].num_ranks > 1:
         raise ConfigError("trace records one run of one rank: give each key one value, and leave nodes at 1.")
     job = dataclasses.replace(jobs[0], allocator=recorder)
-    outcome = workload_of(job).run(job, folder, on_event)
+    leader = Leader(Copy(), {"facts": host()}, job.launch.timeout_seconds)
+    (outcome,) = leader.run([job], lambda parts: workload_of(job).run_block([job], [folder], parts, on_event))
     return outcome.error or ""
 
 
-def on_event(rank: int, event: dict[str, Any]) -> None:
+def on_event(run: int, rank: int, event: dict[str, Any]) -> None:
     """A recorded run shows no progress: it takes as long as a run of its shape."""
 
 
