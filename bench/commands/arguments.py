@@ -136,7 +136,7 @@ def program(parser: argparse.ArgumentParser) -> None:
 
 def trace(parser: argparse.ArgumentParser) -> None:
     words = "beginning of the names of the files that are written, one for each process (default: %(default)s)"
-    parser.add_argument("-o", "--output", metavar="NAME", default="calls", help=words)
+    parser.add_argument("-o", "--output", metavar="NAME", type=given_path, default="calls", help=words)
     parser.add_argument("--android", action="store_true", help="write the text of Android's memory_replay too")
     words = "leave out the blocks that begin and end before the first step"
     parser.add_argument("--shorten", action="store_true", help=words)
@@ -146,7 +146,7 @@ def trace(parser: argparse.ArgumentParser) -> None:
 
 def replay(parser: argparse.ArgumentParser) -> None:
     words = "of `trace`, or the text of Android's memory_replay"
-    parser.add_argument("trace", metavar="TRACE", type=Path, help=words)
+    parser.add_argument("trace", metavar="TRACE", type=given_path, help=words)
     words = "+allocator=a,b warmup_steps=N pace=none|original study=NAME"
     parser.add_argument("overrides", nargs="*", help=words)
 

@@ -54,7 +54,7 @@ def replay_of(trace: Path, words: Sequence[str]) -> tuple[Replay, list[str]]:
         except ValueError:
             raise ConfigError(f"replay.{name}={value} must be a whole number.") from None
     read(trace)  # what is wrong with it is said before anything runs
-    path = trace.expanduser().absolute()
+    path = trace.absolute()
     return Replay(trace=str(path), sha256=file_sha256(str(path)), **values), rest
 
 
@@ -83,7 +83,7 @@ def table(found: Sequence[Record]) -> str:
     rows = [("arm", "minor faults/step", "system s/step", "peak RSS MiB", "replay s")]
     for record in sorted(found, key=lambda record: record["derived"]["system_seconds_per_it"]):
         figures, segments = record["derived"], record["ranks"][0]["segments"]
-        counts = f"{figures['minor_faults_per_it']:,.0f}", f"{figures['system_seconds_per_it']:.3f}"
+        counts = f"{figures['minor_faults_per_it']:,.0f}", f"{figures['system_seconds_per_it']:.3g}"
         memory = f"{figures['peak_rss_bytes'] / 2**20:,.0f}", f"{sum(segments['seconds']):.1f}"
         rows.append((record["job"]["allocator"]["name"], *counts, *memory))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

@@ -28,7 +28,7 @@ TUNABLES = "glibc.malloc.mmap_threshold=131072"
 
 def run(options: argparse.Namespace) -> int:
     """Exit code: 0 fine, 1 the program failed or nothing was recorded."""
-    recorder, out = built("recorder"), Path(options.output).absolute()
+    recorder, out = built("recorder"), options.output.absolute()
     raw = out.with_name(f"{out.name}.raw")
     if raw.exists():
         raise ConfigError(f"{raw} has what an earlier `trace` left (`replay` reads the files in it): move it away.")
