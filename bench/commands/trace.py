@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from bench.copies.control import Leader
 from bench.copies.launcher import Copy
 from bench.host.facts import host
 from bench.host.foreign import OF_ALLOCATORS
-from bench.job.errors import ConfigError
+from bench.job.errors import ConfigError, printable
 from bench.job.job import Allocator
 from bench.workloads.catalogue import workload_of
 from bench.workloads.replay import trace as traces
@@ -24,6 +25,7 @@ from bench.workloads.replay.build import built
 
 # Every block of 128 KiB and more is a mapping of its own meanwhile: the kernel then tells which of its pages the program touched.
 TUNABLES = "glibc.malloc.mmap_threshold=131072"
+SHOWN = 8  # processes, those with most calls first
 
 
 def run(options: argparse.Namespace) -> int:
@@ -46,11 +48,13 @@ def run(options: argparse.Namespace) -> int:
     finally:
         if not any(raw.glob("*.raw")):
             remove(raw)
-    print("\n".join(kept))
+    lines = [line for _, line in sorted(kept, reverse=True)]
+    print("\n".join([*lines[:SHOWN], *([f"and {len(lines) - SHOWN} more processes"] if len(lines) > SHOWN else [])]))
     if not kept:
         error = error or "nothing was recorded: is the program static, or of another C library than glibc?"
     if error:
-        raise ConfigError(error)
+        print(f"bench: {printable(error)}", file=sys.stderr)
+        return 1
     print(f"It ran for {seconds:.1f} s while it was recorded.")
     return 0
 
@@ -61,7 +65,7 @@ def run_program(command: Sequence[str], env: dict[str, str]) -> str:
     try:
         code = subprocess.run(command, env={**base, **env}).returncode
     except OSError as error:
-        return f"{command[0]} cannot be started: {error.strerror}."
+        raise ConfigError(f"{command[0]} cannot be started: {error.strerror}.") from error
     return f"{command[0]} ended with exit code {code}; its calls up to then are kept." if code else ""
 
 
@@ -80,22 +84,23 @@ def on_event(run: int, rank: int, event: dict[str, Any]) -> None:
     """A recorded run shows no progress: it takes as long as a run of its shape."""
 
 
-def keep(path: Path, out: Path, options: argparse.Namespace) -> str:
-    """Write one process's calls in the compact form; return a line on it, empty where there were none."""
+def keep(path: Path, out: Path, options: argparse.Namespace) -> tuple[int, str] | None:
+    """Write one process's calls in the compact form; return how many there were and a line on it, None without any."""
     found = traces.read(path)
     steps = sum(1 for kind, _, _, block, *_ in found if kind == traces.MARK and block == traces.STEP)
     if options.shorten:
         found = traces.shortened(found)
     path.unlink()
     if not found.header["calls"]:
-        return ""
+        return None
     file = out.with_name(f"{out.name}.{path.stem.partition('-')[2]}.trace.gz")
     traces.write(file, found)
     if options.android:
         traces.write_android(out.with_name(f"{file.name[: -len('.trace.gz')]}.android.gz"), found)
     stopped = found.header["stopped"]
     why = f"; it ends early, where no more could be written ({os.strerror(stopped)})" if stopped else ""
-    return f"{os.path.relpath(file)}: {found.header['calls']:,} calls, {steps} steps, {found.header['threads']} threads{why}"
+    calls, threads = found.header["calls"], found.header["threads"]
+    return calls, f"{os.path.relpath(file)}: {calls:,} calls, {steps} steps, {threads} threads{why}"
 
 
 def remove(folder: Path) -> None:
