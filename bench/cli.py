@@ -4,7 +4,7 @@ Exit codes, of every command:
 
 - 0: all went well; a verdict is positive.
 - 1: a job failed, a verdict is negative (`compare` and its gate, `doctor`), or something could not be read or written.
-- 2: the user's words were wrong: one sentence names the key, the value and the way out.
+- 2: invalid arguments or configuration: one sentence names the key, the value and what to do.
 - 130: interrupted; the records so far are whole.
 
 A command is a module of bench/commands with ``run(options) -> int``, its options in bench/commands/arguments.py, and a line in COMMANDS.
@@ -32,16 +32,16 @@ from bench.job.errors import ConfigError, RecordError, printable
 # What each does, in a line of `--help`.
 COMMANDS = {
     "report": "tables, plots and the verdict from the records under a folder",
-    "compare": "was result A reproduced by result B? or, of A B C ..., what changed over time",
-    "pack": "records that may be given away, without host names and paths; --check of such",
-    "rerun": "the same configuration as a record's, here",
+    "compare": "compare two results, or gate CI with --max-regression; of A B C ..., what changed over time",
+    "pack": "write an anonymized archive of a result, or --check one",
+    "rerun": "run the same configuration as a record's, here",
     "advise": "search the arms on this host for the fastest setting, for our GPT or for a program: advise -- COMMAND ARGS...",
     "program": "a program of yours under each allocator: program [overrides] -- COMMAND ARGS...",
     "trace": "record the calls of malloc and free of our GPT, or of a program: trace -- COMMAND ARGS...",
     "replay": "a recorded trace under each allocator, in seconds and without PyTorch: replay TRACE [overrides]",
     "plan": "what a sweep would run, its memory, disk and minutes",
     "jobscript": "print a job script for Slurm, PBS, LSF, Flux, mpirun or ssh: one copy of bench per node",
-    "slurm": "the same, for Slurm, under its first name",
+    "slurm": "alias of jobscript",
     "doctor": "what this host has and lacks for a fair measurement",
 }
 DENIED_ERRNOS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EAFNOSUPPORT, errno.EAGAIN, errno.ENOMEM, errno.EMFILE)
@@ -56,7 +56,7 @@ experiments: {experiment}
 allocators:  {allocator}
 models:      {model}
 Results go to $BENCH_OUT, else ./results; $BENCH_CONF is a folder of your own YAML.
-Exit codes: 0 fine, 1 a job failed or the verdict is negative, 2 wrong words, 130 interrupted.
+Exit codes: 0 fine, 1 a job failed or the verdict is negative, 2 invalid arguments, 130 interrupted.
 """
 
 
@@ -105,10 +105,10 @@ def _main(argv: Sequence[str]) -> int:
 
 
 def _os_error_sentence(error: OSError) -> str:
-    """An OSError without a file name: a denied system call, or a write to standard output."""
+    """Describe an OSError. Without a file name it comes from a denied system call or a write to standard output."""
     reason = error.strerror or str(error)
     if error.filename is None and error.errno in DENIED_ERRNOS:
-        return f"this host refuses a call that the program needs ({reason}): a filter of seccomp or a container may be the cause."
+        return f"this host does not permit a call that the program needs ({reason}): a seccomp filter or a container may block it."
     if error.filename is None:
         _drop_standard_output()
     return f"{error.filename or 'the output'} cannot be used: {reason}."
@@ -118,17 +118,17 @@ def _run_command(argv: list[str]) -> int:
     """The exit code, also where the command ends by SystemExit: argparse after --help, and an interrupted search."""
     try:
         os.getcwd()
-    except FileNotFoundError as error:
-        raise ConfigError("the folder that this was started in is not there any more: cd to one that is.") from error
-    try:
         return _run(argv)
+    except FileNotFoundError as error:
+        if error.filename is not None:
+            raise
+        raise ConfigError("the folder that this was started in is not there any more: cd to one that is.") from error
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
 
 
 def _say(sentence: str, code: int) -> int:
-    line = printable(sentence)
-    print(f"bench: {line}", file=sys.stderr)
+    print(f"bench: {printable(sentence)}", file=sys.stderr)
     return code
 
 
@@ -153,11 +153,11 @@ def _run(argv: list[str]) -> int:
 
 
 def parse(argv: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int], argparse.Namespace]:
-    """The command's ``run``, and its options: argparse's own, with ``words``, what stood after its name, ``after``, what of it
-    stood behind -- where a command takes a program, and ``answer``, where a command puts what --json prints."""
+    """Return the command's ``run``, and its options: argparse's own, with ``words``, what stood after its name, ``after``, what of it
+    came after -- where a command takes a program, and ``answer``, where a command puts what --json prints."""
     words = [*argv[1:]]
     here = words.index("--") if argv[0] in TAKES_A_PROGRAM and "--" in words else len(words)
-    # What is measured may be said as without the command, -m anywhere among it; argparse would end the list of overrides there.
+    # -m may stand anywhere among the overrides; argparse would end their list there.
     rest = [word for word in words[:here] if argv[0] != "plan" or word not in ("-m", "--multirun")]
     options = _parsers(argv[0])[argv[0]].parse_args(rest)
     options.command, options.words, options.after, options.answer = argv[0], words, words[here + 1 :], {}
@@ -203,25 +203,17 @@ def measure(words: Sequence[str]) -> int:
         study, jobs = compose.jobs_of(options.overrides)
     except ConfigError as error:
         code = _say(str(error), 2)  # before the others are told, which may take a while
-        _tell_other_copies(str(error))
+        with contextlib.suppress(ConfigError):
+            from bench.copies.launcher import which_copy
+
+            if which_copy(os.environ).num_copies > 1:
+                from bench.driver import sweep
+
+                sweep.tell_others(str(error))
         return code
-    from bench.driver import sweep  # after the words are known to be right: a wrong one is said at once
+    from bench.driver import sweep  # after the arguments are valid: an error is printed at once
 
     return sweep.run(study, jobs)
-
-
-def _tell_other_copies(refused: str) -> None:
-    """Where a launcher started more copies of this command than this one; else nothing is imported for it."""
-    from bench.copies.launcher import which_copy
-
-    try:
-        alone = which_copy(os.environ).num_copies == 1
-    except ConfigError:
-        return
-    if not alone:
-        from bench.driver import sweep
-
-        sweep.tell_others(refused)
 
 
 def _run_as_json(run: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
@@ -241,7 +233,7 @@ def _run_as_json(run: Callable[[argparse.Namespace], int], options: argparse.Nam
 
 
 def _reopen_std_fds() -> None:
-    """A closed standard file would give its number to the next file that is opened, and what is printed would go into that."""
+    """Open closed standard streams: their number would go to the next file that is opened, and what is printed would go into that."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)
@@ -275,6 +267,6 @@ class _LossyStderr:
 
 
 def _drop_standard_output() -> None:
-    """What could not be written must not be tried again when Python ends, which would say so in its own words."""
+    """Do not write again when Python ends what could not be written, which would print words of its own."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

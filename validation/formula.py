@@ -17,8 +17,8 @@ import sys
 from collections.abc import Sequence
 
 from bench.job.job import Job
+from bench.job.quantities import truncated
 from bench.paths import PUBLISHED
-from bench.report.words import truncated
 from bench.workloads.gpt.flops import tflops
 
 NUM_ROWS = 14

@@ -31,32 +31,27 @@ def share(text: str) -> float:
     return value
 
 
+def text_of(pattern: str, what: str) -> Callable[[str], str]:
+    """Return a type of argument: a text that matches the whole pattern."""
+
+    def checked(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return text
+
+    return checked
+
+
 def positive_whole(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
-    return int(text)
+    return int(text_of("0*[1-9][0-9]*", "a positive whole number")(text))
 
 
-TIME = re.compile(r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}")  # man sbatch, --time
-
-
-def time_limit(text: str) -> str:
-    if not TIME.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time as sbatch takes it, such as 90, 2:00:00 or 1-12")
-    return text
-
-
-def plain_word(text: str) -> str:
-    """A name on an #SBATCH line, where sbatch has quoting rules of its own: none that needs them is let through."""
-    if not re.fullmatch(r"[\w.,@+/-]+", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a plain word")
-    return text
-
-
-def host_names(text: str) -> str:
-    if not all(re.fullmatch(r"([\w.-]+@)?[A-Za-z0-9][\w.:-]*", host) for host in text.split(",")):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of host names, as in n1,n2")
-    return text
+# man sbatch, --time
+TIME = text_of(r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}", "a time as sbatch takes it, such as 90, 2:00:00 or 1-12")
+# A name on an #SBATCH line, where sbatch has quoting rules of its own: none that needs them is accepted.
+NAME = text_of(r"[\w.,@+/-]+", "a plain word")
+HOST = r"([\w.-]+@)?[A-Za-z0-9][\w.:-]*"
+HOSTS = text_of(f"{HOST}(,{HOST})*", "a list of host names, as in n1,n2")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -83,11 +78,11 @@ def report(parser: argparse.ArgumentParser) -> None:
 
 def compare(parser: argparse.ArgumentParser) -> None:
     words = (
-        "two results folders, packs, record.json or published.csv; one, or three and more, are put in the order of time"
+        "two results folders, packs, record.json or published.csv; one, or three and more: changes in the order of time"
     )
     parser.add_argument("results", nargs="+", type=given_path, metavar="RESULT", help=words)
     add_tolerance(parser)
-    words = "be a gate: fail where an arm of B surely takes more than this more time than in A, as in 3%% (docs/ci.md)"
+    words = "be a gate: fail where an arm of B takes significantly more than this more time than in A, as in 3%% (docs/ci.md)"
     parser.add_argument("--max-regression", type=share, metavar="SHARE", help=words)
     words = "with --max-regression: exit code 1 where more blocks would decide"
     parser.add_argument("--undecided-fails", action="store_true", help=words)
@@ -98,7 +93,7 @@ def compare(parser: argparse.ArgumentParser) -> None:
 def pack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", nargs="?", type=given_path, help="a results folder")
     parser.add_argument("-o", "--output", metavar="FILE", type=given_path, help="the pack, such as results.tar.gz")
-    words = "a pack that was sent in: is it whole, and does it name nobody?"
+    words = "check a pack that was sent in: is it whole, and does it name nobody?"
     parser.add_argument("--check", metavar="FILE", type=given_path, help=words)
 
 
@@ -170,10 +165,10 @@ def jobscript(parser: argparse.ArgumentParser) -> None:
     add("--nodes", type=positive_whole, metavar="N", help="to ask for (default: the largest `nodes` in the overrides)")
     add("--ntasks-per-node", type=int, default=1, help="always 1: each copy starts the ranks of its own node")
     add("--cpus-per-task", type=positive_whole, metavar="N", help="cores of each copy (default: all of the node)")
-    add("--time", type=time_limit, help="time limit, as for sbatch: 90 (minutes), 2:00:00, 1-12 (days-hours)")
-    add("--partition", type=plain_word, help="or queue")
-    add("--account", type=plain_word, help="or project, or bank")
-    add("--job-name", type=plain_word, default="bench")
+    add("--time", type=TIME, help="time limit, as for sbatch: 90 (minutes), 2:00:00, 1-12 (days-hours)")
+    add("--partition", type=NAME, help="or queue")
+    add("--account", type=NAME, help="or project, or bank")
+    add("--job-name", type=NAME, default="bench")
     words = "a further line for the batch system, as in --directive=--qos=long"
     add("--directive", "--sbatch", action="append", default=[], metavar="X", help=words)
     words = "Slurm: before the time limit stop, go back into the queue, and go on from there"
@@ -186,7 +181,7 @@ def jobscript(parser: argparse.ArgumentParser) -> None:
     add("--checkout", metavar="DIR", help="else run the checkout in this folder (default: this one)")
     add("--results", metavar="DIR", help="where records go (default: $BENCH_OUT as it is now, else results)")
     add("--launcher", choices=("srun", "mpirun", "ssh"), help="default: the batch system's own, srun for Slurm")
-    add("--hosts", type=host_names, metavar="A,B", help="host names, for ssh, and for mpirun outside a scheduler")
+    add("--hosts", type=HOSTS, metavar="A,B", help="host names, for ssh, and for mpirun outside a scheduler")
     add("overrides", nargs="*", help="what to measure, as without `slurm`: -m nodes=1,2 +allocator=glibc,tcmalloc")
 
 

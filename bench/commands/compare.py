@@ -6,46 +6,41 @@ import argparse
 
 from bench.host import likeness
 from bench.job.errors import ConfigError
+from bench.job.quantities import nodes_text
 from bench.record.packs import is_pack, with_packs
-from bench.report import gate as gate_words
 from bench.report import history, verdict_json
-from bench.report.verdicts import agreement_sentence
-from bench.statistics.cells import nodes_text
-from bench.statistics.gate import Gated, gate
+from bench.report.verdicts import agreement_sentence, gate_sentences
+from bench.statistics.gate import gate
 from bench.statistics.history import series
-from bench.statistics.reproduction import (
-    Side,
-    agree,
-    alike,
-    check_tolerance,
-    load_side,
-    only_in,
-)
+from bench.statistics.reproduction import Side, agree, alike, check_tolerance, experiments_differ, load_side, only_in
 from bench.workloads import reading
 
 
 def run(options: argparse.Namespace) -> int:
     """Exit code 0 when everything is reproduced or within tolerance, 1 when not or not everything was compared; with --max-regression
     1 when an arm failed, whatever was reproduced. Raises ConfigError."""
+    limit, tolerance = options.max_regression, options.tolerance
     if len(options.results) != 2:
         return print_history(options)
-    if options.undecided_fails and options.max_regression is None:
+    if options.undecided_fails and limit is None:
         raise ConfigError("--undecided-fails is of a gate: say how much is allowed, --max-regression 3%.")
-    check_tolerance(options.tolerance)
+    check_tolerance(tolerance)
     for path in options.results:
         if not path.exists():
             raise ConfigError(f"{path} is not there: name a results folder, a record.json or published.csv.")
     a, b = (load_side(path, options.reference) for path in options.results)
-    gated = [] if options.max_regression is None else gate(a, b, options.max_regression)
+    gated = [] if limit is None else gate(a, b, limit)
     options.answer = {
-        **verdict_json.of_comparison(a, b, options.tolerance, agree(a, b, options.tolerance)),
-        "max_regression": options.max_regression,
-        "gate": [verdict_json.of_gated(one, gate_words.sentence(one, options.max_regression)) for one in gated],
+        **verdict_json.of_comparison(a, b, tolerance, agree(a, b, tolerance)),
+        "max_regression": limit,
+        "gate": [verdict_json.of_gated(one, limit) for one in gated],
     }
-    code = print_agreement(a, b, options.tolerance, options.max_regression is None)
-    return (
-        code if options.max_regression is None else print_gate(gated, options.max_regression, options.undecided_fails)
-    )
+    code = print_agreement(a, b, tolerance, limit is None)
+    if limit is None:
+        return code
+    print("\n" + "\n".join(gate_sentences(gated, limit)))
+    words = {one.word for one in gated}
+    return int("failed" in words or (options.undecided_fails and "undecided" in words))
 
 
 def print_history(options: argparse.Namespace) -> int:
@@ -56,10 +51,10 @@ def print_history(options: argparse.Namespace) -> int:
     for path in options.results:
         if not path.is_dir() and not is_pack(path):
             raise ConfigError(
-                f"compare {path}: that is no folder and no pack; name results folders, such as results/main."
+                f"compare {path}: that is no folder and no pack; name results folders, as in results/main."
             )
     read = reading.collect(with_packs(options.results))
-    # What a later sweep set aside is of another state of the host or the code, which is what a history is about.
+    # What a later sweep archived is of another state of the host or the code, which is what a history is about.
     found = series([*read.records, *read.set_aside], options.reference)
     if not found:
         raise ConfigError(
@@ -73,15 +68,6 @@ def print_history(options: argparse.Namespace) -> int:
     return 0
 
 
-def print_gate(gated: list[Gated], limit: float, undecided_fails: bool) -> int:
-    """1 when an arm failed; what is undecided is a 0 with a word, unless it is to fail."""
-    print()
-    for line in gate_words.sentences(gated, limit):
-        print(line)
-    words = {one.word for one in gated}
-    return int("failed" in words or (undecided_fails and "undecided" in words))
-
-
 def print_agreement(a: Side, b: Side, tolerance: float, decides: bool = True) -> int:
     """``decides``: the exit code is of this, and no gate's."""
     agreements = agree(a, b, tolerance)
@@ -90,16 +76,17 @@ def print_agreement(a: Side, b: Side, tolerance: float, decides: bool = True) ->
         print(agreement_sentence(agreement, tolerance))
     lacking = False
     for one, other in ((a, b), (b, a)):
-        alone = only_in(one, other)
+        alone = [f"{arm} at {nodes_text(nodes, simulated)}" for nodes, arm, simulated in only_in(one, other)]
         if alone:
-            words = ", ".join(f"{arm} at {nodes_text(nodes, simulated)}" for nodes, arm, simulated in alone)
-            print(f"Only in {one.name}, and not compared: {words}.")
+            print(f"Only in {one.name}, and not compared: {', '.join(alone)}.")
             lacking = True
         for caution in [*one.invalid.values(), *one.cautions]:
             print(f"Of {one.name}: {caution}")
+    for change in experiments_differ(a, b)[1] if a.job and b.job else []:
+        if change.startswith("program."):
+            print(f"Differs: {change} (A, B)")
     print_facts(a, b)
-    verdicts = {agreement.word for agreement in agreements.values()}
-    if not verdicts <= {"reproduced", "within tolerance"}:
+    if not {agreement.word for agreement in agreements.values()} <= {"reproduced", "within tolerance"}:
         return 1
     if lacking and decides:
         print("\nWhat was compared agrees, but not everything was compared: exit code 1.")
@@ -111,11 +98,9 @@ def print_facts(a: Side, b: Side) -> None:
     if not (a.host and b.host):
         print("\nOne side is a published table: its host is somebody else's, and absolute times do not compare.")
         return
-    differing = likeness.differences(a.host, b.host)
+    differing = [f"  {name}: {one}, {two}" for name, one, two in likeness.differences(a.host, b.host)]
     if differing:
-        print("\nFacts that differ (A, B):")
-        for name, one, two in differing:
-            print(f"  {name}: {one}, {two}")
+        print("\n".join(["\nFacts that differ (A, B):", *differing]))
     if alike(a, b):
         print("\nHosts are alike, so that absolute times compare (B / A):")
         for point in sorted(set(a.seconds) & set(b.seconds)):

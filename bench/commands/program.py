@@ -3,45 +3,51 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import math
 import os
+import re
 import shlex
 import shutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.allocators import library
-from bench.allocators.environment import in_force
 from bench.allocators.retention import is_usable
 from bench.config import compose
 from bench.config.overrides import refuse_unknown
 from bench.config.study import Study
 from bench.driver import sweep
+from bench.driver.resume import locked
 from bench.host.files import file_sha256
+from bench.host.foreign import OF_ALLOCATORS, dropped_environment
 from bench.job.checks import check
-from bench.job.errors import ConfigError
-from bench.job.job import OWN_PARTS, Allocator, Job, Program
+from bench.job.errors import ConfigError, RecordError
+from bench.job.job import OWN_PARTS, Job, Program
 from bench.paths import results_directory
-from bench.record import records
+from bench.record.records import Record
+from bench.report.sentences import setting_words
 from bench.report.verdicts import show, verdict_sentence
 from bench.statistics import grouping
-from bench.statistics.stats import FEWEST_BLOCKS, Ratio, verdict
+from bench.statistics.stats import FEWEST_BLOCKS, verdict
 from bench.workloads import reading
-from bench.workloads.program.run import OUTPUT, last_lines
+from bench.workloads.program.run import OUTPUT, last_lines, seen_environment
 
 ARMS = ("glibc", "glibc_tuned_thp", "tcmalloc", "jemalloc_keep", "mimalloc")  # by default, those that this host has
 SHOWN_LINES = 12
 LARGEST_HASHED = 64 << 20
-KEYS = {  # of `program`, as they are written on the command line
-    "rate": str,
-    "check": str,
-    "stop_after_steps": int,
-    "same_output": bool,
-    "terminal": bool,
-    "timeout_seconds": float,
-    "directory": str,
+KEYS = {  # of `program`, as they are written on the command line: the type, and what a value must be
+    "rate": (str, ""),
+    "check": (str, ""),
+    "stop_after_steps": (int, "a whole number"),
+    "same_output": (bool, "true or false"),
+    "terminal": (bool, "true or false"),
+    "name": (str, ""),
+    "resume": (bool, "true or false"),
+    "timeout_seconds": (float, "a number of seconds"),
+    "directory": (str, ""),
 }
 SHORT = ("rate", "check")  # may leave out `program.`
 
@@ -52,23 +58,29 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(
             "program needs the command after --, as in: program rate='step .* ([0-9.]+) s' -- python train.py"
         )
+    resume = any(word.lower() == "program.resume=true" for word in options.overrides)
     program, rest = program_of(options.overrides, options.after)
     study, jobs = jobs_of(program, rest)
+    say(f"standard input is /dev/null{removed()}.")
+    with locked(results_directory() / study.name, say):
+        set_aside(results_directory() / study.name, program, seen_environment(os.environ) if resume else {})
     code = sweep.run(study, jobs)
-    if code != 130:
-        found = reading.read_all([results_directory() / study.name])[0]
-        ours = [
+    if code != sweep.INTERRUPTED:
+        # Also further blocks of the same program, which measure.blocks=auto added.
+        plain, hashes = dataclasses.asdict(program), {job.content_hash for job in jobs}
+        found = [
             record
-            for record in found
-            if record["content_hash"] in {job.content_hash for job in jobs} or is_of(record, jobs[0])
+            for record in reading.read_all([results_directory() / study.name])[0]
+            if record["content_hash"] in hashes
+            or (record["job"].get("program") == plain and record["job"]["seed"] == jobs[0].seed)
         ]
-        tell_failures(ours)
-        print(advice(ours, study.reference, {job.allocator.name: job.allocator for job in jobs}, program))
+        print_failures(found)
+        print(advice(found, study.reference, program.command))
     return code
 
 
 def program_of(words: Sequence[str], command: Sequence[str]) -> tuple[Program, list[str]]:
-    """The program that the words describe, and the words that are Hydra's. A regular expression is taken as it is: Hydra's grammar
+    """Return the program that the arguments describe, and those that are Hydra's. A regular expression is taken as it is: Hydra's grammar
     would want it quoted once more."""
     values: dict[str, Any] = {}
     rest = []
@@ -81,25 +93,56 @@ def program_of(words: Sequence[str], command: Sequence[str]) -> tuple[Program, l
             continue
         refuse_unknown([name], KEYS, "program.")
         values[name] = as_type(name, value)
+    values.pop("resume", None)
     directory = Path(values.pop("directory", os.getcwd())).expanduser().absolute()
     if not directory.is_dir():
         raise ConfigError(f"program.directory={directory} is not a folder.")
-    refuse_command(command[0], directory)
+    check_command(command[0], directory)
     return Program(command=list(command), directory=str(directory), files=files_of(command, directory), **values), rest
 
 
+def say(sentence: str) -> None:
+    print(f"bench: {sentence}", file=sys.stderr)
+
+
+def removed() -> str:
+    """Return, to follow a sentence, which of the caller's variables no arm gets: what the user runs today is another baseline then."""
+    names = dropped_environment(OF_ALLOCATORS)
+    return (
+        f"; removed from the environment, so that the baseline is not what runs with them: {', '.join(names)}"
+        if names
+        else ""
+    )
+
+
+def set_aside(folder: Path, program: Program, kept: Mapping[str, str]) -> None:
+    """Rename the records of earlier starts of ``program``: what its command read is not known, so none of them answers. On request those
+    stay that had the same environment, whose SHA-256 is in ``kept``."""
+    for path in sorted(folder.glob("*/record.json")):
+        with contextlib.suppress(RecordError):
+            record = reading.read(path)
+            theirs = record["job"].get("program") or {}
+            part = (record["ranks"] or [{}])[0]
+            same = kept and record["valid"] and part.get("environment_sha256") == kept["environment_sha256"]
+            if (theirs.get("name"), theirs.get("command")) == (program.name, program.command) and not same:
+                os.replace(path, path.with_name(f"record-{re.sub('[^0-9]', '', record['started_at'])[:14]}.json"))
+
+
 def as_type(name: str, text: str) -> Any:
-    kind = KEYS[name]
+    kind, wanted = KEYS[name]
     try:
-        if kind is bool:
-            return {"true": True, "false": False}[text.lower()]
-        return kind(text)
+        return {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
     except (KeyError, ValueError):
-        wanted = {bool: "true or false", int: "a whole number", float: "a number of seconds"}[kind]
         raise ConfigError(f"program.{name}={text} must be {wanted}.") from None
 
 
-def refuse_command(word: str, directory: Path) -> None:
+def check_command(word: str, directory: Path) -> None:
+    if re.search(r"\s", word) and not (directory / word).exists():
+        raise ConfigError(
+            f"{word!r} is one word: give the words of the command without quotes around all of them: -- {word}"
+        )
+    if re.match(r"[A-Za-z_]\w*=", word) and not (directory / word).exists():
+        raise ConfigError(f"{word} is a variable and no program: put `env` in front of it: -- env {word} ...")
     if "/" not in word:
         if shutil.which(word) is None:
             raise ConfigError(f"{word} is not a program in PATH: give its path.")
@@ -114,23 +157,19 @@ def refuse_command(word: str, directory: Path) -> None:
 
 
 def files_of(command: Sequence[str], directory: Path) -> dict[str, str]:
-    """SHA-256 of each file that the command names: a script that was edited is not the one whose result is there already."""
-    found = {}
-    for word in command:
-        path = directory / word
-        # os.path, for Path.is_file raises where a word is longer than a name can be.
-        if "=" not in word and os.path.isfile(path) and os.path.getsize(path) <= LARGEST_HASHED:
-            sha256 = file_sha256(str(path))
-            if sha256 is not None:
-                found[str(path)] = sha256
-    return found
+    """Return the SHA-256 of each file that the command names: a script that was edited is not the one whose result is there already."""
+    # os.path, because Path.is_file raises where a word is longer than a name can be.
+    paths = [str(directory / word) for word in command if "=" not in word and os.path.isfile(directory / word)]
+    hashes = {path: file_sha256(path) for path in paths if os.path.getsize(path) <= LARGEST_HASHED}
+    return {path: sha256 for path, sha256 in hashes.items() if sha256 is not None}
 
 
 def jobs_of(program: Program, words: Sequence[str]) -> tuple[Study, list[Job]]:
-    """Three blocks of every arm, and more until the intervals are narrow or the time is over; `repeat=0,1` means just those."""
+    """Return three blocks of every arm, and more until the intervals are narrow or the time is over; `repeat=0,1` means just those."""
     given = refuse_gpt_keys(words)
     defaults = {
         "allocator": f"+allocator={','.join(ARMS)}",
+        "measure.max_seconds": "measure.max_seconds=120",
         "repeat": f"repeat={','.join(map(str, range(FEWEST_BLOCKS)))}",
     }
     study, jobs = compose.jobs_of([*words, *(line for key, line in defaults.items() if key not in given)])
@@ -140,10 +179,8 @@ def jobs_of(program: Program, words: Sequence[str]) -> tuple[Study, list[Job]]:
         usable = {job.allocator.name for job in jobs if job.repeat == jobs[0].repeat and is_usable(job.allocator)}
         jobs = [job for job in jobs if job.allocator.name in usable]
     if "study" not in given:
-        name = Path(program.command[0]).name
-        study = dataclasses.replace(
-            study, name="program_" + "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
-        )
+        name = "".join(c if c.isalnum() or c in "._-" else "_" for c in Path(program.command[0]).name)
+        study = dataclasses.replace(study, name=f"program_{name}")
     if "repeat" not in given:
         study = dataclasses.replace(study, blocks="auto")
     if study.reference not in {job.allocator.name for job in jobs}:
@@ -152,7 +189,7 @@ def jobs_of(program: Program, words: Sequence[str]) -> tuple[Study, list[Job]]:
 
 
 def refuse_gpt_keys(words: Sequence[str]) -> set[str]:
-    """The keys that the words give; raises ConfigError for one that says something of our own GPT."""
+    """Return the keys that are given. Raises ConfigError for one of our own GPT."""
     given = {word.lstrip("+").partition("=")[0] for word in words}
     for key in sorted(given):
         if key.split(".")[0] in (*OWN_PARTS["gpt"], "nodes", "ranks_per_node", "experiment"):
@@ -160,77 +197,56 @@ def refuse_gpt_keys(words: Sequence[str]) -> set[str]:
     return given
 
 
-def is_of(record: records.Record, job: Job) -> bool:
-    """Whether this is one more block of the same program."""
-    return record["job"].get("program") == dataclasses.asdict(job.program) and record["job"]["seed"] == job.seed
-
-
-def tell_failures(found: Sequence[records.Record]) -> None:
-    """The last lines of the first failed run of each arm."""
-    shown = set()
-    for record in found:
-        arm = record["job"]["allocator"]["name"]
-        if record["valid"] or arm in shown:
-            continue
-        shown.add(arm)
+def print_failures(found: Sequence[Record]) -> None:
+    """Print the last lines of the first failed run of each arm of a program."""
+    failed = [record for record in found if not record["valid"] and record["job"].get("program")]
+    for record in {record["job"]["allocator"]["name"]: record for record in reversed(failed)}.values():
         output = Path(record["path"]).parent / OUTPUT
         lines = last_lines(output, SHOWN_LINES)
         if lines:
             print("\n".join([f"\nThe last lines of {os.path.relpath(output)}:", *(f"    {line}" for line in lines)]))
 
 
-def advice(found: Sequence[records.Record], reference: str, arms: dict[str, Allocator], program: Program) -> str:
-    """Return the lines to paste for the arm that is significantly faster than the reference, and what it is against the runner-up."""
-    pairs = [pair for pair in grouping.pairs(found, reference) if pair.ratio and pair.arm in arms]
-    if not pairs:
+def advice(found: Sequence[Record], reference: str, command: Sequence[str]) -> str:
+    """Return the lines to paste for the fastest arm that is significantly faster, or that there is nothing to change."""
+    of_arm = {record["job"]["allocator"]["name"]: record for record in found if record["valid"]}
+    compared = [pair for pair in grouping.pairs(found, reference) if pair.ratio]
+    if not compared:
         return ""
-    compared = {pair.arm: pair for pair in pairs}  # the largest gain first
-    if not any(pair.word == "faster" for pair in pairs):
-        return f"\nNo arm is surely faster than {reference}: change nothing, or give it more time (measure.blocks_max_minutes=60)."
+    by_arm = {pair.arm: pair for pair in compared if pair.arm in of_arm}  # the largest gain first
+    if not any(pair.word == "faster" for pair in by_arm.values()):
+        more = "give it more time (measure.blocks_max_minutes=60)"
+        return f"\nNo arm is significantly faster than {reference}: change nothing, or {more}."
     # The significant ones first; the runner-up may be an arm with a larger gain and a wider interval.
-    order, between, tied = between_finalists(found, sorted(compared, key=lambda arm: compared[arm].word != "faster"))
-    best = compared[order[0]]
-    assert best.ratio is not None
-    memory = f", {1 / best.memory.value:.2f} times the peak memory" if best.memory else ""
-    return "\n".join(
-        [
-            "",
-            *between,
-            f"{'Among the fastest' if tied else 'Fastest'}: {best.arm} ({arms[best.arm].shows}), {show(best.ratio)}{memory}. To run with it:",
-            "",
-            paste(arms[best.arm], program.command),
-        ]
-    )
+    order, between, tied = between_finalists(found, sorted(by_arm, key=lambda arm: by_arm[arm].word != "faster"))
+    best, record = by_arm[order[0]], of_arm[order[0]]
+    words = show(best.ratio) if best.ratio else ""
+    words += f", {1 / best.memory.value:.2f} times the peak memory" if best.memory else ""
+    sure = "Among the fastest" if tied else "Fastest"
+    head = f"{sure}: {best.arm} ({record['job']['allocator']['shows']}), {words}. To run with it:"
+    return "\n".join(["", *between, head, "", paste(record, command)])
 
 
-def between_finalists(found: Sequence[records.Record], order: list[str]) -> tuple[list[str], list[str], bool]:
-    """Return the arms of ``order`` in order, a sentence on the first against the second, and whether they are tied. The order stays,
-    unless the blocks of ``found`` show that the second is significantly faster."""
+def between_finalists(found: Sequence[Record], order: list[str]) -> tuple[list[str], list[str], bool]:
+    """Return the finalists in order, a sentence on the first against the second, and whether they are tied. The order in which they
+    were chosen stays, unless the blocks of ``found`` show that the second is significantly faster."""
     if len(order) < 2:
         return order, [], False
     first, second = order[:2]
     ratio = next((c.ratio for c in grouping.pairs(found, second) if c.arm == first and c.ratio), None)
     if ratio is None:
-        return order, [f"{first} and {second} cannot be told apart: no block holds both."], True
+        return order, [f"{first} and {second} cannot be distinguished: no block holds both."], True
     word = verdict(ratio).word
     if word == "faster":
         return order, [f"{verdict_sentence(ratio, first, second)}, the runner-up."], False
     if word == "slower":
-        turned = verdict_sentence(turn(ratio), second, first)
-        return [second, first, *order[2:]], [f"{turned}, which had been ahead before."], False
+        turned = dataclasses.replace(ratio, value=1 / ratio.value, low=1 / ratio.high, high=1 / ratio.low)
+        said = f"{verdict_sentence(turned, second, first)}, which was ahead before."
+        return [second, first, *order[2:]], [said], False
     limits = "" if math.isnan(ratio.low) or ratio.says_nothing else f", 95 % {ratio.low:.3f} to {ratio.high:.3f}"
-    return order, [f"{first} and {second} cannot be told apart (ratio {ratio.value:.3f}{limits})."], True
+    return order, [f"{first} and {second} cannot be distinguished (ratio {ratio.value:.3f}{limits})."], True
 
 
-def turn(ratio: Ratio) -> Ratio:
-    """The same comparison from the other side."""
-    return dataclasses.replace(ratio, value=1 / ratio.value, low=1 / ratio.high, high=1 / ratio.low)
-
-
-def paste(allocator: Allocator, command: Sequence[str]) -> str:
-    """One `env` in front of the command, so that no shell and no helper runs under the preload."""
-    path = library.resolve(allocator)
-    settings = [f"{name}={shlex.quote(value)}" for name, value in in_force(allocator, path).items()] + (
-        [f"LD_PRELOAD={path}"] if path else []
-    )
-    return "    " + " \\\n        ".join([" ".join(["env", *settings]), shlex.join(command)])
+def paste(record: Record, command: Sequence[str]) -> str:
+    """Return one `env` in front of the command, so that no shell and no helper runs under the preload."""
+    return "    " + " \\\n        ".join([shlex.join(["env", *setting_words(record)]), shlex.join(command)])

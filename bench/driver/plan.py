@@ -22,10 +22,10 @@ from bench.host.likeness import host_class
 from bench.job.errors import RecordError
 from bench.job.identity import content_hash
 from bench.job.job import Job, complete
+from bench.job.quantities import nodes_text
 from bench.job.sampling import micro_batches
 from bench.record import records
 from bench.statistics import grouping
-from bench.statistics.cells import nodes_text
 from bench.statistics.forecast import SOURCES, Duration, Forecast, duration, forecast, with_auto_blocks
 from bench.statistics.stats import FEWEST_BLOCKS, needed_blocks
 from bench.workloads import reading

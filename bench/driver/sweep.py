@@ -36,14 +36,13 @@ from bench.host.findings import findings
 from bench.host.foreign import dropped_environment
 from bench.host.interpreter import with_software
 from bench.host.interrupt import Interrupted, interruptible, raise_if_interrupted
-from bench.host.products import products
+from bench.host.products import products, products_sentences
 from bench.host.topology import cores
 from bench.job.errors import ConfigError
 from bench.job.job import Job, canonical, to_dict
 from bench.paths import results_directory
 from bench.process.cpus import allowed_cpus
 from bench.record import records
-from bench.report.words import products_sentences
 from bench.statistics import effort
 from bench.statistics.effort import paired_draws
 from bench.statistics.grouping import pairs, pairs_with_records
@@ -97,7 +96,8 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
             return Runner(study, out, leader, progress).run(jobs)
         except Interrupted as signal_name:
             progress.say(
-                f"stopped by {signal_name}: the records so far are whole, and the same command goes on where this one ended."
+                f"stopped by {signal_name}: the records so far are whole, and {workload_of(jobs[0]).continued_by} goes on where this one "
+                "ended."
             )
             return INTERRUPTED
         except PeersLost as error:
@@ -199,7 +199,7 @@ class Runner:
         at_once = runs_at_once(todo[0], hosts, self.study.interleave, len(hosts) == 1) if todo else 1
         for group in groups(todo, reference, at_once, number):
             raise_if_interrupted()
-            if done and self.time_is_over(started):
+            if done and self.time_is_over(started, group[0]):
                 return False
             self.progress.start(group)
             for job, record in zip(group, self.measure(group)):
@@ -222,13 +222,14 @@ class Runner:
             self.progress.say(sentence)
         return plan(self.study, jobs, self.out, hosts, len(hosts))
 
-    def time_is_over(self, started: float) -> bool:
+    def time_is_over(self, started: float, job: Job) -> bool:
         """Whether sweep.max_minutes have passed since ``started`` (monotonic seconds), which is said then."""
         minutes = self.study.max_minutes
         if minutes is None or time.monotonic() - started < 60 * minutes:
             return False
         self.progress.say(
-            f"stopped by sweep.max_minutes={minutes:g}: the records so far are whole, and the same command goes on where this one ended."
+            f"stopped by sweep.max_minutes={minutes:g}: the records so far are whole, and {workload_of(job).continued_by} goes on where this "
+            "one ended."
         )
         return True
 
@@ -362,7 +363,7 @@ class Runner:
                 "master_addr": self.leader.copy.master_addr,
                 "interface": chosen_interface(job.launch.interface, self.leader.copy.master_addr, os.environ),
                 "secret": secret.source if secret else None,
-                "dropped_environment": dropped_environment(),
+                "dropped_environment": dropped_environment(workload.dropped),
             },
             "hosts": self.hosts(job),
             "host_used_mib": outcome.host_used_mib,

@@ -43,7 +43,7 @@ def findings(
     ``needed_bytes``: memory of all ranks on this host. ``missing_allocators``: sentences of `AllocatorError`, which name the package to
     install. Call it before the ranks start: what runs then is somebody else's.
     """
-    inherited = dropped_environment(environ)
+    inherited = dropped_environment(environ=environ)
     dropped = f"Set outside, and dropped for the ranks: {', '.join(inherited)}."
     found = [
         *_about_processor(host, load),

@@ -29,7 +29,7 @@ def foreign_variables(environ: Mapping[str, str]) -> list[str]:
     return sorted(name for name in environ if name.startswith(FOREIGN))
 
 
-def dropped_environment(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Return the foreign variables, those that entrypoint.sh removed before us included."""
+def dropped_environment(kinds: tuple[str, ...] = FOREIGN, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the dropped variables, by the beginnings in ``kinds``; those that entrypoint.sh removed before us included."""
     earlier = filter(None, environ.get("BENCH_DROPPED_ENVIRONMENT", "").split(","))
-    return sorted({*foreign_variables(environ), *earlier})
+    return sorted({*(name for name in environ if name.startswith(kinds)), *earlier})

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.host.foreign import FOREIGN
-from bench.host.vector import limit_gflops
+from bench.host.vector import cores_allowed, limit_gflops
 
 LIMIT_SECONDS = 120.0
 PATHS = ("full", "stock")
+SLOW = 1.2  # times as fast on the best path as the library is by default: from here on it is worth a word
 Products = dict[str, dict[str, Any]]
 
 
@@ -50,8 +51,44 @@ def gain(found: Products | None) -> float:
     return float(found["full"]["product_gflops"] / found["stock"]["product_gflops"])
 
 
+def limit_sentence(host: Mapping[str, Any]) -> str:
+    """Return what the cores of this host could compute at most, and what that rests on."""
+    cpu, cores = host["cpu"], cores_allowed(host)
+    limit = limit_gflops(host, cores)
+    if limit is None:
+        missing = "clock" if cpu["ghz"] is None else "width of the vector unit"
+        return f"The theoretical peak of this host is unknown, because its {missing} is."
+    return (
+        f"Theoretical peak: {cores} core{'s' * (cores > 1)} x {cpu['ghz']:.2f} GHz ({cpu['ghz_source']}) x {cpu['flops_per_clock']} "
+        f"operations a clock ({cpu['vector']}) = {limit:.0f} GFLOP/s."
+    )
+
+
 def exceeds_limit(host: Mapping[str, Any]) -> bool:
-    """Return whether the measured product is faster than the limit, so that the limit is wrong: the cores boost above the clock."""
+    """Return whether the measured product is faster than the limit, so that the limit is wrong."""
     found = host.get("products")
     limit = limit_gflops(host, found["full"]["threads"]) if found else None
     return bool(found and limit and found["full"]["product_gflops"] > limit)
+
+
+def products_sentences(host: Mapping[str, Any]) -> list[str]:
+    """Return how fast this host multiplies matrices, on the best path and by default; nothing where that was not measured."""
+    found = host.get("products")
+    if not found:
+        return []
+    full, stock = found["full"], found["stock"]
+    fast, slow = full["product_gflops"], stock["product_gflops"]
+    said = f"Matrix products: {full['library']} {full['version']}, {full['path']} path, {fast:.0f} GFLOP/s on {full['threads']} threads"
+    limit = limit_gflops(host, full["threads"])
+    if disturbed(full):
+        said += f" (on {full['product_cpus']:.1f} cores: other programs had the rest, or the library uses no more)"
+    elif limit:
+        said += f", {100 * fast / limit:.0f} % of the theoretical peak"
+        said += " (cores boost above the reported clock)" if exceeds_limit(host) else ""
+    if fast < SLOW * slow:
+        return [f"{said}; by default {slow:.0f}."]
+    line = f"in a job script `{full['shell_line']}`" if full["shell_line"] else "no variable"
+    return [
+        f"{said}; by default {slow:.0f} ({stock['path']} path): launch.blas=full selects the faster path for the runs here. "
+        f"For a program of your own: {line} ({full['shell_says'].rstrip('.')})."
+    ]

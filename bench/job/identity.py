@@ -31,6 +31,8 @@ def identity(job: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the job has in common with others of its experiment, by dotted names: all but arm, nodes and block."""
     content = {key: value for key, value in flat(job).items() if not _is_information(key)}
     if "program" in job:
+        if content.get("program.name") is None:
+            content.pop("program.name", None)
         files, command = job["program"].get("files", {}), content["program.command"]
         names = {last_part(path.rstrip("~")) for path in files}
         # Sorted: a pack has other names of the files, and so another order.
@@ -57,6 +59,12 @@ def content_hash(job: Mapping[str, Any]) -> str:
 def is_amount(key: str) -> bool:
     """Return whether this key of an identity is an amount, in which two results of one experiment may differ."""
     return key.startswith("measure.") and key not in AMOUNT
+
+
+def followed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an identity without what of a program changes from commit to commit: its files, and the command of one with a label."""
+    changing = ("program.files", "program.command" if content.get("program.name") is not None else "program.files")
+    return {key: value for key, value in content.items() if key not in changing}
 
 
 def flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -128,6 +128,7 @@ class Program:
     """A command of the user's, measured from outside in place of our GPT. Without ``command`` there is none."""
 
     command: List[str] = field(default_factory=list)
+    name: Optional[str] = None  # a label that stays when command and files change; None: the command is the label
     directory: str = ""  # where it runs
     files: Dict[str, str] = field(default_factory=dict)  # SHA-256 of each file that the command names
     rate: Optional[str] = None  # regular expression of the line that ends a step; None: the whole run is one sample

@@ -48,8 +48,8 @@ def write(path: Path, record: Record) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text as `write_bytes` does, in UTF-8 in every locale: a record is read on other hosts."""
-    write_bytes(path, text.encode())
+    """Write a text as `write_bytes` does, in UTF-8 in every locale: a record is read on other hosts. A name may be in no encoding."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -6,20 +6,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.report import by_interpreter, costs, hosts, retention
-from bench.report.sentences import over_time_sentences
+from bench.report import costs
+from bench.report.across import HOSTS_LEGEND, HOSTS_TITLE, SOFTWARE_TITLE, host_tables, software_tables
+from bench.report.sentences import cause_sentences, head_sentences, memory_sentences, notes_of, verdict_sentences
 from bench.report.tables import (
+    KEPT_LEGEND,
     PUBLISHED_MACHINE,
     Refused,
     Table,
-    cause_sentences,
     compared,
-    memory_sentences,
-    notes_of,
-    price_table,
-    tax_table,
+    kept_table,
+    saved_table,
     unusable,
-    verdict_sentences,
 )
 from bench.statistics.published import HEADINGS, published_tables
 from bench.workloads.catalogue import workload_of
@@ -28,7 +26,11 @@ if TYPE_CHECKING:
     from bench.statistics.grouping import Section
 
 MOST_CAUSES = 3  # on the first screen of the page, of the largest gains at the fewest nodes
-OVER_TIME = "One job, micro-batch by micro-batch"
+GAIN = "Gain: how many times less time than the reference. Peak memory: how many times as much (largest rank)."
+SAVED = (
+    "The reference minus the arm, so that what is saved is positive. CPU time: of one thread (getrusage). Predicted: fewer minor faults times "
+    "what one costs here, measured alone (median of the reference's runs, and the range over all ranks)."
+)
 
 
 @dataclass(frozen=True)
@@ -49,58 +51,40 @@ class Part:
 
 
 def document(found: Sequence[Section], refused: Refused) -> list[Part]:
-    beside = hosts.host_tables(found)
-    parts = [Part(hosts.TITLE, 2, legend=hosts.LEGEND)] if beside else []
-    parts += [Part(table.title, tables=[table]) for table in beside]
-    for section in found:
-        parts += section_parts(section)
-    return parts + end_parts(found, refused)
+    return [
+        *hosts_parts(found),
+        *(part for section in found for part in section_parts(section)),
+        *end_parts(found, refused),
+    ]
+
+
+def hosts_parts(found: Sequence[Section]) -> list[Part]:
+    tables = [Part(table.title, tables=[table]) for table in host_tables(found)]
+    return [Part(HOSTS_TITLE, 2, legend=HOSTS_LEGEND), *tables] if tables else []
 
 
 def section_parts(section: Section) -> list[Part]:
     causes = cause_sentences(section)
-    parts = [
-        Part(
-            section.title,
-            2,
-            verdict_sentences(section),
-            causes[:MOST_CAUSES],
-            (costs.head_sentences(section), notes_of(section)),
-        ),
-        *(Part(table.title, tables=[table]) for table in workload_of(section.job).tables(section)),
-    ]
+    notes = head_sentences(section), notes_of(section)
+    parts = [Part(section.title, 2, verdict_sentences(section), causes[:MOST_CAUSES], notes)]
+    parts += [Part(table.title, tables=[table]) for table in workload_of(section.job).tables(section)]
     if section.pairs:
-        legend = (
-            "Gain: how many times less time than the reference. Peak memory: how many times as much (largest rank)."
-        )
-        parts += [
-            Part(
-                f"Against {section.reference}",
-                tables=[compared(section)],
-                legend=legend,
-                after=memory_sentences(section),
-            ),
-            Part("Why", bullets=[causes], tables=[price_table(section), tax_table(section)]),
-        ]
-    kept = retention.retention_table(section)
-    if kept.rows:
-        parts.append(Part(retention.TITLE, tables=[kept], legend=retention.LEGEND))
+        against = compared(section)
+        parts.append(Part(against.title.capitalize(), tables=[against], legend=GAIN, after=memory_sentences(section)))
+        parts.append(Part("Why", bullets=[causes], tables=[saved_table(section)], legend=SAVED))
+    kept = kept_table(section)
+    parts += [Part(kept.title, tables=[kept], legend=KEPT_LEGEND)] if kept.rows else []
     if section.cells:
-        table = Table(costs.COSTS, costs.cost_rows(section))
-        said = costs.cost_sentences(section)
+        said, table = costs.cost_sentences(section), costs.cost_table(section)
         parts.append(Part(costs.TITLE, bullets=[said], tables=[table], legend=costs.LEGEND))
-    over_time = over_time_sentences(section)
-    return parts + ([Part(OVER_TIME, bullets=[over_time])] if over_time else [])
+    return parts
 
 
 def end_parts(found: Sequence[Section], refused: Refused) -> list[Part]:
-    parts = [
-        Part(by_interpreter.TITLE, 2, bullets=[said], tables=[table])
-        for said, table in by_interpreter.interpreter_tables(found)
-    ]
+    parts = [Part(SOFTWARE_TITLE, 2, bullets=[said], tables=[table]) for said, table in software_tables(found)]
     invalid = [f"`{name}`: {why}" for name, why in unusable(found, refused)]
     parts += [Part("Invalid, and why", 2, bullets=[invalid])] if invalid else []
-    if not any(section.is_published_workload for section in found):
+    if not any(workload_of(section.job).is_published(section.job) for section in found):
         return parts
     parts.append(Part(f"The published table ({PUBLISHED_MACHINE})", 2, kind="elsewhere"))
     return parts + [

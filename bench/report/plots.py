@@ -1,5 +1,5 @@
-"""The pictures of the report: each a small SVG as text, with the points that it shows as CSV. Drawn for the width of a phone, so that
-a wide screen sets several side by side. Arms differ by color (of the library) and by marker; style.py has the style.
+"""The pictures of the report: each a small SVG as text. Drawn for the width of a phone, so that a wide screen sets several side by side.
+Arms differ by color (of the library) and by marker; style.py has the style.
 """
 
 from __future__ import annotations
@@ -14,19 +14,6 @@ import numpy as np
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
-from bench.report.data import csv_text, ratio_row
-from bench.report.plot_data import (
-    MOST_BLOCKS,
-    MOST_POINTS,
-    Rows,
-    Series,
-    at_fewest_nodes,
-    evenly,
-    record_name,
-    series,
-    some_blocks,
-    typical_jobs,
-)
 from bench.report.style import (
     INK,
     SOFT,
@@ -42,42 +29,67 @@ from bench.report.style import (
     short,
     svg_text,
 )
+from bench.statistics import stats
 from bench.statistics.cause import PHASES, fault_prices, total
-from bench.statistics.published import read_published
+from bench.statistics.published import published_rows
 from bench.workloads.catalogue import workload_of
 
 if TYPE_CHECKING:
+    from bench.record.records import Record
     from bench.statistics.cells import Cell
     from bench.statistics.grouping import Section
 
-
 PHASE_COLORS = dict(zip(PHASES, ("#56B4E9", "#0072B2", "#E69F00", "#009E73")))
-MOST_MICRO_BATCHES = 400  # of one job; more would hide one another
-Drawing = Optional[tuple[str, str, Figure, Rows]]  # title, caption, figure, what it shows; None where there is nothing
+MOST_POINTS = 600  # of one arm
+MOST_BLOCKS = 12  # of one arm
+MOST_ARMS = 4  # shown micro-batch by micro-batch
+MOST_MICRO_BATCHES = 400  # of one run; more would hide one another
+Drawing = Optional[tuple[str, str, Figure]]  # title, caption, figure; None where there is nothing
 
 
 @dataclass(frozen=True)
 class Plot:
-    """``name`` is a word for ids, ``caption`` says what is to be seen, ``csv`` holds the points."""
+    """``name`` is a word for ids, ``caption`` says what is to be seen."""
 
     name: str
     title: str
     caption: str
     svg: str
-    csv: str
+
+
+@dataclass(frozen=True)
+class Series:
+    """The micro-batches of one run's first rank, arrays of one length."""
+
+    arm: str
+    seconds: np.ndarray
+    minor_faults: np.ndarray
+    rss_bytes: np.ndarray
+    steady: np.ndarray
+
+    @property
+    def num_warm_up(self) -> int:
+        """Micro-batches before the first one that counts."""
+        return int(np.argmax(self.steady)) if self.steady.any() else len(self.steady)
+
+
+def series(record: Record, arm: str) -> Series:
+    """``arm``: as its section names it, where two settings of one name are two arms."""
+    columns = {key: np.array(values) for key, values in record["ranks"][0]["micro_batches"].items()}
+    seconds, faults = (columns[f"forward_{what}"] + columns[f"backward_{what}"] for what in ("seconds", "minor_faults"))
+    return Series(arm, seconds, faults, columns["rss_bytes"], columns["steady"].astype(bool))
 
 
 def plots(section: Section, prefix: str = "") -> list[Plot]:
-    """Every picture that this section's records can fill, the most telling first. ``prefix`` keeps ids of sections apart."""
+    """Return every picture that this section's records can fill. ``prefix`` keeps ids of sections apart."""
     drawings = {draw.__name__: draw for draw in (gains, phases, samples, over_time, against_nodes, pareto)}
     found = []
     with matplotlib.rc_context(STYLE):
-        for draw in map(drawings.__getitem__, workload_of(section.job).pictures):
-            drawing = draw(section)
+        for name in workload_of(section.job).pictures:
+            drawing = drawings[name](section) if section.cells else None
             if drawing:
-                title, caption, figure, rows = drawing
-                name = f"{prefix}{draw.__name__}"
-                found.append(Plot(name, title, caption, svg_text(figure, name, title), csv_text(rows)))
+                title, caption, figure = drawing
+                found.append(Plot(prefix + name, title, caption, svg_text(figure, prefix + name, title)))
     return found
 
 
@@ -106,21 +118,16 @@ def gains(section: Section) -> Drawing:
     plain_log(axes.xaxis, [clip(x) for x in limits])
     # From the right: beside long names the axis is shorter than its words.
     axes.set_xlabel(f"time of {section.reference} / time of the arm  (right of 1: faster)", loc="right")
-    hollow = any(pair.simulated for pair, _ in found)
-    return (
-        "Gain over " + section.reference,
-        "How many times less time an iteration takes, with the 95 % interval. Right of the line is faster"
-        + (", hollow marks are simulated nodes." if hollow else "."),
-        figure,
-        [ratio_row(section, pair) for pair in section.pairs if pair.ratio],
+    hollow = ", hollow marks are simulated nodes" if any(pair.simulated for pair, _ in found) else ""
+    caption = (
+        f"How many times less time an iteration takes, with the 95 % interval. Right of the line is faster{hollow}."
     )
+    return f"Gain over {section.reference}", caption, figure
 
 
 def phases(section: Section) -> Drawing:
     """Stacked bars of the phases of an iteration, and under each the cost of its page faults."""
-    cells = at_fewest_nodes(section)
-    if not cells:
-        return None
+    cells = section.at_fewest_nodes
     figure, axes = new(height=1.25 + 0.36 * len(cells))
     costs, places = fault_seconds(cells), np.arange(len(cells))[::-1]
     left = np.zeros(len(cells))
@@ -136,97 +143,85 @@ def phases(section: Section) -> Drawing:
     axes.set_xlabel(f"seconds per iteration{_at(cells)}")
     handles, names = axes.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper left", ncols=3, columnspacing=1.0, handlelength=1.2)
-    rows: Rows = [
-        {"record": record_name(record), "arm": cell.arm, "phase": phase}
-        | {"seconds": float(record["derived"]["phases"][phase]["seconds"])}
-        for cell in cells
-        for record in cell.records
-        for phase in PHASES
-    ]
-    rows += [
-        {"record": "all of the arm", "arm": cell.arm, "phase": "page faults (estimate)", "seconds": cost}
-        for cell, cost in zip(cells, costs)
-    ]
-    return (
-        "Where the time goes",
-        "Phases of one whole iteration, means of the blocks; hatched below: minor faults times the measured cost of one.",
-        figure,
-        rows,
-    )
+    caption = "Phases of one whole iteration, means of the blocks; hatched below: estimated page-fault time."
+    return "Where the time goes", caption, figure
 
 
 def samples(section: Section) -> Drawing:
     """Every micro-batch as a point: warm-up gray, outliers ringed, the mean of the steady ones a line."""
-    cells = at_fewest_nodes(section)
-    if not cells:
-        return None
+    cells = section.at_fewest_nodes
     figure, axes = new(height=1.15 + 0.36 * len(cells))
-    look, all_seconds, rows = looks(section.arms), [], []
+    look, ends = looks(section.arms), []
     left_out = any(len(cell.records) > MOST_BLOCKS for cell in cells)
     for y, cell in enumerate(reversed(cells)):
-        blocks = some_blocks(cell)
+        blocks = [cell.records[i] for i in evenly(len(cell.records), MOST_BLOCKS)]
         lane = 0.8 / len(blocks)
-        for number, job in enumerate(series(record, cell.arm) for record in blocks):
-            seconds, far = job.seconds, np.flatnonzero(job.outlier)
+        for number, run in enumerate(series(record, cell.arm) for record in blocks):
+            seconds, far = run.seconds, np.zeros(len(run.seconds), bool)
+            far[run.steady] = stats.outliers(seconds[run.steady])
             keep = evenly(len(seconds), max(1, MOST_POINTS // len(blocks)))
             left_out |= len(keep) < len(seconds)
             # Within a block's lane time runs downwards, so that a trend shows as a slant.
             place = y + 0.4 - lane * (number + 0.1 + 0.8 * np.arange(len(seconds)) / max(1, len(seconds) - 1))
-            warm, good = keep[~job.steady[keep]], keep[job.steady[keep]]
+            warm, good = keep[~run.steady[keep]], keep[run.steady[keep]]
             mark: dict[str, Any] = {"linestyle": "", "marker": look[cell.arm].marker, "mew": 0}
             axes.plot(seconds[warm], place[warm], ms=2.6, color=WARM_UP, **mark)
             axes.plot(seconds[good], place[good], ms=3, color=look[cell.arm].color, alpha=0.75, **mark)
             axes.plot(seconds[far], place[far], linestyle="", marker="o", ms=6.5, mfc="none", mec=INK, mew=0.8)
-            mean = seconds[job.steady].mean()
+            mean = seconds[run.steady].mean()
             axes.plot([mean, mean], [y + 0.4 - lane * number, y + 0.4 - lane * (number + 1)], color=INK, lw=1.2)
-            all_seconds += list(seconds)
-            rows += job.rows(np.union1d(keep, far), "seconds", "steady", "outlier")
+            ends += [float(seconds.min()), float(seconds.max())]
     name_rows(axes, [cell.arm for cell in reversed(cells)])
-    if max(all_seconds) > 6 * min(all_seconds):
-        plain_log(axes.xaxis, all_seconds)
+    if max(ends) > 6 * min(ends):
+        plain_log(axes.xaxis, ends)
     axes.set_xlabel(f"seconds per micro-batch{_at(cells)}")
-    return (
-        "Every micro-batch",
-        "One point each, a lane for each block; grey: warm-up, ringed: outliers (kept), line: mean of the steady ones."
-        + (" Of very long series, an even choice is drawn." if left_out else ""),
-        figure,
-        rows,
+    caption = "One row per block; gray: warm-up, circled: outliers (kept), line: mean of the steady ones." + (
+        " Of very long series, an even choice is drawn." if left_out else ""
     )
+    return "Every micro-batch", caption, figure
 
 
 def over_time(section: Section) -> Drawing:
-    """Seconds, minor faults and resident memory of each micro-batch of one job of each arm, on plain scales."""
-    jobs = typical_jobs(section)
-    if not jobs:
-        return None
-    cells = at_fewest_nodes(section)
-    left_out = len(cells) - len(jobs)
-    columns = "seconds", "minor_faults", "rss_bytes", "steady"
-    return (
-        "One job, micro-batch by micro-batch",
-        "The job in the middle of each arm's blocks. Grey: warm-up, not counted. An arm that keeps its memory stops faulting; one that gives it "
-        "back faults anew in each micro-batch, and not always alike."
-        + (f" {left_out} more arms are in the other pictures." if left_out else ""),
-        series_figure(jobs, looks(section.arms), _at(cells)),
-        [row for job in jobs for row in job.rows(range(len(job.seconds))[:MOST_MICRO_BATCHES], *columns)],
+    """Seconds, minor faults and resident memory of each micro-batch of one run of each arm, on plain scales."""
+    runs = typical_runs(section)
+    cells = section.at_fewest_nodes
+    left_out = len(cells) - len(runs)
+    caption = (
+        "Median run of each arm. Gray: warm-up, not counted. An arm that returns memory to the kernel faults again in every micro-batch."
+        + (f" {left_out} more arms are in the other pictures." if left_out else "")
     )
+    return "One run, micro-batch by micro-batch", caption, series_figure(runs, looks(section.arms), _at(cells))
 
 
-def series_figure(jobs: Sequence[Series], look: Mapping[str, Look], where: str = "") -> Figure:
-    """Seconds, minor faults and resident set over the number of the micro-batch; a vertical line where counting begins."""
+def typical_runs(section: Section) -> list[Series]:
+    """Return the median run by Sec/it, of the reference and of the arms that differ most from it."""
+
+    def median(cell: Cell) -> Record:
+        return sorted(cell.records, key=lambda one: one["derived"]["sec_per_it"])[(len(cell.records) - 1) // 2]
+
+    cells = section.at_fewest_nodes
+    base = next(cell.sec_per_it.value for cell in cells if cell.arm == section.reference)
+    others = [cell for cell in cells if cell.arm != section.reference]
+    others.sort(key=lambda cell: -abs(math.log(base / cell.sec_per_it.value)))
+    shown = {section.reference, *(cell.arm for cell in others[: MOST_ARMS - 1])}
+    return [series(median(cell), cell.arm) for cell in cells if cell.arm in shown]
+
+
+def series_figure(runs: Sequence[Series], look: Mapping[str, Look], where: str = "") -> Figure:
+    """Return seconds, minor faults and resident set over the number of the micro-batch; a vertical line where counting begins."""
     figure, panels = new(height=5.0, rows=3)
-    for job in jobs:
-        style, steady = look[job.arm], job.steady[:MOST_MICRO_BATCHES]
+    for run in runs:
+        style, steady = look[run.arm], run.steady[:MOST_MICRO_BATCHES]
         number = np.arange(1, len(steady) + 1)
         mark: dict[str, Any] = {"linestyle": "", "marker": style.marker, "ms": 3, "mew": 0}
-        for axes, whole in zip(panels, (job.seconds, job.minor_faults, job.rss_bytes / 2**20)):
+        for axes, whole in zip(panels, (run.seconds, run.minor_faults, run.rss_bytes / 2**20)):
             values = whole[: len(steady)]
             axes.plot(number, values, color=style.color, lw=0.8, alpha=0.5)
             axes.plot(number[~steady], values[~steady], color=WARM_UP, **mark)
-            label = job.arm if axes is panels[0] else None
+            label = run.arm if axes is panels[0] else None
             axes.plot(number[steady], values[steady], color=style.color, label=label, **mark)
     for axes, label in zip(panels, ("seconds", "minor faults", "resident set (MiB)")):
-        for start in {job.num_warm_up for job in jobs}:
+        for start in {run.num_warm_up for run in runs}:
             axes.axvline(start + 0.5, color=INK, lw=0.7, linestyle=":")
         axes.set_ylabel(label)
         axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: short(x)))
@@ -243,28 +238,27 @@ def series_figure(jobs: Sequence[Series], look: Mapping[str, Look], where: str =
 def against_nodes(section: Section) -> Drawing:
     """Sec/it against nodes, log-log; the published curves where the workload is the published one."""
     curves = {arm: [cell for cell in section.cells if cell.arm == arm] for arm in section.arms}
-    published = read_published() if section.is_published_workload else {}
+    published = published_rows() if workload_of(section.job).is_published(section.job) else []
     if not published and all(len(cells) < 2 for cells in curves.values()):
         return None
     figure, axes = new(height=3.5)
-    look, rows = looks(section.arms), []
-    for arm, points in published.items():
-        nodes, seconds = zip(*sorted(points))
+    look, drawn = looks(section.arms), [row.sec_per_it for row in published]
+    for arm in dict.fromkeys(row.allocator for row in published):
+        nodes, seconds = zip(*sorted((row.nodes, row.sec_per_it) for row in published if row.allocator == arm))
         dashes, label = "--" if arm == "glibc" else ":", f"published {arm} (A64FX)"
         axes.plot(nodes, seconds, color=SOFT, lw=0.9, linestyle=dashes, marker=".", ms=4, label=label)
-        rows += [_node_row("published, another machine", arm, None, n, s) for n, s in zip(nodes, seconds)]
     for arm, cells in curves.items():
         style = look[arm]
         for cell in cells:
             one = cell.sec_per_it
-            rows.append(_node_row("measured", arm, cell.simulated, cell.nodes, one.value, one.low, one.high))
+            drawn.append(one.value)
             if not math.isnan(one.low) and one.high < 100 * one.value:
                 ends = [max(one.low, one.value / 100), one.high]
                 axes.plot([cell.nodes] * 2, ends, color=style.color, lw=1)
             axes.plot(cell.nodes, one.value, **style.mark, mfc=style.fill(cell.simulated))
         axes.plot([c.nodes for c in cells], [c.sec_per_it.value for c in cells], color=style.color, lw=1.1, alpha=0.8)
         axes.plot([], [], **style.mark, label=arm)
-    plain_log(axes.yaxis, [row["seconds_per_iteration"] for row in rows])
+    plain_log(axes.yaxis, drawn)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:g}"))
     axes.xaxis.set_minor_locator(ticker.NullLocator())
@@ -272,49 +266,29 @@ def against_nodes(section: Section) -> Drawing:
     axes.set_ylabel("seconds per iteration")
     figure.legend(loc="outside upper left", ncols=2, columnspacing=1.0)
     simulated = any(cell.simulated for cell in section.cells)
-    return (
-        "Seconds per iteration against nodes",
+    caption = (
         "Logarithmic scales, 95 % intervals."
-        + (" Dashed and dotted grey: the published table, from another machine." if published else "")
-        + (" Hollow: simulated nodes, ranks that share one host." if simulated else ""),
-        figure,
-        rows,
+        + (" Dashed and dotted gray: the published table, from another machine." if published else "")
+        + (" Hollow: simulated nodes, ranks that share one host." if simulated else "")
     )
-
-
-def _node_row(
-    of: str,
-    arm: str,
-    simulated: bool | None,
-    nodes: int,
-    seconds: float,
-    low: float | None = None,
-    high: float | None = None,
-) -> dict[str, Any]:
-    limits = {"seconds_low": low, "seconds_high": high}
-    return {"of": of, "arm": arm, "nodes": nodes, "simulated": simulated, "seconds_per_iteration": seconds, **limits}
+    return "Seconds per iteration against nodes", caption, figure
 
 
 def pareto(section: Section) -> Drawing:
     """Time against peak memory, all arms: retention is paid in memory. A line joins the arms that nothing beats in both."""
-    cells = at_fewest_nodes(section)
+    cells = section.at_fewest_nodes
     if len(cells) < 2:
         return None
     figure, axes = new(height=2.8 + 0.2 * len(cells))  # each arm has its line in the legend, with its version
-    look, spots, rows = looks(section.arms), [], []
+    look, spots = looks(section.arms), []
     for cell in cells:
         style, peaks = look[cell.arm], [record["derived"]["peak_rss_bytes"] / 2**20 for record in cell.records]
-        version = cell.records[0]["ranks"][0]["proof"]["version"] or ""
-        for record in some_blocks(cell):
-            peak, seconds = record["derived"]["peak_rss_bytes"], float(record["derived"]["sec_per_it"])
-            axes.plot(peak / 2**20, seconds, **style.mark, alpha=0.35, ms=3.5, mew=0)
-            rows.append(
-                {"record": record_name(record), "arm": cell.arm, "version": version}
-                | {"peak_rss_bytes": peak, "seconds_per_iteration": seconds}
-            )
+        for i in evenly(len(peaks), MOST_BLOCKS):
+            seconds = cell.records[i]["derived"]["sec_per_it"]
+            axes.plot(peaks[i], seconds, **style.mark, alpha=0.35, ms=3.5, mew=0)
         spots.append((float(np.mean(peaks)), cell.sec_per_it.value))
-        short_version = version.partition("-")[0]  # jemalloc's ends in a commit
-        label = f"{cell.arm} ({short_version})" if short_version else cell.arm
+        version = cell.version.partition("-")[0]  # jemalloc's ends in a commit
+        label = f"{cell.arm} ({version})" if version else cell.arm
         axes.plot(*spots[-1], **style.mark, ms=7.5, mec="white", mew=0.7, label=label)
     axes.plot(*zip(*frontier(spots)), color=SOFT, lw=0.9, linestyle="--", zorder=1, drawstyle="steps-post")
     axes.margins(0.12)
@@ -323,29 +297,32 @@ def pareto(section: Section) -> Drawing:
     axes.set_xlabel(f"peak resident set of the largest rank (MiB){_at(cells)}")
     axes.set_ylabel("seconds per iteration")
     figure.legend(loc="outside upper left", ncols=1)
-    return (
-        "Time against memory",
-        "Lower left is better; small marks are the blocks. The dashed line joins the arms that none beats in both.",
-        figure,
-        rows,
+    caption = (
+        "Lower left is better; small marks are the blocks. The dashed line joins the arms that none beats in both."
     )
+    return "Time against memory", caption, figure
 
 
 def _at(cells: Sequence[Cell]) -> str:
     """For a label: the number of nodes, where it is more than one."""
-    nodes, simulated = cells[0].nodes, cells[0].simulated
+    nodes, simulated = cells[0].at
     return "" if nodes == 1 else f", {nodes} {'simulated ' if simulated else ''}nodes"
 
 
+def evenly(length: int, most: int) -> np.ndarray:
+    """Return at most ``most`` places of ``length``, evenly chosen."""
+    return np.unique(np.linspace(0, length - 1, min(length, most)).astype(int))
+
+
 def fault_seconds(cells: Sequence[Cell]) -> list[float]:
-    """Seconds per iteration that each cell's minor faults cost, at the reference's price, as in bench/statistics/cause.py."""
+    """Return seconds per iteration that each cell's minor faults cost, at the reference's cost of one, as in bench/statistics/cause.py."""
     prices = fault_prices(cells[0].records) or fault_prices([record for cell in cells for record in cell.records])
     price = max(0.0, float(np.median(prices))) if prices else 0.0
     return [price * float(np.mean([total(record, "minor_faults") for record in cell.records])) for cell in cells]
 
 
 def frontier(spots: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The spots (memory, time) that no other beats in both, by rising memory."""
+    """Return the spots (memory, time) that no other beats in both, by rising memory."""
     best: list[tuple[float, float]] = []
     for memory, seconds in sorted(spots):
         if not best or seconds < best[-1][1]:

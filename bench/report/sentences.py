@@ -1,114 +1,223 @@
-"""What the analysis found, in sentences: the cause of a difference, whether all records did the same work, how faults went over time."""
+"""What was found in a section, in sentences: made once, for the terminal, report.md, the page and --json."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from bench.job.quantities import count, percent, seconds
-from bench.job.series import correlation_factor
-from bench.report.plot_data import Series, typical_jobs
+from bench.host.products import SLOW, gain
+from bench.job.quantities import count, nodes_text, number, percent, seconds
+from bench.report.verdicts import SMALLER, note, pair_sentence, verdict_sentence
 from bench.statistics.cause import Cause
-from bench.statistics.pairing import Losses
-from bench.workloads.catalogue import WORKLOADS, workload_of
+from bench.statistics.costs import stock_gain, stock_seconds
+from bench.statistics.pairing import Losses, Pair
+from bench.statistics.published import published_seconds
+from bench.workloads.catalogue import WORKLOADS
 
 if TYPE_CHECKING:
+    from bench.record.records import Record
+    from bench.statistics.cells import Cell
     from bench.statistics.grouping import Section
 
-MOST_BARS = 48  # of a line in report.md
-BARS = "▁▂▃▄▅▆▇█"
+HUGE_BYTES = 64 << 20  # of huge pages: less is the interpreter's and the libraries' own
+
+
+# ---- the answer
+
+
+def verdict_sentences(section: Section) -> list[str]:
+    """Return a sentence for each comparison, with the gain on the math library's default path; where there is none, why."""
+    said = []
+    for pair in section.pairs:
+        gain_there = gain_by_default(section, pair)
+        usual = f"; about {gain_there:.2f}x for a program started in the usual way" if gain_there else ""
+        said.append(_begun(section, pair, f"{pair_sentence(pair).rstrip('.')}{usual}."))
+    if not said and len(section.arms) == 1:
+        return [*(measured_sentence(section, cell) for cell in section.cells), next_step(section)]
+    why = "no two arms ran at the same number of nodes" if section.arms else "no run ended well"
+    return said or [f"Nothing to compare: {why}."]
+
+
+def gain_by_default(section: Section, pair: Pair) -> float | None:
+    """Return the ratio as it would be on the math library's default path; None where it is not significant, or the path no other."""
+    if pair.ratio is None or pair.word not in ("faster", "slower"):
+        return None
+    return stock_gain(section.both(pair), pair.ratio.value, section.host)
+
+
+def head_sentences(section: Section) -> list[str]:
+    """Return what goes with the verdict: the reader's own gain, the lines for the job script, and the spread of the runs."""
+    return [*default_path_sentences(section), *setting_sentences(section), *spread_sentences(section)]
+
+
+def default_path_sentences(section: Section) -> list[str]:
+    """Return what the host's math library costs where it is slow by default, and why the gain is another there."""
+    found = _slow_products(section)
+    if not found:
+        return []
+    full, stock = found["full"], found["stock"]
+    said = (
+        f"{full['library']} {full['version']} takes its {stock['path']} path by default on this CPU: {stock['product_gflops']:.0f} GFLOP/s "
+        f"in place of {full['product_gflops']:.0f}."
+    )
+    added = [(seconds, cell) for cell in section.cells if (seconds := stock_seconds(cell, section.host))]
+    if added:
+        times = sorted({f"{1 + seconds / cell.sec_per_it.value:.1f}" for seconds, cell in added}, key=float)
+        return [
+            f"{said} So a program like this one, started in the usual way, takes about {' to '.join(times[:: len(times) - 1 or 1])} times as "
+            "long, in which the allocator saves the same seconds (by counting operations, not measured)."
+        ]
+    if section.job.launch.blas == "stock":
+        said += " These runs took that path (launch.blas=stock), which hides a part of what an allocator does."
+    return [said]
+
+
+def setting_sentences(section: Section) -> list[str]:
+    """Return the lines for the job script: of the fastest arm that is significantly faster, and of the math library."""
+    faster = [(pair.ratio.value, pair) for pair in section.pairs if pair.ratio and pair.word == "faster"]
+    lines = []
+    if faster:
+        _, best = max(faster, key=lambda one: one[0])
+        words = setting_words(section.both(best)[1].records[0])
+        lines.append(f"`{shlex.join(['env', *words])}` before the command ({best.arm})")
+    if shell_line(section):
+        says = section.host["products"]["full"]["shell_says"].rstrip(".")
+        lines.append(f"`{shell_line(section)}` ({says})")
+    return [f"For your job script: {'; and '.join(lines)}."] if lines else []
+
+
+def shell_line(section: Section) -> str | None:
+    """Return the line that gives a program a faster path of the math library; None where none does, or none is needed."""
+    found = _slow_products(section)
+    return found["full"]["shell_line"] if found else None
+
+
+def _slow_products(section: Section) -> Mapping[str, Any] | None:
+    """The host's products where the library is slow by default; None else."""
+    found = section.host.get("products")
+    return found if found and gain(found) > SLOW else None
+
+
+def setting_words(record: Record) -> list[str]:
+    """Return the arm's environment as it was in force, NAME=VALUE each, and its preload."""
+    allocator, proof = record["job"]["allocator"], record["ranks"][0]["proof"]
+    dropped = proof.get("dropped", [])
+    env = {key: value for key, value in allocator["env"].items() if key not in dropped}
+    env.update(pair for name in dropped for pair in (allocator.get("instead") or {}).get(name, {}).items())
+    words = [f"{key}={value}" for key, value in sorted(env.items())]
+    if allocator["library"]:
+        # The file; the soname is a link beside it that outlives an upgrade. A pack cuts the folder.
+        folder, _, name = proof["malloc_library"].rpartition("/")
+        soname = next((one for one in allocator["library"].split(",") if one and name.startswith(one)), name)
+        words.append(f"LD_PRELOAD={folder}/{soname}" if folder.startswith("/") else f"LD_PRELOAD={soname}")
+    return words
+
+
+def spread_sentences(section: Section) -> list[str]:
+    """Return one line for each number of nodes: every arm's fastest and slowest run."""
+    said: dict[str, list[str]] = {}
+    for cell in section.cells:
+        if cell.extremes:
+            low, high = (seconds(value).split() for value in cell.extremes)
+            runs = f"{cell.arm} {low[0]}{f' {low[1]}' * (low[1] != high[1])} to {' '.join(high)}"
+            where = f" at {nodes_text(*cell.at)}" * (cell.at != (1, False))
+            each = said.setdefault(where, [])
+            each.append(runs if each else f"{runs} per {cell.unit}")
+    return [f"From run to run{where}: {', '.join(each)}." for where, each in said.items()]
+
+
+def measured_sentence(section: Section, cell: Cell) -> str:
+    """Return what one arm alone took, beside the published row where the workload is the published one."""
+    interval = cell.sec_per_it
+    limits = f" (95 %: {number(interval.low)} to {number(interval.high)})" if cell.num_blocks > 1 else ""
+    said = f"{cell.arm} at {nodes_text(*cell.at)}: {number(interval.value)} s per iteration{limits}"
+    theirs = published_seconds(section, cell.arm, cell.nodes)
+    return said + (f"; the published table has {number(theirs)} s, one run on another machine." if theirs else ".")
+
+
+def next_step(section: Section) -> str:
+    """Return the command that adds the arm to compare with. It is a sweep that this run is a part of, so that it is not run again."""
+    arm, image = section.arms[0], section.host.get("image") or {}
+    other = "tcmalloc" if arm == "glibc" else "glibc"
+    # The words before the overrides are those that the reader typed: another command would be another image, or none.
+    if image.get("sif"):
+        how = f"apptainer run {Path(image['sif']).name}"
+    else:
+        how = "the same `docker run` with" if image.get("built_by") == "docker" else "./entrypoint.sh"
+    return (
+        f"One arm alone is not compared with anything: {how} -m +allocator=glibc,{other if arm == 'glibc' else arm} (and the other words of "
+        f"this command, if there were any) adds {other} to this block, and runs only what is missing."
+    )
+
+
+# ---- why
+
+
+def cause_sentences(section: Section) -> list[str]:
+    """Return one for each comparison of two blocks or more: one shows no difference that could be explained."""
+    explained = [(c, c.cause) for c in section.pairs if c.cause and c.ratio and c.ratio.num_blocks > 1]
+    return [_begun(section, c, cause_sentence(cause, c.reference, c.arm)) for c, cause in explained]
 
 
 def cause_sentence(cause: Cause, reference: str, arm: str) -> str:
-    """The cause of what ``arm`` gains or loses against ``reference``, with the figures that it rests on."""
-    faults = f"{count(abs(cause.minor_faults))} minor faults {_a_unit(cause)}"
-    against, state = f"{arm} against {reference}", cause.state
-    if state == "no sure difference":
-        than = "fewer" if cause.minor_faults >= 0 else "more"
-        return f"{against}: there is no sure difference to explain; {arm} takes {faults} {than}."
-    if state == "no price":
-        return f"{against}: the cost of a fault was not measured, so that the difference is not explained."
-    if state == "price in the noise":
-        price = f"median {(cause.fault_seconds or 0.0) * 1e6:.2f} µs"
-        return f"{against}: the cost of a fault drowns in the noise of this host ({price}), so that the difference is not explained."
-    what, than = "gain" if cause.seconds > 0 else "loss", "fewer" if cause.minor_faults > 0 else "more"
-    if state == "not faults":
-        said = f"Page faults do not explain the {what}: {arm} takes {faults} {than} than {reference}."
+    """Return where the time that ``arm`` saves or loses went, as measured, and whether its page faults predict that."""
+    whole, unit = cause.whole, "an iteration" if len(cause.phases) > 1 else f"a {cause.phases[0].phase}"
+    faults = f"{count(abs(whole.minor_faults))} {'fewer' if whole.minor_faults >= 0 else 'more'} minor faults {unit}"
+    if not cause.significant:
+        return f"{arm} against {reference}: no significant difference to explain; {arm} has {faults}."
+    what = "saved" if whole.seconds > 0 else "lost"
+    said = (
+        f"{arm}: of the {seconds(abs(whole.seconds))} {what} {unit}, {percent(cause.kernel_share)} is system CPU time, "
+        f"{percent(cause.user_share)} user CPU time and {percent(1 - cause.kernel_share - cause.user_share)} waiting"
+    )
+    if whole.minor_faults * whole.seconds <= 0:
+        check = f"page faults are not the cause: {arm} has {faults}"
+    elif cause.fault_seconds is None:
+        check = f"{arm} has {faults}, whose cost was not measured"
+    elif cause.predicted_seconds is None:
+        check = f"{arm} has {faults}, whose cost is lost in the noise of this host"
     else:
-        said = _by_the_model(cause, what, than)
-    return " ".join([_by_clock(cause, arm, what), said, *([_what_else(cause)] if cause.leaves_a_rest else [])])
-
-
-def _a_unit(cause: Cause) -> str:
-    return f"a {cause.phases[0].name}" if len(cause.phases) == 1 else "an iteration"
-
-
-def _by_the_model(cause: Cause, what: str, than: str) -> str:
-    """What the faults make up, where they make up something."""
-    tax, whole = abs(cause.tax_seconds or 0.0), abs(cause.seconds)
-    of = "against" if cause.state == "more than all" else "of"
-    figures = (
-        f"{count(abs(cause.minor_faults))} {than} minor faults at {(cause.fault_seconds or 0.0) * 1e6:.2f} µs each are "
-        f"{seconds(tax)} {of} the {seconds(whole)} {'gained' if cause.seconds > 0 else 'lost'} {_a_unit(cause)}"
-    )
-    of_it = cause.share or 0.0
-    low, high = cause.share_range or (of_it, of_it)
-    share = f"{percent(of_it)} of it ({percent(low)} to {percent(high)} over the blocks and the prices seen)"
-    if cause.state == "clock disagrees":
-        return (
-            f"The model of page faults does not agree with that clock: {figures}, which would be {share}; so the {what} is not put down to "
-            "page faults."
-        )
-    if cause.state == "more than all":
-        return (
-            f"The model (page faults x their price) predicts more than that: {figures}, {share}; a fault costs less in the program than "
-            "alone, or the rest is lost elsewhere."
-        )
-    return f"The model (page faults x their price) agrees: {figures}, {share}; {seconds(whole - tax)} are left unexplained."
-
-
-def _by_clock(cause: Cause, arm: str, what: str) -> str:
-    kernel, user = cause.kernel_share or 0.0, cause.user_share or 0.0
-    return (
-        f"{arm}: by the kernel's own clock {percent(kernel)} of the {what} of {seconds(abs(cause.seconds))} is time in the kernel, "
-        f"{percent(user)} in the program, {percent(1 - kernel - user)} waiting."
-    )
-
-
-def _what_else(cause: Cause) -> str:
-    """Evidence for what the tax leaves over: the phase it is in, and the kind of time that it is."""
-    most = max(cause.phases, key=lambda phase: phase.left_seconds * (1 if cause.seconds > 0 else -1))
-    left = seconds(abs(most.left_seconds))
-    words = f"Most of the rest is in the {most.name} phase ({left})" if len(cause.phases) > 1 else f"The rest is {left}"
-    tax = abs(cause.tax_seconds or 0.0)
-    in_kernel = abs(cause.system_seconds) / cause.threads - tax
-    if cause.system_seconds * cause.seconds > 0 and in_kernel > 0:
-        words += f"; {seconds(in_kernel)} of it the kernel did work for beyond the price of these faults"
-    if cause.user_seconds * cause.seconds > 0:
-        words += f"; {seconds(abs(cause.user_seconds) / cause.threads)} is the program's own time, as when caches must be filled again"
-    waiting = cause.seconds - (cause.system_seconds + cause.user_seconds) / cause.threads
-    if waiting * cause.seconds > 0 and abs(waiting) > 0.05 * abs(cause.seconds):
-        words += f"; {seconds(abs(waiting))} is cores that wait, as when one thread faults and the others have nothing to do meanwhile"
-    differ = [one for one in cause.huge_faults if abs(one[1] - one[2]) > 0.01 * max(cause.minor_faults, 1e5)]
-    if differ:
-        by_size = ", ".join(f"{count(two)} of {size} in place of {count(one)}" for size, one, two in differ)
-        words += f"; in a job the host's faults were served with huge pages, {by_size}"
-    if max(cause.huge_bytes) > 64 << 20:
+        figures = f"{faults} at {cause.fault_seconds * 1e6:.2f} µs each predict {seconds(abs(cause.predicted_seconds))}"
+        check = figures if cause.agrees else f"{figures}, which does not agree: the cause is not page faults alone"
+    huge = ""
+    if max(cause.huge_bytes) > HUGE_BYTES:
         before, after = (size / 2**20 for size in cause.huge_bytes)
-        words += (
-            f"; and huge pages served {after:,.0f} MiB in place of {before:,.0f}, which saves address translation too"
+        huge = f" Huge pages served {after:,.0f} MiB in place of {before:,.0f}, which saves address translation too."
+    return f"{said}; {check}.{huge}"
+
+
+# ---- notes
+
+
+def memory_sentences(section: Section) -> list[str]:
+    return [
+        _begun(
+            section, c, f"{verdict_sentence(c.memory, f'peak memory of {c.arm}', f'that of {c.reference}', SMALLER)}."
         )
-    return words + "."
+        for c in section.pairs
+        if c.memory
+    ]
+
+
+def notes_of(section: Section) -> list[str]:
+    """Return what goes with the numbers: notes of the statistics, losses, cautions."""
+    few = dict.fromkeys(filter(None, (note(c.ratio) for c in section.pairs if c.ratio)))
+    unpaired = sum(c.unpaired_blocks for c in section.pairs)
+    said = [f"{words[0].upper()}{words[1:]}." for words in few]
+    said += [f"{unpaired} blocks lack one arm of a comparison and are left out of it."] if unpaired else []
+    return said + losses_sentences(section.losses) + list(section.cautions)
 
 
 def losses_sentences(checks: Sequence[Losses]) -> list[str]:
-    """One for each number of nodes; one for all of them where all is well."""
+    """Return a sentence for each number of nodes; one for all of them where all is well."""
     several = [check for check in checks if check.num_records > 1]
     if len(several) > 1 and not any(check.disagreeing for check in several):
         worst = max(several, key=lambda check: check.largest_difference)
+        compared = sum(check.num_compared for check in several)
         return [
-            f"At each number of nodes all records follow the same losses, {agreement(worst)} "
-            f"({sum(check.num_compared for check in several)} values compared)."
+            f"At each number of nodes all records follow the same losses, {agreement(worst)} ({compared} values compared)."
         ]
     return [WORKLOADS[check.workload].agreement(check) for check in checks]
 
@@ -117,31 +226,16 @@ def agreement(check: Losses) -> str:
     return "bit for bit" if check.bit_for_bit else f"to {check.largest_difference:.1g} relative, not bit for bit"
 
 
-def over_time_sentences(section: Section) -> list[str]:
-    """A line for each arm that is drawn: how far its counted micro-batches lie apart, and their faults as bars, in order."""
-    return (
-        []
-        if "over_time" not in workload_of(section.job).pictures
-        else [_over_time(job) for job in typical_jobs(section)]
-    )
+def row_name(section: Section, pair: Pair) -> str:
+    """``tcmalloc``, or ``tcmalloc, 2 nodes`` where the number of nodes is not plain."""
+    return f"{pair.arm}, {nodes_text(*pair.at)}" if _several_nodes(section, pair) else pair.arm
 
 
-def _over_time(job: Series) -> str:
-    took, faults, warm = job.seconds[job.steady], job.minor_faults[job.steady], job.num_warm_up
-    alike = correlation_factor(took.tolist())
-    words = (
-        f"{job.arm}, block {job.block}: {len(took)} micro-batches after {warm} of warm-up, "
-        f"{seconds(took.min())} to {seconds(took.max())}, "
-        f"{count(faults.min())} to {count(faults.max())} minor faults each"
-    )
-    if alike > 1.05:
-        words += f"; neighbours are alike, so that they are worth {len(took) / alike:.0f} independent ones"
-    shown = bars(job.minor_faults[:MOST_BARS])
-    return f"{words}. Faults from the start of the job, `|` where counting begins: `{shown[:warm]}|{shown[warm:]}`"
+def _begun(section: Section, pair: Pair, sentence: str) -> str:
+    """The sentence with its number of nodes, where that is not plain, and a capital, unless it begins with an arm's name."""
+    text = f"at {nodes_text(*pair.at)} {sentence}" if _several_nodes(section, pair) else sentence
+    return text[0].upper() + text[1:] if text.startswith(("at ", "cannot ", "no ", "peak ")) else text
 
 
-def bars(values: Iterable[float]) -> str:
-    """A bar for each value, from 0 to the largest."""
-    values = list(values)
-    top = max([1, *values])
-    return "".join(BARS[min(int(len(BARS) * value / top), len(BARS) - 1)] for value in values)
+def _several_nodes(section: Section, pair: Pair) -> bool:
+    return pair.simulated or len({c.at for c in section.pairs}) > 1

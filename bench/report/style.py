@@ -7,7 +7,6 @@ from __future__ import annotations
 import html
 import io
 import itertools
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,15 +19,8 @@ from matplotlib.figure import Figure  # noqa: E402
 matplotlib.use("Agg")
 
 # M. Okabe and K. Ito, "Color Universal Design", 2008; without their yellow, too pale for thin marks on white.
-BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#E69F00",
-    "#CC79A7",
-    "#56B4E9",
-    "#000000",
-)
+BLUE, VERMILLION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
+PURPLE, SKY, BLACK = "#CC79A7", "#56B4E9", "#000000"
 LIBRARIES = {"glibc": VERMILLION, "tcmalloc": BLUE, "jemalloc": GREEN, "mimalloc": PURPLE, "tbbmalloc": ORANGE}
 OTHERS = (SKY, BLACK)
 MARKERS = (*"osD^vPX<>phd*8H", (4, 1, 0), (6, 1, 0), (8, 1, 0), (3, 1, 0), (7, 0, 0), (9, 1, 0), (4, 1, 45), (12, 1, 0))
@@ -38,32 +30,13 @@ OF_THE_PAGE = {INK: "--ink", SOFT: "--soft", GRID: "--grid", BLACK: "--black", "
 WIDTH, HEIGHT = 4.3, 3.0  # inches
 
 STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "bench",
-    "font.family": "sans-serif",
-    "font.size": 8.5,
-    "axes.titlesize": 9,
-    "axes.edgecolor": SOFT,
-    "axes.labelcolor": INK,
-    "text.color": INK,
+    **{"svg.fonttype": "none", "svg.hashsalt": "bench", "font.family": "sans-serif", "font.size": 8.5},
+    **{"axes.titlesize": 9, "axes.edgecolor": SOFT, "axes.labelcolor": INK, "text.color": INK},
     "text.parse_math": False,  # a record's words are words: "$x" is no formula
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.7,
-    "axes.grid": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "legend.handletextpad": 0.4,
-    "legend.borderaxespad": 0.2,
-    "lines.linewidth": 1.4,
-    "lines.markersize": 5,
+    **{"xtick.color": SOFT, "ytick.color": SOFT, "xtick.labelcolor": INK, "ytick.labelcolor": INK},
+    **{"axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7, "axes.axisbelow": True},
+    **{"axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.6, "lines.linewidth": 1.4, "lines.markersize": 5},
+    **{"legend.frameon": False, "legend.fontsize": 8, "legend.handletextpad": 0.4, "legend.borderaxespad": 0.2},
 }
 
 
@@ -117,42 +90,25 @@ def short(value: float) -> str:
 
 
 def plain_log(axis: Any, values: Sequence[float]) -> None:
-    """A logarithmic axis whose ticks are read as plain numbers, and of which there are neither one nor twenty."""
+    """Make it a logarithmic axis with a few ticks that are read as plain numbers."""
     low, high = min(values), max(values)
     room = (high / low) ** 0.07 if high > low else 1.1
     axes = axis.axes
     (axes.set_xscale if axis.axis_name == "x" else axes.set_yscale)("log")
     (axes.set_xlim if axis.axis_name == "x" else axes.set_ylim)(low / room, high * room)
-    axis.set_major_locator(ticker.FixedLocator(list(round_ticks(low / room, high * room))))
+    few = (
+        ticker.MaxNLocator(5)
+        if high < 8 * low
+        else ticker.LogLocator(subs=(1, 3) if high < 99 * low else (1,), numticks=9)
+    )
+    axis.set_major_locator(few)
     axis.set_minor_locator(ticker.NullLocator())
     axis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:,.0f}" if x >= 100 else f"{x:.4g}"))
 
 
-def round_ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round numbers between the two for a logarithmic axis, at most ``most``, none so near another that labels touch."""
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    finer: list[list[float]] = [[1], [1, 3], [1, 2, 5], [1, 1.5, 2, 3, 5, 7]]
-    finer += [[1 + step * n for n in range(round(9 / step))] for step in (0.5, 0.2, 0.05, 0.02, 0.005)]
-    candidates = [[10.0**d for d in decades if d % 2 == 0]] + [
-        [m * 10.0**d for d in decades for m in ms] for ms in finer
-    ]
-    chosen: list[float] = []
-    for ticks in candidates:
-        ticks = [tick for tick in ticks if low <= tick <= high]
-        apart = min((math.log(b / a) for a, b in zip(ticks, ticks[1:])), default=math.inf)
-        if len(ticks) > most:
-            break
-        if apart > 0.11 * math.log(high / low) and len(ticks) > len(chosen):
-            chosen = ticks
-    return chosen or [low * 1.0000001]
-
-
-def of_the_page(color: str) -> str:
-    return f"var({OF_THE_PAGE[color]}, {color})" if color in OF_THE_PAGE else color
-
-
 def svg_text(figure: Figure, name: str, title: str) -> str:
     """The figure as an element to stand in a page: no prologue, no metadata, ids of its own, the page's fonts."""
+    of_the_page = {color: f"var({name}, {color})" for color, name in OF_THE_PAGE.items()}
     buffer = io.StringIO()
     layout = figure.get_layout_engine()
     if layout:  # once, and not again by savefig, which draws everything twice for it
@@ -162,7 +118,7 @@ def svg_text(figure: Figure, name: str, title: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"(<metadata>.*?</metadata>|<!--.*?-->)\s*", "", text, flags=re.DOTALL)
-    text = re.sub(r"#[0-9a-f]{6}\b", lambda found: of_the_page(found[0]), text)
+    text = re.sub(r"#[0-9a-f]{6}\b", lambda found: of_the_page.get(found[0], found[0]), text)
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
     text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
     width, height = (float(x) for x in re.findall(r'(?:width|height)="([\d.]+)pt"', text[:400])[:2])

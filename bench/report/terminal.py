@@ -8,20 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.report.by_interpreter import interpreter_tables
-from bench.report.costs import head_sentences, summary_line
+from bench.report.across import HOSTS_TITLE, host_tables, software_tables
+from bench.report.costs import summary_line
 from bench.report.document import markdown_table
-from bench.report.hosts import TITLE, host_tables
-from bench.report.retention import retention_table
-from bench.report.tables import (
-    Refused,
-    Table,
-    cause_sentences,
-    compared,
-    notes_of,
-    unusable,
-    verdict_sentences,
-)
+from bench.report.sentences import cause_sentences, head_sentences, notes_of, verdict_sentences
+from bench.report.tables import Refused, Table, compared, kept_table, unusable
 from bench.statistics.grouping import Section
 from bench.workloads.catalogue import workload_of
 
@@ -41,16 +32,15 @@ def show(found: Sequence[Section], refused: Refused, files: Sequence[Path]) -> N
             console.print(sentence, style="bold")
         for sentence in head_sentences(section):
             console.print(sentence)
-        kept = retention_table(section)
-        tables = [compared(section), replace(kept, title=kept.title.lower())]
-        _show_tables(console, [table for table in tables if table.rows])
+        kept = kept_table(section)
+        _show_tables(console, [compared(section), replace(kept, title=kept.title.lower())])
         for sentence in filter(None, [*cause_sentences(section), summary_line(section), *notes_of(section)]):
             console.print(sentence)
-    for sentences, table in interpreter_tables(found):
+    for sentences, table in software_tables(found):
         _show_tables(console, [table])
         for sentence in sentences:
             console.print(sentence, style="bold")
-    _show_tables(console, [replace(table, title=f"{TITLE}: {table.title}") for table in host_tables(found)])
+    _show_tables(console, [replace(table, title=f"{HOSTS_TITLE}: {table.title}") for table in host_tables(found)])
     for name, why in unusable(found, refused):
         console.print(f"invalid: {name}: {why}")
     if files:
@@ -58,24 +48,23 @@ def show(found: Sequence[Section], refused: Refused, files: Sequence[Path]) -> N
 
 
 def _show_tables(console: Console, tables: Sequence[Table]) -> None:
-    """Tables as wide as the terminal; plain lines where there is none, in a log or a pipe, where a table ends with a blank line."""
+    """Print tables as wide as the terminal; plain lines where there is none, in a log or a pipe, where a table ends with a blank line."""
+    shown = [table for table in tables if table.rows]
     if not console.is_terminal:
-        lines = [line for table in tables for line in (table.title, *markdown_table(table))]
-        if lines:
-            console.print("\n".join(["", *lines]))
+        lines = [line for table in shown for line in (table.title, *markdown_table(table))]
+        console.print("\n".join(["", *lines])) if lines else None
         return
     from rich import box
     from rich import table as rich_table
 
-    for table in tables:
-        shown = rich_table.Table(
-            title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
-        )
+    for table in shown:
+        style = {"title_justify": "left", "title_style": "bold", "box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
+        drawn = rich_table.Table(title=table.title, **style)  # type: ignore[arg-type]
         for heading, *column in zip(table.headings, *table.rows):
             # A narrow terminal wraps between words, and never within a number.
             longest = max(len(word) for text in (heading, *column) for word in text.split())
             left = heading in table.left
-            shown.add_column(heading, justify="left" if left else "right", min_width=longest, overflow="fold")
+            drawn.add_column(heading, justify="left" if left else "right", min_width=longest, overflow="fold")
         for line in table.rows:
-            shown.add_row(*line)
-        console.print(shown)
+            drawn.add_row(*line)
+        console.print(drawn)

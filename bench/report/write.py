@@ -1,7 +1,6 @@
-"""Writes the files of a report: results.csv after every job; at the end of a sweep, and for `report`, the rest. The text is made by
-bench/report/tables.py and markdown.py, the page by html.py, the data by data.py, from the sections of bench/statistics/grouping.py.
+"""Writes the files of a report: results.csv after every run; at the end of a sweep, and for `report`, the rest.
 
-matplotlib and pandas are imported inside functions only: what runs after every job writes a few lines of CSV, in milliseconds.
+matplotlib and pandas are imported inside functions only: what runs after every run writes a few lines of CSV, in milliseconds.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from pathlib import Path
 from bench.config.study import Study
 from bench.record import records
 from bench.record.records import Record
-from bench.report.data import RATIOS, csv_text, ratio_rows, results_csv, row, write_parquet
+from bench.report.data import COLUMNS, RATIOS, csv_text, ratio_rows, row, write_parquet
 from bench.report.document import markdown
 from bench.report.latex import latex
 from bench.report.tables import Refused
@@ -25,7 +24,7 @@ from bench.statistics.grouping import Section, sections
 def write_sweep(out: Path, study: Study, done: Sequence[Record], final: bool) -> None:
     """Called after every job (``final`` False: results.csv alone, in milliseconds) and at the end of a sweep, when the report is
     written too and its tables are printed. Raises RecordError where a file cannot be written."""
-    records.write_text(out / "results.csv", results_csv([row(record, out) for record in done]))
+    records.write_text(out / "results.csv", csv_text([row(record, out) for record in done], COLUMNS, exact=True))
     if final:
         found = sections(done, study.reference)
         names = ("report.html", "report.md", "results.csv")[not study.html :]
@@ -40,15 +39,15 @@ def write_all(
     parts, rows = sections(found, reference), [row(record, out) for record in found]
     if parts:
         parts[0] = dataclasses.replace(parts[0], cautions=(*left_out, *parts[0].cautions))
-    names = ("report.html", "report.md", "results.csv", "ratios.csv", "results.parquet", "results.tex")
     if out.exists() and not os.access(out, os.W_OK):  # another's results, or a medium that is only read
         show(parts, refused, [])
         print(f"Nothing was written, because {out} is read-only: copy it, or `report` a pack of it.")
         return parts
-    records.write_text(out / "results.csv", results_csv(rows))
+    records.write_text(out / "results.csv", csv_text(rows, COLUMNS, exact=True))
     records.write_text(out / "results.tex", latex(parts))
     write_parquet(out / "results.parquet", found, rows)
     write_texts(out, parts, refused)
+    names = ("report.html", "report.md", "results.csv", "ratios.csv", "results.parquet", "results.tex")
     show(parts, refused, [out / name for name in names])
     return parts
 

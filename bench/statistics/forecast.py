@@ -18,9 +18,9 @@ from bench.workloads.catalogue import workload_of
 # How far off an estimate may be, as a share, by where it comes from; the best source first.
 SOURCES = {"same job": 0.15, "same arm": 0.2, "another arm": 0.35, "another width": 0.5, "products": 1.0}
 EFFICIENCY = 0.4  # of the product's speed that a whole micro-batch reaches, megatron with dropout; lean reaches 0.78
-STARTUP_SECONDS = 5.0  # of a rank of which there is no record: Python, torch, the proof, the price of a fault
+STARTUP_SECONDS = 5.0  # of a rank of which there is no record: Python, torch, the proof, the cost of a fault
 NEWEST = 5  # records that an estimate is the mean of
-# Of a sweep, beside its jobs: Hydra, the facts of the host, and the report; tables after each job.
+# Of a sweep, besides its jobs: Hydra, the facts of the host, and the report; tables after each job.
 SWEEP_SECONDS, PUBLISH_SECONDS, PRODUCTS_SECONDS = 3.0, 0.7, 9.0
 
 
@@ -53,8 +53,8 @@ class Forecast:
 
 
 def pace_of(record: Record, factor: float = 1.0) -> Pace:
-    """From a valid record of our own workload, ``factor`` times slower: ranks that share one host's cores take as many times longer
-    as they are more."""
+    """Return the pace of a valid record of our own workload, ``factor`` times slower: ranks that share one host's cores take as many times
+    longer as they are more."""
     rank = record["ranks"][0]
     micro, walls = rank["micro_batches"], rank["iterations"]["wall_seconds"]
     seconds = [f + b for f, b in zip(micro["forward_seconds"], micro["backward_seconds"])]
@@ -69,14 +69,11 @@ def pace_of(record: Record, factor: float = 1.0) -> Pace:
 
 
 def job_seconds(job: Job, pace: Pace) -> float:
-    """Start-up, and the rank's own iterations, each as long as ``pace`` says, until the rank's own rule ends them."""
+    """Return start-up, and the rank's own iterations, each as long as ``pace`` has it, until the rank's own rule ends them."""
     if job.measure.mode == "full":
-        warm, steps = (
-            sampling.warm_up(job),
-            sum(1 for _ in itertools.takewhile(lambda one: one.warm_up, sampling.iterations(job))),
-        )
-        counted = sampling.micro_batches(job) - warm
-        work = warm * pace.warm_seconds + counted * pace.micro_seconds
+        warm = sampling.warm_up(job)
+        steps = sum(1 for _ in itertools.takewhile(lambda one: one.warm_up, sampling.iterations(job)))
+        work = warm * pace.warm_seconds + (sampling.micro_batches(job) - warm) * pace.micro_seconds
         return pace.startup_seconds + work + (steps + job.measure.iterations) * pace.step_seconds
     elapsed, done = 0.0, 0
     for kinds, warm_up in sampling.iterations(job):
@@ -92,40 +89,34 @@ def forecast(job: Job, found: Sequence[Record], alone: bool, gflops: float | Non
     """``found``: valid records of this kind of host, the newest last. ``alone``: all ranks share one host (no launcher gave more).
     ``gflops``: the speed of matrix products, for where no record helps."""
     known: dict[str, list[float]] = {}
-    workload, from_outside = _workload(job), workload_of(job).tflops(job, 1.0) is None
+    flops_seconds = workload_of(job).tflops(job, 1.0)
+    from_outside = flops_seconds is None  # of a program only whole runs are known
     for record, theirs in ((record, from_dict(record["job"])) for record in found):
-        if _workload(theirs) != workload or not (from_outside or record["ranks"][0]["iterations"]["wall_seconds"]):
+        usable = from_outside or record["ranks"][0]["iterations"]["wall_seconds"]
+        if _identity(theirs, "workload") != _identity(job, "workload") or not usable:
             continue
         factor = _ranks_here(job, alone) / _ranks_here(theirs, record["launch"]["simulated"])
-        same_arm = _arm(theirs) == _arm(job)
-        wide = factor != 1 or theirs.nodes != job.nodes
-        if same_arm and not wide and (from_outside or _amount(theirs) == _amount(job)):
+        wide, same_arm = factor != 1 or theirs.nodes != job.nodes, _arm(theirs) == _arm(job)
+        if same_arm and not wide and (from_outside or _identity(theirs, "amount") == _identity(job, "amount")):
             source, seconds = "same job", record["wall_seconds"]
         else:
             source = "another width" if wide else "same arm" if same_arm else "another arm"
-            # A program is seen from outside: only its whole runs foretell anything.
             seconds = record["wall_seconds"] if from_outside else job_seconds(job, pace_of(record, factor))
         known.setdefault(source, []).append(seconds)
     for source in SOURCES:
         if source in known:
             newest = known[source][-NEWEST:]
             return Forecast(job, statistics.fmean(newest), source, len(newest))
-    if not gflops or from_outside:
+    if not gflops or flops_seconds is None:
         return Forecast(job, math.nan)
-    flops = (
-        (workload_of(job).tflops(job, 1.0) or 0.0)
-        * job.nodes
-        * 1e12
-        * job.train.micro_batch_size
-        / job.train.global_batch_size
-    )
+    flops = flops_seconds * job.nodes * 1e12 * job.train.micro_batch_size / job.train.global_batch_size
     micro = flops * _ranks_here(job, alone) / (EFFICIENCY * gflops * 1e9)
     return Forecast(job, job_seconds(job, Pace(STARTUP_SECONDS, micro, micro, micro / 4)), "products")
 
 
 @dataclass(frozen=True)
 class Duration:
-    """Of a sweep: seconds, with what they may be; NaN where a job's are not known. ``num_blocks``: with blocks=auto, how many are foreseen."""
+    """Of a sweep: seconds, with what they may be; NaN where a job's are unknown. ``num_blocks``: with blocks=auto, how many are foreseen."""
 
     seconds: float
     low: float
@@ -135,8 +126,8 @@ class Duration:
 
 def duration(forecasts: Sequence[Forecast], num_jobs: int, large: bool) -> Duration:
     """Of jobs that are to run (``forecasts``) among ``num_jobs``. ``large``: the host's products are timed first."""
-    beside = SWEEP_SECONDS + PUBLISH_SECONDS * num_jobs + PRODUCTS_SECONDS * large
-    return Duration(*(beside + sum(getattr(one, key) for one in forecasts) for key in ("seconds", "low", "high")))
+    extra = SWEEP_SECONDS + PUBLISH_SECONDS * num_jobs + PRODUCTS_SECONDS * large
+    return Duration(*(extra + sum(getattr(one, key) for one in forecasts) for key in ("seconds", "low", "high")))
 
 
 def with_auto_blocks(
@@ -147,26 +138,24 @@ def with_auto_blocks(
     each = [statistics.fmean(getattr(one, key) for one in forecasts) * num_first for key in ("seconds", "low", "high")]
     if math.isnan(each[0]):
         return Duration(math.nan, math.nan, math.nan)
-    block = each[0] + PUBLISH_SECONDS * num_first
-    fit = max(FEWEST_BLOCKS, int(60 * max_minutes / block))
+    fit = max(FEWEST_BLOCKS, int(60 * max_minutes / (each[0] + PUBLISH_SECONDS * num_first)))
     blocks = max(FEWEST_BLOCKS, min(fit, wanted)) if wanted else fit
-    beside = SWEEP_SECONDS + PUBLISH_SECONDS * num_first * blocks + PRODUCTS_SECONDS * large
-    seconds = beside + blocks * each[0]
-    low = beside + (blocks if wanted else FEWEST_BLOCKS) * each[1]
-    high = max(beside + FEWEST_BLOCKS * each[2], min(beside + blocks * each[2], beside + 60 * max_minutes), seconds)
+    extra = SWEEP_SECONDS + PUBLISH_SECONDS * num_first * blocks + PRODUCTS_SECONDS * large
+    seconds = extra + blocks * each[0]
+    low = extra + (blocks if wanted else FEWEST_BLOCKS) * each[1]
+    high = max(extra + FEWEST_BLOCKS * each[2], min(extra + blocks * each[2], extra + 60 * max_minutes), seconds)
     return Duration(seconds, low, high, blocks)
 
 
-def _workload(job: Job) -> str:
-    """What decides the time of a micro-batch or of a program's run, but for the arm and how many ranks share the host."""
-    width = ("train.global_batch_size", "ranks_per_node", "seed")
-    same = {k: v for k, v in identity(to_dict(job)).items() if k not in width and not k.startswith("measure.")}
-    return canonical([same, job.launch.software])
-
-
-def _amount(job: Job) -> str:
+def _identity(job: Job, part: str) -> str:
+    """What decides the time of a micro-batch or of a program's run, but for the arm and how many ranks share the host ("workload"); or
+    how much is measured ("amount")."""
     content = identity(to_dict(job))
-    return canonical([{k: v for k, v in content.items() if k.startswith("measure.")}, job.num_micro_batches])
+    if part == "amount":
+        return canonical([{k: v for k, v in content.items() if k.startswith("measure.")}, job.num_micro_batches])
+    width = ("train.global_batch_size", "ranks_per_node", "seed")
+    same = {k: v for k, v in content.items() if k not in width and not k.startswith("measure.")}
+    return canonical([same, job.launch.software])
 
 
 def _arm(job: Job) -> str:

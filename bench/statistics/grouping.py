@@ -1,4 +1,4 @@
-"""Which records may stand beside one another, and what comparing them says.
+"""Which records may stand beside one another, and what comparing them shows.
 
 Records are merged into one number only when nothing but the block differs. A section holds one configuration on one
 kind of host; in it, a cell is one arm at one number of nodes; in that, each record is one block. Arms are compared
@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from bench.host.likeness import host_class
 from bench.job.identity import arm, identity
 from bench.job.job import Job, canonical, complete, from_dict
 from bench.process.cpus import cpu_numbers
-from bench.record import records
 from bench.record.records import Record
 from bench.statistics.cautions import cautions_of, without_reference
 from bench.statistics.cells import Cell, block_of
@@ -36,7 +35,7 @@ class Section:
     arms: tuple[str, ...]  # the reference first
     losses: tuple[Losses, ...] = ()
     pairs: tuple[Pair, ...] = ()
-    cautions: tuple[str, ...] = field(default=())
+    cautions: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -48,13 +47,23 @@ class Section:
         return f"{what} on {cpu['model'] or self.host['machine']}, {cores}"
 
     @property
-    def is_published_workload(self) -> bool:
-        """Whether the published table's figures may stand beside these at all."""
-        return workload_of(self.job).is_published(self.job)
-
-    @property
     def num_records(self) -> int:
         return sum(len(cell.records) for cell in self.cells) + len(self.failed)
+
+    @property
+    def all_records(self) -> list[Record]:
+        return [record for cell in self.cells for record in cell.records] + list(self.failed)
+
+    @property
+    def at_fewest_nodes(self) -> list[Cell]:
+        """One cell of each arm, at the smallest number of nodes that the reference ran at."""
+        fewest = min((cell.at for cell in self.cells if cell.arm == self.reference), default=None)
+        return [cell for cell in self.cells if cell.at == fewest]
+
+    def both(self, pair: Pair) -> tuple[Cell, Cell]:
+        """The cells of a comparison: the reference's, the arm's."""
+        here = {cell.arm: cell for cell in self.cells if cell.at == pair.at}
+        return here[pair.reference], here[pair.arm]
 
 
 def sections(records: Sequence[Record], reference: str) -> list[Section]:
@@ -68,13 +77,18 @@ def sections(records: Sequence[Record], reference: str) -> list[Section]:
 
 
 def _likeness(record: Record) -> str:
-    """What two records must share to stand in one section: all of the configuration but arm, block and nodes, the kind
-    of host, and how many of its CPUs were allowed (the fingerprint leaves out which). How many iterations a run has is decided from
-    block to block (`effort.plan_rest`)."""
+    """What two records must share to stand in one section: the experiment, the kind of host, and how many of its CPUs were allowed (the
+    fingerprint leaves out which)."""
+    return canonical([experiment(record), host_class(record["hosts"][:1])])
+
+
+def experiment(record: Record) -> dict[str, Any]:
+    """Return all of the configuration but arm, block and nodes. How many iterations a sampled run has is decided from block to block
+    (`effort.plan_rest`)."""
     content = identity(complete(record["job"]))
     if content["measure.mode"] == "sampled":
         del content["measure.iterations"]
-    return canonical([content, host_class(record["hosts"][:1])])
+    return content
 
 
 def _arm_identity(record: Record) -> str:
@@ -90,63 +104,49 @@ def _section(group: Sequence[Record], reference: str) -> Section:
     identities: dict[str, set[str]] = {}
     for _, name, setting in good:
         identities.setdefault(name, set()).add(setting)
-    cells: dict[tuple[str, int, bool], list[Record]] = {}
+    found: dict[tuple[str, int, bool], list[Record]] = {}
     for record, name, setting in good:
         # Two settings under one name are two arms.
         label = name if len(identities[name]) == 1 else f"{name}-{hashlib.sha256(setting.encode()).hexdigest()[:4]}"
-        cells.setdefault((label, record["job"]["nodes"], record["launch"]["simulated"]), []).append(record)
-    names = sorted({arm for arm, _, _ in cells})
-    chosen = (
-        reference
-        if reference in names
-        else next((n for n in names if n.startswith(f"{reference}-")), names[0] if names else reference)
-    )
+        found.setdefault((label, record["job"]["nodes"], record["launch"]["simulated"]), []).append(record)
+    names = sorted({arm for arm, _, _ in found})
+    chosen = next((n for n in names if _is_arm(n, reference)), names[0] if names else reference)
     arms = tuple(sorted(names, key=lambda arm: (arm != chosen, arm)))
-    ordered = tuple(
-        Cell(arm, nodes, simulated, tuple(sorted(found, key=block_of)))
-        for (arm, nodes, simulated), found in sorted(
-            cells.items(), key=lambda item: (arms.index(item[0][0]), item[0][1:])
-        )
-    )
-    losses = tuple(
-        check_losses([cell for cell in ordered if (cell.nodes, cell.simulated) == at], chosen)
-        for at in sorted({(cell.nodes, cell.simulated) for cell in ordered})
-    )
+    places = sorted(found, key=lambda one: (arms.index(one[0]), one[1:]))
+    cells = tuple(Cell(*place, tuple(sorted(found[place], key=block_of))) for place in places)
+    places_of_nodes = sorted({cell.at for cell in cells})
+    losses = tuple(check_losses([cell for cell in cells if cell.at == at], chosen) for at in places_of_nodes)
     job, host = from_dict(group[0]["job"]), group[0]["hosts"][0]
     if job.launch.python is not None:  # in older records the products are of the command's own interpreter
         host = {**host, "products": None}
     return Section(
-        host,
-        job,
-        ordered,
-        tuple(r for r in group if not r["valid"]),
-        chosen,
-        arms,
-        losses,
-        tuple(pairs_of(ordered, losses, chosen)),
-        (*without_reference(ordered, arms), *cautions_of([r for r, _, _ in good], chosen, reference, len(arms))),
+        host=host,
+        job=job,
+        cells=cells,
+        failed=tuple(r for r in group if not r["valid"]),
+        reference=chosen,
+        arms=arms,
+        losses=losses,
+        pairs=tuple(pairs_of(cells, losses, chosen)),
+        cautions=(*without_reference(cells, arms), *cautions_of([r for r, _, _ in good], chosen, reference, len(arms))),
     )
 
 
-def pairs_with_records(
-    found: Sequence[records.Record], reference: str
-) -> list[tuple[Pair, list[Record], list[Record]]]:
+def _is_arm(label: str, name: str) -> bool:
+    """Whether this is the label of the arm, or of one of its settings (see `_section`)."""
+    return label == name or label.startswith(f"{name}-")
+
+
+def pairs_with_records(found: Sequence[Record], reference: str) -> list[tuple[Pair, list[Record], list[Record]]]:
     """Return each pair that has a ratio, with the paired records of both arms, in the order of the blocks."""
-    made = []
-    for section in sections(found, reference):
-        cells = {(cell.arm, cell.nodes, cell.simulated): cell for cell in section.cells}
-        for one in section.pairs:
-            if one.ratio:
-                base, cell = (cells[arm, one.nodes, one.simulated] for arm in (one.reference, one.arm))
-                made.append((one, *paired(base, cell)))
-    return made
-
-
-def pairs(found: Sequence[records.Record], reference: str) -> list[Pair]:
-    """Every arm against ``reference``, in all sections of ``found``; where it is missing no other arm stands in for it."""
     return [
-        c
+        (one, *paired(*section.both(one)))
         for section in sections(found, reference)
-        for c in section.pairs
-        if c.reference == reference or c.reference.startswith(f"{reference}-")
+        for one in section.pairs
+        if one.ratio
     ]
+
+
+def pairs(found: Sequence[Record], reference: str) -> list[Pair]:
+    """Every arm against ``reference``, in all sections of ``found``; where it is missing no other arm stands in for it."""
+    return [c for one in sections(found, reference) for c in one.pairs if _is_arm(c.reference, reference)]

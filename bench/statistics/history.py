@@ -1,29 +1,29 @@
 """One question over time: the same configuration on the same hardware, while the C library, the kernel, PyTorch or an allocator changed.
 
-What a report keeps apart (hosts that are not alike in software, libraries of two versions, measured code of two revisions) are here
+What a report keeps apart (hosts that differ in software, libraries of two versions, measured code of two revisions) are here
 the steps of one series, in the order of the records' time; nothing of two steps is merged.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bench.host import likeness
-from bench.job import identity
+from bench.job.identity import arm as setting_of
+from bench.job.identity import flat, followed
 from bench.job.job import canonical
 from bench.process.cpus import cpu_numbers
 from bench.record.records import Record
 from bench.statistics import stats
 from bench.statistics.cells import Cell, block_of
-from bench.statistics.pairing import check_losses, pair
+from bench.statistics.grouping import experiment
+from bench.statistics.pairing import Pair, check_losses, pair
 
 WORDS = ("first", "better", "worse", "cannot tell")
 HARDWARE = ("machine", "cpu.model", "cpu.logical", "cpu.physical", "cpu.smt", "numa.nodes", "memory.page_bytes")
-WAITS = ("interface", "timeout_seconds", "collective_timeout_seconds", "silence_seconds", "job_timeout_seconds")
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,7 @@ class Step:
     first: str  # started_at of the earliest record
     last: str
     folder: str
-    num_blocks: int
-    ratio: stats.Ratio | None
-    invalid: str
+    pair: Pair
     changed: tuple[tuple[str, Any, Any], ...]
     word: str
     change: stats.Interval | None
@@ -55,7 +53,7 @@ class Series:
 
 
 def series(found: Sequence[Record], reference: str) -> list[Series]:
-    """Of all valid records, every arm against ``reference``; the longest series first."""
+    """Return, of all valid records, every arm against ``reference``; the longest series first."""
     groups: dict[str, list[Record]] = {}
     for record in sorted((r for r in found if r["valid"]), key=lambda r: str(r["started_at"])):
         groups.setdefault(_question(record), []).append(record)
@@ -64,16 +62,12 @@ def series(found: Sequence[Record], reference: str) -> list[Series]:
         base = [record for record in group if _name(record) == reference]
         for arm in sorted({_name(record) for record in group} - {reference}):
             mine = [record for record in group if _name(record) == arm]
-            steps = _steps(mine, base)
-            if steps:
-                one = mine[0]
-                made.append(
-                    Series(one, arm, reference, one["job"]["nodes"], bool(one["launch"]["simulated"]), tuple(steps))
-                )
+            where = mine[0]["job"]["nodes"], bool(mine[0]["launch"]["simulated"])
+            made.append(Series(mine[0], arm, reference, *where, tuple(_steps(mine, base, reference))))
     return sorted(made, key=lambda one: -len(one.steps))
 
 
-def _steps(mine: Sequence[Record], base: Sequence[Record]) -> list[Step]:
+def _steps(mine: Sequence[Record], base: Sequence[Record], reference: str) -> list[Step]:
     """``mine`` in the order of time: a run of records of one state and folder is a step."""
     made: list[Step] = []
     before: Record | None = None
@@ -83,15 +77,14 @@ def _steps(mine: Sequence[Record], base: Sequence[Record]) -> list[Step]:
         changed = tuple(_changed(before, records[0])) if before else ()
         before = records[0]
         times = sorted(str(record["started_at"]) for record in [*records, *theirs])
-        if not theirs:
+        ours = _cell(records)
+        if theirs:
+            base_cell = _cell(theirs)
+            found = pair(base_cell, ours, check_losses([base_cell, ours], base_cell.arm))
+        else:
             why = "the reference has no record of this state beside it"
-            made.append(Step(times[0], times[-1], key[1], 0, None, why, changed, "cannot tell", None))
-            continue
-        cells = [_cell(theirs), _cell(records)]
-        found = pair(cells[0], cells[1], check_losses(cells, cells[0].arm))
-        blocks = found.ratio.num_blocks if found.ratio else 0
-        word, change = _judged(made, found.ratio)
-        made.append(Step(times[0], times[-1], key[1], blocks, found.ratio, found.invalid, changed, word, change))
+            found = Pair(ours.arm, reference, *ours.at, "invalid", why)
+        made.append(Step(times[0], times[-1], key[1], found, changed, *_judged(made, found.ratio)))
     return made
 
 
@@ -102,57 +95,63 @@ def _cell(found: Sequence[Record]) -> Cell:
 
 
 def _judged(steps: Sequence[Step], now: stats.Ratio | None) -> tuple[str, stats.Interval | None]:
-    """Against the last step that has a ratio. A single run has no spread: nothing is said of what it changed."""
-    before = next((step.ratio for step in reversed(steps) if step.ratio), None)
-    if now is None:
-        return "cannot tell", None
-    if before is None:
-        return "first", None
+    """Compare with the last step that has a ratio. A single run has no spread: what it changed is unknown."""
+    before = next((step.pair.ratio for step in reversed(steps) if step.pair.ratio), None)
+    if now is None or before is None:
+        return "cannot tell" if now is None else "first", None
     one, two = stats.of_ratio(before), stats.of_ratio(now)
     away, half = stats.difference(one, two)
-    if one.single or two.single:
-        return "cannot tell", stats.Interval(math.exp(away), math.nan, math.nan)
-    low, value, high = (math.exp(min(max(x, -50.0), 50.0)) for x in (away - half, away, away + half))
+    half = stats.NAN if one.single or two.single else half
+    low, value, high = (stats.bounded_exp(x) for x in (away - half, away, away + half))
     return ("better" if low > 1 else "worse" if high < 1 else "cannot tell"), stats.Interval(value, low, high)
 
 
 def _question(record: Record) -> str:
-    """All of the configuration but arm and block, and the hardware: what must stay for a ratio to be of one question."""
-    job = {key: value for key, value in record["job"].items() if key not in ("allocator", "repeat")}
-    job["launch"] = {key: value for key, value in job["launch"].items() if key not in WAITS}
-    return canonical([job, [_hardware(host) for host in record["hosts"]], record["launch"]["simulated"]])
+    """What must stay for a ratio to be of one question: the experiment, the nodes, and the hardware."""
+    where = record["job"]["nodes"], record["launch"]["simulated"]
+    return canonical([followed(experiment(record)), where, [_hardware(host) for host in record["hosts"]]])
 
 
 def _hardware(host: Mapping[str, Any]) -> list[Any]:
-    flat = identity.flat(host)
-    return [*(flat.get(name) for name in HARDWARE), len(cpu_numbers(host["cpu"]["affinity"]))]
+    facts = flat(host)
+    return [*(facts.get(name) for name in HARDWARE), len(cpu_numbers(host["cpu"]["affinity"]))]
 
 
 def _state(record: Record) -> str:
-    """What may change from step to step, alike for all arms: the host's software, and the code that measures."""
-    return canonical([likeness.host_class(record["hosts"]), record.get("measured_code")])
+    """What may change from step to step, alike for all arms: the host's software, the code that measures, a program's content."""
+    return canonical([likeness.host_class(record["hosts"]), record.get("measured_code"), _content(record)])
+
+
+def _content(record: Record) -> dict[str, Any]:
+    """What a program was, which a series follows from commit to commit."""
+    whole = experiment(record)
+    return {key: value for key, value in whole.items() if key not in followed(whole)}
 
 
 def _library(record: Record) -> str:
     """Which library served an arm, and its settings: what a new version of the allocator changes."""
-    proof, allocator = record["ranks"][0]["proof"], record["job"]["allocator"]
-    served = (proof.get("libraries") or {}).get(proof.get("malloc_library")) or proof.get("sha256")
-    return canonical([allocator["library"], allocator["env"], served if allocator["library"] else None])
+    served = _sha256(record) if record["job"]["allocator"]["library"] else None
+    return canonical([setting_of(record["job"]), served])
 
 
-def _facts(record: Record) -> dict[str, Any]:
+def _sha256(record: Record) -> str | None:
     proof = record["ranks"][0]["proof"]
-    return {
-        f"{_name(record)} version": proof.get("version"),
-        f"{_name(record)} library": str((proof.get("libraries") or {}).get(proof.get("malloc_library")) or proof.get("sha256"))[:12],
-        "settings": canonical([record["job"]["allocator"]["library"], record["job"]["allocator"]["env"]]),
-        "measured code": record.get("measured_code"),
-        "version of this program": record["bench_version"],
-    }  # fmt: skip
+    found: str | None = (proof.get("libraries") or {}).get(proof.get("malloc_library")) or proof.get("sha256")
+    return found
 
 
 def _changed(before: Record, now: Record) -> list[tuple[str, Any, Any]]:
-    one, two = _facts(before), _facts(now)
+    def facts(record: Record) -> dict[str, Any]:
+        return {
+            f"{_name(record)} version": record["ranks"][0]["proof"].get("version"),
+            f"{_name(record)} library": str(_sha256(record))[:12],
+            "settings": canonical(setting_of(record["job"])),
+            "measured code": record.get("measured_code"),
+            **_content(record),
+            "version of this program": record["bench_version"],
+        }
+
+    one, two = facts(before), facts(now)
     own = [(name, one[name], two[name]) for name in two if one.get(name) != two[name]]
     hosts = likeness.differences(before["hosts"][0], now["hosts"][0])
     return [*own, *(row for row in hosts if not row[0].startswith("git"))]

@@ -1,4 +1,4 @@
-"""Arms held against the reference arm: the same losses first, then the ratio over the blocks that hold both."""
+"""Arms compared with the reference arm: the same losses first, then the ratio over the blocks that hold both."""
 
 from __future__ import annotations
 
@@ -48,6 +48,10 @@ class Pair:
     cause: Cause | None = None
     unpaired_blocks: int = 0
 
+    @property
+    def at(self) -> tuple[int, bool]:
+        return self.nodes, self.simulated
+
 
 def check_losses(cells: Sequence[Cell], reference: str) -> Losses:
     """Compare every record at one number of nodes with the longest of the reference arm, as far as both go."""
@@ -65,68 +69,40 @@ def check_losses(cells: Sequence[Cell], reference: str) -> Losses:
         largest = max(largest, difference)
         if difference > LOSS_TOLERANCE and arm not in disagreeing:
             disagreeing.append(arm)
-    return Losses(
-        cells[0].nodes,
-        cells[0].simulated,
-        len(everything),
-        num_compared,
-        same_bits,
-        largest,
-        tuple(disagreeing),
-        cells[0].job.workload,
-    )
+    found = tuple(disagreeing), cells[0].job.workload
+    return Losses(*cells[0].at, len(everything), num_compared, same_bits, largest, *found)
 
 
 def pairs_of(cells: Sequence[Cell], losses: Sequence[Losses], reference: str) -> list[Pair]:
     """Every arm against the reference, at each number of nodes; the largest gain first."""
     found = []
     for base in cells:
-        if base.arm != reference:
-            continue
-        check = next(one for one in losses if (one.nodes, one.simulated) == (base.nodes, base.simulated))
-        here = [
-            pair(base, cell, check)
-            for cell in cells
-            if cell.arm != reference and (cell.nodes, cell.simulated) == (base.nodes, base.simulated)
-        ]
-        found += sorted(here, key=lambda c: -c.ratio.value if c.ratio else math.inf)
+        if base.arm == reference:
+            check = next(one for one in losses if (one.nodes, one.simulated) == base.at)
+            here = [pair(base, cell, check) for cell in cells if cell.arm != reference and cell.at == base.at]
+            found += sorted(here, key=lambda c: -c.ratio.value if c.ratio else math.inf)
     return found
 
 
 def pair(base: Cell, cell: Cell, losses: Losses) -> Pair:
     """``cell`` against the reference arm's cell ``base``, over the blocks that hold both."""
-
-    def invalid(why: str) -> Pair:
-        return Pair(cell.arm, base.arm, cell.nodes, cell.simulated, "invalid", why)
-
+    names = cell.arm, base.arm, *cell.at
     wrong = [arm for arm in (base.arm, cell.arm) if arm in losses.disagreeing]
     if wrong:
-        what = workload_of(base.job).compared
-        return invalid(
-            f"the {what} of {' and '.join(wrong)} disagree by up to {losses.largest_difference:.2g}, so they did not do the same work."
-        )
+        what, size = workload_of(base.job).compared, f"{losses.largest_difference:.2g}"
+        why = f"the {what} of {' and '.join(wrong)} disagree by up to {size}, so they did not do the same work."
+        return Pair(*names, "invalid", why)
     ours, theirs = paired(base, cell)
     if not ours:
-        return invalid("no block holds both.")
+        return Pair(*names, "invalid", "no block holds both.")
     try:
-        samples = [[r["derived"]["samples"] for r in side] for side in (ours, theirs)]
-        peaks = [[[r["derived"]["peak_rss_bytes"]] for r in side] for side in (ours, theirs)]
-        ratio, memory = stats.ratio(samples[0], samples[1]), stats.ratio(peaks[0], peaks[1])
+        ratio = stats.ratio(*([r["derived"]["samples"] for r in side] for side in (ours, theirs)))
+        memory = stats.ratio(*([[r["derived"]["peak_rss_bytes"]] for r in side] for side in (ours, theirs)))
     except ValueError as error:
-        return invalid(f"{error}.")
+        return Pair(*names, "invalid", f"{error}.")
     word = stats.verdict(ratio).word
-    return Pair(
-        cell.arm,
-        base.arm,
-        cell.nodes,
-        cell.simulated,
-        word,
-        "",
-        ratio,
-        memory,
-        explain(ours, theirs, word in ("faster", "slower")),
-        len(set(by_block(base)) ^ set(by_block(cell))),
-    )
+    cause = explain(ours, theirs, word in ("faster", "slower"))
+    return Pair(*names, word, "", ratio, memory, cause, len(set(by_block(base)) ^ set(by_block(cell))))
 
 
 def paired(base: Cell, cell: Cell) -> tuple[list[Record], list[Record]]:

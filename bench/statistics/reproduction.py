@@ -10,23 +10,23 @@ from typing import Any
 
 from bench.host import likeness
 from bench.job.errors import ConfigError, RecordError, printable
-from bench.job.identity import arm, identity, is_amount
+from bench.job.identity import arm, followed, identity, is_amount
 from bench.job.job import canonical, complete
+from bench.job.quantities import nodes_text
 from bench.process.cpus import cpu_numbers
-from bench.record import records
 from bench.record.packs import is_pack
-from bench.statistics import grouping, pairing
-from bench.statistics.cells import Cell, nodes_text
-from bench.statistics.grouping import pairs
-from bench.statistics.published import Row, published_rows
+from bench.record.records import Record
+from bench.statistics.grouping import pairs, sections
+from bench.statistics.published import published_rows
 from bench.statistics.stats import LogMean, Ratio, deciding_blocks, difference, log_mean, of_ratio, ratio
 from bench.workloads import reading
+from bench.workloads.catalogue import workload_of
 
-# The same experiment elsewhere may have other hardware, but not other software under test. An image's flavour shows in torch's
+# The same experiment elsewhere may have other hardware, but not other software under test. An image's flavor shows in torch's
 # version (+cu102, +cpu), and natively too.
 SOFTWARE = ("packages.torch", "system.glibc", "memory.thp", "memory.page_bytes", "machine")
 Point = tuple[int, str, bool]  # nodes, arm, whether the nodes are simulated
-EVERYTHING: Point = (0, "", False)  # what is said of two results as a whole
+EVERYTHING: Point = (0, "", False)  # of two results as a whole
 WORDS = ("reproduced", "within tolerance", "not reproduced", "not comparable")
 
 
@@ -49,16 +49,15 @@ class Side:
 
 @dataclass(frozen=True)
 class Agreement:
-    """``word``: one of WORDS, said of ``point``. ``why`` it is not comparable, where no figure decided that; else ``seen`` are the two
-    ratios (or seconds an iteration) and ``away`` how far they lie apart (B over A less 1), known to ``half``, both relative. ``singles``:
-    which of A and B is a single run. ``conditions``: what differs and may move a ratio. ``blocks``: how many a side would decide; None
+    """``word``: one of WORDS, of ``point``. ``why`` it is not comparable, where no figure decided that; else ``seen`` are the two
+    ratios (or seconds an iteration) and ``away`` how far they are apart (B over A less 1), known to ``half``, both relative. ``singles``:
+    which of A and B is a single run. ``conditions``: what differs and may move a ratio. ``blocks``: how many per side would decide; None
     where 1000 would not."""
 
     word: str
     point: Point = EVERYTHING
     why: str = ""
     seen: tuple[Ratio | float, Ratio | float] = (0.0, 0.0)
-    other_arm: bool = False  # not the same library, version and settings
     away: float = 0.0
     half: float = 0.0
     singles: tuple[str, ...] = ()
@@ -67,10 +66,10 @@ class Agreement:
 
 
 def load_side(path: Path, reference: str) -> Side:
-    """A results folder, one record, or a table such as published.csv. Raises ConfigError or RecordError."""
+    """Return a results folder, one record, or a table such as published.csv. Raises ConfigError or RecordError."""
     if path.suffix.lower() == ".csv":
         return published_side(path, reference)
-    # What a later sweep set aside (record-<hash>.json) is of other hosts or other code, and is asked for by its own name.
+    # What a later sweep archived (record-<hash>.json) is of other hosts or other code, and is asked for by its own name.
     found = (
         reading.Found([{**reading.read(path), "path": reading.shown(path)}], [], [], ())
         if path.is_file() and not is_pack(path)
@@ -81,40 +80,36 @@ def load_side(path: Path, reference: str) -> Side:
     valid = [record for record in found.records if record["valid"]]
     if not valid:
         raise ConfigError(f"{path} holds no valid record: name a results folder, a record.json or published.csv.")
-    parts = grouping.sections(valid, reference)
+    parts = sections(valid, reference)
     if len(parts) > 1:
         raise ConfigError(
             f"{path} holds records of {len(parts)} kinds of host or configurations, which are never merged into one number: "
             "name the folder of one, or see `report`, which keeps them apart."
         )
-    (section,), compared = parts, pairs(valid, reference)
+    (section,), compared = parts, {(p.nodes, p.arm, p.simulated): p for p in pairs(valid, reference)}
+    cells = {(cell.nodes, cell.arm, cell.simulated): cell for cell in section.cells}
     first = valid[0]
     return Side(
-        reading.shown(path),
-        identity(complete(first["job"])),
-        {
+        name=reading.shown(path),
+        job=identity(complete(first["job"])),
+        conditions={
             "CPUs allowed": len(cpu_numbers(section.host["cpu"]["affinity"])) or section.host["cpu"]["logical"],
             "threads of a rank": first["ranks"][0]["threads"],
         },
-        section.is_published_workload,
-        {cell.arm: arm_of(cell.records[0]) for cell in section.cells},
-        {point_of(c): c.ratio for c in compared if c.ratio},
-        {point_of(c): c.invalid for c in compared if c.invalid},
-        {point_of(cell): cell.sec_per_it.value for cell in section.cells},
-        {point_of(cell): [record["derived"]["samples"] for record in cell.records] for cell in section.cells},
-        section.host,
-        (*found.left_out, *section.cautions),
+        is_published_workload=workload_of(section.job).is_published(section.job),
+        arms={cell.arm: arm_of(cell.records[0]) for cell in section.cells},
+        ratios={point: p.ratio for point, p in compared.items() if p.ratio},
+        invalid={point: p.invalid for point, p in compared.items() if p.invalid},
+        seconds={point: cell.sec_per_it.value for point, cell in cells.items()},
+        blocks={point: [record["derived"]["samples"] for record in cell.records] for point, cell in cells.items()},
+        host=section.host,
+        cautions=(*found.left_out, *section.cautions),
     )
 
 
-def point_of(what: Cell | pairing.Pair) -> Point:
-    return what.nodes, what.arm, what.simulated
-
-
 def published_side(path: Path, reference: str) -> Side:
-    """The published table's columns: one run per cell, so that its ratios have no interval. Raises ConfigError."""
-    rows: list[Row] = published_rows(path)
-    seconds = {(row.nodes, row.allocator, False): row.sec_per_it for row in rows}
+    """Return the published table's columns: one run per cell, so that its ratios have no interval. Raises ConfigError."""
+    seconds = {(row.nodes, row.allocator, False): row.sec_per_it for row in published_rows(path)}
     ratios = {
         (n, arm, False): ratio([[seconds[n, reference, False]]], [[value]])
         for (n, arm, _), value in seconds.items()
@@ -123,18 +118,25 @@ def published_side(path: Path, reference: str) -> Side:
     return Side(str(path), {}, {}, True, {}, ratios, {}, seconds, {}, None)
 
 
-def arm_of(record: records.Record) -> str:
+def arm_of(record: Record) -> str:
     """What makes the arm that arm: the library that was live, by its version and settings."""
     return canonical([{**arm(record["job"]), "name": None}, record["ranks"][0]["proof"]["version"]])
 
 
 def experiments_differ(a: Side, b: Side) -> tuple[list[str], list[str]]:
-    """Return what makes the two other experiments; and how much was measured, which does not. Each in words: the key and both values."""
-    if a.job["workload"] != b.job["workload"]:  # then all of their own parts differ too
-        return [_differs("workload", a.job["workload"], b.job["workload"])], []
+    """Return why the two are other experiments, in one sentence, or nothing; and what may differ: how much was measured, and the content of
+    a program under one label. Each with both values."""
+    if not (a.job and b.job):
+        other = "the published table is of the defaults of model, train and parallel at one rank a node, and this is another workload"
+        return [] if a.is_published_workload and b.is_published_workload else [other], []
     keys = [key for key in sorted(a.job.keys() | b.job.keys()) if a.job.get(key) != b.job.get(key)]
-    said = {key: _differs(key, a.job.get(key), b.job.get(key)) for key in keys}
-    return [said[key] for key in keys if not is_amount(key)], [said[key] for key in keys if is_amount(key)]
+    if "workload" in keys:  # then all of their own parts differ too
+        keys = ["workload"]
+    differences = {key: _differs(key, a.job.get(key), b.job.get(key)) for key in keys}
+    decisive = {"workload", *followed(a.job), *followed(b.job)}
+    minor = [key for key in keys if is_amount(key) or key not in decisive]
+    other = "; ".join(differences[key] for key in keys if key not in minor)
+    return [f"these are two experiments: {other} differ (A, B)"] if other else [], [differences[key] for key in minor]
 
 
 def conditions_differ(a: Side, b: Side) -> list[str]:
@@ -142,11 +144,8 @@ def conditions_differ(a: Side, b: Side) -> list[str]:
     if not (a.host and b.host):
         return []
     software = [_differs(*row) for row in likeness.differences(a.host, b.host) if row[0] in SOFTWARE]
-    machine = [
-        _differs(key, a.conditions[key], b.conditions[key])
-        for key in a.conditions
-        if a.conditions[key] != b.conditions[key]
-    ]
+    both = [(key, a.conditions[key], b.conditions[key]) for key in a.conditions]
+    machine = [_differs(key, one, two) for key, one, two in both if one != two]
     return software + machine + experiments_differ(a, b)[1]
 
 
@@ -155,50 +154,41 @@ def _differs(key: str, one: Any, two: Any) -> str:
 
 
 def alike(a: Side, b: Side) -> bool:
-    """Whether absolute times of the two compare: alike hosts, as many CPUs, one experiment."""
+    """Whether absolute times of the two compare: like hosts, as many CPUs, one experiment."""
     same_host = bool(a.host and b.host) and likeness.host_class([a.host]) == likeness.host_class([b.host])
     return same_host and a.conditions == b.conditions and not experiments_differ(a, b)[0]
 
 
 def agree(a: Side, b: Side, tolerance: float) -> dict[Point, Agreement]:
-    """Each ratio that both results have, compared; where they share none, the times of arms on alike hosts.
+    """Compare each ratio that both results have; where they share none, the times of arms on like hosts.
 
     With the quotient's 95 % interval from both standard errors (Welch), *reproduced*: the whole interval lies within the tolerance
     (equivalence by interval inclusion, as in `stats.verdict`), so that noise cannot earn it; *within tolerance*: the same, but something
-    named differs, or one side is a single run, whose spread nobody knows; *not reproduced*: the whole interval lies outside; *not
-    comparable*: the results are of different things, or the interval reaches over the border, and then the number of blocks that would
-    decide is said. Raises ConfigError for a tolerance that is none.
+    named differs, or one side is a single run, whose spread is unknown; *not reproduced*: the whole interval lies outside; *not
+    comparable*: the results are of different things, or the interval crosses the border, and then the number of blocks that would
+    decide is given. Raises ConfigError for an invalid tolerance.
     """
     check_tolerance(tolerance)
-    if a.job and b.job:
-        other = experiments_differ(a, b)[0]
-        if other:
-            return {EVERYTHING: _not_comparable(f"these are two experiments: {'; '.join(other)} differ (A, B)")}
-    elif not (a.is_published_workload and b.is_published_workload):
-        return {
-            EVERYTHING: _not_comparable(
-                "the published table is of the defaults of model, train and parallel at one rank a node, and this is another workload"
-            )
-        }
-    said = {
-        point: _not_comparable(f"in {one.name} there is no ratio of {point[1]}: {why.rstrip('.')}")
+    other = experiments_differ(a, b)[0]
+    if other:
+        return {EVERYTHING: Agreement("not comparable", why=other[0])}
+    found = {
+        point: Agreement("not comparable", point, f"in {one.name} there is no ratio of {point[1]}: {why.rstrip('.')}")
         for one in (a, b)
         for point, why in one.invalid.items()
     }
     conditions = tuple(conditions_differ(a, b))
-    common = [point for point in a.ratios if point in b.ratios]
-    for point in common:
-        seen = a.ratios[point], b.ratios[point]
-        said[point] = _agreement(point, a, b, of_ratio(seen[0]), of_ratio(seen[1]), seen, tolerance, conditions)
-    if not said and not (a.ratios and b.ratios) and alike(a, b):
-        # Arms that have nothing to be paired with have no ratio; on hosts that are alike their times themselves compare.
-        for point in a.blocks:
-            if point in b.blocks and point not in said:
-                one, two = log_mean(a.blocks[point]), log_mean(b.blocks[point])
-                times = a.seconds[point], b.seconds[point]
-                said[point] = _agreement(point, a, b, one, two, times, tolerance, conditions)
-    nothing = "no arm was measured in both against the reference, nor alone on like hosts"
-    return said or {EVERYTHING: _not_comparable(f"{nothing}: {arms(a)} and {arms(b)}")}
+    seen: Mapping[Point, tuple[Any, Any]] = {p: (a.ratios[p], b.ratios[p]) for p in a.ratios if p in b.ratios}
+    for point, both in seen.items():
+        means = of_ratio(both[0]), of_ratio(both[1])
+        found[point] = _agreement(point, a, b, means, both, tolerance, conditions)
+    if not found and not (a.ratios and b.ratios) and alike(a, b):
+        # Arms that have nothing to be paired with have no ratio; on like hosts their times themselves compare.
+        for point in [point for point in a.blocks if point in b.blocks]:
+            means, both = (log_mean(a.blocks[point]), log_mean(b.blocks[point])), (a.seconds[point], b.seconds[point])
+            found[point] = _agreement(point, a, b, means, both, tolerance, conditions)
+    nothing = f"no arm was measured in both against the reference, nor alone on like hosts: {arms(a)} and {arms(b)}"
+    return found or {EVERYTHING: Agreement("not comparable", why=nothing)}
 
 
 def check_tolerance(tolerance: float) -> None:
@@ -206,33 +196,29 @@ def check_tolerance(tolerance: float) -> None:
         raise ConfigError(f"--tolerance={tolerance:g} is not a tolerance: give a positive number such as 0.05 for 5 %.")
 
 
-def _not_comparable(why: str) -> Agreement:
-    return Agreement("not comparable", why=why)
-
-
 def _agreement(
     point: Point,
     a: Side,
     b: Side,
-    one: LogMean,
-    two: LogMean,
+    means: tuple[LogMean, LogMean],
     seen: tuple[Ratio | float, Ratio | float],
     tolerance: float,
     conditions: tuple[str, ...],
 ) -> Agreement:
     arm = point[1]
     if arm in a.arms and arm in b.arms and a.arms[arm] != b.arms[arm]:
-        return Agreement("not comparable", point, seen=seen, other_arm=True)
-    away, half = difference(one, two)
-    limit = math.log1p(tolerance)
-    singles = tuple(name for name, side in (("A", one), ("B", two)) if side.single)
-    figures = (math.expm1(away), math.expm1(min(half, 50.0)), singles, conditions)
+        why = f"{arm} is not the same arm in both (library, version or settings)"
+        return Agreement("not comparable", point, why, seen)
+    away, half = difference(*means)
+    limit, blocks = math.log1p(tolerance), None
+    singles = tuple(name for name, side in zip("AB", means) if side.single)
     if abs(away) - half > limit:
-        return Agreement("not reproduced", point, "", seen, False, *figures)
-    if abs(away) + half <= limit:
+        word = "not reproduced"
+    elif abs(away) + half <= limit:
         word = "within tolerance" if conditions or singles else "reproduced"
-        return Agreement(word, point, "", seen, False, *figures)
-    return Agreement("not comparable", point, "", seen, False, *figures, deciding_blocks(one, two, limit))
+    else:
+        word, blocks = "not comparable", deciding_blocks(*means, limit)
+    return Agreement(word, point, "", seen, math.expm1(away), math.expm1(min(half, 50.0)), singles, conditions, blocks)
 
 
 def arms(side: Side) -> str:
@@ -240,5 +226,5 @@ def arms(side: Side) -> str:
 
 
 def only_in(one: Side, other: Side) -> list[Point]:
-    """What ``one`` measured and ``other`` lacks. A published table has sizes that no reader has: what only it has is no lack."""
+    """Return what ``one`` measured and ``other`` lacks. A published table has sizes that no reader has: what only it has is no lack."""
     return sorted(one.seconds.keys() - other.seconds.keys()) if one.host else []

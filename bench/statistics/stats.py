@@ -1,16 +1,13 @@
 """From samples to a conclusion: intervals, ratios between arms paired by block, and a verdict.
 
 The unit of repetition is the block (every arm once, in fresh processes), not the sample: samples of one process share
-its heap layout, clock and neighbours, so a thousand of them say nothing about the next process (Kalibera & Jones,
+its heap layout, clock and neighbors, so a thousand of them say nothing about the next process (Kalibera & Jones,
 "Rigorous benchmarking in reasonable time", ISMM 2013). A ratio is therefore formed within each block, and its
 interval comes from how blocks disagree.
 
-Why no bootstrap: resampling blocks and then samples is two steps away from an honest interval here. Percentiles of it
-are too narrow for few blocks, since the spread of B values shrinks by (B-1)/B and normal quantiles stand in for
-Student's; and resampling the samples too counts their noise twice, because the block means hold it already (Davison &
-Hinkley, "Bootstrap methods and their application", 1997, section 3.8). With both repaired, what is left is Student's
-t on the log ratios of the blocks, which needs no random numbers. `validation/coverage.py` measures it against the
-percentile bootstrap.
+Why no bootstrap: its percentiles are too narrow for few blocks, and resampling the samples too counts their noise twice,
+because the block means hold it already (Davison & Hinkley, "Bootstrap methods and their application", 1997, section
+3.8). With both repaired, what is left is Student's t on the log ratios of the blocks. `validation/coverage.py` compares.
 """
 
 from __future__ import annotations
@@ -31,6 +28,7 @@ SAYS_NOTHING = 10.0  # an interval that reaches beyond ten times its value is sa
 LARGEST_EQUIVALENCE = 0.05  # "no difference larger than x" is a finding only up to this x
 WORDS = ("faster", "slower", "no difference", "cannot tell")
 NAN = float("nan")
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -41,28 +39,19 @@ class Interval:
     low: float
     high: float
 
-    @property
-    def says_nothing(self) -> bool:
-        return self.high > SAYS_NOTHING * self.value
-
 
 @dataclass(frozen=True)
 class Ratio:
     """reference/arm with confidence limits: 1.5 means that the arm takes 1/1.5 of the reference's time (or memory)."""
 
     value: float
-    low: float  # NaN when nothing repeats (one block of one sample)
+    low: float  # NaN for one block, which does not show how runs differ
     high: float
     num_blocks: int
     smallest_detectable: float  # relative difference found with 80 % power, e.g. 0.03; NaN like the limits
-    standard_error: float  # of log(value); NaN like the limits
+    standard_error: float  # of log(value); of one block by its samples alone, NaN where it has a single sample
     degrees: float  # of freedom of the standard error
-    confidence: float
-
-    @property
-    def few_blocks(self) -> bool:
-        """Whether the blocks are too few for their spread to be known well."""
-        return self.num_blocks < FEW_BLOCKS
+    confidence: float = CONFIDENCE
 
     @property
     def says_nothing(self) -> bool:
@@ -78,39 +67,34 @@ class Verdict:
     reach: float
 
 
-def mean_interval(samples: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Student's t interval on the mean of one job's steady samples (any unit).
+def mean_interval(samples: Sequence[float]) -> Interval:
+    """Student's t interval on the mean of samples (any unit) that are independent.
 
-    It covers the noise within this job's process alone, and takes the samples for independent: another process may
-    differ by more. Raises ValueError for no samples or samples that are not finite.
+    Raises ValueError for no samples or samples that are not finite.
     """
     values = _finite(samples, "samples")
-    _check_confidence(confidence)
     mean = float(values.mean())
     if len(values) < 2:
         return Interval(mean, NAN, NAN)
-    half = _t(confidence, len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
+    half = _t(len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half)
 
 
-def time_interval(samples: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Student's t interval on the mean of samples that are positive (seconds), made on the scale of logarithms: its limits are
-    mean/f and mean*f, so that no time is said to be perhaps below zero. Neighbours that hang together are reckoned with.
+def time_interval(samples: Sequence[float]) -> Interval:
+    """Student's t interval on the mean of positive, perhaps autocorrelated samples (seconds) of one run, on the scale of logarithms.
 
-    Raises ValueError for no samples or samples that are not finite and positive.
+    Its limits are mean/f and mean*f, so that no time is below zero. It covers the noise within this run alone. Raises ValueError for
+    no samples or samples that are not finite and positive.
     """
-    values = _finite(samples, "samples")
-    _check_confidence(confidence)
-    if values.min() <= 0:
-        raise ValueError(f"samples: {values.min():g} is not positive, and is no time")
+    values = _positive(samples, "samples")
     mean = float(values.mean())
     if len(values) < 2:
         return Interval(mean, NAN, NAN)
-    half = _t(confidence, len(values) - 1) * standard_error(values.tolist()) / mean
-    return Interval(mean, mean * _exp(-half), mean * _exp(half))
+    half = _t(len(values) - 1) * standard_error(values.tolist()) / mean
+    return Interval(mean, mean * bounded_exp(-half), mean * bounded_exp(half))
 
 
-def ratio(reference: Sequence[Sequence[float]], arm: Sequence[Sequence[float]], confidence: float = 0.95) -> Ratio:
+def ratio(reference: Sequence[Sequence[float]], arm: Sequence[Sequence[float]]) -> Ratio:
     """How many times less time (or memory) the arm takes than the reference, paired by block.
 
     Element b of `reference` and of `arm` holds the steady samples of block b (seconds, or bytes; one sample is
@@ -121,10 +105,9 @@ def ratio(reference: Sequence[Sequence[float]], arm: Sequence[Sequence[float]], 
     With fewer than five blocks the samples within blocks have an interval too, as if no two runs differed (Welch's t, its
     degrees of freedom over all blocks, B-1 at the least), and the wider of the two is taken: three runs that agree by luck
     otherwise give a narrow one. Taking the wider is a convention for few studies (Jackson, Law, Ruecker & Schwarzer, Stat.
-    Med. 36:3923, 2017). Never narrower than Student's t of the blocks, it holds the truth as often. With one block the
-    samples are all there is.
+    Med. 36:3923, 2017). Never narrower than Student's t of the blocks, it covers the true value as often. One block has
+    no limits: its samples do not show how runs differ.
     """
-    _check_confidence(confidence)
     if len(reference) != len(arm):
         raise ValueError(f"the reference has {len(reference)} blocks, the arm {len(arm)}: pass only blocks with both")
     if len(reference) == 0:
@@ -133,18 +116,17 @@ def ratio(reference: Sequence[Sequence[float]], arm: Sequence[Sequence[float]], 
     log_ratios = np.array([pair[0] for pair in pairs])
     num_blocks = len(pairs)
     centre = float(log_ratios.mean())
-    variance, degrees = _of_a_block(log_ratios.tolist(), [pair[1:] for pair in pairs], confidence)
+    variance, degrees = _of_a_block(log_ratios.tolist(), [pair[1:] for pair in pairs])
     error = math.sqrt(variance / num_blocks)
-    half = _t(confidence, degrees) * error
+    half = NAN if num_blocks == 1 else _t(degrees) * error
     return Ratio(
-        value=_exp(centre),
-        low=_exp(centre - half),
-        high=_exp(centre + half),
+        value=bounded_exp(centre),
+        low=bounded_exp(centre - half),
+        high=bounded_exp(centre + half),
         num_blocks=num_blocks,
-        smallest_detectable=_smallest_detectable(error, degrees),
+        smallest_detectable=NAN if num_blocks == 1 else _smallest_detectable(error, degrees),
         standard_error=error,
         degrees=degrees,
-        confidence=confidence,
     )
 
 
@@ -173,9 +155,7 @@ def log_mean(blocks: Sequence[Sequence[float]]) -> LogMean:
         raise ValueError("there are no blocks: pass at least one")
     means, within = [], []
     for block, samples in enumerate(blocks):
-        values = _finite(samples, f"block {block}")
-        if values.min() <= 0:
-            raise ValueError(f"block {block}: sample {values.min():g} is not positive, and has no logarithm")
+        values = _positive(samples, f"block {block}")
         means.append(math.log(float(values.mean())))
         within.append(_of_log_mean(values.tolist()))
     variance, degrees = _of_a_block(means, within)
@@ -186,14 +166,14 @@ def of_ratio(one: Ratio) -> LogMean:
     return LogMean(math.log(one.value), one.standard_error, one.degrees, one.num_blocks)
 
 
-def difference(one: LogMean, two: LogMean, confidence: float = 0.95) -> tuple[float, float]:
+def difference(one: LogMean, two: LogMean) -> tuple[float, float]:
     """``two - one``, and half its interval by Welch's degrees of freedom. An error that is not known counts as none."""
     parts = [(0.0 if math.isnan(side.error) else side.error, side.degrees) for side in (one, two)]
     total = math.hypot(parts[0][0], parts[1][0])
     if total == 0:
         return two.value - one.value, 0.0
     degrees = total**4 / sum(error**4 / df for error, df in parts)
-    return two.value - one.value, _t(confidence, degrees) * total
+    return two.value - one.value, _t(degrees) * total
 
 
 def deciding_blocks(one: LogMean, two: LogMean, limit: float, most: int = 1000) -> int | None:
@@ -213,16 +193,10 @@ def needed_blocks(ratio: Ratio, half_width: float, min_blocks: int = FEW_BLOCKS)
 
     It is the smallest B >= min_blocks with t(B-1) * s / sqrt(B) <= log(1 + half_width), where s is the spread between
     the blocks so far, or what the samples within suggest where they govern: measuring is done when the answer is not
-    above `ratio.num_blocks`, which is so where the interval is that narrow already. It looks at width alone and
-    never at where the interval lies: stopping when a difference becomes significant would find one always. It stops
-    at a lucky narrow width too, which costs coverage when min_blocks is small (`validation/coverage.py` says how
-    much). From one block, where s is unknown, it answers with what the samples suggest. At most 10,000. Raises
-    ValueError for a half_width that is not positive, min_blocks below 2.
+    above `ratio.num_blocks`. It looks at width alone and never at where the interval lies: stopping when a difference
+    becomes significant would find one always. A lucky narrow width costs coverage when min_blocks is small
+    (`validation/coverage.py` measures how much). From one block it answers with what the samples suggest. At most 10,000.
     """
-    if not (math.isfinite(half_width) and half_width > 0):
-        raise ValueError(f"half_width is {half_width}: give a positive relative width such as 0.04")
-    if min_blocks < 2:
-        raise ValueError(f"min_blocks is {min_blocks}: one block has no spread to judge by, give 2 or more")
     if math.isnan(ratio.standard_error):
         return min_blocks
     spread = ratio.standard_error * math.sqrt(ratio.num_blocks)
@@ -230,12 +204,12 @@ def needed_blocks(ratio: Ratio, half_width: float, min_blocks: int = FEW_BLOCKS)
     low, high = min_blocks, max(MAX_BLOCKS, min_blocks)
     while low < high:  # bisection: the width falls with every block
         middle = (low + high) // 2
-        if _t(ratio.confidence, middle - 1) * spread / math.sqrt(middle) <= wanted:
+        if _t(middle - 1) * spread / math.sqrt(middle) <= wanted:
             high = middle
         else:
             low = middle + 1
     # Few blocks whose samples govern are better known than so few blocks tell.
-    done = ratio.num_blocks >= min_blocks and _t(ratio.confidence, ratio.degrees) * ratio.standard_error <= wanted
+    done = ratio.num_blocks >= min_blocks and _t(ratio.degrees) * ratio.standard_error <= wanted
     return min(low, ratio.num_blocks) if done else low
 
 
@@ -245,14 +219,12 @@ def verdict(ratio: Ratio, margin: float = 0.02) -> Verdict:
     An interval that lies wholly within +-margin is "no difference" even if it excludes 1: a difference that small is not worth a
     switch, and asking for more than significance keeps A/A comparisons quiet (equivalence by interval inclusion: Schuirmann,
     J. Pharmacokinet. Biopharm. 15:657, 1987). It is claimed for what reaches up to 5 %. A single block is never enough for a
-    direction: it says nothing about how much two runs of one arm differ. Raises ValueError for a margin that is none.
+    direction: it does not show how much two runs of one arm differ.
     """
-    if not (math.isfinite(margin) and margin >= 0):
-        raise ValueError(f"margin is {margin}: give a relative difference such as 0.02")
     if math.isnan(ratio.low):
         return Verdict("cannot tell", NAN)
     reach = max(ratio.high, 1 / ratio.low) - 1
-    if ratio.num_blocks == 1 or ratio.says_nothing:
+    if ratio.says_nothing:
         return Verdict("cannot tell", reach)
     if reach > margin and (ratio.low > 1 or ratio.high < 1):
         return Verdict("faster" if ratio.low > 1 else "slower", reach)
@@ -289,21 +261,21 @@ def _finite(samples: Sequence[float], what: str) -> np.ndarray:
     return values
 
 
-def _check_confidence(confidence: float) -> None:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence}: give a number between 0 and 1, such as 0.95")
+def _positive(samples: Sequence[float], what: str) -> np.ndarray:
+    values = _finite(samples, what)
+    if values.min() <= 0:
+        raise ValueError(f"{what}: sample {values.min():g} is not positive, and is no time and no size")
+    return values
 
 
-def _t(confidence: float, degrees: float) -> float:
-    return float(stdtrit(degrees, 0.5 + confidence / 2))
+def _t(degrees: float) -> float:
+    return float(stdtrit(degrees, 0.5 + CONFIDENCE / 2))
 
 
-def _of_a_block(
-    logs: Sequence[float], within: Sequence[tuple[float, float]], confidence: float = 0.95
-) -> tuple[float, float]:
-    """The variance of one block's logarithm, and its degrees of freedom. ``within``: of each block, what its samples say of both; NaN
-    where there is a single sample, which cannot tell. The samples of B blocks have B-1 degrees of freedom at the least: neighbours that
-    hang together have enlarged their variance already, and would else be counted twice."""
+def _of_a_block(logs: Sequence[float], within: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The variance of one block's logarithm, and its degrees of freedom. ``within``: of each block both by its samples; NaN for a single
+    sample. The samples of B blocks have B-1 degrees of freedom at the least: autocorrelation already enlarged their variance, and would
+    else be counted twice."""
     known = [part for part in within if not math.isnan(part[0])]
     variance, degrees = _mean_variance(known) if known else (NAN, 1.0)
     of_samples = (variance, max(degrees, len(logs) - 1.0))
@@ -312,7 +284,7 @@ def _of_a_block(
     of_blocks = (float(np.var(logs, ddof=1)), len(logs) - 1.0)
     if len(logs) >= FEW_BLOCKS or not known:
         return of_blocks
-    return max(of_blocks, of_samples, key=lambda one: _t(confidence, one[1]) * math.sqrt(one[0]))
+    return max(of_blocks, of_samples, key=lambda one: _t(one[1]) * math.sqrt(one[0]))
 
 
 def _mean_variance(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
@@ -324,7 +296,7 @@ def _mean_variance(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 def _of_log_mean(samples: list[float]) -> tuple[float, float]:
     """The variance of the logarithm of a mean, by the delta method, var(mean) / mean^2, and its degrees of freedom; NaN for one sample.
-    Neighbours that hang together are worth fewer independent samples, as for a rank when it stops."""
+    Autocorrelated samples count as fewer independent ones, as for a rank when it stops."""
     if len(samples) < 2:
         return NAN, NAN
     mean = sum(samples) / len(samples)
@@ -335,9 +307,7 @@ def _compare_means(reference: Sequence[float], arm: Sequence[float], block: int)
     """Log ratio of means, its variance from the samples within, Welch's degrees of freedom (NaN for single samples)."""
     log_means, parts = [], []
     for samples, what in ((reference, "reference"), (arm, "arm")):
-        values = _finite(samples, f"block {block} of the {what}")
-        if values.min() <= 0:
-            raise ValueError(f"block {block} of the {what}: sample {values.min():g} is not positive, and has no ratio")
+        values = _positive(samples, f"block {block} of the {what}")
         log_means.append(math.log(float(values.mean())))
         parts.append(_of_log_mean(values.tolist()))
     variance, degrees = _mean_variance(parts)
@@ -353,8 +323,8 @@ def _smallest_detectable(error: float, degrees: float) -> float:
     """
     if math.isnan(error):
         return NAN
-    return _exp(float(nctdtrinc(degrees, 0.2, _t(0.95, degrees))) * error) - 1
+    return bounded_exp(float(nctdtrinc(degrees, 0.2, _t(degrees))) * error) - 1
 
 
-def _exp(x: float) -> float:
+def bounded_exp(x: float) -> float:
     return x if math.isnan(x) else math.exp(min(max(x, -700.0), 700.0))  # two wild blocks would overflow a float

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 from bench.copies.outcome import Outcome
+from bench.host.foreign import FOREIGN
 from bench.job.job import Job
 from bench.record.records import Record
 
@@ -38,6 +39,10 @@ class Workload:
     code: tuple[
         str, ...
     ] = ()  # files below bench/ that decide the measured work, beyond those that all workloads share
+    dropped: tuple[str, ...] = (
+        FOREIGN  # beginnings of the names of the caller's variables that its processes do not get
+    )
+    continued_by = "the same command"  # what goes on with an interrupted sweep
     pictures: tuple[str, ...] = ("gains", "pareto")  # of report.plots
 
     # ---- before a run
@@ -142,8 +147,8 @@ class Workload:
 
     def agreement(self, check: Losses) -> str:
         """Return a sentence on whether all arms computed the same."""
+        from bench.job.quantities import nodes_text
         from bench.report.sentences import agreement
-        from bench.statistics.cells import nodes_text
 
         where = f"At {nodes_text(check.nodes, check.simulated)}"
         if check.num_records < 2:

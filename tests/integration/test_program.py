@@ -140,8 +140,11 @@ def test_a_c_program_is_measured_under_both_arms_with_proof_cause_and_lines_to_p
     for file in ("report.html", "report.md", "results.csv", "ratios.csv"):
         assert (tmp_path / "out" / "program_work" / file).stat().st_size
     assert bench(["report", str(done.out)], done.out).code == 0
-    again = program(tmp_path, [work, "a b"], r"check=sum (.*)", "repeat=0,1")
+    again = program(tmp_path, [work, "a b"], r"check=sum (.*)", "repeat=0,1", "program.resume=true")
     assert again.stderr.count("[already there]") == 4
+    env = {"BATCH": "4"}
+    other = program(tmp_path, [work, "a b"], r"check=sum (.*)", "repeat=0,1", "program.resume=true", env=env)
+    assert "[already there]" not in other.stderr, "the program may read the variable"
 
 
 def test_the_same_program_is_compared_with_itself(tmp_path: Path, work: str) -> None:
@@ -297,9 +300,19 @@ def test_one_that_daemonises_is_refused(tmp_path: Path) -> None:
     assert done.code == 1 and "left 1 process running" in errors(done)["glibc"]
 
 
-def test_one_that_waits_for_somebody_to_type_is_refused(tmp_path: Path) -> None:
-    done = program(tmp_path, ["cat"], "allocator=glibc")
-    assert done.code == 1 and "waits for its standard input" in errors(done)["glibc"]
+def test_its_input_is_empty_and_that_is_stated(tmp_path: Path) -> None:
+    done = program(tmp_path, ["sh", "-c", "cat; sleep 0.1"], "allocator=glibc")
+    assert done.code == 0 and "standard input is /dev/null" in done.stderr
+
+
+def test_a_file_that_the_command_writes_and_a_name_in_no_encoding(tmp_path: Path) -> None:
+    log = tmp_path / "run.log"
+    log.write_text("")
+    path = Path(script(tmp_path, "b\udcff.sh", "sleep 0.1; echo loss 1 $2; date >>$1\n"))
+    for _ in range(2):
+        done = program(tmp_path, [str(path), str(log), "\udcfe"], "check=loss (.*)", "repeat=0,1")
+        assert done.code == 0 and "All 4 runs printed the same values" in done.stdout
+    assert len(log.read_text().splitlines()) == 2 * (2 * 2 + 2), "each arm once more, and nothing is reused"
 
 
 @pytest.mark.parametrize(

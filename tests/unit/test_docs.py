@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from bench import cli
+from bench.commands.program import KEYS
 from bench.config.compose import OUTSIDE_MEASURE
 from bench.job.job import PARTS
 from bench.paths import CHECKOUT
@@ -200,7 +201,8 @@ def test_a_wrong_command_is_noticed(words: str, check: Callable[[list[str]], Non
 def test_a_configuration_key_named_in_a_document_exists(name: str) -> None:
     job_keys = runpy.run_path(str(CHECKOUT / "scripts" / "record_schema.py"))["job_keys"]
     known = set(job_keys()) | {f"measure.{key}" for key in OUTSIDE_MEASURE}
-    known |= {"sweep.shuffle_arms", "sweep.reference", "sweep.max_minutes", "sweep.html"}
+    known |= {f"program.{key}" for key in KEYS}
+    known |= {"sweep.shuffle_arms", "sweep.reference", "sweep.max_minutes", "sweep.html", "sweep.interleave"}
     group = "|".join([*PARTS, "sweep"])
     named = set(re.findall(rf"(?<![\w./-])((?:{group})\.[a-z_]+)(?![\w(.])", " ".join(inline_code(name))))
     named = {key for key in named if not key.endswith((".py", ".md", ".yaml", ".json", ".csv"))}

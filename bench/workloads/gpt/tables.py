@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from bench.job.job import Job
-from bench.report.tables import Table, version_of
-from bench.report.words import frequency_text, interval_text, mebibytes, number, size_text, speed_text, truncated
+from bench.job.quantities import frequency_text, mebibytes, number, size_text, speed_text, truncated
+from bench.report.tables import Table, interval_text, version_text
 from bench.statistics.cells import Cell
 from bench.statistics.grouping import Section
 from bench.statistics.published import HEADINGS
@@ -17,7 +17,7 @@ OURS = ("95 % of Sec/it", "GFLOP/s", "Peak RSS", "Blocks")
 def columns(job: Job) -> dict[str, Any]:
     """Return the columns of results.csv that say what was trained."""
     return {
-        "size": size_text(job.model),
+        "size": size_text(job.model.num_parameters),
         "dp": job.dp,
         "tp": job.parallel.tensor,
         "pp": job.parallel.pipeline,
@@ -42,7 +42,7 @@ def cell_row(cell: Cell) -> list[str]:
         interval_text(interval.low, interval.high),
         number(1000 * speed * cell.nodes),
         mebibytes(cell.mean("peak_rss_bytes")),
-        str(len(cell.records)),
+        str(cell.num_blocks),
     ]
 
 
@@ -52,7 +52,7 @@ def tables(section: Section) -> list[Table]:
         Table(
             [*HEADINGS, *OURS],
             [cell_row(cell) for cell in section.cells if cell.arm == arm],
-            f"{arm} ({version_of(section.cells, arm)})",
+            f"{arm} ({version_text(next(cell for cell in section.cells if cell.arm == arm))})",
         )
         for arm in section.arms
     ]

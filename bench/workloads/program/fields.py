@@ -19,7 +19,7 @@ from bench.record.fields import (
 class Process(TypedDict):
     pid: Annotated[int, says("its number")]
     command: Annotated[str, says("its command line, cut short")]
-    reached: Annotated[Optional[bool], says("whether it carries the arm; null where too little of it was seen")]
+    reached: Annotated[Optional[bool], says("whether the arm serves it; null where nothing of it could be read")]
     why: Annotated[Optional[str], says("why the arm does not serve it, or what memory it does not serve")]
     cpu_seconds: Annotated[Number, says("that it was seen to use")]
     peak_rss_bytes: Annotated[int, says("largest resident set that was seen")]
@@ -27,8 +27,9 @@ class Process(TypedDict):
 
 class ProgramProof(Proof):
     processes: Annotated[
-        list[Process], says("each process that was seen, in the order of being seen; exec makes another")
+        list[Process], says("of the arm's first run: each command line, those beyond the arm first; exec makes another")
     ]
+    first_run_seconds: NotRequired[Annotated[Number, says("of the arm's first run, which verifies and is not counted")]]
 
 
 class Run(TypedDict):
@@ -60,10 +61,19 @@ class ProgramRank(TypedDict):
     threads: Annotated[Positive, says("CPUs that it kept busy, on average, at least 1")]
     proof: Annotated[ProgramProof, says("the arm's library, and each process with or without it")]
     environment_bytes: NotRequired[Annotated[int, says("size of its environment, the same for all arms")]]
+    variables: NotRequired[
+        Annotated[
+            dict[str, str], says("the caller's that steer threads, arithmetic or Python, as the program got them")
+        ]
+    ]
+    environment_sha256: NotRequired[Annotated[str, says("of all that it got of the caller's environment")]]
+    notes: NotRequired[
+        Annotated[list[str], says("sentences on what no arm reaches, what is unknown, and lines that are no steps")]
+    ]
     run: Annotated[Run, says("the whole run, as the kernel accounts for the command and its children")]
     steps: Annotated[Optional[Steps], says("what `program.rate` found; null where the run is the sample")]
     values: Annotated[list[Number], says("what `program.check` found, how often, and the hash of its output")]
-    peak_rss_bytes: Annotated[int, says("largest resident set, of all its processes together")]
+    peak_rss_bytes: Annotated[int, says("most memory of all its processes together, shared pages once")]
     huge_bytes: Annotated[int, says("transparent huge pages, the most that was seen in one process")]
     fault_cost_seconds: Annotated[Optional[Number], says("wall seconds of a minor fault, all threads faulting")]
     without: NotRequired[Annotated[list[str], says("sentences on what this host does not allow")]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from bench.job.checks import converted
@@ -10,6 +11,8 @@ from bench.record.fields import COUNTERS
 from bench.record.records import Record
 from bench.workloads.figures import plain_figures
 from bench.workloads.program.fields import ProgramRank
+
+OTHER, OTHER_SECONDS = 2.0, 1.0  # times as long, and by so much: another first run than the rest
 
 
 def checked_ranks(ranks: Any) -> list[dict[str, Any]]:
@@ -48,8 +51,31 @@ def too_few_steps(record: Record) -> list[str]:
     ]
 
 
-def memory_of_others(record: Record) -> list[str]:
-    """A sentence for each program in the tree that keeps some of its memory from the arm. It is in every run alike, so it is no noise."""
-    processes = record["ranks"][0]["proof"]["processes"]
-    said = [f"{one['command'].split(' ')[0]} {one['why']}." for one in processes if one["reached"] and one["why"]]
+def cautions(record: Record) -> list[str]:
+    """Return a sentence for each program in the tree that keeps some of its memory from the arm, for what is beyond it or unknown, for a
+    first run that was another one, and for values that one arm does not repeat. They are in every run alike, so they are no noise."""
+    part = record["ranks"][0]
+    said = [
+        f"{one['command'].split(' ')[0]} {one['why']}."
+        for one in part["proof"]["processes"]
+        if one["reached"] and one["why"]
+    ]
+    said += part.get("notes", [])
+    first, seconds = part["proof"].get("first_run_seconds"), part["run"]["wall_seconds"]
+    if (
+        first is not None
+        and not part["run"]["stopped"]
+        and abs(math.log(first / seconds)) > math.log(OTHER)
+        and abs(first - seconds) > OTHER_SECONDS
+    ):
+        said.append(
+            f"the first run under {record['job']['allocator']['name']}, which verifies and is not counted, took {first:.2g} s, about "
+            f"{float(f'{first / seconds:.1g}'):g} times as long as this one: it found or left something (a cache, a checkpoint, "
+            "an output), or has many short processes, which verifying slows down."
+        )
+    if record["job"]["program"].get("check") is not None and not part["values"]:
+        said.append(
+            "check= found other values in two runs of one arm (lines that a clock draws, a random number?), so that they are not compared: "
+            "match a line that each run prints at the same step."
+        )
     return list(dict.fromkeys(said))

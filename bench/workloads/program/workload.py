@@ -8,10 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.host.foreign import OF_ALLOCATORS
 from bench.job.errors import ConfigError, printable
 from bench.job.job import Job
 from bench.record.records import Record
-from bench.workloads.program.figures import checked_ranks, derive, memory_of_others, too_few_steps
+from bench.workloads.program.figures import cautions, checked_ranks, derive, too_few_steps
 from bench.workloads.program.run import run_program
 from bench.workloads.workload import OnEvent, Outcome, Workload
 
@@ -25,6 +26,8 @@ STEPS_TO_LOOK = 12  # of which the first two do not count
 class UserProgram(Workload):
     """A command, seen from outside: its steps where its output shows them, else the whole run."""
 
+    dropped: tuple[str, ...] = OF_ALLOCATORS
+    continued_by = "the same command with program.resume=true"
     code = tuple(f"workloads/program/watch/{name}.py" for name in ("steps", "output", "tree"))
 
     def title(self, job: Job) -> str:
@@ -55,7 +58,7 @@ class UserProgram(Workload):
         if event["event"] != "step":
             return ""
         steps = f"{event['steps']} steps, " if job.program.rate is not None else ""
-        return f"{steps}{event['seconds']:.0f} s"
+        return f"{steps}{event['seconds']:.0f} s{'' if event['timed'] else ' (first run, not timed)'}"
 
     def checked_ranks(self, ranks: Any) -> list[dict[str, Any]]:
         return checked_ranks(ranks)
@@ -68,7 +71,7 @@ class UserProgram(Workload):
         return len(steps["seconds"]) if steps else 1
 
     def cautions(self, record: Record) -> list[str]:
-        return too_few_steps(record) + memory_of_others(record)
+        return too_few_steps(record) + cautions(record)
 
     def agreement(self, check: Losses) -> str:
         from bench.report.sentences import agreement

@@ -20,7 +20,6 @@ COMMAND = ["sh", "-c", "exit 0", "--minutes=3"]
 @pytest.fixture(autouse=True)
 def every_arm_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(advise, "is_usable", lambda arm: True)
-    monkeypatch.setattr("bench.allocators.library.resolve", lambda allocator: f"/lib/{allocator.library}")
 
 
 def jobs_of(*words: str) -> list[Job]:
@@ -47,7 +46,7 @@ def test_each_arm_is_a_job_of_the_program_with_glibc_first() -> None:
     [
         (["--"], "advise needs the command after --"),
         (["model=tiny", "--", "true"], "model is of our own GPT and means nothing to a program"),
-        (["repeat=0,1", "--", "true"], "repeat is advise's own affair"),
+        (["repeat=0,1", "--", "true"], "repeat: advise chooses the blocks"),
         (["rate=(", "allocator=tcmalloc", "--", "true"], "is not a regular expression"),
         (["--", "no-such-program"], "no-such-program is not a program in PATH"),
     ],
@@ -80,34 +79,35 @@ def programs(**words: Any) -> list[Job]:
 
 def test_a_run_without_steps_is_never_shortened_and_arms_are_left_out_instead() -> None:
     jobs = programs()
-    plan = advise.planned(record(18.0, None), jobs, 3 * 60.0)
-    assert len(plan.jobs) == 3 and plan.job_seconds == 20.0 and len(plan.left_out) == 1
-    assert plan.jobs[0].measure == jobs[0].measure, "the run that is there is the first look's"
+    look, seconds = advise.first_look(record(18.0, None), jobs, 3 * 60.0)
+    assert len(look) == 3 and seconds == 20.0
+    assert look[0].measure == jobs[0].measure, "the run that is there is the first look's"
 
 
 def test_steps_are_fewer_where_time_is_short() -> None:
-    plan = advise.planned(record(1.0, 48), programs(rate="step"), 3 * 4 * 25.0)
-    assert len(plan.jobs) == 4 and plan.job_seconds == pytest.approx(25.0)
-    assert plan.jobs[0].measure.max_seconds == pytest.approx(23.0)
+    look, seconds = advise.first_look(record(1.0, 48), programs(rate="step"), 3 * 4 * 25.0)
+    assert len(look) == 4 and seconds == pytest.approx(25.0)
+    assert look[0].measure.max_seconds == pytest.approx(23.0)
 
 
 def test_a_number_of_steps_that_was_asked_for_stays() -> None:
     jobs = programs(rate="step", stop_after_steps=48)
-    plan = advise.planned(record(1.0, 48), jobs, 3 * 4 * 25.0)
-    assert plan.jobs[0].measure == jobs[0].measure and len(plan.jobs) == 2
+    look, _ = advise.first_look(record(1.0, 48), jobs, 3 * 4 * 25.0)
+    assert look[0].measure == jobs[0].measure and len(look) == 2
 
 
 def test_too_few_minutes_name_what_would_do() -> None:
-    with pytest.raises(ConfigError, match="a job takes about 20 s, so give it at least 2 minutes, or fewer steps"):
-        advise.planned(record(18.0, None), programs(), 60.0)
+    with pytest.raises(ConfigError, match="a run takes about 20 s, so give it at least 2 minutes, or fewer steps"):
+        advise.first_look(record(18.0, None), programs(), 60.0)
 
 
 def test_the_lines_to_paste_hold_the_users_command(tmp_path: Path) -> None:
     found = builders.study(tmp_path, {"glibc": {"seconds": 0.15}, "tcmalloc": {"seconds": 0.1}}, spread=0.001)
     for one in found:
         one["job"]["program"] = dataclasses.asdict(Program(command=["python", "my train.py"]))
-    text = advise.advice(found, builders.ARMS, None, 5, advise.Final(("tcmalloc",), 0))
-    assert "LD_PRELOAD=/lib/libtcmalloc.so.4" in text and "python 'my train.py'" in text
+    final = advise.Final(("tcmalloc",), 0)
+    text = advise.advice(found, advise.conclude(found, None, final), None, 5, final)
+    assert "LD_PRELOAD=/usr/lib/libtcmalloc.so.4" in text and "python 'my train.py'" in text
     assert "python train.py ..." not in text
 
 
@@ -118,7 +118,7 @@ def test_the_lines_to_paste_hold_the_users_command(tmp_path: Path) -> None:
         (
             0.1003,
             0.02,
-            ["tcmalloc and tcmalloc_release cannot be told apart (ratio 1.0", "Among the fastest: tcmalloc ("],
+            ["tcmalloc and tcmalloc_release cannot be distinguished (ratio 1.0", "Among the fastest: tcmalloc ("],
         ),
         (0.2, 0.001, ["the runner-up.", "Fastest: tcmalloc ("]),
     ],
@@ -128,12 +128,12 @@ def test_the_fastest_arm_of_a_program_is_compared_with_the_runner_up(
 ) -> None:
     arms = {"glibc": {"seconds": 0.15}, "tcmalloc": {"seconds": 0.1}, "tcmalloc_release": {"seconds": second}}
     found = builders.study(tmp_path, arms, spread=spread)
-    text = program.advice(found, "glibc", builders.ARMS, Program(command=["true"]))
-    assert all(one in text for one in words) and "LD_PRELOAD=/lib/libtcmalloc.so.4" in text
+    text = program.advice(found, "glibc", ["true"])
+    assert all(one in text for one in words) and "LD_PRELOAD=/usr/lib/libtcmalloc.so.4" in text
 
 
 def test_one_arm_that_is_faster_needs_no_runner_up_and_none_that_is_changes_nothing(tmp_path: Path) -> None:
     two = builders.study(tmp_path / "a", {"glibc": {"seconds": 0.15}, "tcmalloc": {"seconds": 0.1}}, spread=0.001)
-    assert "Fastest: tcmalloc (" in program.advice(two, "glibc", builders.ARMS, Program(command=["true"]))
+    assert "Fastest: tcmalloc (" in program.advice(two, "glibc", ["true"])
     slow = builders.study(tmp_path / "b", {"glibc": {"seconds": 0.1}, "tcmalloc": {"seconds": 0.1}}, spread=0.001)
-    assert "change nothing" in program.advice(slow, "glibc", builders.ARMS, Program(command=["true"]))
+    assert "change nothing" in program.advice(slow, "glibc", ["true"])

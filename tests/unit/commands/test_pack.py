@@ -122,12 +122,6 @@ def test_what_is_measured_stays_and_the_record_verifies(named: Path) -> None:
     assert len(together.records) == 6, "a packed record and its origin count once"
 
 
-def test_packing_again_takes_nothing_more(named: Path) -> None:
-    (record, *_) = reading.collect([named]).records
-    once = stripped(record)
-    assert stripped(records.seal(once)) == once
-
-
 def test_report_and_compare_read_a_pack_like_its_folder(named: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = pack(named)
     assert builders.run_command("report", str(path)) == 0

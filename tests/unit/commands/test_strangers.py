@@ -23,7 +23,7 @@ from bench.job.job import to_dict
 from bench.paths import CHECKOUT
 from bench.record import records
 
-pytestmark = pytest.mark.usefixtures("unrendered", "nothing_starts")
+pytestmark = pytest.mark.usefixtures("undrawn", "nothing_starts")
 
 EXAMPLES = settings(
     max_examples=max(1, int(os.environ.get("BENCH_EXAMPLES", "200")) // 50),
@@ -106,11 +106,7 @@ def all_commands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @example(place=("job", "allocator", "library"), value="libx.so", both=False)
 @EXAMPLES
 def test_whatever_a_record_says_each_command_ends_as_it_should(
-    tmp_path_factory: pytest.TempPathFactory,
-    capsys: pytest.CaptureFixture[str],
-    place: tuple,
-    value: Any,
-    both: bool,
+    tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str], place: tuple, value: Any, both: bool
 ) -> None:
     folder = tmp_path_factory.mktemp("stranger")
     for number, record in enumerate(STORED):

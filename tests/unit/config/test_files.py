@@ -10,6 +10,7 @@ from bench import cli
 from bench.allocators.catalogue import read_arms
 from bench.commands import advise
 from bench.config import files
+from bench.config.compose import jobs_of
 from bench.job.errors import ConfigError
 
 GOOD = "name: {name}\nlibrary: null\npackage: null\nenv: {{}}\nshows: mine\n"
@@ -120,8 +121,7 @@ def test_a_variable_that_yaml_reads_as_another_text_is_refused(
     assert f"env.X={value} would be read as " in said_by(capsys, "allocator=mine", "--cfg", "job")
 
 
-def test_the_name_of_a_study_that_yaml_reads_as_a_number_is_refused(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_name_of_a_study_that_yaml_reads_as_a_number_is_refused(folder: Path) -> None:
     (folder / "experiment" / "mine.yaml").write_text("# @package _global_\nstudy: 2024_05\n")
-    assert "study=202405 is the name of a folder" in said_by(capsys, "experiment=mine", "--cfg", "job")
+    with pytest.raises(ConfigError, match="study=202405 is the name of a folder"):
+        jobs_of(["experiment=mine", "model=tiny"])

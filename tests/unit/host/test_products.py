@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench.host.products import disturbed, gain, products
-from bench.report.words import products_sentences
+from bench.host.products import disturbed, gain, products, products_sentences
 
 ANSWER = (
     '{"library": "Intel MKL", "version": "2020.0.0", "path": "%s", "product_gflops": %s, "threads": 2, '
@@ -77,12 +76,9 @@ def host(full: float, stock: float, line: str | None = "export MKL_DEBUG_CPU_TYP
 
 def test_a_slow_path_is_said_with_the_line_for_a_job_script() -> None:
     (said,) = products_sentences(host(120, 50))
-    assert (
-        "AVX2 path, 120 GFLOP/s on 2 threads, 75 % of cores x clock x vector width; as it comes 50 (generic path)"
-        in said
-    )
-    assert "`export MKL_DEBUG_CPU_TYPE=5`" in said and "run faster" not in said
-    assert "(the cores run faster than the clock that this host tells)" in products_sentences(host(170, 50))[0]
+    assert "AVX2 path, 120 GFLOP/s on 2 threads, 75 % of the theoretical peak; by default 50 (generic path)" in said
+    assert "`export MKL_DEBUG_CPU_TYPE=5`" in said and "boost" not in said
+    assert "(cores boost above the reported clock)" in products_sentences(host(170, 50))[0]
     assert "no variable (It does)" in products_sentences(host(120, 50, None))[0]
 
 
@@ -90,10 +86,7 @@ def test_a_disturbed_product_is_said_to_be_one_and_is_no_share_of_anything() -> 
     found = host(87, 37)
     found["products"]["full"]["product_cpus"] = 1.1
     (said,) = products_sentences(found)
-    assert (
-        "87 GFLOP/s on 2 threads (they had 1.1 cores meanwhile: other programs had the rest, or the library takes no more)"
-        in said
-    )
-    assert "vector width" not in said
+    assert "87 GFLOP/s on 2 threads (on 1.1 cores: other programs had the rest, or the library uses no more)" in said
+    assert "theoretical peak" not in said
     assert disturbed({"threads": 2, "product_cpus": 1.4})
     assert not disturbed({"threads": 2, "product_cpus": 1.97}) and not disturbed({"threads": 2})

@@ -17,6 +17,8 @@ from bench.job.identity import identity
 from bench.job.job import Allocator, Data, Job, Launch, Program, complete, to_dict
 from bench.record.anonymize import stripped
 from bench.statistics import gate, grouping, hosts, reproduction
+from bench.statistics.history import series
+from bench.workloads import reading
 from bench.workloads.catalogue import workload_of
 from bench.workloads.program.run import part_of
 
@@ -131,6 +133,30 @@ def test_the_same_script_in_two_folders_is_one_experiment_until_it_is_edited(tmp
     assert hashes[0] == hashes[1] != hashes[2]
     by_path, _ = program_of([f"program.directory={tmp_path / 'a'}"], ["sh", str(tmp_path / "b/train.py")])
     assert Job(workload="program", program=by_path).content_hash == hashes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "command", "compared"),
+    [(None, "app.py", True), (None, "other.py", False), ("app", "other.py", True), ("b", "app.py", False)],
+)
+def test_a_program_is_followed_from_commit_to_commit(
+    tmp_path: Path, name: str | None, command: str, compared: bool
+) -> None:
+    """By its label, else by its command; what changed in content is a difference with a name, and no other experiment."""
+    label = "app" if name else None
+    old = Program(name=label, command=["sh", "app.py"], directory="/ci/1", files={"/ci/1/app.py": "ab" * 32})
+    new = Program(name=name, command=["sh", command], directory="/ci/2", files={f"/ci/2/{command}": "cd" * 32})
+    program_study(tmp_path / "a", old)
+    program_study(tmp_path / "b", new)
+    a, b = (reproduction.load_side(tmp_path / one, "glibc") for one in "ab")
+    experiments, content = reproduction.experiments_differ(a, b)
+    assert (not experiments) == compared
+    assert {one.word for one in gate.gate(a, b, 0.5)} == {"passed" if compared else "failed"}
+    assert any("program.files" in words and "cdcd" in words for words in content) or not compared
+    assert (words(tmp_path / "a", tmp_path / "b") == {"within tolerance"}) == compared
+    (one, *others) = series(reading.collect([tmp_path]).records, "glibc")
+    assert len(one.steps) == 1 + compared and len(others) == 1 - compared
+    assert not compared or "program.files" in [name for name, _, _ in one.steps[1].changed]
 
 
 def test_what_is_measured_is_in_the_identity() -> None:

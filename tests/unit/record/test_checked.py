@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from bench.allocators import catalogue
 from bench.commands.rerun import own_arm
 from bench.host.likeness import fingerprint
+from bench.host.products import products_sentences
 from bench.job.checks import checked
 from bench.job.errors import ConfigError, RecordError
 from bench.job.job import Allocator, Job, Program, to_dict
 from bench.record import records
-from bench.report.costs import head_sentences, summary_line
+from bench.report.costs import summary_line
 from bench.report.data import row
-from bench.report.tables import notes_of
-from bench.report.words import products_sentences
+from bench.report.sentences import head_sentences, notes_of
 from bench.statistics.grouping import sections
 from bench.workloads import reading
 from bench.workloads.catalogue import workload_of

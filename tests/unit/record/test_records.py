@@ -17,8 +17,8 @@ import pytest
 
 from bench.job.errors import RecordError
 from bench.job.job import Job, to_dict
+from bench.job.quantities import truncated
 from bench.record import records
-from bench.report.words import truncated
 from bench.workloads import reading
 from bench.workloads.gpt.figures import derive
 from bench.workloads.gpt.flops import tflops

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 
 import bench
-from bench.job.errors import RecordError
 from bench.paths import CHECKOUT
 from bench.workloads import reading
 
@@ -58,11 +57,6 @@ def test_another_reference_and_several_folders() -> None:
     assert (
         len(tables.jobs) == 6 and list(tables.ratios.arm) == ["glibc"] and list(tables.ratios.reference) == ["tcmalloc"]
     )
-
-
-def test_no_records_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match="there are no records under"):
-        bench.frame(tmp_path)
 
 
 def test_the_example_runs_and_who_imports_bench_does_not_load_pandas() -> None:

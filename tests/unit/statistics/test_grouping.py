@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.job.job import Measure
-from bench.report.sentences import losses_sentences
-from bench.report.verdicts import memory_sentence
+from bench.report.sentences import losses_sentences, memory_sentences
 from bench.statistics.grouping import sections
 
 OUT = Path("/results/main")
@@ -32,11 +32,13 @@ def test_quotient_of_the_tables_is_the_ratio():
     assert glibc.sec_per_it.low < glibc.sec_per_it.value < glibc.sec_per_it.high
 
 
-def test_one_block_shows_the_jobs_own_interval_and_no_direction():
-    section = only(b.study(OUT, FAST, blocks=1))
-    derived = section.cells[0].records[0]["derived"]
-    assert section.cells[0].sec_per_it.low == derived["sec_per_it_low"]
-    assert section.pairs[0].word == "cannot tell"
+def test_the_spread_of_runs_is_that_of_their_micro_batches_and_one_run_has_none():
+    cell = only(b.study(OUT, FAST)).cells[0]
+    runs = [record["derived"]["micro_batch_seconds"] for record in cell.records]
+    assert (cell.unit, cell.extremes) == ("micro-batch", (min(runs), max(runs)))
+    one = only(b.study(OUT, FAST, blocks=1))
+    assert one.cells[0].extremes is None and math.isnan(one.cells[0].sec_per_it.low)
+    assert one.pairs[0].word == "cannot tell"
 
 
 def test_unlike_hosts_are_never_merged():
@@ -44,7 +46,7 @@ def test_unlike_hosts_are_never_merged():
     found = sections(b.study(OUT, FAST) + b.study(OUT, {"glibc": {"seconds": 9.0}}, blocks=2, host=other), "glibc")
     assert [section.host["cpu"]["model"] for section in found] == ["Some CPU", "Another CPU"]
     assert [len(section.cells[0].records) for section in found] == [5, 2]
-    assert max(found[0].cells[0].seconds) < min(found[1].cells[0].seconds)
+    assert found[0].cells[0].sec_per_it.high < found[1].cells[0].sec_per_it.low
 
 
 @pytest.mark.parametrize(
@@ -59,11 +61,6 @@ def test_unlike_hosts_are_never_merged():
 def test_another_configuration_is_another_section(change):
     records = b.study(OUT, FAST) + [b.record(OUT, b.job("glibc", repeat, **change)) for repeat in range(3)]
     assert [section.num_records for section in sections(records, "glibc")] == [10, 3]
-
-
-def test_fewer_allowed_cpus_are_another_section():
-    one_core = {**b.HOST, "cpu": {**b.HOST["cpu"], "affinity": "1"}}
-    assert len(sections([b.record(OUT, b.job()), b.record(OUT, b.job(repeat=1), host=one_core)], "glibc")) == 2
 
 
 def test_the_note_of_full_mode_counts_its_iterations(tmp_path: Path) -> None:
@@ -195,16 +192,11 @@ def test_failed_jobs_give_no_number():
     assert len(section.failed) == 1 and len(section.cells[0].records) == 5
 
 
-def test_failed_jobs_alone_give_no_cell_and_no_pair():
-    section = only([b.record(OUT, b.job(), error="no")])
-    assert section.cells == () and section.pairs == ()
-
-
 def test_memory_says_which_is_larger():
     section = only(b.study(OUT, {"glibc": {"peak_bytes": 300 << 20}, "tcmalloc": {"peak_bytes": 360 << 20}}))
     assert section.pairs[0].memory.value == pytest.approx(300 / 360)
-    said = memory_sentence(section.pairs[0])
-    assert "peak memory of tcmalloc is 1.20x" in said and "larger" in said
+    (said,) = memory_sentences(section)
+    assert said.startswith("Peak memory of tcmalloc is 1.20x") and "larger" in said
 
 
 def test_an_arm_is_paired_with_the_run_that_it_alternated_with():

@@ -9,7 +9,7 @@ import pytest
 from bench.job.errors import ConfigError
 from bench.paths import PUBLISHED
 from bench.statistics import reproduction
-from bench.statistics.published import HEADINGS, published_rows, published_tables, read_published
+from bench.statistics.published import HEADINGS, published_rows, published_tables
 
 HEAD = "allocator,nodes,sec_per_it,notes\n"
 
@@ -18,7 +18,7 @@ def test_the_table_is_shown_with_all_its_columns() -> None:
     columns = PUBLISHED.read_text().splitlines()[0].split(",")
     assert len(HEADINGS) == len(columns) - 1 and list(HEADINGS[:3]) == ["Nodes", "Freq", "Size"]
     assert published_tables()["tcmalloc"][0][:3] == ["1", "2.0GHz", "124M"]
-    assert read_published()["glibc"][-1] == (64, 31.2)
+    assert [row.sec_per_it for row in published_rows() if (row.allocator, row.nodes) == ("glibc", 64)] == [31.2]
 
 
 def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
         ("glibc,0,3,-", "line 2, column nodes: '0' is not"),
         ("glibc,1.5,3,-", "line 2, column nodes: '1.5' is not a whole number"),
         ("glibc,1,nan,-", "line 2, column sec_per_it: 'nan'"),
-        ("glibc,1,3,-\ntcmalloc,1,2,-\nglibc,1,4,-", "line 4, column nodes: glibc at 1 is in line 2 already"),
+        ("glibc,1,3,-\ntcmalloc,1,2,-\nglibc,1,4,-", "line 4: glibc at nodes=1 has a row already"),
         (",1,3,-", "line 2, column allocator: '' is not a name"),
     ],
 )
@@ -57,7 +57,7 @@ def test_another_encoding_and_a_folder_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not UTF-8"):
         published_rows(path)
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(ConfigError, match="is a folder"):
+    with pytest.raises(ConfigError, match="is not a file"):
         published_rows(tmp_path / "folder.csv")
     (tmp_path / "empty.csv").touch()
     with pytest.raises(ConfigError, match="has no column allocator"):

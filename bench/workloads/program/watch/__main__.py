@@ -25,14 +25,16 @@ from typing import Any, Callable
 from bench.job.job import Measure, Program
 from bench.process.cpus import allowed_cpus
 from bench.process.fault_cost import fault_cost_seconds
-from bench.workloads.program.watch import carried, tree
+from bench.workloads.program.watch import trace, tree
 from bench.workloads.program.watch.output import Output
+from bench.workloads.program.watch.verification import UNREACHED_SHARE, Verification, lacks_arm, words_of
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
-READ = {"x86_64": "0", "aarch64": "63"}.get(os.uname().machine)  # number of the system call
 LINGER_SECONDS = 2.0  # helpers may end a moment after the program
 GRACE_SECONDS = 5.0  # from being asked to end to being made to
 TELL_SECONDS = 0.5
+IDLE_SHARE = 0.05  # of the wall time: less CPU time than this means that the work is done elsewhere
+GROWN = 1.02  # of the memory, since its shared pages were last counted: the kernel walks all of it for that
 
 
 class Stopped(BaseException):
@@ -47,10 +49,12 @@ def prctl(option: int, value: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
-def as_a_user_starts_it() -> None:
+def as_a_user_starts_it(traced: bool) -> None:
     """In the child, before its exec: end with the watcher, and take SIGINT, which the watcher ignores, as usual."""
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if traced:
+        trace.ptrace(trace.TRACEME)
 
 
 def main() -> int:
@@ -76,23 +80,28 @@ def main() -> int:
             return 1
         finally:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            tree.end_all(0.0)
+            tree.end_all(0.0, tree.reap)
     return 0
 
 
 class Watch:
-    """One run. ``orders``: program, measure, env, library, arm_env, output (path of the file)."""
+    """One run. ``orders``: program, measure, env, library, arm_env, output (path of the file); ``verify``, a folder for the loader's
+    words, in the first run of an arm; in the others ``known``, what the first one found without the arm."""
 
     def __init__(self, orders: dict[str, Any], tell: Callable[[dict[str, Any]], None]):
         self.orders, self.tell = orders, tell
         self.program, self.measure = Program(**orders["program"]), Measure(**orders["measure"])
-        # By pid and birth: the programs that this process was, one exec after another.
-        self.seen: dict[tuple[int, int], list[carried.Sighting]] = {}
-        self.living_before: set[tuple[int, int]] = set()
+        self.verification = (
+            Verification(Path(orders["verify"]), orders["library"], orders["arm_env"]) if orders.get("verify") else None
+        )
+        self.tracer = trace.Tracer(self.look_closely) if self.verification else None
+        self.checked: dict[tuple[int, int, str], bool] = {}  # of a timed run: whether a program lacks the arm
+        self.astray: dict[int, tuple[float, str]] = {}  # CPU seconds and words of those that do, by pid
         self.reaped = tree.Counters()
         self.used_at_stop: tree.Counters | None = None
         self.status: int | None = None
-        self.peak_rss_bytes = self.reading = 0
+        self.peak_bytes = self.huge_bytes = 0
+        self.counted_bytes = 0  # when the shared pages were last counted
         self.stopped = False
 
     def run(self) -> dict[str, Any]:
@@ -101,7 +110,6 @@ class Watch:
         os.set_blocking(woken, False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-        self.started = time.monotonic()
         self.output = Output(self.program, self.measure, Path(self.orders["output"]), self.now_used)
         self.start()
         ended = self.follow(woken)
@@ -109,27 +117,25 @@ class Watch:
         return self.result(ended)
 
     def start(self) -> None:
-        watched = READ is not None and os.access("/proc/self/syscall", os.R_OK)
-        empty, self.stdin_end = os.pipe() if watched else (os.open(os.devnull, os.O_RDONLY), -1)
-        self.stdin_inode = os.fstat(empty).st_ino
+        env = {**self.orders["env"], **(self.verification.environment() if self.verification else {})}
+        self.own_peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         self.started = time.monotonic()
         try:
             process = subprocess.Popen(
                 self.program.command,
                 cwd=self.program.directory or None,
-                env=self.orders["env"],
-                stdin=empty,
+                env=env,
+                stdin=subprocess.DEVNULL,
                 stdout=self.output.writer,
                 stderr=self.output.writer,
                 start_new_session=True,
-                preexec_fn=as_a_user_starts_it,
+                preexec_fn=lambda: as_a_user_starts_it(self.tracer is not None),
             )
         except OSError as error:
             what = "has no #! line and is no program" if error.errno == 8 else f"cannot be started ({error.strerror})"
             raise CannotMeasure(what + ".") from error
         process.returncode = 0  # it is waited for here, by wait4
         self.pid = process.pid
-        os.close(empty)
         self.output.close_writer()
 
     def follow(self, woken: int) -> float:
@@ -149,15 +155,13 @@ class Watch:
                 now = time.monotonic()
                 self.reap()
                 if self.status is not None or self.tend(now):
-                    if self.status is not None:
-                        self.say_goodbye(set(), now)
                     return now - self.started
 
     def tend(self, now: float) -> bool:
         """What is due at ``now``: a look at the tree, a word to the driver. Whether the program is to be stopped."""
         age = now - self.started
         if now >= self.next_look:
-            self.next_look = now + pause_seconds(*self.look(now), age)
+            self.next_look = now + pause_seconds(self.look(now), age, self.verification is not None)
         if self.output.enough(now):
             self.stopped = True
             self.look(now)
@@ -167,7 +171,7 @@ class Watch:
             raise CannotMeasure(f"did not end within program.timeout_seconds={self.program.timeout_seconds:g}.")
         if now - self.told > TELL_SECONDS:
             self.told = now
-            self.tell({"event": "step", "steps": self.output.steps, "seconds": age})
+            self.tell({"event": "step", "steps": self.output.steps, "seconds": age, "timed": not self.verification})
         return False
 
     def finish(self) -> None:
@@ -179,12 +183,11 @@ class Watch:
                 time.sleep(0.02)
             left = self.living()
             if left and self.status == 0:
-                one = carried.sight(left[0].pid, "?", 0.0).words
                 raise CannotMeasure(
-                    f"ended and left {len(left)} process{'es' * (len(left) > 1)} running (process {left[0].pid}, {one}): what goes on in the "
-                    "background cannot be measured; start it in the foreground."
+                    f"ended and left {len(left)} process{'es' * (len(left) > 1)} running (process {left[0].pid}, {words_of(left[0].pid)}): what "
+                    "goes on in the background cannot be measured; start it in the foreground."
                 )
-        tree.end_all(GRACE_SECONDS if self.stopped else 0.0)
+        tree.end_all(GRACE_SECONDS if self.stopped else 0.0, self.reap)
         self.output.finish()
         if self.output.rate is not None:
             self.output.rate.check_clock(self.started)
@@ -193,12 +196,16 @@ class Watch:
         return [one for one in tree.descendants(os.getpid()) if one.state != "Z"]
 
     def reap(self) -> None:
+        kinds = os.WEXITED | (os.WSTOPPED if self.tracer else 0)
         with contextlib.suppress(ChildProcessError):
-            while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+            while (ended := os.waitid(os.P_ALL, 0, kinds | os.WNOHANG | os.WNOWAIT)) is not None:
+                if self.tracer and ended.si_code in (os.CLD_TRAPPED, os.CLD_STOPPED):
+                    self.tracer.go_on(ended.si_pid)
+                    continue
                 # Until it is waited for, the kernel still has what it used to its very end.
                 last = tree.stat(ended.si_pid)
-                if last is not None:
-                    self.charge(last)
+                if last is not None and self.verification:
+                    self.verification.charge(last)
                 pid, status, used = os.wait4(ended.si_pid, 0)
                 self.reaped = self.reaped.plus(
                     tree.Counters(used.ru_minflt, used.ru_majflt, used.ru_utime, used.ru_stime)
@@ -206,61 +213,50 @@ class Watch:
                 if pid == self.pid:
                     self.status = status
 
-    def look(self, now: float) -> tuple[float, float]:
-        """All processes of the tree: what they use, and what those that are new, or due again, have mapped. Returns what the two
-        cost, in seconds of our own CPU time: time that this process waited for a core was no cost to the program."""
-        began, mapping = time.thread_time(), 0.0
+    def look(self, now: float) -> float:
+        """Look at all processes of the tree: their memory, and their allocator. Return what that cost, in seconds of our own CPU time:
+        time that this process waited for a core was no cost to the program."""
+        began = time.thread_time()
         found = tree.descendants(os.getpid())
-        self.peak_rss_bytes = max(self.peak_rss_bytes, sum(one.rss_bytes for one in found))
+        if self.verification:
+            self.verification.look(found, now)
+        else:
+            self.check(found)
+        self.weigh(found)
+        return time.thread_time() - began
+
+    def look_closely(self, pid: int) -> None:
+        """Look at a process that stands still in a run that verifies; a thread may stand still too, which is no process."""
+        stat = tree.stat(pid)
+        if stat and self.verification and tree.is_process(pid):
+            self.verification.look_at(stat)
+
+    def weigh(self, found: list[tree.Stat]) -> None:
+        """Keep the most memory that the tree held. One process is its resident set; what several share is counted where it grew."""
+        resident = sum(one.rss_bytes for one in found)
+        if len(found) == 1:
+            self.peak_bytes = max(self.peak_bytes, resident)
+        if resident > GROWN * self.counted_bytes:
+            self.counted_bytes = resident
+            held, huge = tree.shared_once(one.pid for one in found)
+            self.huge_bytes = max(self.huge_bytes, huge)
+            if len(found) > 1:
+                self.peak_bytes = max(self.peak_bytes, held or resident)
+
+    def check(self, found: list[tree.Stat]) -> None:
+        """Ask each program of a timed run once whether the arm is there, as it was in the first run."""
+        known = self.orders.get("known", ())
         for one in found:
             with contextlib.suppress(OSError):
                 program = os.readlink(f"/proc/{one.pid}/exe")
-                # Read anew: `one` may be from before an exec, of which the program is from after. 0: in the middle of one, or hidden.
-                stack = (tree.stat(one.pid) or one).stack
-                programs = self.seen.setdefault((one.pid, one.born), [])
-                last = programs[-1] if programs else None
-                if last is None or last.program != program or (stack and last.stack and last.stack != stack):
-                    programs.append(carried.sight(one.pid, program, now))
-                seen = programs[-1]
-                seen.stack = stack or seen.stack
-                if seen.due(now):
-                    before = time.thread_time()
-                    carried.look(seen)
-                    seen.huge_bytes = max(seen.huge_bytes, huge_bytes(one.pid))
-                    mapping += time.thread_time() - before
-                seen.last_seen, seen.age_seconds = now, one.age_seconds()
-                seen.peak_rss_bytes = max(seen.peak_rss_bytes, one.rss_bytes)
-            self.charge(one)
-        self.say_goodbye({(one.pid, one.born) for one in found}, now)
-        self.refuse_reading(found)
-        return time.thread_time() - began - mapping, mapping
-
-    def charge(self, one: tree.Stat) -> None:
-        """What a process has used is its last program's, less what its earlier ones used."""
-        programs = self.seen.get((one.pid, one.born), [])
-        if programs:
-            earlier = sum(other.cpu_seconds for other in programs[:-1])
-            programs[-1].cpu_seconds = max(0.0, one.own_cpu_seconds - earlier)
-            if one.state == "Z":
-                self.living_before.discard((one.pid, one.born))  # all of it is known
-
-    def say_goodbye(self, living: set[tuple[int, int]], now: float) -> None:
-        """Those that their own parents have waited for since the last look: what they used after it is not known, but what they
-        may have used is."""
-        for key in self.living_before - living:
-            carried.may_have_used(self.seen[key], now, len(allowed_cpus()))
-        self.living_before = {key for key in living if self.seen.get(key)}
-
-    def refuse_reading(self, found: list[tree.Stat]) -> None:
-        """A program that waits for somebody to type would wait for ever: twice seen waiting on the empty input is enough."""
-        waits = self.stdin_end >= 0 and any(
-            one.state == "S" and reads_input(one.pid, self.stdin_inode) for one in found
-        )
-        self.reading = self.reading + 1 if waits else 0
-        if self.reading >= 5:
-            raise CannotMeasure(
-                "waits for its standard input, and has none here: give it what it reads by an option or a file (sh -c 'exec PROGRAM <FILE')."
-            )
+                key = one.pid, one.born, program
+                if program not in known and key not in self.checked:
+                    lacks = lacks_arm(one.pid, self.orders["library"], known)
+                    if lacks is None:
+                        continue
+                    self.checked[key] = lacks
+                if self.checked.get(key):
+                    self.astray[one.pid] = one.own_cpu_seconds, words_of(one.pid)
 
     def now_used(self) -> tree.Counters:
         """By the tree so far: those that live, those that they have waited for, and those that came to us."""
@@ -276,9 +272,8 @@ class Watch:
             children.ru_minflt, children.ru_majflt, children.ru_utime, children.ru_stime
         )
         cpu = used.user_seconds + used.system_seconds
-        seen = [one for programs in self.seen.values() for one in programs]
         busy = max(1, min(len(allowed_cpus()), round(cpu / wall_seconds))) if wall_seconds > 0 else 1
-        account = carried.account(seen, self.orders["library"], self.orders["arm_env"], cpu, wall_seconds)
+        largest = children.ru_maxrss * 1024  # of one process; no less than this process's own, which it is forked from
         status = self.status
         code = (
             None
@@ -287,47 +282,44 @@ class Watch:
             if os.WIFSIGNALED(status)
             else os.WEXITSTATUS(status)
         )
+        account = self.verification.account(cpu, wall_seconds) if self.verification else self.checks(cpu, wall_seconds)
         return {
             "wall_seconds": wall_seconds,
             "exit_code": code,
             "stopped": self.stopped,
             **used._asdict(),
-            "peak_rss_bytes": max(self.peak_rss_bytes, children.ru_maxrss * 1024),
-            "huge_bytes": max((one.huge_bytes for one in seen), default=0),
+            "peak_rss_bytes": max(self.peak_bytes, largest if largest > GROWN * self.own_peak_bytes else 0),
+            "huge_bytes": self.huge_bytes,
             "threads": busy,
-            "fault_cost_seconds": fault_cost_seconds(busy),
+            "fault_cost_seconds": None if self.verification else fault_cost_seconds(busy),
             "pid": self.pid,
             "steps": self.output.columns(),
-            "processes": account["processes"],
-            "error": account["error"],
-            "warnings": [*self.output.notes(), *account["warnings"]],
+            **account,
+            "notes": [*self.output.notes(), *account["notes"]],
         }
 
+    def checks(self, cpu_seconds: float, wall_seconds: float) -> dict[str, Any]:
+        """Return the error of a timed run of which more than a small share ran without the arm; a note where the work is elsewhere."""
+        beyond = sum(seconds for seconds, _ in self.astray.values())
+        error = None
+        if beyond > UNREACHED_SHARE * max(cpu_seconds, 1e-9):
+            pid, (_, words) = max(self.astray.items(), key=lambda item: item[1])
+            error = f"process {pid} ({words}) ran without it in this run, and not in the first, which verifies: start it again."
+        notes = [
+            f"The command and its children used the CPU for {100 * cpu_seconds / wall_seconds:.1g} % of the time: it waits, or a process that "
+            "it did not start (a server, a container engine, another host) does the work, and no allocator here reaches that."
+        ]
+        return {"error": error, "notes": notes * (wall_seconds > 1 and cpu_seconds < IDLE_SHARE * wall_seconds)}
 
-def pause_seconds(counting: float, mapping: float, age: float) -> float:
-    """Until the next look: at once while everything is loaded, then a fiftieth of the age and a hundred times what a look costs.
-    What the maps cost, which are read ever more rarely, puts it off by half a second at most: a process that ends meanwhile,
-    and that its parent waits for, is last seen then."""
+
+def pause_seconds(cost: float, age: float, verifies: bool) -> float:
+    """Until the next look. A run that verifies is not timed. Else at once while everything is loaded, then a fiftieth of the age, a
+    second at most, and a hundred times the cost at least."""
+    if verifies:
+        return min(0.05, max(0.005, 5 * cost))
     if age < 0.1:
         return max(0.002, 0.1 * age)
-    return max(100 * counting, min(0.5, max(0.02, 0.02 * age, 100 * mapping)))
-
-
-def huge_bytes(pid: int) -> int:
-    try:
-        with open(f"/proc/{pid}/smaps_rollup") as f:
-            return sum(int(line.split()[1]) * 1024 for line in f if line.startswith("AnonHugePages:"))
-    except OSError:
-        return 0
-
-
-def reads_input(pid: int, inode: int) -> bool:
-    """Whether the process's main thread stands in read(0) and that is the input that we gave it."""
-    try:
-        with open(f"/proc/{pid}/syscall") as f:
-            return f.read().startswith(f"{READ} 0x0 ") and os.stat(f"/proc/{pid}/fd/0").st_ino == inode
-    except OSError:
-        return False
+    return max(100 * cost, min(1.0, max(0.02, 0.02 * age)))
 
 
 if __name__ == "__main__":

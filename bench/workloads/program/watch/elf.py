@@ -1,8 +1,7 @@
-"""What an ELF file needs and defines, read from the file, because the program is not started once more to be asked."""
+"""What an ELF file needs and defines, read from the file."""
 
 from __future__ import annotations
 
-import functools
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,62 +15,40 @@ from elftools.elf.segments import InterpSegment
 
 @dataclass(frozen=True)
 class Elf:
-    """``interpreter``: the loader that starts it; a program without one is static, a library has none either."""
+    """``static``: a program that no loader starts."""
 
-    is_elf: bool = False
-    interpreter: str | None = None
-    soname: str | None = None
+    static: bool = False
     needed: tuple[str, ...] = ()
     defined: frozenset[str] = field(default_factory=frozenset)  # of the symbols that were asked for
-
-
-def of_process(pid: int, symbols: tuple[str, ...] = ()) -> Elf:
-    """Return what the program of a living process needs and defines, whatever its path leads to by now. Raises OSError."""
-    path = f"/proc/{pid}/exe"
-    status = os.stat(path)
-    key = status.st_dev, status.st_ino, status.st_mtime_ns
-    if key not in _of_file:
-        _of_file[key] = read.__wrapped__(path, symbols)
-    return _of_file[key]
 
 
 _of_file: dict[tuple[int, int, int], Elf] = {}
 
 
-@functools.cache
-def read(path: str, symbols: tuple[str, ...] = ()) -> Elf:
-    """Return what ``path`` needs and which of ``symbols`` it defines; an empty Elf for a file that is not 64-bit ELF or unreadable."""
+def read(path: str, symbols: tuple[str, ...]) -> Elf:
+    """Return what the file needs and which of ``symbols`` it defines; an empty Elf for one that is no ELF or cannot be read."""
     try:
-        with open(path, "rb") as f:
-            file = ELFFile(f)
-            return _read(file, symbols) if file.elfclass == 64 else Elf()
-    except (
-        OSError,
-        ELFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ):  # a damaged file, in the library's words
+        status = os.stat(path)
+        key = status.st_dev, status.st_ino, status.st_mtime_ns  # /proc/PID/exe is another file each time
+        if key not in _of_file:
+            with open(path, "rb") as f:
+                _of_file[key] = _read(ELFFile(f), symbols)
+        return _of_file[key]
+    # A damaged file, in the library's words.
+    except (OSError, ELFError, ValueError, KeyError, TypeError, AttributeError):
         return Elf()
 
 
 def _read(file: Any, symbols: tuple[str, ...]) -> Elf:
-    interpreter = soname = None
-    needed, defined = [], set()
+    needed, defined, dynamic = [], set(), False
     for segment in file.iter_segments():
-        if isinstance(segment, InterpSegment):
-            interpreter = segment.get_interp_name()
-        elif isinstance(segment, DynamicSegment):
-            for tag in segment.iter_tags():
-                if tag.entry.d_tag == "DT_NEEDED":
-                    needed.append(tag.needed)
-                elif tag.entry.d_tag == "DT_SONAME":
-                    soname = tag.soname
+        dynamic |= isinstance(segment, InterpSegment)
+        if isinstance(segment, DynamicSegment):
+            needed = [tag.needed for tag in segment.iter_tags() if tag.entry.d_tag == "DT_NEEDED"]
             table = _hash_table(file, segment)
             found = {name: table.get_symbol(name) for name in symbols} if table else {}
             defined = {name for name, symbol in found.items() if symbol and symbol["st_shndx"] != "SHN_UNDEF"}
-    return Elf(True, interpreter, soname, tuple(needed), frozenset(defined))
+    return Elf(not dynamic, tuple(needed), frozenset(defined))
 
 
 def _hash_table(file: Any, segment: Any) -> Any:

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -40,14 +40,11 @@ class Stat(NamedTuple):
     rss_bytes: int
     stack: int = 0
 
-    def age_seconds(self) -> float:
-        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - self.born / TICKS_PER_SECOND)
-
 
 def stat(pid: int) -> Stat | None:
     """None when it has ended."""
     try:
-        with open(f"/proc/{pid}/stat") as f:
+        with open(f"/proc/{pid}/stat", errors="replace") as f:  # a program's name is in any encoding
             words = f.read().rpartition(")")[2].split()
     except OSError:
         return None
@@ -55,6 +52,34 @@ def stat(pid: int) -> Stat | None:
     user, system = (n[10] + n[12]) / TICKS_PER_SECOND, (n[11] + n[13]) / TICKS_PER_SECOND
     counters = Counters(n[6] + n[7], n[8] + n[9], user, system)
     return Stat(pid, words[0], n[0], n[18], counters, (n[10] + n[11]) / TICKS_PER_SECOND, n[20] * PAGE_BYTES, n[24])
+
+
+def is_process(pid: int) -> bool:
+    """Return whether this is the number of a process, and not of a further thread."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/status", errors="replace") as f:
+        return f"\nTgid:\t{pid}\n" in f.read()
+    return False
+
+
+def main_thread_seconds(pid: int) -> float:
+    """Return the CPU time of the main thread, to the nanosecond, where /proc/PID/stat counts in hundredths of a second."""
+    try:
+        with open(f"/proc/{pid}/schedstat") as f:
+            return int(f.read().split()[0]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
+def shared_once(pids: Iterable[int]) -> tuple[int, int]:
+    """Return the bytes that these processes hold, a page that several share counted once (PSS), and the most of huge pages in one of
+    them; 0 for a process that has ended."""
+    held, huge = 0, 0
+    for pid in pids:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup") as f:
+            sizes = {words[0]: int(words[1]) * 1024 for words in map(str.split, f) if words[-1] == "kB"}
+            held += sizes.get("Pss:", 0)
+            huge = max(huge, sizes.get("AnonHugePages:", 0))
+    return held, huge
 
 
 def descendants(root: int) -> list[Stat]:
@@ -94,9 +119,9 @@ def _by_parents(root: int) -> list[Stat]:
     return found
 
 
-def end_all(grace_seconds: float) -> None:
+def end_all(grace_seconds: float, reap: Callable[[], None]) -> None:
     """Ask every process below this one to end, then make it. As a subreaper this one inherits whoever loses a parent, in whatever
-    session it is, so that nothing escapes by a second fork."""
+    session it is, so that nothing escapes by a second fork. ``reap`` waits for those that have ended."""
     deadline = time.monotonic() + grace_seconds
     asked = False
     while True:
@@ -114,13 +139,8 @@ def end_all(grace_seconds: float) -> None:
         time.sleep(0.02)
 
 
-def reap() -> dict[int, int]:
-    """Exit statuses, as wait(2) has them, of the children that have ended by now."""
-    ended = {}
+def reap() -> None:
+    """Wait for the children that have ended by now."""
     with contextlib.suppress(ChildProcessError):
-        while True:
-            pid, status, _ = os.wait4(-1, os.WNOHANG)
-            if pid == 0:
-                break
-            ended[pid] = status
-    return ended
+        while os.wait4(-1, os.WNOHANG)[0]:
+            pass

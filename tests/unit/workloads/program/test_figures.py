@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from bench.workloads.program.figures import memory_of_others, too_few_steps
+from bench.workloads.program.figures import cautions, too_few_steps
 from bench.workloads.program.watch.steps import steady_from
 
 
@@ -12,7 +12,19 @@ def process(command: str, reached: bool | None, why: str | None) -> dict[str, An
     return {"command": command, "reached": reached, "why": why}
 
 
-def test_memory_that_the_arm_does_not_serve_is_told_once_for_each_program() -> None:
+def record(
+    processes: list[dict[str, Any]], first: float = 1.0, check: str | None = None, **part: Any
+) -> dict[str, Any]:
+    rank = {
+        "proof": {"processes": processes, "first_run_seconds": first},
+        "run": {"wall_seconds": 0.5, "stopped": False},
+        "values": [],
+        **part,
+    }
+    return {"ranks": [rank], "job": {"allocator": {"name": "glibc"}, "program": {"check": check}}}
+
+
+def test_memory_that_the_arm_does_not_serve_is_stated_once_for_each_program() -> None:
     arrow = "holds Arrow's own pool: memory asked of it is not the arm's, and how much cannot be seen"
     processes = [
         process("/usr/bin/python3 train.py", True, arrow),
@@ -20,7 +32,18 @@ def test_memory_that_the_arm_does_not_serve_is_told_once_for_each_program() -> N
         process("sh -c x", True, None),
         process("busybox", False, "is a static program"),  # judged by its share, which fails the arm or marks the run
     ]
-    assert memory_of_others({"ranks": [{"proof": {"processes": processes}}]}) == [f"/usr/bin/python3 {arrow}."]
+    assert cautions(record(processes, notes=["It waits."])) == [f"/usr/bin/python3 {arrow}.", "It waits."]
+
+
+def test_a_first_run_that_took_much_longer_or_much_less_is_stated() -> None:
+    assert "took 3.5 s, about 7 times as long" in cautions(record([], 3.5))[0]
+    assert "about 0.1 times as long" in cautions(record([], 0.5, run={"wall_seconds": 5.0, "stopped": False}))[0]
+    assert cautions(record([], 1.2)) == [] == cautions(record([], 3.5, run={"wall_seconds": 0.5, "stopped": True}))
+
+
+def test_values_that_one_arm_does_not_repeat_are_stated() -> None:
+    assert "other values in two runs of one arm" in cautions(record([], check="loss (.*)"))[0]
+    assert cautions(record([], check="loss (.*)", values=[1.0])) == []
 
 
 @pytest.mark.parametrize("count, words", [(2, "1 of the first 2"), (3, "1 of the first 2"), (4, None), (30, None)])

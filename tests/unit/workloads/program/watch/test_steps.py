@@ -103,5 +103,5 @@ def test_enough_by_steps_by_width_and_by_time() -> None:
     measure = Measure()
     assert enough(narrow, 20.0, measure, None) and not enough(wide, 20.0, measure, None)
     assert not enough(narrow, 0.5, measure, None)
-    assert enough(wide, 121.0, measure, None) and not enough(wide[:1], 121.0, measure, None)
+    assert enough(wide, 901.0, measure, None) and not enough(wide[:1], 901.0, measure, None)
     assert enough(wide, 20.0, measure, 20) and not enough(narrow, 500.0, measure, 21)
