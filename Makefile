@@ -21,12 +21,13 @@ help:  ## list the targets
 
 setup:  ## Python 3.9, the locked environment in .venv, the allocator packages; at once when they are there
 	@scripts/setup.sh
+	@$(if $(filter setup,$(MAKECMDGOALS)),echo "./mallocost is ready; to type mallocost in any folder: ln -s '$(CURDIR)/mallocost' ~/.local/bin/")
 
 torch2: setup  ## the newest PyTorch in .venv-torch2, for launch.python=.venv-torch2/bin/python; says its size first
 	@scripts/torch2.sh
 
 bench: setup  ## train the 124M GPT under glibc and tcmalloc and compare, in about a quarter of an hour (ARGS='more overrides')
-	@./entrypoint.sh +experiment=tcmalloc $(ARGS)
+	@./mallocost +experiment=tcmalloc $(ARGS)
 	@echo "Records, results.csv and report.md are in $${BENCH_OUT:-results}/"
 
 test:  ## the tests: unit and integration, side by side on all cores (WORKERS=N); then images and Slurm too, when CI=true

@@ -1,5 +1,5 @@
 #!/bin/sh
-# python -m bench with a clean environment, natively and in the images. Its arguments go through untouched.
+# mallocost: python -m bench with a clean environment, natively and in the images. Its arguments go through untouched.
 #
 # Dropped: what would preload a library, tune an allocator, or steer threads, arithmetic, torch or Python, in every process and
 # so in the baseline too. The list is that of bench/host/foreign.py.
@@ -51,7 +51,7 @@ self=$(readlink -f -- "$0") # a link to this script works too
 root=${self%/*}
 python=$root/.venv/bin/python
 if [ ! -x "$python" ]; then
-    echo "bench: there is no environment at $root/.venv; 'make setup' in $root creates it" >&2
+    echo "mallocost: there is no environment at $root/.venv; 'make setup' in $root creates it" >&2
     exit 2
 fi
 

@@ -1,4 +1,4 @@
-"""python -m bench"""
+"""The command line, started by `python -m bench` and `mallocost`."""
 
 import sys
 

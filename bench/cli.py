@@ -40,16 +40,16 @@ COMMANDS = {
     "trace": "record the calls of malloc and free of our GPT, or of a program: trace -- COMMAND ARGS...",
     "replay": "a recorded trace under each allocator, in seconds and without PyTorch: replay TRACE [overrides]",
     "plan": "what a sweep would run, its memory, disk and minutes",
-    "jobscript": "print a job script for Slurm, PBS, LSF, Flux, mpirun or ssh: one copy of bench per node",
+    "jobscript": "print a job script for Slurm, PBS, LSF, Flux, mpirun or ssh: one copy of mallocost per node",
     "slurm": "alias of jobscript",
     "doctor": "what this host has and lacks for a fair measurement",
 }
 DENIED_ERRNOS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EAFNOSUPPORT, errno.EAGAIN, errno.ENOMEM, errno.EMFILE)
 TAKES_A_PROGRAM = ("program", "advise", "trace")  # after --, untouched
 USAGE = """\
-python -m bench [overrides]           measure one job, e.g.  +allocator=tcmalloc nodes=2
-       python -m bench -m [overrides]        sweep, e.g.  -m repeat=0,1,2 +allocator=glibc,tcmalloc
-       python -m bench COMMAND [options]     `python -m bench COMMAND --help` lists the options of a command
+mallocost [overrides]           measure one job, e.g.  +allocator=tcmalloc nodes=2
+       mallocost -m [overrides]        sweep, e.g.  -m repeat=0,1,2 +allocator=glibc,tcmalloc
+       mallocost COMMAND [options]     `mallocost COMMAND --help` lists the options of a command
 """
 CHOICES = """\
 experiments: {experiment}
@@ -64,7 +64,7 @@ class Parser(argparse.ArgumentParser):
     """argparse, whose errors are ours: a ConfigError and no usage."""
 
     def error(self, message: str) -> NoReturn:
-        command = self.prog[len("python -m bench") :].strip()
+        command = self.prog[len("mallocost") :].strip()
         raise ConfigError(f"{command}{': ' if command else ''}{message}; `{self.prog} --help` lists the options.")
 
 
@@ -115,7 +115,7 @@ def _os_error_sentence(error: OSError) -> str:
 
 
 def _run_command(argv: list[str]) -> int:
-    """The exit code, also where the command ends by SystemExit: argparse after --help, and an interrupted search."""
+    """Return the exit code, also where the command ends by SystemExit: argparse after --help, and an interrupted search."""
     try:
         os.getcwd()
         return _run(argv)
@@ -128,7 +128,7 @@ def _run_command(argv: list[str]) -> int:
 
 
 def _say(sentence: str, code: int) -> int:
-    print(f"bench: {printable(sentence)}", file=sys.stderr)
+    print(f"mallocost: {printable(sentence)}", file=sys.stderr)
     return code
 
 
@@ -144,7 +144,7 @@ def _run(argv: list[str]) -> int:
         print(_parsers()[""].format_help(), end="")
         return 0
     if words and words[0] in COMMANDS:
-        raise ConfigError(f"{words[0]} is a command, which stands first: python -m bench {words[0]} ...")
+        raise ConfigError(f"{words[0]} is a command: write it first, as in mallocost {words[0]} ...")
     if argv and "=" not in argv[0] and not argv[0].startswith(("-", "~", "+")):
         from bench.config.overrides import nearest
 
@@ -153,7 +153,9 @@ def _run(argv: list[str]) -> int:
 
 
 def parse(argv: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int], argparse.Namespace]:
-    """Return the command's ``run``, and its options: argparse's own, with ``words``, what stood after its name, ``after``, what of it
+    """Return the command's ``run``, and its options.
+
+    Return the command's ``run``, and its options: argparse's own, with ``words``, what stood after its name, ``after``, what of it
     came after -- where a command takes a program, and ``answer``, where a command puts what --json prints."""
     words = [*argv[1:]]
     here = words.index("--") if argv[0] in TAKES_A_PROGRAM and "--" in words else len(words)
@@ -166,8 +168,8 @@ def parse(argv: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int], arg
 
 
 def _parsers(command: str | None = None) -> dict[str, Parser]:
-    """The parser of each command by its name, and "" the one above them. Only ``command`` has its arguments."""
-    prog = "python -m bench"
+    """Return the parser of each command by its name, and "" the one above them. Only ``command`` has its arguments."""
+    prog = "mallocost"
     parser = Parser(prog=prog, usage=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     if command is None:
         from bench.config import files
@@ -192,7 +194,7 @@ def measure(words: Sequence[str]) -> int:
     """Compose and check every point of the sweep that ``words`` ask for, then run it: one job is a sweep of one."""
     from bench.config import compose
 
-    parser = Parser(prog="python -m bench", add_help=False, allow_abbrev=False)
+    parser = Parser(prog="mallocost", add_help=False, allow_abbrev=False)
     parser.add_argument("-c", "--cfg", choices=("job",))
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_intermixed_args(words)

@@ -1,4 +1,4 @@
-"""Records as pandas tables: what one would type into a notebook. Usage: python examples/notebook.py results/main"""
+"""Records as pandas tables: what one would type into a notebook. Usage: python examples/notebook.py results/main."""
 
 import sys
 

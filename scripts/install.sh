@@ -156,6 +156,7 @@ project() {
     compile 1 "$root/bench"
     chmod -R u+rwX,go+rX,go-w "$root/bench" "$root/conf" "$root/entrypoint.sh" "$root/scripts"
     chmod 755 "$root/entrypoint.sh" "$root/scripts/install.sh"
+    ln -sf "$root/entrypoint.sh" /usr/local/bin/mallocost
     manifest "$root/bench" "$root/conf" "$root/entrypoint.sh" "$root/scripts" "$root"/requirements*.lock "$root/packages.txt" >"$root/project.txt"
     "$python" -I - "$root" "$flavor" <<'PYTHON'
 import hashlib

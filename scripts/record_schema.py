@@ -1,4 +1,4 @@
-"""Write docs/record.schema.json and the tables of docs/record.md from the declared fields of a record and of its workloads' ranks.
+"""Write record.schema.json and the tables of record.md in docs/reference from the declared fields of a record and of its ranks.
 
 .venv/bin/python scripts/record_schema.py
 """
@@ -24,7 +24,7 @@ from bench.workloads.program.fields import ProgramRank
 from bench.workloads.replay import fields as replay_fields
 from bench.workloads.replay.fields import ReplayRank
 
-DOCS = CHECKOUT / "docs"
+DOCS = CHECKOUT / "docs/reference"
 BLOCK = re.compile(r"(<!-- fields of (\w+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 DECLARED = {**vars(fields), **vars(gpt_fields), **vars(program_fields), **vars(replay_fields)}
 
@@ -65,7 +65,7 @@ def _ranks(workload: str, kind: str, others: dict[str, Any]) -> dict[str, Any]:
 
 
 def kind_of(part: dict[str, Any]) -> str:
-    """Return a field's kind in a word, as docs/record.md explains it."""
+    """Return a field's kind in a word, as docs/reference/record.md explains it."""
     if "anyOf" in part:
         kinds = {kind_of(one) for one in part["anyOf"]}
         kinds -= {"integer"} if "number" in kinds else set()

@@ -27,7 +27,7 @@ def component(name: str, version: str, purl: str) -> dict[str, str]:
 
 
 def python_packages() -> list[dict[str, str]]:
-    """What lies in the environment, in its folder of allocators, which no Python imports, and in the second environment, if there is one."""
+    """Return what is in the environment, in its folder of allocators, and in the second environment, if there is one."""
     beside = [Path(sys.prefix) / "allocators", *ROOT.glob(".venv-torch2/lib/python3*/site-packages")]
     found = {}
     for one in (*distributions(), *distributions(path=[str(path) for path in beside])):

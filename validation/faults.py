@@ -160,7 +160,7 @@ def silence(codes: Sequence[int], said: str, name: str) -> str | None:
     if "Traceback" in said:
         return "a traceback: " + said[said.index("Traceback") :].strip().splitlines()[-1]
     ended = any(code > 0 for code in codes)
-    if ended and name != "reader of the output gone" and "bench: " not in said:
+    if ended and name != "reader of the output gone" and "mallocost: " not in said:
         return f"no sentence, exit codes {list(codes)}: {said[-200:]!r}"
     return None
 

@@ -45,7 +45,9 @@ def places(cpus: Sequence[int]) -> str:
 
 
 def padded(env: Mapping[str, str], before: Mapping[str, str]) -> dict[str, str]:
-    """Return ``env`` with empty variables, so that every arm has as many variables and bytes as ``before``, which all arms have in
+    """Return ``env`` filled up to as many variables and bytes as every other arm has.
+
+    Return ``env`` with empty variables, so that every arm has as many variables and bytes as ``before``, which all arms have in
     common, and a fixed room.
 
     The kernel lays the variables and the pointers to them above the stack: their number and length move it, and where it is can change

@@ -21,7 +21,9 @@ PACKAGES = {"libatomic.so.1": "apt-get install libatomic1"}  # mimalloc 3's; oth
 
 
 def check(allocator: Allocator) -> dict[str, Any]:
-    """Return the arm's proof with ``retention_faults`` and ``retention_huge_bytes`` (with a block of 70 MiB in use), from a small fresh
+    """Return the arm's proof with its retention figures, from a small fresh process.
+
+    Return the arm's proof with ``retention_faults`` and ``retention_huge_bytes`` (with a block of 70 MiB in use), from a small fresh
     process. Raises AllocatorError."""
     path = resolve(allocator)
     command = [sys.executable, "-I", "-B", "-m", "bench.process.retention", json.dumps(asdict(allocator)), path or ""]

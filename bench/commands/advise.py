@@ -74,8 +74,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def candidates(overrides: Sequence[str], program: Program | None = None) -> list[Job]:
-    """Return one job for each arm that this host has; glibc, the reference, first. A file of an arm that cannot be read is skipped
-    with a line about it, unless it is named."""
+    """Return one job for each arm that this host has; glibc, the reference, first.
+
+    A file of an arm that cannot be read is skipped with a line about it, unless it is named.
+    """
     if program is not None and "repeat" in refuse_gpt_keys(overrides):
         raise ConfigError("repeat: advise chooses the blocks; remove it.")
     named = [word.split("=", 1)[1] for word in overrides if word.lstrip("+").startswith("allocator=")]
@@ -83,7 +85,7 @@ def candidates(overrides: Sequence[str], program: Program | None = None) -> list
     arms, refused = read_arms()
     names = named[-1].split(",") if named else [arm.name for arm in arms]
     for sentence in [] if named else refused:
-        print(f"bench: {sentence} It is skipped.", file=sys.stderr)
+        print(f"mallocost: {sentence} It is skipped.", file=sys.stderr)
     jobs = jobs_of_arms(rest, [*dict.fromkeys(["glibc", *names])])
     if program is not None:
         jobs = [replace(job, workload="program", program=program) for job in jobs]
@@ -120,8 +122,10 @@ def first_look(record: Record, jobs: Sequence[Job], budget_seconds: float) -> tu
 
 @dataclass
 class Search:
-    """The blocks so far. Each call runs the whole sweep, in which what is there already is not run again, so that tables and
-    report are of all of it."""
+    """The blocks so far.
+
+    Each call runs the whole sweep, in which what is there already is not run again, so that tables and report are of all of it.
+    """
 
     study: Study
     budget_seconds: float
@@ -152,7 +156,9 @@ class Final:
 
 
 def search(study: Study, jobs: Sequence[Job], budget_seconds: float, limit_gib: float | None) -> tuple[Records, Final]:
-    """Sequential halving (Karnin, Koren and Somekh, ICML 2013): a short look at each arm, then blocks of those left over, half as many
+    """Search by sequential halving (Karnin, Koren and Somekh, ICML 2013).
+
+    Sequential halving (Karnin, Koren and Somekh, ICML 2013): a short look at each arm, then blocks of those left over, half as many
     each time, ties kept; what is left is confirmed in fresh blocks with the reference until the budget is used."""
     one = Search(study, budget_seconds, time.monotonic())
     shorter = replace(jobs[0].measure, max_seconds=min(FIRST_LOOK_SECONDS, jobs[0].measure.max_seconds))
@@ -221,8 +227,11 @@ def peak_bytes(found: Records, arm: str) -> int:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """``arm``: the fastest within the limit, glibc where none beats it, None where none fits. ``ratios``: of each arm to glibc, by the
-    blocks that had no part in choosing, because those that chose the winner were lucky ones. ``between``: on the finalists."""
+    """``arm``: the fastest within the limit, glibc where none beats it, None where none fits.
+
+    ``ratios``: of each arm to glibc, by the blocks that had no part in choosing, because those that chose the winner were lucky
+    ones. ``between``: on the finalists.
+    """
 
     arm: str | None
     ratios: dict[str, Ratio]

@@ -55,7 +55,7 @@ HOSTS = text_of(f"{HOST}(,{HOST})*", "a list of host names, as in n1,n2")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    words = "one JSON object on standard output instead (docs/json.md has its words)"
+    words = "one JSON object on standard output instead (docs/reference/json.md has its words)"
     parser.add_argument("--json", action="store_true", help=words)
 
 
@@ -82,7 +82,7 @@ def compare(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("results", nargs="+", type=given_path, metavar="RESULT", help=words)
     add_tolerance(parser)
-    words = "be a gate: fail where an arm of B takes significantly more than this more time than in A, as in 3%% (docs/ci.md)"
+    words = "be a gate: fail where an arm of B takes significantly more than this more time than in A, as in 3%% (docs/how-to/ci.md)"
     parser.add_argument("--max-regression", type=share, metavar="SHARE", help=words)
     words = "with --max-regression: exit code 1 where more blocks would decide"
     parser.add_argument("--undecided-fails", action="store_true", help=words)

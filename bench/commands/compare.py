@@ -17,7 +17,9 @@ from bench.workloads import reading
 
 
 def run(options: argparse.Namespace) -> int:
-    """Exit code 0 when everything is reproduced or within tolerance, 1 when not or not everything was compared; with --max-regression
+    """Return the exit code of the comparison.
+
+    Exit code 0 when everything is reproduced or within tolerance, 1 when not or not everything was compared; with --max-regression
     1 when an arm failed, whatever was reproduced. Raises ConfigError."""
     limit, tolerance = options.max_regression, options.tolerance
     if len(options.results) != 2:
@@ -94,7 +96,7 @@ def print_agreement(a: Side, b: Side, tolerance: float, decides: bool = True) ->
 
 
 def print_facts(a: Side, b: Side) -> None:
-    """What differs between the hosts; and where they are alike, the quotients of absolute times."""
+    """Print what differs between the hosts; and where they are alike, the quotients of absolute times."""
     if not (a.host and b.host):
         print("\nOne side is a published table: its host is somebody else's, and absolute times do not compare.")
         return

@@ -1,5 +1,6 @@
-"""`python -m bench jobscript [options] -- [overrides] > job.sh`: print a script that starts one copy of bench per node. `slurm` is the
-same command under its first name.
+"""`mallocost jobscript [options] -- [overrides] > job.sh`: print a script that starts one copy of mallocost per node.
+
+`slurm` is the same command under its first name.
 
 Nothing here talks to a scheduler. The script is meant to be read, changed and kept beside its results: plain POSIX shell, every word
 of the user quoted, no LD_PRELOAD (bench sets it, for the ranks alone). Its template is bench/templates/job.sh.j2.
@@ -75,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def script(options: argparse.Namespace) -> str:
-    """The text of the job script. Raises ConfigError, in one sentence, for what cannot become one."""
+    """Return the text of the job script. Raises ConfigError, in one sentence, for what cannot become one."""
     import jinja2
 
     for word in [*options.words, os.environ.get("BENCH_OUT", "")]:
@@ -121,7 +122,7 @@ def script(options: argparse.Namespace) -> str:
 
 
 def _directives(options: argparse.Namespace, nodes: int) -> list[str]:
-    """What the batch system reads at the head of the script: each line with its mark."""
+    """Return what the batch system reads at the head of the script: each line with its mark."""
     name, array, system = options.job_name, options.array, SYSTEMS[options.kind]
     asked = {"cpus": options.cpus_per_task, "partition": options.partition, "account": options.account, "array": array}
     values = {"name": name, "nodes": nodes, **{key: value for key, value in asked.items() if value}}
@@ -142,7 +143,10 @@ def _directives(options: argparse.Namespace, nodes: int) -> list[str]:
 
 
 def seconds_of(time: str) -> int:
-    """sbatch's spellings: minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes, days-hours:minutes:seconds."""
+    """Return the seconds of a time limit in one of sbatch's spellings.
+
+    These are minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes, days-hours:minutes:seconds.
+    """
     days, dash, rest = time.rpartition("-")
     parts = [int(part) for part in rest.split(":")]
     if dash or len(parts) == 3:
@@ -154,7 +158,9 @@ def seconds_of(time: str) -> int:
 
 def _parts(options: argparse.Namespace, overrides: list[str]) -> list[dict[str, str]]:
     """With --array, what each of its jobs measures: a share of the blocks, in a study of its own, for one study is one command's to write.
-    Empty without."""
+
+    Empty without.
+    """
     from bench.config import compose
 
     if not options.array:
@@ -174,7 +180,7 @@ def _parts(options: argparse.Namespace, overrides: list[str]) -> list[dict[str, 
 
 
 def largest_nodes(overrides: Sequence[str]) -> int:
-    """The largest `nodes` that these overrides ask for, sweeps and experiments included. Raises ConfigError."""
+    """Return the largest `nodes` that these overrides ask for, sweeps and experiments included. Raises ConfigError."""
     from bench.config import compose
 
     found = compose.values_of(overrides, "nodes")

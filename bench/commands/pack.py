@@ -1,4 +1,4 @@
-"""pack DIR -o FILE: records that may be given away; pack --check FILE: are these fit to be taken in?"""
+"""The command `pack`: write an anonymized archive of a result, or check one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def run(options: argparse.Namespace) -> int:
         return check(options.check)
     if not options.directory or not options.output:
         raise ConfigError(
-            "pack takes a results folder and -o FILE, or --check FILE: ./entrypoint.sh pack results/main -o results.tar.gz"
+            "pack takes a results folder and -o FILE, or --check FILE: mallocost pack results/main -o results.tar.gz"
         )
     if not options.output.name.endswith(SUFFIXES):
         raise ConfigError(f"--output={options.output} does not end in {' or '.join(SUFFIXES)}.")
@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"pack {options.directory}: that is not there; name a results folder.")
     read = reading.collect([options.directory])
     if not read.records:
-        why = f": {read.refused[0][1]}" if read.refused else "; run python -m bench first."
+        why = f": {read.refused[0][1]}" if read.refused else "; run mallocost first."
         raise ConfigError(f"pack {options.directory}: there are no records{why}")
     packed = write_pack(options.output, read.records)
     print(f"{options.output}: {len(packed)} records, each sealed again. Taken away:")

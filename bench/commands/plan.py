@@ -56,7 +56,7 @@ def needs_look(found: plan.Plan) -> bool:
 
 
 def look(job: Job) -> int:
-    """A real job on one node, as short as one can be: a micro-batch to warm up, and one iteration of five. About 25 seconds for 124M."""
+    """Return a real job on one node, as short as one can be: a micro-batch to warm up, and one iteration of five. About 25 seconds for 124M."""
     measure = Measure(warmup_micro_batches=1, iteration_micro_batches=5, iterations=1)
     short = dataclasses.replace(job, nodes=1, repeat=0, measure=measure)
     with contextlib.redirect_stdout(io.StringIO()):  # its report is of no interest

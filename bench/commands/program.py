@@ -80,8 +80,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def program_of(words: Sequence[str], command: Sequence[str]) -> tuple[Program, list[str]]:
-    """Return the program that the arguments describe, and those that are Hydra's. A regular expression is taken as it is: Hydra's grammar
-    would want it quoted once more."""
+    """Return the program that the arguments describe, and those that are Hydra's.
+
+    A regular expression is taken as it is: Hydra's grammar would want it quoted once more.
+    """
     values: dict[str, Any] = {}
     rest = []
     for word in words:
@@ -102,7 +104,7 @@ def program_of(words: Sequence[str], command: Sequence[str]) -> tuple[Program, l
 
 
 def say(sentence: str) -> None:
-    print(f"bench: {sentence}", file=sys.stderr)
+    print(f"mallocost: {sentence}", file=sys.stderr)
 
 
 def removed() -> str:
@@ -116,8 +118,10 @@ def removed() -> str:
 
 
 def set_aside(folder: Path, program: Program, kept: Mapping[str, str]) -> None:
-    """Rename the records of earlier starts of ``program``: what its command read is not known, so none of them answers. On request those
-    stay that had the same environment, whose SHA-256 is in ``kept``."""
+    """Rename the records of earlier starts of ``program``: what its command read is not known, so none of them answers.
+
+    On request those stay that had the same environment, whose SHA-256 is in ``kept``.
+    """
     for path in sorted(folder.glob("*/record.json")):
         with contextlib.suppress(RecordError):
             record = reading.read(path)
@@ -228,8 +232,10 @@ def advice(found: Sequence[Record], reference: str, command: Sequence[str]) -> s
 
 
 def between_finalists(found: Sequence[Record], order: list[str]) -> tuple[list[str], list[str], bool]:
-    """Return the finalists in order, a sentence on the first against the second, and whether they are tied. The order in which they
-    were chosen stays, unless the blocks of ``found`` show that the second is significantly faster."""
+    """Return the finalists in order, a sentence on the first against the second, and whether they are tied.
+
+    The order in which they were chosen stays, unless the blocks of ``found`` show that the second is significantly faster.
+    """
     if len(order) < 2:
         return order, [], False
     first, second = order[:2]

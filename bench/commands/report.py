@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
         if not found:
             why = f"; {len(refused)} files were refused, the first because {refused[0][1]}" if refused else ""
             raise ConfigError(
-                f"report {' '.join(map(str, options.directories))}: there are no records{why or '; run python -m bench first.'}"
+                f"report {' '.join(map(str, options.directories))}: there are no records{why or '; run mallocost first.'}"
             )
         names = {record["job"]["allocator"]["name"] for record in found}
         if options.reference not in names and options.reference != "glibc":

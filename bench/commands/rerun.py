@@ -75,8 +75,11 @@ def check_trust(jobs: Sequence[Job], trusted: bool) -> None:
 
 
 def own_arm(arm: Allocator, own: Sequence[Allocator]) -> Allocator:
-    """Return the arm with what this host's conf says to set in place of options that a version has dropped. Raises ConfigError for
-    an arm that is not this host's: a record is data, and does not decide which library is run here unless the user does."""
+    """Return the arm with what this host's conf says to set in place of options that a version has dropped.
+
+    Raises ConfigError for an arm that is not this host's: a record is data, and does not decide which library is run here unless
+    the user does.
+    """
     for one in own:
         if (one.library, one.env) == (arm.library, arm.env):
             return dataclasses.replace(arm, instead=one.instead)

@@ -81,7 +81,7 @@ def run_workload(words: Sequence[str], recorder: Allocator, folder: Path) -> str
 
 
 def on_event(run: int, rank: int, event: dict[str, Any]) -> None:
-    """A recorded run shows no progress: it takes as long as a run of its shape."""
+    """Drop the event: a recorded run shows no progress, and takes as long as a run of its shape."""
 
 
 def keep(path: Path, out: Path, options: argparse.Namespace) -> tuple[int, str] | None:

@@ -139,7 +139,9 @@ def shown(arguments: Sequence[str]) -> str:
 
 
 def points_of(arguments: Sequence[str]) -> list[Point]:
-    """Return the product of the arguments over what the experiment sweeps (`hydra.sweeper.params` of its file), where an argument
+    """Return the product of the arguments over what the experiment sweeps.
+
+    Return the product of the arguments over what the experiment sweeps (`hydra.sweeper.params` of its file), where an argument
     replaces the experiment's values of its key."""
     given = _parsed(overrides(arguments))
     for key, values in given.items():

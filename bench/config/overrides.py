@@ -1,5 +1,7 @@
-"""Keys and values of a configuration: the arguments KEY=VALUE, values of the declared types, and hints for keys that do not exist. Hydra is
-not imported here."""
+"""Keys and values of a configuration: the arguments KEY=VALUE, values of the declared types, and hints for keys that do not exist.
+
+Hydra is not imported here.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,7 @@ def overrides(arguments: Sequence[str]) -> list[str]:
                 f"{word} takes a key away, and a job needs every key: give it another value, {name or 'KEY'}=VALUE."
             )
         if not equals or not name.strip():
-            raise ConfigError(f"{word or repr(word)} is not KEY=VALUE, as in nodes=2; see `python -m bench --help`.")
+            raise ConfigError(f"{word or repr(word)} is not KEY=VALUE, as in nodes=2; see `mallocost --help`.")
         if name.split(".")[0].split("/")[0].split("@")[0] == "hydra":
             raise ConfigError(
                 f"{name} is a key of Hydra's own: results go to $BENCH_OUT, and your own YAML is in $BENCH_CONF."
@@ -82,8 +84,10 @@ def overrides(arguments: Sequence[str]) -> list[str]:
 
 
 def as_declared(schema: type, values: Any, part: str = "") -> dict[str, Any]:
-    """Return the values of ``part``, a number as text where ``schema`` declares one: YAML reads 2.0 as a number. Raises ConfigError for
-    keys that are not declared, and for what is no group of keys."""
+    """Return the values of ``part``, a number as text where ``schema`` declares one: YAML reads 2.0 as a number.
+
+    Raises ConfigError for keys that are not declared, and for what is no group of keys.
+    """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{part}={values} is a group of keys: choose one of its files, or set {part}.KEY.")
     refuse_unknown(map(str, values), [field.name for field in fields(schema)], f"{part}." if part else "")
@@ -111,7 +115,9 @@ def _is_number(value: Any) -> bool:
 
 
 def as_text(line: str) -> str:
-    """Return the override; where its key holds text, with quotation marks around each value that Hydra would take for a number, a truth
+    """Return the override, with quotation marks where its key holds text.
+
+    Return the override; where its key holds text, with quotation marks around each value that Hydra would take for a number, a truth
     or nothing, so that `study=2024_05` is what was typed."""
     key, _, value = line.partition("=")
     name = "allocator.env" if bare(key).startswith("allocator.env.") else bare(key)

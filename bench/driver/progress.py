@@ -70,7 +70,7 @@ class Progress:
             self.bar.update(self.task, total=len(self.jobs))
 
     def say(self, words: str) -> None:
-        self.console.print(f"bench: {words}", markup=False)
+        self.console.print(f"mallocost: {words}", markup=False)
 
     def start(self, group: Sequence[Job]) -> None:
         """``group``: runs that are alive together. One that no plan had is the reference arm's, for arms that do not fit beside it."""

@@ -1,4 +1,4 @@
-"""What the facts of a host mean: is it fit for a fair measurement?
+"""What the facts of a host mean for a fair measurement.
 
 Plain functions on the dictionaries of bench/host/facts.py; nothing is read here. A fact that is None is not judged.
 """

@@ -76,7 +76,10 @@ def ignore_signals() -> None:
 
 
 def raise_if_interrupted() -> None:
-    """Raise Interrupted again if a signal came. Python drops an exception raised in a callback (a finalizer, a weak reference, a foreign
-    function), and some libraries drop any. Called between jobs, and repeatedly while one runs."""
+    """Raise Interrupted again if a signal came.
+
+    Python drops an exception raised in a callback (a finalizer, a weak reference, a foreign function), and some libraries drop
+    any. Called between jobs, and repeatedly while one runs.
+    """
     if STATE.depth and STATE.came:
         raise Interrupted(STATE.came)

@@ -1,5 +1,7 @@
-"""The one check of a job: typed arguments, a record of somebody else, an order from another copy. Types, unknown keys, and values that
-cannot be, alone or together; each is refused in one sentence before anything runs."""
+"""The one check of a job: typed arguments, a record of somebody else, an order from another copy.
+
+Types, unknown keys, and values that cannot be, alone or together; each is refused in one sentence before anything runs.
+"""
 
 from __future__ import annotations
 
@@ -72,8 +74,10 @@ def shaped(values: Any) -> Job:
 
 
 def converted(values: Any, kind: Any, where: str = "") -> Any:
-    """Return plain data as ``kind`` declares it: types, missing keys, limits. Keys that are not declared are left out. Raises ConfigError,
-    which names the key by ``where`` and its path in ``values``."""
+    """Return plain data as ``kind`` declares it: types, missing keys, limits.
+
+    Keys that are not declared are left out. Raises ConfigError, which names the key by ``where`` and its path in ``values``.
+    """
     try:
         return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:

@@ -14,7 +14,7 @@ def percent(share: float) -> str:
 
 
 def percent_bound(difference: float) -> str:
-    """A bound on a difference: one decimal, rounded up, never "0.0 %"."""
+    """Return a bound on a difference: one decimal, rounded up, never "0.0 %"."""
     return f"{max(math.ceil(difference * 1000 - 1e-6), 1) / 10:.1f} %"
 
 

@@ -29,8 +29,9 @@ def iterations(job: Job) -> Iterator[Iteration]:
     """Yield the iterations of a run in order, those of the warm-up first; without end in sampled mode, where `wants_more` decides.
 
     A warm-up iteration is one micro-batch, because it is there for its step: the first step makes Adam's state in the blocks that are
-    free then, and under glibc the heap takes a second step and more until it is as later iterations find it (docs/method.md). Full mode
-    warms up with a whole iteration where `measure` asks for no warm-up, so that jobs of any width train the same.
+    free then, and under glibc the heap takes a second step and more until it is as later iterations find it
+    (docs/explanation/sweep.md). Full mode warms up with a whole iteration where `measure` asks for no warm-up, so that jobs of any
+    width train the same.
     """
     measure, whole = job.measure, job.num_micro_batches
     full = measure.mode == "full"
@@ -51,8 +52,8 @@ def kinds_of(count: int) -> tuple[str, ...]:
 
     `first` makes .grad, `last` synchronizes it. The optimizer step frees the gradients. An allocator returns a part of them to the
     kernel, or to other sizes, and the next micro-batches fault it in again: under tcmalloc two of them take 40 to 300 thousand
-    faults where later ones take a thousand (docs/method.md). Those are `settling`: of 1,024 they are two, so that they are measured
-    as what they are and stand for no others. The rest is `middle`.
+    faults where later ones take a thousand (docs/explanation/sweep.md). Those are `settling`: of 1,024 they are two, so that they are
+    measured as what they are and stand for no others. The rest is `middle`.
     """
     kinds = ["first", *["settling"] * SETTLING, *["middle"] * count][: count - 1]
     return (*kinds, "last")
@@ -77,7 +78,9 @@ def warm_up(job: Job) -> int:
 
 
 def typical(kinds: Sequence[str], places: Sequence[int]) -> list[int]:
-    """Return those of ``places`` whose mean is multiplied, and by whose spread a job stops: the middle ones; where iterations are too
+    """Return those of ``places`` whose mean is multiplied, and by whose spread a job stops.
+
+    Return those of ``places`` whose mean is multiplied, and by whose spread a job stops: the middle ones; where iterations are too
     short to have any, those that settle, else the first ones, else all."""
     found = ([i for i in places if kinds[i] == kind] for kind in ("middle", "settling", "first"))
     return next(filter(None, found), list(places))
@@ -99,8 +102,8 @@ def steady_from(job: Job, kinds: Sequence[str], seconds: Sequence[float]) -> int
 def wants_more(measure: Measure, done: int, elapsed: float, next_seconds: float) -> bool:
     """Return whether a run goes on with the next iteration, which would take about ``next_seconds``, ``elapsed`` after the first began.
 
-    ``done``: counted iterations so far. glibc's heap layout changes at an optimizer step and then stays (docs/method.md), so that an
-    iteration is one observation, however many micro-batches it has. In full mode `iterations` ends the run. One counted iteration is
+    ``done``: counted iterations so far. glibc's heap layout changes at an optimizer step and then stays (docs/explanation/sweep.md), so
+    that an iteration is one observation, however many micro-batches it has. In full mode `iterations` ends the run. One counted iteration is
     always run; the ceiling in seconds comes before every other number, which the record then says (`too_few`).
     """
     if measure.mode == "full" or not done:

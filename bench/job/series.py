@@ -1,5 +1,7 @@
-"""The mean of a series of autocorrelated samples, and its standard error. Standard library only: a rank stops by it, and the readers
-of records take their intervals from it."""
+"""The mean of a series of autocorrelated samples, and its standard error.
+
+Standard library only: a rank stops by it, and the readers of records take their intervals from it.
+"""
 
 from __future__ import annotations
 

@@ -186,8 +186,10 @@ def trial(library: str, **more: str) -> tuple[str, ...]:
 
 @functools.cache  # the same process, the same environment, the same answer
 def output_of(command: tuple[str, ...]) -> str:
-    """Return all that a program prints, under this process's environment; nothing where it cannot be started. It is spawned, because
-    nothing of this process's memory is copied then."""
+    """Return all that a program prints, under this process's environment; nothing where it cannot be started.
+
+    It is spawned, because nothing of this process's memory is copied then.
+    """
     receive, send = os.pipe()
     actions = [(os.POSIX_SPAWN_DUP2, send, 1), (os.POSIX_SPAWN_DUP2, send, 2)]
     try:

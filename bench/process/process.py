@@ -38,8 +38,11 @@ def pin(cpus: list) -> None:
 
 @contextlib.contextmanager
 def on_all(cpus: list) -> Iterator[None]:
-    """Let threads that start within it use all ``cpus``, unless the kernel denies it. OpenMP has bound the main thread to one of them by now,
-    which others would inherit: gloo's would share it with the thread that computes."""
+    """Let threads that start within it use all ``cpus``, unless the kernel denies it.
+
+    OpenMP has bound the main thread to one of them by now, which others would inherit: gloo's would share it with the thread that
+    computes.
+    """
     mine = allowed_cpus()
     with contextlib.suppress(OSError):
         pin(cpus)
@@ -70,7 +73,9 @@ def bind_memory(cpus: list, system: str = SYSTEM) -> int | None:
 
 
 def take_off_padding() -> int:
-    """Remove what only fills the environment up, so that no child inherits it, and return the bytes of the environment that the kernel laid
+    """Remove what only fills the environment up, and return the bytes of the environment.
+
+    Remove what only fills the environment up, so that no child inherits it, and return the bytes of the environment that the kernel laid
     above this process's stack, which stays where it is. Raises OSError."""
     for name in [name for name in os.environ if name.startswith(PADDING)]:
         del os.environ[name]

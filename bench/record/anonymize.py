@@ -1,4 +1,4 @@
-"""A pack: records that may be given away, in one tar file, without what names their machines and people. docs/pack.md lists what goes.
+"""A pack: anonymized records in one tar file. docs/how-to/share-results.md lists what is removed.
 
 What is measured stays: samples, and the facts by which hosts are distinguished. A packed record is sealed again and names its first
 seal, so that it and its origin count once.

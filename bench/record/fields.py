@@ -1,4 +1,4 @@
-"""The fields of a record, declared once: decoding, docs/record.schema.json and the tables of docs/record.md come from here.
+"""The fields of a record, declared once: decoding and docs/reference/record.schema.json and record.md come from here.
 
 The ranks of a record are declared by their workload (bench/workloads/*/fields.py). A key that not every record has is NotRequired, which
 needs annotations that are no texts. After a change: `.venv/bin/python scripts/record_schema.py` writes both files again.

@@ -1,5 +1,7 @@
-"""The record: the one JSON file that a job leaves. Written whole or not at all, checked when read, and enough to compute every figure.
-docs/record.md lists its fields."""
+"""The record: the one JSON file that a job leaves.
+
+Written whole or not at all, checked when read, and enough to compute every figure. docs/reference/record.md lists its fields.
+"""
 
 from __future__ import annotations
 
@@ -53,8 +55,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write any file of the results atomically: beside and renamed, so that a reader, a full disk or a kill never sees half of it. Raises
-    RecordError."""
+    """Write any file of the results atomically: beside and renamed, so that a reader, a full disk or a kill never sees half of it.
+
+    Raises RecordError.
+    """
     # A name of its own: `report` may write into a study while its sweep does, from another host too.
     beside = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
     try:
@@ -79,8 +83,11 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def read(path: Path) -> Record:
-    """Return the record in ``path``, every text in it printable. Raises RecordError for a file that is cut short, edited, of another
-    version, or not as bench/record/fields.py declares it. ``ranks`` are checked by their workload (bench/workloads/reading.py)."""
+    """Return the record in ``path``, every text in it printable.
+
+    Raises RecordError for a file that is cut short, edited, of another version, or not as bench/record/fields.py declares it.
+    ``ranks`` are checked by their workload (bench/workloads/reading.py).
+    """
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):  # a folder, or a FIFO, which opening would block
@@ -146,7 +153,9 @@ def check_products(host: Record) -> None:
 
 
 def cleaned(value: Any, left: int = DEEPEST) -> Any:
-    """Return ``value`` with every text printable, but those of a user's program as they are: they are run again, and made printable where
+    """Return ``value`` with every text printable, except those of a user's program.
+
+    Return ``value`` with every text printable, but those of a user's program as they are: they are run again, and made printable where
     they are shown. Raises ConfigError for a number that no clock or counter gives, and for too many levels."""
     if isinstance(value, str):
         return printable(value)
@@ -169,8 +178,11 @@ def is_column(values: list[Any]) -> bool:
 
 
 def is_sealed(text: str, record: Record) -> bool:
-    """Return whether the content has the SHA-256 that the record claims. Of a text as we write it, what was hashed is the text without
-    the claim, so that thousands of records need not be encoded again; any other spelling is encoded."""
+    """Return whether the content has the SHA-256 that the record claims.
+
+    Of a text as we write it, what was hashed is the text without the claim, so that thousands of records need not be encoded
+    again; any other spelling is encoded.
+    """
     claimed = record.get("sha256")
     before, found, after = text.rstrip("\n").partition(f'"sha256":"{claimed}","started_at"')
     if found and hashlib.sha256(f'{before}"started_at"{after}'.encode()).hexdigest() == claimed:

@@ -40,7 +40,9 @@ ON_HOST = "Gain,95 %,Verdict,CPU,Cores,Versions,Kernel,C library,Page size,Huge 
 
 
 def software_tables(found: Sequence[Section]) -> list[tuple[list[str], Table]]:
-    """Return sentences and a table for each configuration and host that ran under two C libraries or interpreters, the reference first; of
+    """Return sentences and a table for each configuration and host with two C libraries or interpreters.
+
+    Return sentences and a table for each configuration and host that ran under two C libraries or interpreters, the reference first; of
     each arm the oldest software first."""
     groups: dict[str, list[Section]] = {}
     for section in found:
@@ -80,7 +82,7 @@ def _but_for_software(section: Section) -> str:
 
 
 def _pair_of(section: Section, cell: Cell) -> Pair | None:
-    """The comparison of an arm; None for the reference."""
+    """Return the comparison of an arm; None for the reference."""
     return next((pair for pair in section.pairs if (pair.arm, pair.at) == (cell.arm, cell.at)), None)
 
 
@@ -119,8 +121,10 @@ def _software_sentences(rows: Sequence[tuple[Section, Cell, Pair | None]]) -> li
 
 
 def host_tables(found: Sequence[Section]) -> list[Table]:
-    """Return a table for each comparison that was made on several hosts, the one with the most hosts first; the largest gain first. None
-    where all records are of one host, whatever ran on it."""
+    """Return a table for each comparison that was made on several hosts, the one with the most hosts first; the largest gain first.
+
+    None where all records are of one host, whatever ran on it.
+    """
     with_pairs = [section for section in found if section.pairs]
     if len({host_class([{**section.host, "python": None, "packages": None}]) for section in with_pairs}) < 2:
         return []

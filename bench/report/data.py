@@ -49,9 +49,12 @@ def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], exact: b
 
 
 def written(value: Any) -> Any:
-    """Return the value as the published file has it: nothing for None, lower-case truths. A spreadsheet runs text that begins with one of
-    FORMULA, and a record's sentences and names can be a stranger's: an apostrophe before it makes it text. "-" alone is harmless.
-    A carriage return would end the row: this version's writer quotes only the end of a line that it writes itself."""
+    """Return the value as the published file has it: nothing for None, lower-case truths.
+
+    A spreadsheet runs text that begins with one of FORMULA, and a record's sentences and names can be a stranger's: an apostrophe
+    before it makes it text. "-" alone is harmless. A carriage return would end the row: this version's writer quotes only the end
+    of a line that it writes itself.
+    """
     if isinstance(value, str):
         text = value.replace("\r", " ")
         return f"'{text}" if text.lstrip().startswith(FORMULA) and text != "-" else text
@@ -59,8 +62,10 @@ def written(value: Any) -> Any:
 
 
 def ratio_rows(found: Sequence[Section]) -> list[dict[str, Any]]:
-    """Return the rows of ratios.csv, one for each arm and number of nodes; an invalid one has no figures, and why under ``verdict``. Ratios
-    are reference/arm, so that above 1 the arm takes less time, or memory."""
+    """Return the rows of ratios.csv, one for each arm and number of nodes; an invalid one has no figures, and why under ``verdict``.
+
+    Ratios are reference/arm, so that above 1 the arm takes less time, or memory.
+    """
 
     def limits(name: str, ratio: Ratio | None) -> dict[str, float | None]:
         keys = {name: "value", f"{name}_low": "low", f"{name}_high": "high"}
@@ -119,8 +124,10 @@ def job_rows(found: Sequence[Record], rows: Sequence[dict[str, Any]]) -> list[di
 
 
 def micro_batch_rows(record: Record, one: dict[str, Any]) -> Iterator[dict[str, list[Any]]]:
-    """For each rank the micro-batches as columns of equal length, with those of results.csv that say which run it was. A failed run
-    and a user's program have none."""
+    """For each rank the micro-batches as columns of equal length, with those of results.csv that say which run it was.
+
+    A failed run and a user's program have none.
+    """
     same = {key: one[key] for key in ("record", "allocator", "nodes", "simulated", "repeat")}
     for rank in (record["ranks"] or []) if record["valid"] else []:
         columns = rank.get("micro_batches")

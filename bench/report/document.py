@@ -119,7 +119,7 @@ def _bullets(sentences: Iterable[str]) -> list[str]:
 
 
 def markdown_table(table: Table) -> list[str]:
-    """The lines, padded so that it is a table to the eye too."""
+    """Return the lines, padded so that it is a table to the eye too."""
     lines = [[cell.replace("|", "\\|") for cell in line] for line in (table.headings, *table.rows)]
     widths = [max(map(len, column)) for column in zip(*lines)]
     left = [heading in table.left for heading in table.headings]

@@ -1,4 +1,4 @@
-"""bench.frame(DIR): the records under a folder as pandas tables. docs/data.md lists the columns.
+"""bench.frame(DIR): the records under a folder as pandas tables. docs/reference/data.md lists the columns.
 
 pandas is imported inside: who imports `bench` for something else does not wait for it.
 """
@@ -21,9 +21,12 @@ Folder = Union[str, Path]
 
 @dataclass(frozen=True)
 class Tables:
-    """Three tables. ``jobs``: a row for each job, failed ones too (results.parquet, and results.csv with fewer columns).
-    ``micro_batches``: a row for each micro-batch of each rank, warm-up too. ``ratios``: a row for each arm and number of nodes against
-    the reference (ratios.csv). ``left_out`` says in sentences which files were not counted."""
+    """Three tables.
+
+    ``jobs``: a row for each job, failed ones too (results.parquet, and results.csv with fewer columns). ``micro_batches``: a row
+    for each micro-batch of each rank, warm-up too. ``ratios``: a row for each arm and number of nodes against the reference
+    (ratios.csv). ``left_out`` says in sentences which files were not counted.
+    """
 
     jobs: Any
     micro_batches: Any
@@ -32,7 +35,7 @@ class Tables:
 
 
 def frame(*folders: Folder, reference: str = "glibc") -> Tables:
-    """The tables of all records under ``folders``. Raises RecordError where there are none."""
+    """Return the tables of all records under ``folders``. Raises RecordError where there are none."""
     import pandas as pd
 
     paths = [Path(folder) for folder in folders]

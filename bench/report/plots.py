@@ -1,5 +1,7 @@
-"""The pictures of the report: each a small SVG as text. Drawn for the width of a phone, so that a wide screen sets several side by side.
-Arms differ by color (of the library) and by marker; style.py has the style.
+"""The pictures of the report: each a small SVG as text.
+
+Drawn for the width of a phone, so that a wide screen sets several side by side. Arms differ by color (of the library) and by
+marker; style.py has the style.
 """
 
 from __future__ import annotations
@@ -94,7 +96,7 @@ def plots(section: Section, prefix: str = "") -> list[Plot]:
 
 
 def gains(section: Section) -> Drawing:
-    """A forest plot: each arm's ratio to the reference with its interval."""
+    """Return a forest plot: each arm's ratio to the reference with its interval."""
     # From below: the fewest nodes on top, and there the largest gain, as the sentences have them.
     found = sorted(
         ((pair, pair.ratio) for pair in section.pairs if pair.ratio), key=lambda one: (-one[0].nodes, one[1].value)

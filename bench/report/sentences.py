@@ -95,7 +95,7 @@ def shell_line(section: Section) -> str | None:
 
 
 def _slow_products(section: Section) -> Mapping[str, Any] | None:
-    """The host's products where the library is slow by default; None else."""
+    """Return the host's products where the library is slow by default; None else."""
     found = section.host.get("products")
     return found if found and gain(found) > SLOW else None
 
@@ -145,7 +145,7 @@ def next_step(section: Section) -> str:
     if image.get("sif"):
         how = f"apptainer run {Path(image['sif']).name}"
     else:
-        how = "the same `docker run` with" if image.get("built_by") == "docker" else "./entrypoint.sh"
+        how = "the same `docker run` with" if image.get("built_by") == "docker" else "mallocost"
     return (
         f"One arm alone is not compared with anything: {how} -m +allocator=glibc,{other if arm == 'glibc' else arm} (and the other words of "
         f"this command, if there were any) adds {other} to this block, and runs only what is missing."
@@ -232,7 +232,7 @@ def row_name(section: Section, pair: Pair) -> str:
 
 
 def _begun(section: Section, pair: Pair, sentence: str) -> str:
-    """The sentence with its number of nodes, where that is not plain, and a capital, unless it begins with an arm's name."""
+    """Return the sentence with its number of nodes, where that is not plain, and a capital, unless it begins with an arm's name."""
     text = f"at {nodes_text(*pair.at)} {sentence}" if _several_nodes(section, pair) else sentence
     return text[0].upper() + text[1:] if text.startswith(("at ", "cannot ", "no ", "peak ")) else text
 

@@ -1,4 +1,5 @@
 """How the report's pictures look: colors and markers of the arms, axes that read as plain numbers, a figure as SVG text.
+
 Nothing here knows what a record is.
 """
 
@@ -56,7 +57,7 @@ class Look:
 
 
 def looks(arms: Sequence[str]) -> dict[str, Look]:
-    """A color by library, a marker by arm: those of one library differ by marker, and a print without color is readable."""
+    """Return a color by library, a marker by arm: those of one library differ by marker, and a print without color is readable."""
     families = [re.split(r"[_-]", arm)[0] for arm in arms]
     others = dict(zip(dict.fromkeys(f for f in families if f not in LIBRARIES), itertools.cycle(OTHERS)))
     return {
@@ -71,7 +72,7 @@ def new(height: float, rows: int = 1) -> tuple[Figure, Any]:
 
 
 def name_rows(axes: Any, names: Sequence[str]) -> None:
-    """A vertical axis of words, the first at the bottom."""
+    """Label a vertical axis with words, the first at the bottom."""
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.grid(axis="y", visible=False)
@@ -107,7 +108,7 @@ def plain_log(axis: Any, values: Sequence[float]) -> None:
 
 
 def svg_text(figure: Figure, name: str, title: str) -> str:
-    """The figure as an element to stand in a page: no prologue, no metadata, ids of its own, the page's fonts."""
+    """Return the figure as an element to stand in a page: no prologue, no metadata, ids of its own, the page's fonts."""
     of_the_page = {color: f"var({name}, {color})" for color, name in OF_THE_PAGE.items()}
     buffer = io.StringIO()
     layout = figure.get_layout_engine()

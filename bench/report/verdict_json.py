@@ -1,4 +1,4 @@
-"""Verdicts as data, for a script or a gate: what --json prints. docs/json.md lists the words; SCHEMA counts their versions."""
+"""Verdicts as data: what --json prints. docs/reference/json.md lists the values; SCHEMA counts their versions."""
 
 from __future__ import annotations
 

@@ -22,7 +22,9 @@ from bench.statistics.grouping import Section, sections
 
 
 def write_sweep(out: Path, study: Study, done: Sequence[Record], final: bool) -> None:
-    """Called after every job (``final`` False: results.csv alone, in milliseconds) and at the end of a sweep, when the report is
+    """Write the files of a sweep, after every job and at its end.
+
+    Called after every job (``final`` False: results.csv alone, in milliseconds) and at the end of a sweep, when the report is
     written too and its tables are printed. Raises RecordError where a file cannot be written."""
     records.write_text(out / "results.csv", csv_text([row(record, out) for record in done], COLUMNS, exact=True))
     if final:

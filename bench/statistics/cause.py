@@ -71,15 +71,20 @@ class Cause:
 
 
 def fault_prices(records: Sequence[Record]) -> list[float]:
-    """Return wall seconds of one minor fault, from every rank that measured it. Noise can turn the difference of times below zero; that
-    stays in, because leaving out one side of the noise would raise the median of what is left."""
+    """Return wall seconds of one minor fault, from every rank that measured it.
+
+    Noise can turn the difference of times below zero; that stays in, because leaving out one side of the noise would raise the
+    median of what is left.
+    """
     prices = [rank.get("fault_cost_seconds") for record in records for rank in record["ranks"]]
     return [price for price in prices if price is not None and math.isfinite(price)]
 
 
 def median_limits(values: Sequence[float]) -> tuple[float, float]:
     """Return the order statistics between which the median lies with 95 % (sign test); all of the values where there are fewer than nine.
-    One wild value among many does not move them."""
+
+    One wild value among many does not move them.
+    """
     ordered = sorted(values)
     skipped = max(int(bdtrik(0.025, len(ordered), 0.5)), 0) if len(ordered) > 8 else 0
     return ordered[skipped], ordered[-1 - skipped]
@@ -122,7 +127,9 @@ def explain(reference: Sequence[Record], arm: Sequence[Record], significant: boo
 def _share_range(
     reference: Sequence[Record], arm: Sequence[Record], prices: Sequence[float]
 ) -> tuple[float, float] | None:
-    """Return what the faults make up of each block's own difference, at the lowest and at the highest cost that the median may have; the
+    """Return what the faults make up of each block's own difference.
+
+    Return what the faults make up of each block's own difference, at the lowest and at the highest cost that the median may have; the
     outermost of these."""
     shares = []
     for one, two in zip(reference, arm):

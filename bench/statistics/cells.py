@@ -17,8 +17,10 @@ from bench.workloads.catalogue import workload_of
 
 @dataclass(frozen=True)
 class Cell:
-    """One arm at one number of nodes: valid records of one section, in the order of their blocks. The reference arm has one in each group
-    of interleaved runs, and so may have several in a block."""
+    """One arm at one number of nodes: valid records of one section, in the order of their blocks.
+
+    The reference arm has one in each group of interleaved runs, and so may have several in a block.
+    """
 
     arm: str
     nodes: int
@@ -84,7 +86,7 @@ class Cell:
         return float(np.mean(values)) if values else None
 
     def of_micro_batch(self, counter: str) -> float:
-        """A counter of one micro-batch, mean of the blocks: that of an iteration over its micro-batches."""
+        """Return a counter of one micro-batch, mean of the blocks: that of an iteration over its micro-batches."""
         return fmean(r["derived"][f"{counter}_per_it"] / r["derived"]["micro_batches_per_it"] for r in self.records)
 
     @property
@@ -95,5 +97,5 @@ class Cell:
 
 
 def block_of(record: Record) -> tuple[str, int]:
-    """The folder of the study and the repeat: block 0 of two runs is two blocks."""
+    """Return the folder of the study and the repeat: block 0 of two runs is two blocks."""
     return os.path.dirname(os.path.dirname(record["path"])), record["job"]["repeat"]

@@ -97,7 +97,9 @@ def stock_seconds(cell: Cell, host: Mapping[str, Any]) -> float | None:
 
 
 def stock_gain(cells: Sequence[Cell], ratio: float, host: Mapping[str, Any]) -> float | None:
-    """What the ratio would be on the library's default path, by counting: both arms (``cells``: reference, arm) take as many seconds
+    """Return what the ratio would be on the library's default path, by counting.
+
+    What the ratio would be on the library's default path, by counting: both arms (``cells``: reference, arm) take as many seconds
     longer for their arithmetic, and the seconds saved stay the same. None where that path is not slow, or not known."""
     added = stock_seconds(cells[1], host)
     arm_seconds = cells[1].sec_per_it.value

@@ -53,7 +53,9 @@ class Forecast:
 
 
 def pace_of(record: Record, factor: float = 1.0) -> Pace:
-    """Return the pace of a valid record of our own workload, ``factor`` times slower: ranks that share one host's cores take as many times
+    """Return the pace of a valid record of our own workload, ``factor`` times slower.
+
+    Return the pace of a valid record of our own workload, ``factor`` times slower: ranks that share one host's cores take as many times
     longer as they are more."""
     rank = record["ranks"][0]
     micro, walls = rank["micro_batches"], rank["iterations"]["wall_seconds"]
@@ -86,8 +88,11 @@ def job_seconds(job: Job, pace: Pace) -> float:
 
 
 def forecast(job: Job, found: Sequence[Record], alone: bool, gflops: float | None = None) -> Forecast:
-    """``found``: valid records of this kind of host, the newest last. ``alone``: all ranks share one host (no launcher gave more).
-    ``gflops``: the speed of matrix products, for where no record helps."""
+    """``found``: valid records of this kind of host, the newest last.
+
+    ``alone``: all ranks share one host (no launcher gave more). ``gflops``: the speed of matrix products, for where no record
+    helps.
+    """
     known: dict[str, list[float]] = {}
     flops_seconds = workload_of(job).tflops(job, 1.0)
     from_outside = flops_seconds is None  # of a program only whole runs are known
@@ -134,7 +139,9 @@ def duration(forecasts: Sequence[Forecast], num_jobs: int, large: bool) -> Durat
 def with_auto_blocks(
     forecasts: Sequence[Forecast], num_first: int, max_minutes: float, wanted: int | None, large: bool
 ) -> Duration:
-    """With measure.blocks=auto, whose first block has ``num_first`` jobs, of which ``forecasts`` are of those that are to run: blocks until
+    """Return the duration of a sweep with measure.blocks=auto.
+
+    With measure.blocks=auto, whose first block has ``num_first`` jobs, of which ``forecasts`` are of those that are to run: blocks until
     the minutes are over, or until as many as an earlier spread asks for (``wanted``); always three, as ``Runner.next_block`` has it."""
     each = [statistics.fmean(getattr(one, key) for one in forecasts) * num_first for key in ("seconds", "low", "high")]
     if math.isnan(each[0]):
@@ -149,7 +156,9 @@ def with_auto_blocks(
 
 
 def _identity(job: Job, part: str) -> str:
-    """What decides the time of a micro-batch or of a program's run, but for the arm and how many ranks share the host ("workload"); or
+    """Return what decides the time of a run ("workload") or how much is measured ("amount").
+
+    What decides the time of a micro-batch or of a program's run, but for the arm and how many ranks share the host ("workload"); or
     how much is measured ("amount")."""
     content = identity(to_dict(job))
     if part == "amount":

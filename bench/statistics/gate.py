@@ -13,9 +13,12 @@ WORDS = ("passed", "failed", "undecided")
 
 @dataclass(frozen=True)
 class Gated:
-    """``word``: one of WORDS. ``slower``: how much more of the reference's time the arm takes in B than in A (0.03: 3 % more; below 0: less),
-    with its 95 % interval; None where there is none, and then ``why`` says so. ``blocks``: how many per side would decide, where more
-    are needed; None where 1000 would not. ``of_times``: seconds were compared, on like hosts, because there is no reference."""
+    """``word``: one of WORDS.
+
+    ``slower``: how much more of the reference's time the arm takes in B than in A (0.03: 3 % more; below 0: less), with its 95 %
+    interval; None where there is none, and then ``why`` says so. ``blocks``: how many per side would decide, where more are
+    needed; None where 1000 would not. ``of_times``: seconds were compared, on like hosts, because there is no reference.
+    """
 
     point: Point
     word: str
@@ -26,8 +29,10 @@ class Gated:
 
 
 def gate(a: Side, b: Side, limit: float) -> list[Gated]:
-    """A verdict for each arm of ``a``. The gain over the reference is compared, so that a slower day of the host cancels; the seconds of
-    arms without a reference are compared on like hosts alone. ``limit``: 0.03 allows 3 % more time.
+    """Return a verdict for each arm of ``a``.
+
+    The gain over the reference is compared, so that a slower day of the host cancels; the seconds of arms without a reference are
+    compared on like hosts alone. ``limit``: 0.03 allows 3 % more time.
 
     *failed*: the whole interval lies beyond the limit; or the required comparison is missing, invalid, or of another experiment.
     *passed*: the whole interval lies below the limit. *undecided*: the interval crosses it, or one side is a single run, whose spread is

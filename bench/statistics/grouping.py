@@ -61,14 +61,17 @@ class Section:
         return [cell for cell in self.cells if cell.at == fewest]
 
     def both(self, pair: Pair) -> tuple[Cell, Cell]:
-        """The cells of a comparison: the reference's, the arm's."""
+        """Return the cells of a comparison: the reference's, the arm's."""
         here = {cell.arm: cell for cell in self.cells if cell.at == pair.at}
         return here[pair.reference], here[pair.arm]
 
 
 def sections(records: Sequence[Record], reference: str) -> list[Section]:
-    """All records, sorted into sections, the one with the most records first. ``reference``: the arm to compare with; where a
-    section lacks it, its first arm in alphabetical order stands in, and a caution says so."""
+    """All records, sorted into sections, the one with the most records first.
+
+    ``reference``: the arm to compare with; where a section lacks it, its first arm in alphabetical order stands in, and a caution
+    says so.
+    """
     grouped: dict[str, list[Record]] = {}
     for record in sorted(records, key=lambda record: record["started_at"]):  # whatever the names of the folders
         grouped.setdefault(_likeness(record), []).append(record)
@@ -77,14 +80,18 @@ def sections(records: Sequence[Record], reference: str) -> list[Section]:
 
 
 def _likeness(record: Record) -> str:
-    """What two records must share to stand in one section: the experiment, the kind of host, and how many of its CPUs were allowed (the
+    """Return what two records must share to stand in one section.
+
+    What two records must share to stand in one section: the experiment, the kind of host, and how many of its CPUs were allowed (the
     fingerprint leaves out which)."""
     return canonical([experiment(record), host_class(record["hosts"][:1])])
 
 
 def experiment(record: Record) -> dict[str, Any]:
-    """Return all of the configuration but arm, block and nodes. How many iterations a sampled run has is decided from block to block
-    (`effort.plan_rest`)."""
+    """Return all of the configuration but arm, block and nodes.
+
+    How many iterations a sampled run has is decided from block to block (`effort.plan_rest`).
+    """
     content = identity(complete(record["job"]))
     if content["measure.mode"] == "sampled":
         del content["measure.iterations"]
@@ -92,7 +99,7 @@ def experiment(record: Record) -> dict[str, Any]:
 
 
 def _arm_identity(record: Record) -> str:
-    """The setting, and the very libraries that served: an upgrade between two blocks makes another arm."""
+    """Return the setting, and the very libraries that served: an upgrade between two blocks makes another arm."""
     proof = record["ranks"][0]["proof"]
     preloads = record["job"]["allocator"]["library"] is not None
     served = sorted(proof.get("libraries", {"": proof["sha256"]}).values()) if preloads else None

@@ -28,8 +28,11 @@ HARDWARE = ("machine", "cpu.model", "cpu.logical", "cpu.physical", "cpu.smt", "n
 
 @dataclass(frozen=True)
 class Step:
-    """Blocks of one arm and its reference in one state of the software, one after the other in one folder. ``changed``: (fact, before,
-    now) against the step before. ``word``: one of WORDS; ``change``: this ratio over that of the step before, with its interval."""
+    """Blocks of one arm and its reference in one state of the software, one after the other in one folder.
+
+    ``changed``: (fact, before, now) against the step before. ``word``: one of WORDS; ``change``: this ratio over that of the step
+    before, with its interval.
+    """
 
     first: str  # started_at of the earliest record
     last: str
@@ -107,7 +110,7 @@ def _judged(steps: Sequence[Step], now: stats.Ratio | None) -> tuple[str, stats.
 
 
 def _question(record: Record) -> str:
-    """What must stay for a ratio to be of one question: the experiment, the nodes, and the hardware."""
+    """Return what must stay for a ratio to be of one question: the experiment, the nodes, and the hardware."""
     where = record["job"]["nodes"], record["launch"]["simulated"]
     return canonical([followed(experiment(record)), where, [_hardware(host) for host in record["hosts"]]])
 
@@ -118,12 +121,12 @@ def _hardware(host: Mapping[str, Any]) -> list[Any]:
 
 
 def _state(record: Record) -> str:
-    """What may change from step to step, alike for all arms: the host's software, the code that measures, a program's content."""
+    """Return what may change from step to step, alike for all arms: the host's software, the code that measures, a program's content."""
     return canonical([likeness.host_class(record["hosts"]), record.get("measured_code"), _content(record)])
 
 
 def _content(record: Record) -> dict[str, Any]:
-    """What a program was, which a series follows from commit to commit."""
+    """Return what a program was, which a series follows from commit to commit."""
     whole = experiment(record)
     return {key: value for key, value in whole.items() if key not in followed(whole)}
 

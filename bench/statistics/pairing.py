@@ -34,8 +34,10 @@ class Losses:
 
 @dataclass(frozen=True)
 class Pair:
-    """One arm against the reference at one number of nodes. ``word``: one of stats.WORDS, or "invalid"; then ``invalid`` says why there is
-    no ratio."""
+    """One arm against the reference at one number of nodes.
+
+    ``word``: one of stats.WORDS, or "invalid"; then ``invalid`` says why there is no ratio.
+    """
 
     arm: str
     reference: str

@@ -1,4 +1,4 @@
-"""Two results side by side: was the one reproduced by the other?"""
+"""Two results side by side, and whether one was reproduced by the other."""
 
 from __future__ import annotations
 
@@ -49,10 +49,12 @@ class Side:
 
 @dataclass(frozen=True)
 class Agreement:
-    """``word``: one of WORDS, of ``point``. ``why`` it is not comparable, where no figure decided that; else ``seen`` are the two
-    ratios (or seconds an iteration) and ``away`` how far they are apart (B over A less 1), known to ``half``, both relative. ``singles``:
-    which of A and B is a single run. ``conditions``: what differs and may move a ratio. ``blocks``: how many per side would decide; None
-    where 1000 would not."""
+    """``word``: one of WORDS, of ``point``.
+
+    ``why`` it is not comparable, where no figure decided that; else ``seen`` are the two ratios (or seconds an iteration) and
+    ``away`` how far they are apart (B over A less 1), known to ``half``, both relative. ``singles``: which of A and B is a single
+    run. ``conditions``: what differs and may move a ratio. ``blocks``: how many per side would decide; None where 1000 would not.
+    """
 
     word: str
     point: Point = EVERYTHING
@@ -119,12 +121,14 @@ def published_side(path: Path, reference: str) -> Side:
 
 
 def arm_of(record: Record) -> str:
-    """What makes the arm that arm: the library that was live, by its version and settings."""
+    """Return what makes the arm that arm: the library that was live, by its version and settings."""
     return canonical([{**arm(record["job"]), "name": None}, record["ranks"][0]["proof"]["version"]])
 
 
 def experiments_differ(a: Side, b: Side) -> tuple[list[str], list[str]]:
-    """Return why the two are other experiments, in one sentence, or nothing; and what may differ: how much was measured, and the content of
+    """Return why the two are different experiments, in one sentence, and what may differ.
+
+    Return why the two are other experiments, in one sentence, or nothing; and what may differ: how much was measured, and the content of
     a program under one label. Each with both values."""
     if not (a.job and b.job):
         other = "the published table is of the defaults of model, train and parallel at one rank a node, and this is another workload"
@@ -140,7 +144,7 @@ def experiments_differ(a: Side, b: Side) -> tuple[list[str], list[str]]:
 
 
 def conditions_differ(a: Side, b: Side) -> list[str]:
-    """What may move a ratio though the experiment is one: software under test, CPUs and threads, how much was measured."""
+    """Return what may move a ratio though the experiment is one: software under test, CPUs and threads, how much was measured."""
     if not (a.host and b.host):
         return []
     software = [_differs(*row) for row in likeness.differences(a.host, b.host) if row[0] in SOFTWARE]

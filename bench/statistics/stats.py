@@ -60,8 +60,11 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Verdict:
-    """``word``: one of WORDS. ``reach``: the largest relative difference that the interval holds, which is what "no difference" is
-    not larger than; NaN where there is no interval."""
+    """``word``: one of WORDS.
+
+    ``reach``: the largest relative difference that the interval holds, which is what "no difference" is not larger than; NaN
+    where there is no interval.
+    """
 
     word: str
     reach: float
@@ -132,8 +135,10 @@ def ratio(reference: Sequence[Sequence[float]], arm: Sequence[Sequence[float]]) 
 
 @dataclass(frozen=True)
 class LogMean:
-    """The mean of a logarithm over independent runs, its standard error, and the degrees of freedom of that. ``error`` is NaN where
-    nothing repeats; ``single``: there is one run, whose error says nothing about how runs differ."""
+    """The mean of a logarithm over independent runs, its standard error, and the degrees of freedom of that.
+
+    ``error`` is NaN where nothing repeats; ``single``: there is one run, whose error says nothing about how runs differ.
+    """
 
     value: float
     error: float
@@ -177,7 +182,9 @@ def difference(one: LogMean, two: LogMean) -> tuple[float, float]:
 
 
 def deciding_blocks(one: LogMean, two: LogMean, limit: float, most: int = 1000) -> int | None:
-    """How many blocks a side bring the interval of `difference` wholly within +-limit or wholly outside, if the difference and the
+    """Return how many blocks on each side decide whether the difference is within the limit.
+
+    How many blocks a side bring the interval of `difference` wholly within +-limit or wholly outside, if the difference and the
     spread stay what they are; None where ``most`` would not."""
     margin = abs(limit - abs(two.value - one.value))
     spreads = [0.0 if math.isnan(side.error) else side.error * math.sqrt(side.num_blocks) for side in (one, two)]
@@ -214,7 +221,7 @@ def needed_blocks(ratio: Ratio, half_width: float, min_blocks: int = FEW_BLOCKS)
 
 
 def verdict(ratio: Ratio, margin: float = 0.02) -> Verdict:
-    """What the interval supports.
+    """Return what the interval supports.
 
     An interval that lies wholly within +-margin is "no difference" even if it excludes 1: a difference that small is not worth a
     switch, and asking for more than significance keeps A/A comparisons quiet (equivalence by interval inclusion: Schuirmann,
@@ -273,9 +280,11 @@ def _t(degrees: float) -> float:
 
 
 def _of_a_block(logs: Sequence[float], within: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """The variance of one block's logarithm, and its degrees of freedom. ``within``: of each block both by its samples; NaN for a single
-    sample. The samples of B blocks have B-1 degrees of freedom at the least: autocorrelation already enlarged their variance, and would
-    else be counted twice."""
+    """Return the variance of one block's logarithm, and its degrees of freedom.
+
+    ``within``: of each block both by its samples; NaN for a single sample. The samples of B blocks have B-1 degrees of freedom at
+    the least: autocorrelation already enlarged their variance, and would else be counted twice.
+    """
     known = [part for part in within if not math.isnan(part[0])]
     variance, degrees = _mean_variance(known) if known else (NAN, 1.0)
     of_samples = (variance, max(degrees, len(logs) - 1.0))
@@ -288,15 +297,17 @@ def _of_a_block(logs: Sequence[float], within: Sequence[tuple[float, float]]) ->
 
 
 def _mean_variance(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """The mean of variances, and its degrees of freedom (Welch, Biometrika 34, 1947)."""
+    """Return the mean of variances, and its degrees of freedom (Welch, Biometrika 34, 1947)."""
     total = sum(variance for variance, _ in parts)
     divisor = sum(variance**2 / degrees for variance, degrees in parts)
     return total / len(parts), total**2 / divisor if divisor > 0 else sum(degrees for _, degrees in parts)
 
 
 def _of_log_mean(samples: list[float]) -> tuple[float, float]:
-    """The variance of the logarithm of a mean, by the delta method, var(mean) / mean^2, and its degrees of freedom; NaN for one sample.
-    Autocorrelated samples count as fewer independent ones, as for a rank when it stops."""
+    """Return the variance of the logarithm of a mean, by the delta method, var(mean) / mean^2, and its degrees of freedom; NaN for one sample.
+
+    Autocorrelated samples count as fewer independent ones, as for a rank when it stops.
+    """
     if len(samples) < 2:
         return NAN, NAN
     mean = sum(samples) / len(samples)
@@ -315,7 +326,7 @@ def _compare_means(reference: Sequence[float], arm: Sequence[float], block: int)
 
 
 def _smallest_detectable(error: float, degrees: float) -> float:
-    """The true relative difference that a two-sided 5 % t test finds with 80 % power; `error` is of the log ratio.
+    """Return the true relative difference that a two-sided 5 % t test finds with 80 % power; `error` is of the log ratio.
 
     The noncentrality at which a noncentral t exceeds its critical value in 80 % of cases, times the standard error of
     the log ratio (Cohen, "Statistical power analysis", 1988, chapter 2; Bloom's minimum detectable effect, Eval. Rev.

@@ -31,8 +31,10 @@ class CannotStart(RuntimeError):
 
 
 def start_child(command: Sequence[str], env: Mapping[str, str]) -> Child:
-    """Start ``command`` with the number of its pipe appended, LD_PRELOAD and all of ``env`` in the one exec before it. Raises CannotStart,
-    and nothing of it is left then."""
+    """Start ``command`` with the number of its pipe appended, LD_PRELOAD and all of ``env`` in the one exec before it.
+
+    Raises CannotStart, and nothing of it is left then.
+    """
     with contextlib.ExitStack() as undo:
         try:
             receive, send = os.pipe()

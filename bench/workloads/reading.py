@@ -53,7 +53,9 @@ def with_figures(record: Record) -> Record:
 
 
 def read_all(directories: Iterable[Path]) -> tuple[list[Record], list[tuple[Path, str]]]:
-    """All records under ``directories``, in the order of their paths, each with its ``path`` added, those that were set aside
+    """Return all records under ``directories``, and what was refused, with the reason.
+
+    All records under ``directories``, in the order of their paths, each with its ``path`` added, those that were set aside
     among them; and what was refused, with the reason. A copy of a record counts once: see :func:`collect`."""
     found = collect(directories)
     return sorted([*found.records, *found.set_aside], key=lambda record: record["path"]), found.refused
@@ -61,8 +63,11 @@ def read_all(directories: Iterable[Path]) -> tuple[list[Record], list[tuple[Path
 
 @dataclass(frozen=True)
 class Found:
-    """What lies under some folders. ``records`` may be merged; ``set_aside`` are of other hosts or of other code, which a later sweep
-    put out of the way, and are never merged; ``left_out`` says in sentences what was not read or not counted."""
+    """What lies under some folders.
+
+    ``records`` may be merged; ``set_aside`` are of other hosts or of other code, which a later sweep put out of the way, and are
+    never merged; ``left_out`` says in sentences what was not read or not counted.
+    """
 
     records: list[Record]
     set_aside: list[Record]
@@ -83,7 +88,9 @@ def files_below(directory: Path) -> Iterator[Path]:
 
 
 def collect(directories: Iterable[Path]) -> Found:
-    """The records under ``directories``, each once: two files with one SHA-256 are copies, and a block that counted twice would make
+    """Return the records under ``directories``, each once.
+
+    The records under ``directories``, each once: two files with one SHA-256 are copies, and a block that counted twice would make
     an interval narrower than what was measured. Only files with the names that this program gives are records."""
     everything: list[Record] = []
     refused, other = [], []

@@ -56,7 +56,7 @@ class Done:
         return [
             line
             for line in lines
-            if not line.startswith(("bench: job ", "bench: plan: ", "bench: Other programs", "bench: The hypervisor"))
+            if not line.startswith(("mallocost: job ", "mallocost: plan: ", "mallocost: Other programs", "mallocost: The hypervisor"))
         ]
 
     def records(self) -> dict[str, Any]:

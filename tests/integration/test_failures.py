@@ -269,7 +269,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_runs(read
 def test_a_users_mistake_is_one_sentence_and_nothing_is_made(results: dict[str, Any], name: str) -> None:
     done, left = results[name]
     assert done.code == 2, done.stderr
-    assert done.stdout == "" and done.stderr.count("\n") == 1 and done.stderr.startswith("bench: "), done.stderr
+    assert done.stdout == "" and done.stderr.count("\n") == 1 and done.stderr.startswith("mallocost: "), done.stderr
     for words in WRONG[name][1]:
         assert words in done.stderr
     assert left == ["file"], "no results, no folders of Hydra's"
@@ -279,7 +279,7 @@ def test_a_users_mistake_is_one_sentence_and_nothing_is_made(results: dict[str, 
     ("word", "words"),
     [
         ("--version", [__version__]),
-        ("--help", ["python -m bench", "report", "doctor", "tcmalloc_release", "gpt124m", "smoke", "$BENCH_OUT"]),
+        ("--help", ["mallocost", "report", "doctor", "tcmalloc_release", "gpt124m", "smoke", "$BENCH_OUT"]),
     ],
 )
 def test_help_and_version_are_there_without_a_run(tmp_path: Path, word: str, words: list[str]) -> None:

@@ -92,9 +92,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def undeclared(record: dict[str, Any]) -> list[str]:
-    """Where a record is not as docs/record.schema.json declares it."""
+    """Where a record is not as docs/reference/record.schema.json declares it."""
     own = {key: value for key, value in record.items() if key not in IN_MEMORY}
-    schema = json.loads((CHECKOUT / "docs/record.schema.json").read_text())
+    schema = json.loads((CHECKOUT / "docs/reference/record.schema.json").read_text())
     return [e.message for e in jsonschema.Draft202012Validator(schema).iter_errors(own)]
 
 

@@ -1,4 +1,4 @@
-"""A record as a real job leaves it has the declared fields and no others (docs/record.schema.json)."""
+"""A record as a real job leaves it has the declared fields and no others (docs/reference/record.schema.json)."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ def test_a_fresh_record_has_the_declared_fields(tmp_path: Path) -> None:
     assert done.code == 0, done.stderr
     (record,) = done.records().values()
     del record["path"], record["derived"]  # added by the reader
-    schema = json.loads((CHECKOUT / "docs/record.schema.json").read_text())
+    schema = json.loads((CHECKOUT / "docs/reference/record.schema.json").read_text())
     jsonschema.Draft202012Validator(schema).validate(record)

@@ -90,7 +90,7 @@ def test_the_line_that_one_arm_alone_prints_runs_only_what_is_missing(tmp_path: 
     joined = bench([*shlex.split(line), *FAST], tmp_path)
     assert joined.code == 0, joined.stderr
     assert "plan: 2 jobs, 1 of them there already" in joined.stderr
-    (begun,) = (said for said in joined.stderr.splitlines() if said.startswith("bench: job "))
+    (begun,) = (said for said in joined.stderr.splitlines() if said.startswith("mallocost: job "))
     assert begun.split()[3] == "glibc"
     assert before.read_bytes() == content and len(joined.records()) == 2
     assert "One arm alone" not in joined.stdout and "against glibc" in joined.stdout

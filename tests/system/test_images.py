@@ -135,7 +135,7 @@ def test_arguments_arrive_as_they_were_given(way: Way, scratch: Path) -> None:
     assert shlex.split(line.removeprefix("# Printed by: ")) == ["python", "-m", "bench", *words]
     refused = way(["$(touch /tmp/bench-was-here) ${HOME} 'x'"], folder=scratch)
     assert refused.returncode == 2 and refused.stderr.startswith(
-        "bench: $(touch /tmp/bench-was-here) ${HOME} 'x' is not a command"
+        "mallocost: $(touch /tmp/bench-was-here) ${HOME} 'x' is not a command"
     )
     assert not marker.exists() and sorted(scratch.iterdir()) == []
 

@@ -108,8 +108,8 @@ def refused(command: Callable[..., tuple[int, list[Any]]], capsys: pytest.Captur
     def refusal(*words: str) -> str:
         assert command(*words) == (2, [])
         said = capsys.readouterr().err
-        assert said.startswith("bench: ") and said.count("\n") == 1 and "Traceback" not in said
-        return said[len("bench: ") :].strip()
+        assert said.startswith("mallocost: ") and said.count("\n") == 1 and "Traceback" not in said
+        return said[len("mallocost: ") :].strip()
 
     return refusal
 

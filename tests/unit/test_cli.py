@@ -62,7 +62,7 @@ def test_errors_are_one_sentence_and_a_code(
 
     monkeypatch.setattr("bench.commands.doctor.run", fail)
     assert cli.main(["doctor"]) == code
-    assert capsys.readouterr().err == (f"bench: {error}\n" if str(error) else "")
+    assert capsys.readouterr().err == (f"mallocost: {error}\n" if str(error) else "")
 
 
 @pytest.mark.parametrize("folder", ["plain", "with space", "quote's, comma=[x]"])
@@ -103,7 +103,7 @@ def test_a_real_process_refuses_without_a_traceback_and_leaves_nothing_behind(tm
     )
     assert done.returncode == 2 and done.stdout == ""
     assert (
-        done.stderr.startswith("bench: nodes=512 with ranks_per_node=1 starts 512 ranks on this host")
+        done.stderr.startswith("mallocost: nodes=512 with ranks_per_node=1 starts 512 ranks on this host")
         and done.stderr.count("\n") == 1
     )
     assert list(tmp_path.iterdir()) == []
@@ -122,7 +122,7 @@ def test_what_cannot_be_printed_is_one_sentence(words: list[str], where: str, tm
     if where == "| true":  # the reader had enough, which is no fault
         assert done.returncode in (0, 1) and done.stderr == ""
     else:
-        assert done.returncode == 1 and done.stderr.count("\n") == 1 and done.stderr.startswith("bench: ")
+        assert done.returncode == 1 and done.stderr.count("\n") == 1 and done.stderr.startswith("mallocost: ")
         assert ("No space left" if "full" in where else "standard output is closed") in done.stderr
 
 
@@ -137,7 +137,7 @@ def test_help_of_each_command_waits_for_no_library_that_only_running_needs() -> 
     done = subprocess.run(words, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "set()\n")
     for command in cli.COMMANDS:
-        assert f"usage: python -m bench {command} " in done.stdout
+        assert f"usage: mallocost {command} " in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -189,8 +189,8 @@ def test_a_file_that_one_node_lacks_is_heard_by_the_other_copy_at_once(missing_o
     said = [copy.communicate(timeout=60)[1] for copy in copies]
     assert [copy.returncode for copy in copies] == [2, 2], said
     sentence = f"data.path={tmp_path / 'no'} must be a file of more than model.sequence=64 bytes.\n"
-    assert said[missing_on] == f"bench: {sentence}"
-    assert said[1 - missing_on] == f"bench: {os.uname().nodename}: {sentence}"
+    assert said[missing_on] == f"mallocost: {sentence}"
+    assert said[1 - missing_on] == f"mallocost: {os.uname().nodename}: {sentence}"
     assert [path.name for path in tmp_path.iterdir() if path.name != "data"] in ([], ["out0"])
 
 
@@ -213,7 +213,7 @@ def test_a_folder_that_is_gone_is_named_as_the_cause(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 2
-    assert done.stderr == "bench: the folder that this was started in is not there any more: cd to one that is.\n"
+    assert done.stderr == "mallocost: the folder that this was started in is not there any more: cd to one that is.\n"
 
 
 def test_a_call_that_the_host_refuses_is_not_said_to_be_the_output(
@@ -225,4 +225,4 @@ def test_a_call_that_the_host_refuses_is_not_said_to_be_the_output(
     monkeypatch.setattr(cli, "_run", refused)
     assert cli.main([]) == 1
     said = capsys.readouterr().err
-    assert said.startswith("bench: this host does not permit a call that the program needs (Operation not permitted)")
+    assert said.startswith("mallocost: this host does not permit a call that the program needs (Operation not permitted)")

@@ -1,5 +1,5 @@
-"""The documents are held to the program: commands are parsed, and measuring ones composed, without running anything; make targets,
-configuration keys, files and links exist.
+"""The documents agree with the program: commands are parsed, and measuring ones composed, without running anything; make targets,
+configuration keys, files and links exist; no forbidden phrase, and the README within its budget.
 
 A command is a line of an indented code block, or inline code, that begins with one of `PROGRAMS`. Text in fences is output.
 """
@@ -23,11 +23,11 @@ from bench.paths import CHECKOUT
 
 FILES = sorted(
     path
-    for pattern in ("*.md", "docs/*.md", "validation/*.md", "examples/**/*.md", "tests/data/*.md")
+    for pattern in ("*.md", "docs/**/*.md", "validation/*.md", "gallery/*.md", "tests/data/*.md")
     for path in CHECKOUT.glob(pattern)
 )
 NAMES = [str(path.relative_to(CHECKOUT)) for path in FILES]
-PROGRAMS = ("make", "./entrypoint.sh", "docker", "apptainer", "srun", "python", ".venv/bin/python")
+PROGRAMS = ("make", "mallocost", "docker", "apptainer", "srun", "python", ".venv/bin/python")
 CODE_FILE = re.compile(
     r"[\w-]+\.(py|c|j2|cff|toml)"
 )  # bare names that mean a file of the project; others may be results
@@ -68,7 +68,7 @@ def meaning(words: list[str]) -> tuple[str, list[str]]:
     program, rest = words[0], words[1:]
     if program == "make":
         return "make", rest
-    if program == "./entrypoint.sh":
+    if program == "mallocost":
         return "bench", rest
     if program == "docker" and rest[0] == "run":
         return "bench", rest[rest.index("bench") + 1 :]
@@ -78,7 +78,7 @@ def meaning(words: list[str]) -> tuple[str, list[str]]:
         app = [rest[rest.index("--app") + 1]] if "--app" in rest else []
         return "bench", app + rest[rest.index("bench.sif") + 1 :]
     if program == "srun":
-        return meaning(rest[next(i for i, word in enumerate(rest) if word in ("apptainer", "./entrypoint.sh")) :])
+        return meaning(rest[next(i for i, word in enumerate(rest) if word in ("apptainer", "mallocost")) :])
     if rest[0] == "-m":
         return rest[1], rest[2:]
     assert rest[0].endswith(".py"), f"this test does not know how to check {shlex.join(words)}"
@@ -103,15 +103,28 @@ class Parsed(BaseException):
 @pytest.fixture
 def parse_only(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], None]:
     """Calls something that parses words and would run: passes if they parse."""
-    original = argparse.ArgumentParser.parse_args
+    parsers_at_work = 0
 
-    def parse_args(self: argparse.ArgumentParser, *words: Any, **more: Any) -> None:
-        original(self, *words, **more)
-        raise Parsed
+    def ending(original: Callable[..., Any]) -> Callable[..., Any]:
+        def parse(self: argparse.ArgumentParser, *words: Any, **more: Any) -> Any:
+            nonlocal parsers_at_work
+            parsers_at_work += 1
+            try:
+                found = original(self, *words, **more)
+            finally:
+                parsers_at_work -= 1
+            if not parsers_at_work:  # the outermost call: parse_args calls parse_known_args, and so do subcommands
+                raise Parsed
+            return found
+
+        return parse
+
+    methods = {name: ending(getattr(argparse.ArgumentParser, name)) for name in ("parse_args", "parse_known_args")}
 
     def check(run: Callable[[], Any]) -> None:
         with monkeypatch.context() as patched, pytest.raises(Parsed):
-            patched.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+            for name, method in methods.items():
+                patched.setattr(argparse.ArgumentParser, name, method)
             run()
 
     return check
@@ -176,20 +189,65 @@ def test_a_command_is_understood_by_the_program(
     check(words)
 
 
-def test_the_commands_of_the_readme_are_found() -> None:
+def test_the_commands_of_the_documents_are_found() -> None:
     """The finder itself: it would check nothing if it found nothing."""
-    found = [" ".join(words) for words in commands_in("README.md")]
-    assert len(found) > 20
-    assert {"make bench", "./entrypoint.sh doctor", "apptainer run bench.sif +allocator=tcmalloc"} <= set(found)
+    assert len(COMMANDS) > 60
+    assert {"make bench", "mallocost doctor", "apptainer run bench.sif +experiment=tcmalloc"} <= set(COMMANDS)
+
+
+def test_readme_is_within_its_budget() -> None:
+    text = (CHECKOUT / "README.md").read_text()
+    assert len(text) <= 7000 and text.count("\n") <= 120
+    prose = [line for line in text_of("README.md").splitlines() if not line.startswith(("|", "[", "<!--"))]
+    assert [line for line in prose if len(line) > 130] == []
+    assert (
+        "make bench" in text[:1000] and "faster than" in text[:1400]
+    )  # the command and its answer, on the first screen
+
+
+def test_each_page_of_the_docs_is_listed() -> None:
+    listed = set(re.findall(r"\]\(([^)#\s]+)", text_of("docs/index.md")))
+    pages = {str(path.relative_to(CHECKOUT / "docs")) for path in CHECKOUT.glob("docs/**/*.md")}
+    assert pages - listed == {"index.md"}
+
+
+# Translations, ornaments and private terms; CONTRIBUTING.md has the rule, docs/reference/glossary.md the terms to use.
+FORBIDDEN = re.compile(
+    r"\b(as it comes|anew|by turns|in turns?|is none|none of it|told from|dealt|drawn by lot|in any case|to and fro|given? away|hang together|"
+    r"holds? the truth|held (against|to)|the way out|wrong words|set aside|sealed?|made-up|surely|fault tax|reckons?|in the mean|"
+    r"behind (the|a|it|each|every)|beside (the|a|it|them)|stands? for the rest|licence|neighbou?rs that|colour|labelled|synchronise)\b"
+)
+
+
+def forbidden(text: str) -> list[str]:
+    return [found[0] for found in FORBIDDEN.finditer(" ".join(text.split()))]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("tests/")])
+def test_a_document_has_no_forbidden_phrase(name: str) -> None:
+    generated = r"<!-- fields of .*?<!-- end -->"  # from descriptions in the code
+    assert forbidden(re.sub(generated, "", text_of(name), flags=re.DOTALL)) == []
+
+
+@pytest.mark.parametrize("command", ["", *cli.COMMANDS])
+def test_help_has_no_forbidden_phrase_and_one_name(command: str) -> None:
+    parser = cli._parsers(command or None)[command]
+    text = parser.format_help()
+    assert forbidden(text) == [] and "python -m bench" not in text and "entrypoint" not in text
+
+
+@pytest.mark.parametrize("phrase", ["The library as it comes", "each is told from the rest", "one behind\nthe other"])
+def test_a_forbidden_phrase_is_found(phrase: str) -> None:
+    assert forbidden(phrase)
 
 
 @pytest.mark.parametrize(
     "words",
     [
         "make benhc",
-        "./entrypoint.sh reprot x",
-        "./entrypoint.sh report --refernce=x y",
-        "./entrypoint.sh train.dropuot=0",
+        "mallocost reprot x",
+        "mallocost report --refernce=x y",
+        "mallocost train.dropuot=0",
     ],
 )
 def test_a_wrong_command_is_noticed(words: str, check: Callable[[list[str]], None]) -> None:

@@ -120,10 +120,12 @@ def test_no_program_is_started_before_the_preload_is_dropped(run: Run) -> None:
     assert done.stderr.count("cannot be preloaded") <= 1, done.stderr  # a static shell has no loader
 
 
-def test_a_link_to_it_works(run: Run, tmp_path: Path) -> None:
+def test_a_link_to_the_command_works(run: Run, tmp_path: Path) -> None:
+    """`mallocost` is a link in the checkout, and the user's one on the PATH is a link to that."""
+    (tmp_path / "the project" / "mallocost").symlink_to(os.readlink(ENTRYPOINT.parent / "mallocost"))
     (tmp_path / "elsewhere").mkdir()
-    link = tmp_path / "elsewhere" / "bench"
-    link.symlink_to(tmp_path / "the project" / "entrypoint.sh")
+    link = tmp_path / "elsewhere" / "mallocost"
+    link.symlink_to(tmp_path / "the project" / "mallocost")
     assert run("x", script=link).returncode == 0
 
 
@@ -133,5 +135,5 @@ def test_without_an_environment_it_says_how_to_make_one(run: Run, tmp_path: Path
     assert done.returncode == 2 and done.stdout == ""
     assert (
         done.stderr
-        == f"bench: there is no environment at {tmp_path}/the project/.venv; 'make setup' in {tmp_path}/the project creates it\n"
+        == f"mallocost: there is no environment at {tmp_path}/the project/.venv; 'make setup' in {tmp_path}/the project creates it\n"
     )

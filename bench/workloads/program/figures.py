@@ -52,7 +52,9 @@ def too_few_steps(record: Record) -> list[str]:
 
 
 def cautions(record: Record) -> list[str]:
-    """Return a sentence for each program in the tree that keeps some of its memory from the arm, for what is beyond it or unknown, for a
+    """Return a sentence for each program in the tree that keeps some of its memory from the arm.
+
+    Return a sentence for each program in the tree that keeps some of its memory from the arm, for what is beyond it or unknown, for a
     first run that was another one, and for values that one arm does not repeat. They are in every run alike, so they are no noise."""
     part = record["ranks"][0]
     said = [

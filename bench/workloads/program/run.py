@@ -52,8 +52,10 @@ _written: dict[str, set[str]] = {}
 
 
 def run_program(job: Job, folder: Path, on_event: Callable[[int, dict[str, Any]], None]) -> Outcome:
-    """Run it once, and once more before it where the arm is new. Its output stays in ``folder``/output.txt. No process is left behind,
-    whatever happens."""
+    """Run it once, and once more before it where the arm is new.
+
+    Its output stays in ``folder``/output.txt. No process is left behind, whatever happens.
+    """
     program = canonical(asdict(job.program))
     written = _written.setdefault(program, set())
     try:
@@ -122,7 +124,7 @@ def refuse_changed(files: Mapping[str, str]) -> None:
 
 
 def environment(job: Job, path: str | None, base: Mapping[str, str]) -> dict[str, str]:
-    """The user's own, less what preloads or tunes an allocator, then the arm; as long for every arm."""
+    """Return the user's own, less what preloads or tunes an allocator, then the arm; as long for every arm."""
     env = kept(base)
     if job.program.rate is not None:
         env["PYTHONUNBUFFERED"] = "1"  # lines as they are printed
@@ -135,7 +137,9 @@ def kept(base: Mapping[str, str]) -> dict[str, str]:
 
 
 def seen_environment(base: Mapping[str, str]) -> dict[str, Any]:
-    """Return the caller's variables that steer threads, arithmetic or Python, and one hash over all that the program gets of the caller,
+    """Return the caller's variables that steer threads, arithmetic or Python, and one hash over all.
+
+    Return the caller's variables that steer threads, arithmetic or Python, and one hash over all that the program gets of the caller,
     less what another login or shell changes."""
     env = kept(base)
     content = canonical({name: value for name, value in env.items() if not name.startswith(OF_A_LOGIN)})
@@ -174,7 +178,7 @@ def watched(orders: dict[str, Any], on_event: Callable[[int, dict[str, Any]], No
 
 
 def judge(job: Job, event: Mapping[str, Any], output: Path) -> tuple[str | None, list[float]]:
-    """What is wrong with a run that ended, to follow the program's name; and the values that every arm must have alike."""
+    """Return what is wrong with a run that ended, to follow the program's name; and the values that every arm must have alike."""
     code, steps = event["exit_code"], event["steps"]
     last = f"; its last line: {words}" if (words := " ".join(last_lines(output, 1))) else ""
     if code is not None and code < 0:
@@ -202,7 +206,7 @@ def judge(job: Job, event: Mapping[str, Any], output: Path) -> tuple[str | None,
 
 
 def as_number(text: str) -> float:
-    """A number as it is; any other word as one that no other word has."""
+    """Return a number as it is; any other word as one that no other word has."""
     try:
         value = float(text)
         if value == value and abs(value) != float("inf"):
@@ -223,7 +227,7 @@ def last_lines(output: Path, count: int) -> list[str]:
 
 
 def part_of(event: Mapping[str, Any], proof: dict[str, Any], values: list[float]) -> dict[str, Any]:
-    """The run in the place of a rank, with those of a rank's fields that it has."""
+    """Return the run in the place of a rank, with those of a rank's fields that it has."""
     run = ("wall_seconds", "exit_code", "stopped", "minor_faults", "major_faults", "user_seconds", "system_seconds")
     same = ("pid", "threads", "peak_rss_bytes", "huge_bytes", "fault_cost_seconds", "steps")
     return {

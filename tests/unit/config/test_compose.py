@@ -180,7 +180,7 @@ def test_a_batch_that_auto_does_not_divide_is_refused_with_what_auto_is() -> Non
         (["+hydra.searchpath=[x]"], "hydra.searchpath is a key of Hydra's own"),
         (["nodes=1", "--config-name=x"], "unrecognized arguments: --config-name=x"),
         (["--frob"], "unrecognized arguments: --frob"),
-        (["-m", "report"], "report is a command, which stands first"),
+        (["-m", "report"], "report is a command: write it first"),
         (["-m", "nodes"], "nodes is not KEY=VALUE"),
         (["=3"], "=3 is not KEY=VALUE"),
         (["nodes=1\n", "x=\t"], "nodes=1\\n"),

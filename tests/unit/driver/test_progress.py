@@ -64,9 +64,9 @@ def test_a_log_has_plain_lines_one_at_the_start_and_one_at_the_end_of_a_job(watc
         bar.end(JOB, GOOD)
         bar.end(replace(JOB, repeat=3), {"valid": False, "error": "rank 0 [bold]failed[/bold]."})
     assert text.getvalue().splitlines() == [
-        "bench: job 1/2 tcmalloc n=4 repeat=2 ...",
-        "bench: 1/2 tcmalloc n=4 repeat=2: 12.3 s/it, 0.568 s/micro-batch, 1,500,000 minor faults/micro-batch (sampled 8/1024)",
-        "bench: 2/2 tcmalloc n=4 repeat=3: failed: rank 0 [bold]failed[/bold]. [already there]",
+        "mallocost: job 1/2 tcmalloc n=4 repeat=2 ...",
+        "mallocost: 1/2 tcmalloc n=4 repeat=2: 12.3 s/it, 0.568 s/micro-batch, 1,500,000 minor faults/micro-batch (sampled 8/1024)",
+        "mallocost: 2/2 tcmalloc n=4 repeat=3: failed: rank 0 [bold]failed[/bold]. [already there]",
     ]
     assert "\x1b" not in text.getvalue()
 
@@ -88,7 +88,7 @@ def test_a_terminal_has_a_bar_that_moves_with_the_job(watch: Any) -> None:
 def test_progress_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     Progress([JOB]).say("words")
     captured = capsys.readouterr()
-    assert (captured.out, captured.err) == ("", "bench: words\n")
+    assert (captured.out, captured.err) == ("", "mallocost: words\n")
 
 
 def test_what_was_there_already_is_said_to_be(watch: Any) -> None:
@@ -161,7 +161,7 @@ def test_the_time_left_is_that_of_the_jobs_to_come_by_those_of_their_arm(watch: 
     bar.end(GLIBC, {**GOOD, "wall_seconds": 200.0})
     bar.end(JOB, {**GOOD, "wall_seconds": 100.0})
     assert bar.left_words(None) == "", "nothing is left"
-    assert "bench: job 3/4 glibc n=4 repeat=2 ... (5:00 left)" in text.getvalue()
+    assert "mallocost: job 3/4 glibc n=4 repeat=2 ... (5:00 left)" in text.getvalue()
 
 
 def test_the_first_job_tells_the_time_by_its_own_pace(watch: Any) -> None:
@@ -190,7 +190,7 @@ def test_interleaved_runs_are_one_line_and_end_together(watch: Any) -> None:
     bar.end(JOB, {**GOOD, "wall_seconds": 340.0})
     assert bar.left_words(None) == "10:40 left"
     (line,) = (line for line in text.getvalue().splitlines() if "interleaved" in line)
-    assert line == "bench: job 1-2/4 glibc n=4 repeat=2 and tcmalloc n=4 repeat=2, interleaved ..."
+    assert line == "mallocost: job 1-2/4 glibc n=4 repeat=2 and tcmalloc n=4 repeat=2, interleaved ..."
 
 
 def test_with_blocks_auto_three_blocks_are_run_and_then_the_budget_ends_it(watch: Any) -> None:

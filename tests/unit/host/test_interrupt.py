@@ -146,7 +146,7 @@ def test_one_that_comes_while_the_words_are_read_is_said(
 
     monkeypatch.setattr(compose, "jobs_of", composes)
     assert cli.main(words) == 130
-    assert capsys.readouterr().err.startswith(f"bench: stopped by {number.name}: ")
+    assert capsys.readouterr().err.startswith(f"mallocost: stopped by {number.name}: ")
 
 
 def test_one_that_comes_while_the_sweep_ends_is_said(

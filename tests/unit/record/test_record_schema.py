@@ -18,7 +18,7 @@ from bench.record.records import IN_MEMORY
 from bench.workloads import reading
 from bench.workloads.program.run import part_of
 
-DOCS = CHECKOUT / "docs"
+DOCS = CHECKOUT / "docs/reference"
 STORED = sorted((CHECKOUT / "tests" / "data" / "smoke").glob("*/record.json"))
 SCRIPT = runpy.run_path(str(CHECKOUT / "scripts" / "record_schema.py"))
 VALIDATOR = jsonschema.Draft202012Validator(json.loads((DOCS / "record.schema.json").read_text()))

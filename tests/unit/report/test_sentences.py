@@ -97,7 +97,7 @@ def test_the_setting_is_what_was_in_force() -> None:
 @pytest.mark.parametrize(
     ("image", "begins"),
     [
-        (None, "./entrypoint.sh -m "),
+        (None, "mallocost -m "),
         ({"built_by": "apptainer", "sif": "/scratch/me/bench.sif"}, "apptainer run bench.sif -m "),
         ({"built_by": "docker"}, "the same `docker run` with -m "),
     ],

@@ -1,4 +1,4 @@
-"""What --json prints, held against its own list of words and against docs/json.md."""
+"""What --json prints, held against its own list of words and against docs/reference/json.md."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FAST = {"glibc": {"seconds": 0.2}, "tcmalloc": {"seconds": 0.1}}
 RATIO = "value low high num_blocks smallest_detectable note standard_error degrees confidence"
 LIMITS = "value low high"
 POINT = "arm nodes simulated"
-# The keys of each object, by its place. docs/json.md lists them; a key that goes is another number in SCHEMA.
+# The keys of each object, by its place. docs/reference/json.md lists them; a key that goes is another number in SCHEMA.
 KEYS = {
     "report": "sections refused",
     "report.sections": "title reference arms num_records num_failed losses_agree cells pairs cautions what_else",
@@ -164,7 +164,7 @@ def test_the_words_of_advice(arm: str | None, sure: bool, word: str) -> None:
 
 
 def test_the_document_lists_the_very_words() -> None:
-    text = (CHECKOUT / "docs" / "json.md").read_text()
+    text = (CHECKOUT / "docs/reference/json.md").read_text()
     assert f"`{verdict_json.SCHEMA}`" in text
     for command, words in verdict_json.WORDS.items():
         (row,) = re.findall(rf"^\| `{command}` \| `[^`]*verdict` \| (.*) \|$", text, re.M)

@@ -85,8 +85,11 @@ def main() -> int:
 
 
 class Watch:
-    """One run. ``orders``: program, measure, env, library, arm_env, output (path of the file); ``verify``, a folder for the loader's
-    words, in the first run of an arm; in the others ``known``, what the first one found without the arm."""
+    """One run.
+
+    ``orders``: program, measure, env, library, arm_env, output (path of the file); ``verify``, a folder for the loader's words,
+    in the first run of an arm; in the others ``known``, what the first one found without the arm.
+    """
 
     def __init__(self, orders: dict[str, Any], tell: Callable[[dict[str, Any]], None]):
         self.orders, self.tell = orders, tell
@@ -158,7 +161,7 @@ class Watch:
                     return now - self.started
 
     def tend(self, now: float) -> bool:
-        """What is due at ``now``: a look at the tree, a word to the driver. Whether the program is to be stopped."""
+        """Return what is due at ``now``: a look at the tree, a word to the driver. Whether the program is to be stopped."""
         age = now - self.started
         if now >= self.next_look:
             self.next_look = now + pause_seconds(self.look(now), age, self.verification is not None)
@@ -214,8 +217,11 @@ class Watch:
                     self.status = status
 
     def look(self, now: float) -> float:
-        """Look at all processes of the tree: their memory, and their allocator. Return what that cost, in seconds of our own CPU time:
-        time that this process waited for a core was no cost to the program."""
+        """Look at all processes of the tree: their memory, and their allocator.
+
+        Return what that cost, in seconds of our own CPU time: time that this process waited for a core was no cost to the
+        program.
+        """
         began = time.thread_time()
         found = tree.descendants(os.getpid())
         if self.verification:
@@ -313,8 +319,11 @@ class Watch:
 
 
 def pause_seconds(cost: float, age: float, verifies: bool) -> float:
-    """Until the next look. A run that verifies is not timed. Else at once while everything is loaded, then a fiftieth of the age, a
-    second at most, and a hundred times the cost at least."""
+    """Until the next look.
+
+    A run that verifies is not timed. Else at once while everything is loaded, then a fiftieth of the age, a second at most, and a
+    hundred times the cost at least.
+    """
     if verifies:
         return min(0.05, max(0.005, 5 * cost))
     if age < 0.1:

@@ -49,7 +49,7 @@ class Output:
             os.close(self.writer)
 
     def read(self) -> bool:
-        """What has come; False at the end."""
+        """Return what has come; False at the end."""
         assert self.reader is not None
         try:
             chunk = os.read(self.reader, 1 << 16)

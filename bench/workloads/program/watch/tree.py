@@ -28,8 +28,11 @@ class Counters(NamedTuple):
 
 
 class Stat(NamedTuple):
-    """One line of /proc/PID/stat. ``born``: in ticks since boot, which with the pid names a process for good. ``stack``: where its
-    stack begins, which is another place after an exec, even of the same file."""
+    """One line of /proc/PID/stat.
+
+    ``born``: in ticks since boot, which with the pid names a process for good. ``stack``: where its stack begins, which is
+    another place after an exec, even of the same file.
+    """
 
     pid: int
     state: str
@@ -71,7 +74,9 @@ def main_thread_seconds(pid: int) -> float:
 
 
 def shared_once(pids: Iterable[int]) -> tuple[int, int]:
-    """Return the bytes that these processes hold, a page that several share counted once (PSS), and the most of huge pages in one of
+    """Return the bytes that these processes hold, and the most of huge pages in one of them.
+
+    Return the bytes that these processes hold, a page that several share counted once (PSS), and the most of huge pages in one of
     them; 0 for a process that has ended."""
     held, huge = 0, 0
     for pid in pids:
@@ -83,8 +88,10 @@ def shared_once(pids: Iterable[int]) -> tuple[int, int]:
 
 
 def descendants(root: int) -> list[Stat]:
-    """All processes below ``root``, parents first. Reads a file for each of their threads, or all of /proc where this kernel
-    keeps no lists of children."""
+    """All processes below ``root``, parents first.
+
+    Reads a file for each of their threads, or all of /proc where this kernel keeps no lists of children.
+    """
     if not LISTS_CHILDREN:
         return _by_parents(root)
     found: list[Stat] = []
@@ -120,8 +127,11 @@ def _by_parents(root: int) -> list[Stat]:
 
 
 def end_all(grace_seconds: float, reap: Callable[[], None]) -> None:
-    """Ask every process below this one to end, then make it. As a subreaper this one inherits whoever loses a parent, in whatever
-    session it is, so that nothing escapes by a second fork. ``reap`` waits for those that have ended."""
+    """Ask every process below this one to end, then make it.
+
+    As a subreaper this one inherits whoever loses a parent, in whatever session it is, so that nothing escapes by a second fork.
+    ``reap`` waits for those that have ended.
+    """
     deadline = time.monotonic() + grace_seconds
     asked = False
     while True:

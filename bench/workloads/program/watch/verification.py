@@ -116,7 +116,7 @@ class Verification:
         return one
 
     def charge(self, stat: tree.Stat) -> None:
-        """What a process has used is its last program's, less what its earlier ones used."""
+        """Subtract what earlier programs of a process used: what it has used is its last program's, less what its earlier ones used."""
         programs = self.seen.get((stat.pid, stat.born), [])
         if programs:
             used = max(stat.own_cpu_seconds, tree.main_thread_seconds(stat.pid))
@@ -128,7 +128,9 @@ class Verification:
         return asked and not one.file.static
 
     def account(self, cpu_seconds: float, wall_seconds: float) -> dict[str, Any]:
-        """Return ``processes``, each with whether and why the arm serves it; ``error``, one sentence where it does not serve the program;
+        """Return ``processes``, each with whether and why the arm serves it.
+
+        Return ``processes``, each with whether and why the arm serves it; ``error``, one sentence where it does not serve the program;
         ``notes`` on what it did not reach or what is unknown; ``known``, what a timed run may hold without the arm.
 
         ``cpu_seconds``: of all of it, by the kernel; ``wall_seconds``: of the run."""
@@ -164,7 +166,9 @@ def is_libc(path: str) -> bool:
 
 
 def lacks_arm(pid: int, library: str | None, known: Sequence[str]) -> bool | None:
-    """Return whether a process of a timed run runs without the arm: its library is not there, or an allocator that the first run did
+    """Return whether a process of a timed run runs without the arm.
+
+    Return whether a process of a timed run runs without the arm: its library is not there, or an allocator that the first run did
     not have is. None where it is too early to say, or hidden."""
     try:
         mapped = mapped_files(pid)
