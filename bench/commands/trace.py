@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     if not kept:
         error = error or "nothing was recorded: is the program static, or of another C library than glibc?"
     if error:
-        print(f"bench: {printable(error)}", file=sys.stderr)
+        print(f"mallocost: {printable(error)}", file=sys.stderr)
         return 1
     print(f"It ran for {seconds:.1f} s while it was recorded.")
     return 0
