@@ -59,7 +59,7 @@ def test_a_replay_leaves_records_that_are_verified_and_read(folder: Path, replay
     for rank, record in zip(ranks, records.values()):
         assert sum(rank["segments"]["steady"]) == 8 and rank["segments"]["kind"].count(STEP) == 10
         assert math.isfinite(record["derived"]["sec_per_it"])
-    schema = json.loads((CHECKOUT / "docs" / "record.schema.json").read_text())
+    schema = json.loads((CHECKOUT / "docs" / "reference" / "record.schema.json").read_text())
     for path in folder.glob("results/*/*/record.json"):
         jsonschema.validate(json.loads(path.read_text()), schema)
 
