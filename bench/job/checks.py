@@ -92,10 +92,10 @@ def converted(values: Any, kind: Any, where: str = "") -> Any:
         raise ConfigError(f"{key or 'it'}={brief(value)}: {what}.") from error
 
 
-def brief(value: Any) -> str:
-    """Return a value that may be anything, for a sentence: one line, and short."""
+def brief(value: Any, length: int = 60) -> str:
+    """Return a value that may be anything, for a sentence: one line, of at most ``length`` characters."""
     text = ascii(value) if not isinstance(value, str) or not value.isprintable() else value
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def require(good: object, sentence: str) -> None:
@@ -105,7 +105,8 @@ def require(good: object, sentence: str) -> None:
 
 def must(job: Job, key: str, good: object, be: str) -> None:
     """Raise ConfigError, with the key and its value, unless it is ``good``. ``be``: what it must be."""
-    require(good, f"{key}={brief(operator.attrgetter(key)(job))} must be {be}.")
+    length = 300 if key.endswith("path") else 60  # a path is of use only whole
+    require(good, f"{key}={brief(operator.attrgetter(key)(job), length)} must be {be}.")
 
 
 def check(job: Job) -> None:

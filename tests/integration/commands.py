@@ -56,7 +56,9 @@ class Done:
         return [
             line
             for line in lines
-            if not line.startswith(("mallocost: job ", "mallocost: plan: ", "mallocost: Other programs", "mallocost: The hypervisor"))
+            if not line.startswith(
+                ("mallocost: job ", "mallocost: plan: ", "mallocost: Other programs", "mallocost: The hypervisor")
+            )
         ]
 
     def records(self) -> dict[str, Any]:

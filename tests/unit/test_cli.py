@@ -225,4 +225,6 @@ def test_a_call_that_the_host_refuses_is_not_said_to_be_the_output(
     monkeypatch.setattr(cli, "_run", refused)
     assert cli.main([]) == 1
     said = capsys.readouterr().err
-    assert said.startswith("mallocost: this host does not permit a call that the program needs (Operation not permitted)")
+    assert said.startswith(
+        "mallocost: this host does not permit a call that the program needs (Operation not permitted)"
+    )

@@ -45,7 +45,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def said_by(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     assert cli.main(words) == 2
     said = capsys.readouterr().err
-    assert said.startswith("mallocost: ") and said.count("\n") == 1 and "Traceback" not in said and "Exception" not in said
+    assert (
+        said.startswith("mallocost: ") and said.count("\n") == 1 and "Traceback" not in said and "Exception" not in said
+    )
     return said
 
 

@@ -16,7 +16,8 @@ from bench.driver import resume
 from bench.job.identity import identity
 from bench.job.job import Allocator, Data, Job, Launch, Program, complete, to_dict
 from bench.record.anonymize import stripped
-from bench.statistics import gate, grouping, hosts, reproduction
+from bench.report.across import host_tables
+from bench.statistics import gate, grouping, reproduction
 from bench.statistics.history import series
 from bench.workloads import reading
 from bench.workloads.catalogue import workload_of
@@ -192,8 +193,8 @@ def test_one_question_on_two_hosts_is_one_whatever_the_folders(tmp_path: Path) -
         job = builders.job(data=Data(f"/home/{folder}/tokens.bin", "ab" * 32))
         found = [{**record, "hosts": [host]} for record in study(tmp_path / folder, job)]
         sections += grouping.sections(found, "glibc")
-    (question,) = hosts.side_by_side(sections)
-    assert len(question.rows) == 2
+    (table,) = host_tables(sections)
+    assert len(table.rows) == 2
 
 
 def test_interpreters_of_other_versions_are_other_jobs() -> None:

@@ -132,8 +132,8 @@ def test_doctor_json_holds_each_finding_and_each_arm(
     monkeypatch.setattr("bench.commands.doctor.products", lambda threads: None)
     found = printed(capsys, "doctor")
     assert found["findings"][0] == {"verdict": "bad", "sentence": "It burns.", "advice": "Stop it."}
-    (limit,) = found["findings"][1:]
-    assert limit["sentence"].startswith(("Theoretical peak: ", "The theoretical peak of this host is unknown"))
+    wanted = ("Theoretical peak: ", "The theoretical peak of this host is unknown")
+    assert any(one["sentence"].startswith(wanted) for one in found["findings"][1:])
     assert found["exit_code"] == 1 and {"glibc", "tcmalloc"} <= {arm["arm"] for arm in found["arms"]}
 
 

@@ -107,13 +107,13 @@ def test_columns_have_equal_lengths_and_true_contents(small_job: Job, events: li
     trainer.run(events.append)
     mb, it = trainer.micro_batches, trainer.iterations
     assert set(mb) == {*MICRO_BATCH_COLUMNS, "steady"} and set(it) == {*ITERATION_COLUMNS, "steady"}
-    assert {len(column) for column in mb.values()} == {10} and {len(column) for column in it.values()} == {3}
-    assert mb["iteration"] == [0] * 2 + [1] * 4 + [2] * 4 and mb["index"] == [0, 1] + [0, 1, 2, 3] * 2
-    assert mb["kind"] == ["first", "last"] + ["first", "settling", "settling", "last"] * 2
-    assert mb["forward_seconds"] == mb["backward_seconds"] == [1.0] * 10 and it["optimizer_seconds"] == [1.0] * 3
+    assert {len(column) for column in mb.values()} == {10} and {len(column) for column in it.values()} == {4}
+    assert mb["iteration"] == [0, 1] + [2] * 4 + [3] * 4 and mb["index"] == [0, 0] + [0, 1, 2, 3] * 2
+    assert mb["kind"] == ["last"] * 2 + ["first", "settling", "settling", "last"] * 2
+    assert mb["forward_seconds"] == mb["backward_seconds"] == [1.0] * 10 and it["optimizer_seconds"] == [1.0] * 4
     # begin, three looks for each micro-batch, and two for the optimizer
-    assert it["wall_seconds"] == [8.0, 14.0, 14.0]
-    assert it["loss"] == [pytest.approx(sum(mb["loss"][i:j]) / (j - i)) for i, j in ((0, 2), (2, 6), (6, 10))]
+    assert it["wall_seconds"] == [5.0, 5.0, 14.0, 14.0]
+    assert it["loss"] == [pytest.approx(sum(mb["loss"][i:j]) / (j - i)) for i, j in ((0, 1), (1, 2), (2, 6), (6, 10))]
     assert len(set(mb["loss"])) == 10, "every sample is another one"
     assert [(e["iteration"], e["index"], e["loss"]) for e in events] == list(
         zip(mb["iteration"], mb["index"], mb["loss"])
@@ -220,12 +220,12 @@ def iterations_of(small_job: Job) -> Callable[..., int]:
 @pytest.mark.parametrize(
     "measure, iterations",
     [
-        ({"iterations": 1}, 3),  # two of warm-up
-        ({}, 6),
-        ({"max_seconds": 30}, 3),  # the ceiling comes first, but one iteration is always counted
-        ({"iterations": 1, "min_seconds": 50}, 4),  # an iteration of four takes 15 of this clock's seconds
-        ({"mode": "full", "iterations": 1}, 3),
-        ({"mode": "full", "iterations": 3}, 5),
+        ({"iterations": 1}, 5),  # four of warm-up
+        ({}, 8),
+        ({"max_seconds": 30}, 5),  # the ceiling comes first, but one iteration is always counted
+        ({"iterations": 1, "min_seconds": 50}, 6),  # an iteration of four takes 15 of this clock's seconds
+        ({"mode": "full", "iterations": 1}, 5),
+        ({"mode": "full", "iterations": 3}, 7),
     ],
 )
 def test_floors_and_ceilings_of_measure_decide_how_many_iterations_run(
@@ -237,7 +237,7 @@ def test_floors_and_ceilings_of_measure_decide_how_many_iterations_run(
 def test_full_mode_counts_whole_iterations_behind_the_warm_up(small_job: Job) -> None:
     trainer = Trainer(with_measure(small_job, mode="full", iterations=2), Clock())
     trainer.run(silent)
-    assert trainer.iterations["steady"] == [False, False, True, True]
+    assert trainer.iterations["steady"] == [False] * 4 + [True, True]
     assert trainer.micro_batches["steady"] == [False] * 4 + [True] * 8
 
 
