@@ -9,9 +9,9 @@
 # shell, which no preload can enter; natively that one shell cannot be helped. Up to `unset` nothing here starts a program.
 set -u
 
-# The command whose program keeps its own environment: program, and advise with a program after --.
+# The command whose program keeps its own environment: program, and advise or trace with a program after --.
 for_whom=${1:-}
-if [ "$for_whom" = advise ]; then
+if [ "$for_whom" = advise ] || [ "$for_whom" = trace ]; then
     for word in "$@"; do [ "$word" != -- ] || for_whom=program; done
 fi
 

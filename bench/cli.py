@@ -37,13 +37,15 @@ COMMANDS = {
     "rerun": "run the same configuration as a record's, here",
     "advise": "search the arms on this host for the fastest setting, for our GPT or for a program: advise -- COMMAND ARGS...",
     "program": "a program of yours under each allocator: program [overrides] -- COMMAND ARGS...",
+    "trace": "record the calls of malloc and free of our GPT, or of a program: trace -- COMMAND ARGS...",
+    "replay": "a recorded trace under each allocator, in seconds and without PyTorch: replay TRACE [overrides]",
     "plan": "what a sweep would run, its memory, disk and minutes",
     "jobscript": "print a job script for Slurm, PBS, LSF, Flux, mpirun or ssh: one copy of mallocost per node",
     "slurm": "alias of jobscript",
     "doctor": "what this host has and lacks for a fair measurement",
 }
 DENIED_ERRNOS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EAFNOSUPPORT, errno.EAGAIN, errno.ENOMEM, errno.EMFILE)
-TAKES_A_PROGRAM = ("program", "advise")  # after --, untouched
+TAKES_A_PROGRAM = ("program", "advise", "trace")  # after --, untouched
 USAGE = """\
 mallocost [overrides]           measure one job, e.g.  +allocator=tcmalloc nodes=2
        mallocost -m [overrides]        sweep, e.g.  -m repeat=0,1,2 +allocator=glibc,tcmalloc

@@ -21,10 +21,12 @@ from bench.workloads.gpt import fields as gpt_fields
 from bench.workloads.gpt.fields import GptRank
 from bench.workloads.program import fields as program_fields
 from bench.workloads.program.fields import ProgramRank
+from bench.workloads.replay import fields as replay_fields
+from bench.workloads.replay.fields import ReplayRank
 
 DOCS = CHECKOUT / "docs/reference"
 BLOCK = re.compile(r"(<!-- fields of (\w+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
-DECLARED = {**vars(fields), **vars(gpt_fields), **vars(program_fields)}
+DECLARED = {**vars(fields), **vars(gpt_fields), **vars(program_fields), **vars(replay_fields)}
 
 
 def strict(part: Any) -> Any:
@@ -43,20 +45,23 @@ def strict(part: Any) -> Any:
 
 def record_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a record; its ranks are those of its workload."""
-    kinds = (RecordFile, Job, GptRank, ProgramRank, Product)
+    kinds = (RecordFile, Job, GptRank, ProgramRank, ReplayRank, Product)
     _, components = msgspec.json.schema_components(kinds, ref_template="#/$defs/{name}")
     defs = strict(components)
     record = {**defs.pop("RecordFile"), "title": "record.json"}
     record["properties"]["job"] = {"$ref": "#/$defs/Job"}
-    program = {"required": ["workload"], "properties": {"workload": {"const": "program"}}}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **record,
-        "if": {"properties": {"job": program}},
-        "then": {"properties": {"ranks": {"items": {"$ref": "#/$defs/ProgramRank"}}}},
-        "else": {"properties": {"ranks": {"items": {"$ref": "#/$defs/GptRank"}}}},
-        "$defs": defs,
-    }
+    ranks = _ranks("program", "ProgramRank", _ranks("replay", "ReplayRank", _items("GptRank")))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **record, **ranks, "$defs": defs}
+
+
+def _items(kind: str) -> dict[str, Any]:
+    return {"properties": {"ranks": {"items": {"$ref": f"#/$defs/{kind}"}}}}
+
+
+def _ranks(workload: str, kind: str, others: dict[str, Any]) -> dict[str, Any]:
+    """Return that the ranks of this workload are of this kind."""
+    job = {"required": ["workload"], "properties": {"workload": {"const": workload}}}
+    return {"if": {"properties": {"job": job}}, "then": _items(kind), "else": others}
 
 
 def kind_of(part: dict[str, Any]) -> str:

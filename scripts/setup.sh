@@ -184,6 +184,10 @@ if ! is_current execstack.stamp scripts/clear_execstack.py requirements.lock req
         die "the environment is not ready (the reason is above); the next call tries again"
     stamp scripts/clear_execstack.py requirements.lock requirements-dev.lock >.venv/execstack.stamp
 fi
+# The recorder and the replayer of traces are programs in C; without a compiler only `trace` and `replay` are missing.
+if command -v "${CC:-cc}" gcc clang >/dev/null; then
+    .venv/bin/python -I -B -m bench.workloads.replay.build 2>&1 | while IFS= read -r line; do say "$line"; done || true
+fi
 # Tests start hundreds of processes, which write no bytecode and would each compile our modules anew.
 [[ ${1:-} != dev ]] || .venv/bin/python -m compileall -q bench || true
 tell_missing

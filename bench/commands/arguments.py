@@ -129,6 +129,23 @@ def program(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", help=words)
 
 
+def trace(parser: argparse.ArgumentParser) -> None:
+    words = "beginning of the names of the files that are written, one for each process (default: %(default)s)"
+    parser.add_argument("-o", "--output", metavar="NAME", type=given_path, default="calls", help=words)
+    parser.add_argument("--android", action="store_true", help="write the text of Android's memory_replay too")
+    words = "leave out the blocks that begin and end before the first step"
+    parser.add_argument("--shorten", action="store_true", help=words)
+    words = "what our GPT trains, as for a run; or -- and a command of yours, which is taken as it is"
+    parser.add_argument("overrides", nargs="*", help=words)
+
+
+def replay(parser: argparse.ArgumentParser) -> None:
+    words = "of `trace`, or the text of Android's memory_replay"
+    parser.add_argument("trace", metavar="TRACE", type=given_path, help=words)
+    words = "+allocator=a,b warmup_steps=N pace=none|original study=NAME"
+    parser.add_argument("overrides", nargs="*", help=words)
+
+
 def plan(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s [options] [overrides]"
     words = "plan for N hosts like this one, a copy on each, as a launcher would start them (default: as started now)"
@@ -169,7 +186,7 @@ def jobscript(parser: argparse.ArgumentParser) -> None:
 
 
 ADD: dict[str, Callable[[argparse.ArgumentParser], None]] = {
-    **{one.__name__: one for one in (report, compare, pack, rerun, advise, program, plan, jobscript)},
+    **{one.__name__: one for one in (report, compare, pack, rerun, advise, program, trace, replay, plan, jobscript)},
     "slurm": jobscript,
     "doctor": add_json,
 }

@@ -82,6 +82,8 @@ def measured_code(workload: str) -> str:
 @functools.lru_cache(maxsize=256)
 def code_sha256(path: Path, file_hash: str | None) -> str:
     """SHA-256 of what the file at ``path`` does, whatever its comments and docstrings say; ``file_hash`` is of its bytes."""
+    if path.suffix != ".py":
+        return str(file_hash)
     tree = ast.parse(path.read_bytes())
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:

@@ -37,9 +37,14 @@ POSITIVE_BY_MODE = {
         *(f"measure.{key}" for key in ("relative_half_width", "max_samples", "max_seconds")),
     ],
 }
-NOT_NEGATIVE = ("repeat", "group", "seed", "measure.min_samples", "measure.min_seconds")
+NOT_NEGATIVE = ("repeat", "group", "seed", "measure.min_samples", "measure.min_seconds", "replay.warmup_steps")
 SHARES = ("train.adam_beta1", "train.adam_beta2", "train.dropout")
-CHOICES = {"model.ops": ("megatron", "lean"), "measure.mode": ("sampled", "full"), "launch.blas": ("full", "stock")}
+CHOICES = {
+    "model.ops": ("megatron", "lean"),
+    "measure.mode": ("sampled", "full"),
+    "launch.blas": ("full", "stock"),
+    "replay.pace": ("none", "original"),
+}
 # What an arm's environment may not set: whose library and whose programs run is decided elsewhere, and verified.
 NOT_OF_AN_ARM = ("LD_", "PATH", "PYTHON", "BENCH_", "MASTER_", "GLOO_")
 UNITS = ("seconds", "milliseconds", "per_second")  # names of groups of `rate`
@@ -132,7 +137,9 @@ def check_numbers(job: Job) -> None:
 def check_rules(job: Job) -> None:
     model, train, measure, name = job.model, job.train, job.measure, job.allocator.name
     require(
-        job.workload in OWN_PARTS and (job.workload == "program") == bool(job.program.command),
+        job.workload in OWN_PARTS
+        and (job.workload == "program") == bool(job.program.command)
+        and (job.workload == "replay") == bool(job.replay.trace),
         f"workload={brief(job.workload)} is not one of {', '.join(OWN_PARTS)}, or is not what the rest of this job describes.",
     )
     require(

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 # Versions of an interpreter (launch.software) are facts of a record's host, where they are compared (likeness.SAME_TIMES).
-INFORMATION = ("launch.interface", "launch.python", "launch.software", "program.directory", "data.path")
+INFORMATION = ("launch.interface", "launch.python", "launch.software", "program.directory", "data.path", "replay.trace")
 PLACE = ("nodes", "repeat", "group")  # which cell, block and group of interleaved runs of an experiment a job is
 AMOUNT = ("measure.mode", "measure.iteration_micro_batches")  # of `measure`, what is no mere amount
 # Where a path may begin: not within a word or another path, but right after an option of a compiler.

@@ -140,6 +140,16 @@ class Program:
 
 
 @dataclass(frozen=True)
+class Replay:
+    """A recorded trace of malloc and free, replayed in place of our GPT. Without ``trace`` there is none."""
+
+    trace: str = ""  # the file
+    sha256: Optional[str] = None  # of the file
+    warmup_steps: int = 2  # steps of the trace that are replayed and not counted
+    pace: str = "none"  # when a call is made: `none` at once, `original` when the program made it
+
+
+@dataclass(frozen=True)
 class Job:
     """Everything that decides what one job runs."""
 
@@ -157,6 +167,7 @@ class Job:
     data: Data = field(default_factory=Data)
     launch: Launch = field(default_factory=Launch)
     program: Program = field(default_factory=Program)
+    replay: Replay = field(default_factory=Replay)
 
     @property
     def num_ranks(self) -> int:
@@ -199,7 +210,11 @@ class Job:
 
 
 # The workloads, and which parts of a job each has for itself. The other parts belong to all of them.
-OWN_PARTS: Dict[str, Tuple[str, ...]] = {"gpt": ("model", "train", "parallel", "data"), "program": ("program",)}
+OWN_PARTS: Dict[str, Tuple[str, ...]] = {
+    "gpt": ("model", "train", "parallel", "data"),
+    "program": ("program",),
+    "replay": ("replay",),
+}
 
 
 def _plain(part: Any) -> Dict[str, Any]:
@@ -228,7 +243,7 @@ def workload_name(values: Mapping[str, Any]) -> str:
 
 
 PARTS: Dict[str, Any] = {
-    kind.__name__.lower(): kind for kind in (Allocator, Model, Train, Parallel, Measure, Data, Launch, Program)
+    kind.__name__.lower(): kind for kind in (Allocator, Model, Train, Parallel, Measure, Data, Launch, Program, Replay)
 }
 
 

@@ -97,8 +97,9 @@ def forecast(job: Job, found: Sequence[Record], alone: bool, gflops: float | Non
     flops_seconds = workload_of(job).tflops(job, 1.0)
     from_outside = flops_seconds is None  # of a program only whole runs are known
     for record, theirs in ((record, from_dict(record["job"])) for record in found):
-        usable = from_outside or record["ranks"][0]["iterations"]["wall_seconds"]
-        if _identity(theirs, "workload") != _identity(job, "workload") or not usable:
+        if _identity(theirs, "workload") != _identity(job, "workload"):
+            continue
+        if not from_outside and not record["ranks"][0]["iterations"]["wall_seconds"]:
             continue
         factor = _ranks_here(job, alone) / _ranks_here(theirs, record["launch"]["simulated"])
         wide, same_arm = factor != 1 or theirs.nodes != job.nodes, _arm(theirs) == _arm(job)

@@ -9,9 +9,10 @@ from bench.job.errors import ConfigError
 from bench.job.job import Job, workload_name
 from bench.workloads.gpt.workload import Gpt
 from bench.workloads.program.workload import UserProgram
+from bench.workloads.replay.workload import TraceReplay
 from bench.workloads.workload import Workload
 
-WORKLOADS: dict[str, Workload] = {"gpt": Gpt(), "program": UserProgram()}
+WORKLOADS: dict[str, Workload] = {"gpt": Gpt(), "program": UserProgram(), "replay": TraceReplay()}
 
 
 def workload_of(what: Job | Mapping[str, Any]) -> Workload:

@@ -70,6 +70,8 @@ def test_what_a_program_keeps_is_all_but_what_is_of_allocators() -> None:
     [
         (["program", "--", "true"], True),
         (["advise", "--minutes", "5", "--", "true"], True),
+        (["trace", "--", "true"], True),
+        (["trace", "model=tiny"], False),
         (["advise", "--minutes", "5"], False),
         (["report", "--", "true"], False),
     ],

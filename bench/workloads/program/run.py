@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import math
@@ -25,7 +24,7 @@ from bench.host.files import file_sha256
 from bench.host.foreign import OF_ALLOCATORS, foreign_variables
 from bench.host.interrupt import raise_if_interrupted
 from bench.job.errors import AllocatorError
-from bench.job.job import Allocator, Job, canonical
+from bench.job.job import Job, canonical
 from bench.process.cpus import allowed_cpus
 from bench.workloads.child import CannotStart, end_child, output_of, read_events, start_child
 
@@ -61,7 +60,7 @@ def run_program(job: Job, folder: Path, on_event: Callable[[int, dict[str, Any]]
     written = _written.setdefault(program, set())
     try:
         refuse_changed({path: sha256 for path, sha256 in job.program.files.items() if path not in written})
-        path, proof = library.resolve(job.allocator), prove(canonical(asdict(job.allocator)))
+        path, proof = library.resolve(job.allocator), retention.proof_of(canonical(asdict(job.allocator)))
     except (AllocatorError, ProgramChanged) as error:
         return Outcome(error=str(error))
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,13 +121,6 @@ def refuse_changed(files: Mapping[str, str]) -> None:
             raise ProgramChanged(
                 f"{path} is not the file that this job names by its SHA-256 (edited, or another host's): start `program` again."
             )
-
-
-@functools.cache
-def prove(allocator: str) -> dict[str, Any]:
-    """Return the arm's own proof, in a small process of its own: library, version and options. Once for each arm of a sweep."""
-    proof = retention.check(Allocator(**json.loads(allocator)))
-    return {key: value for key, value in proof.items() if not key.startswith("retention_")}
 
 
 def environment(job: Job, path: str | None, base: Mapping[str, str]) -> dict[str, str]:

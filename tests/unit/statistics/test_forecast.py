@@ -108,6 +108,8 @@ def test_a_program_is_foretold_by_its_own_records_alone(tmp_path: Path) -> None:
     assert forecast.forecast(mine, [record], alone=True).source == ""
     record["job"] = {**record["job"], "workload": "program", "program": dataclasses.asdict(mine.program)}
     assert forecast.forecast(mine, [record], alone=True).seconds == 5.0
+    other = {**record, "ranks": [{"steps": None}]}  # without the columns of our GPT
+    assert forecast.forecast(builders.job(), [other], alone=True).source == ""
 
 
 def test_a_sweep_is_its_jobs_and_what_is_beside_them() -> None:

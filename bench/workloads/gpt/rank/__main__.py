@@ -29,6 +29,7 @@ from bench.process.process import bind_memory, die_with_parent, on_all, optional
 from bench.process.proof import prove
 from bench.workloads.gpt.rank import blas, openmp
 from bench.workloads.gpt.rank.alike import alike
+from bench.workloads.gpt.rank.marks import BETWEEN, MICRO_BATCH, marked
 from bench.workloads.gpt.rank.orders import Orders, Tell, Turns
 from bench.workloads.gpt.rank.tensor_memory import tensor_memory
 
@@ -124,9 +125,9 @@ def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
         )
     tell({"event": "connected"})
     turns = Turns(orders, tell, order.get("interleaved", False))
-    trainer = Trainer(job, turns.clock, turns.wait)
+    trainer = Trainer(job, turns.clock, marked(MICRO_BATCH, turns.wait, after=True))
     me["startup_seconds"] = time.perf_counter() - started
-    trainer.run(tell)
+    trainer.run(marked(BETWEEN, tell, after=False))
 
     me.update(micro_batches=trainer.micro_batches, iterations=trainer.iterations)
     peak = {

@@ -1,0 +1,92 @@
+"""replay TRACE [overrides]: the calls of a recorded program under each arm: faults, time in the kernel and memory of a step."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.allocators.retention import is_usable
+from bench.commands.program import ARMS, refuse_gpt_keys
+from bench.config import compose
+from bench.config.study import Study
+from bench.driver import sweep
+from bench.host.files import file_sha256
+from bench.job.checks import check
+from bench.job.errors import ConfigError
+from bench.job.job import Job, Replay
+from bench.paths import results_directory
+from bench.record.records import Record
+from bench.workloads import reading
+from bench.workloads.replay.build import built
+from bench.workloads.replay.trace import read
+
+KEYS = {"pace": str, "warmup_steps": int}  # of `replay`; all may leave out `replay.`
+
+
+def run(options: argparse.Namespace) -> int:
+    """Exit code: 0 fine, 1 a run failed, 130 interrupted."""
+    replay, rest = replay_of(options.trace, options.overrides)
+    built("replayer")
+    study, jobs = jobs_of(replay, rest)
+    code = sweep.run(study, jobs)
+    hashes = {job.content_hash for job in jobs}
+    found = reading.read_all([results_directory() / study.name])[0] if code != 130 else []
+    ours = [record for record in found if record["content_hash"] in hashes and record["valid"]]
+    if ours:
+        print(table(ours))
+    return code
+
+
+def replay_of(trace: Path, words: Sequence[str]) -> tuple[Replay, list[str]]:
+    """Return the replay that the words describe, and the words that are Hydra's. Raises ConfigError."""
+    values, rest = {}, []
+    for word in words:
+        key, _, value = word.partition("=")
+        name = key.lstrip("+")
+        name = name[len("replay.") :] if name.startswith("replay.") else name
+        if name not in KEYS:
+            rest.append(word)
+            continue
+        try:
+            values[name] = KEYS[name](value)
+        except ValueError:
+            raise ConfigError(f"replay.{name}={value} must be a whole number.") from None
+    read(trace)  # what is wrong with it is said before anything runs
+    path = trace.absolute()
+    return Replay(trace=str(path), sha256=file_sha256(str(path)), **values), rest
+
+
+def jobs_of(replay: Replay, words: Sequence[str]) -> tuple[Study, list[Job]]:
+    """Return one job for each arm: a replay makes the same calls each time, so that one block is enough."""
+    given = refuse_gpt_keys(words)
+    defaults = [] if "allocator" in given else [f"+allocator={','.join(ARMS)}"]
+    study, jobs = compose.jobs_of([*words, *defaults])
+    jobs = [dataclasses.replace(job, workload="replay", replay=replay) for job in jobs]
+    check(jobs[0])
+    if "allocator" not in given:
+        usable = {job.allocator.name for job in jobs if is_usable(job.allocator)}
+        jobs = [job for job in jobs if job.allocator.name in usable]
+    if "study" not in given:
+        name = Path(replay.trace).name.partition(".")[0]
+        study = dataclasses.replace(
+            study, name="replay_" + "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
+        )
+    if study.reference not in {job.allocator.name for job in jobs}:
+        study = dataclasses.replace(study, reference=jobs[0].allocator.name)
+    return study, jobs
+
+
+def table(found: Sequence[Record]) -> str:
+    """Return what a step of the trace takes under each arm, least time in the kernel first."""
+    rows = [("arm", "minor faults/step", "system s/step", "peak RSS MiB", "replay s")]
+    for record in sorted(found, key=lambda record: record["derived"]["system_seconds_per_it"]):
+        figures, segments = record["derived"], record["ranks"][0]["segments"]
+        counts = f"{figures['minor_faults_per_it']:,.0f}", f"{figures['system_seconds_per_it']:.3g}"
+        memory = f"{figures['peak_rss_bytes'] / 2**20:,.0f}", f"{sum(segments['seconds']):.1f}"
+        rows.append((record["job"]["allocator"]["name"], *counts, *memory))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join([row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in range(1, 5))]) for row in rows]
+    last = "Counts are the program's; the replay has none of its arithmetic, and predicts no speed-up of it."
+    return "\n".join(["", f"A step of the trace ({found[0]['derived']['notes']}):", "", *lines, "", last])

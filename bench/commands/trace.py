@@ -1,0 +1,110 @@
+"""trace [overrides], trace -- COMMAND ARGS...: record the calls of malloc and free of our GPT, or of a program of the user's."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.config import compose
+from bench.copies.control import Leader
+from bench.copies.launcher import Copy
+from bench.host.facts import host
+from bench.host.foreign import OF_ALLOCATORS
+from bench.job.errors import ConfigError, printable
+from bench.job.job import Allocator
+from bench.workloads.catalogue import workload_of
+from bench.workloads.replay import trace as traces
+from bench.workloads.replay.build import built
+
+# Every block of 128 KiB and more is a mapping of its own meanwhile: the kernel then tells which of its pages the program touched.
+TUNABLES = "glibc.malloc.mmap_threshold=131072"
+SHOWN = 8  # processes, those with most calls first
+
+
+def run(options: argparse.Namespace) -> int:
+    """Exit code: 0 fine, 1 the program failed or nothing was recorded."""
+    recorder, out = built("recorder"), options.output.absolute()
+    raw = out.with_name(f"{out.name}.raw")
+    if raw.exists():
+        raise ConfigError(f"{raw} has what an earlier `trace` left (`replay` reads the files in it): move it away.")
+    raw.mkdir(parents=True)
+    env = {"MALLOCOST_TRACE": str(raw / "calls"), "GLIBC_TUNABLES": TUNABLES}
+    started = time.monotonic()
+    try:
+        error = (
+            run_program(options.after, {**env, "LD_PRELOAD": str(recorder)})
+            if options.after
+            else run_workload(options.overrides, Allocator("recorder", str(recorder), env), raw / "run")
+        )
+        seconds = time.monotonic() - started
+        kept = [one for path in sorted(raw.glob("*.raw")) if (one := keep(path, out, options))]
+    finally:
+        if not any(raw.glob("*.raw")):
+            remove(raw)
+    lines = [line for _, line in sorted(kept, reverse=True)]
+    print("\n".join([*lines[:SHOWN], *([f"and {len(lines) - SHOWN} more processes"] if len(lines) > SHOWN else [])]))
+    if not kept:
+        error = error or "nothing was recorded: is the program static, or of another C library than glibc?"
+    if error:
+        print(f"mallocost: {printable(error)}", file=sys.stderr)
+        return 1
+    print(f"It ran for {seconds:.1f} s while it was recorded.")
+    return 0
+
+
+def run_program(command: Sequence[str], env: dict[str, str]) -> str:
+    """Run the command to its end; return what was wrong with it."""
+    base = {name: value for name, value in os.environ.items() if not name.startswith(OF_ALLOCATORS)}
+    try:
+        code = subprocess.run(command, env={**base, **env}).returncode
+    except OSError as error:
+        raise ConfigError(f"{command[0]} cannot be started: {error.strerror}.") from error
+    return f"{command[0]} ended with exit code {code}; its calls up to then are kept." if code else ""
+
+
+def run_workload(words: Sequence[str], recorder: Allocator, folder: Path) -> str:
+    """Run the one job of the words under the recorder; return what was wrong with it."""
+    _, jobs = compose.jobs_of(words)
+    if len(jobs) > 1 or jobs[0].num_ranks > 1:
+        raise ConfigError("trace records one run of one rank: give each key one value, and leave nodes at 1.")
+    job = dataclasses.replace(jobs[0], allocator=recorder)
+    leader = Leader(Copy(), {"facts": host()}, job.launch.timeout_seconds)
+    (outcome,) = leader.run([job], lambda parts: workload_of(job).run_block([job], [folder], parts, on_event))
+    return outcome.error or ""
+
+
+def on_event(run: int, rank: int, event: dict[str, Any]) -> None:
+    """Drop the event: a recorded run shows no progress, and takes as long as a run of its shape."""
+
+
+def keep(path: Path, out: Path, options: argparse.Namespace) -> tuple[int, str] | None:
+    """Write one process's calls in the compact form; return how many there were and a line on it, None without any."""
+    found = traces.read(path)
+    steps = sum(1 for kind, _, _, block, *_ in found if kind == traces.MARK and block == traces.STEP)
+    if options.shorten:
+        found = traces.shortened(found)
+    path.unlink()
+    if not found.header["calls"]:
+        return None
+    file = out.with_name(f"{out.name}.{path.stem.partition('-')[2]}.trace.gz")
+    traces.write(file, found)
+    if options.android:
+        traces.write_android(out.with_name(f"{file.name[: -len('.trace.gz')]}.android.gz"), found)
+    stopped = found.header["stopped"]
+    why = f"; it ends early, where no more could be written ({os.strerror(stopped)})" if stopped else ""
+    calls, threads = found.header["calls"], found.header["threads"]
+    return calls, f"{os.path.relpath(file)}: {calls:,} calls, {steps} steps, {threads} threads{why}"
+
+
+def remove(folder: Path) -> None:
+    """Remove the folder of a recording, of which everything was kept."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    folder.rmdir()

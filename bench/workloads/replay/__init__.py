@@ -1,0 +1,1 @@
+"""An allocation trace, recorded once and replayed under each allocator."""

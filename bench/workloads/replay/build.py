@@ -1,0 +1,67 @@
+"""The recorder and the replayer, built with the C compiler of this host: python -m bench.workloads.replay.build builds both."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from bench.job.errors import ConfigError
+
+HERE = Path(__file__).parent
+WARNINGS = ("-Wall", "-Wextra", "-Werror")
+FLAGS = {
+    "recorder": ("-shared", "-fPIC", "-fno-builtin"),
+    "replayer": ("-fPIE", "-pie"),
+}
+
+
+BESIDE = Path(sys.prefix) / "replay"  # where `make setup` and the image put them
+
+
+def cache() -> Path:
+    """Return the user's folder for what is built when it is needed."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mallocost"
+
+
+def built(name: str, folder: Path | None = None) -> Path:
+    """Return the program of this very source, which is built into ``folder`` (else the user's cache) where it is not there.
+
+    Raises ConfigError where it cannot be built, first of all without a C compiler.
+    """
+    source = HERE / f"{name}.c"
+    file = f"{name}-{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}"
+    places = [BESIDE / file, (folder or cache()) / file]
+    if found := next(filter(Path.is_file, places), None):
+        return found
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", ""), "cc", "gcc", "clang"))), None)
+    if compiler is None:
+        raise ConfigError(
+            "traces need a C compiler here, and there is none (cc, gcc, clang): apt-get install gcc libc6-dev, or set CC."
+        )
+    target = places[-1]
+    part = target.with_name(f"{file}.{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        command = [compiler, "-O2", *WARNINGS, *FLAGS[name], "-o", str(part), str(source), "-lpthread", "-ldl"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            words = (done.stderr.strip().splitlines() or ["it printed nothing"])[0]
+            raise ConfigError(f"{source.name} could not be built with {compiler}: {words}")
+        os.replace(part, target)
+    except OSError as error:
+        raise ConfigError(f"{target} cannot be built ({error.strerror}): set XDG_CACHE_HOME.") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return target
+
+
+if __name__ == "__main__":
+    try:
+        for one in FLAGS:
+            built(one, BESIDE)
+    except ConfigError as error:
+        sys.exit(str(error))

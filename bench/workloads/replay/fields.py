@@ -1,0 +1,45 @@
+"""What a replay adds to a record: see bench/record/fields.py."""
+
+from typing import Annotated
+
+from typing_extensions import NotRequired, TypedDict
+
+from bench.record.fields import (
+    MAJOR_FAULTS,
+    MINOR_FAULTS,
+    SYSTEM_SECONDS,
+    USER_SECONDS,
+    Number,
+    Positive,
+    Proof,
+    says,
+)
+
+
+class Segments(TypedDict):
+    kind: Annotated[list[int], says("0 before the first mark, 1 a step, any other a phase between steps", min_length=1)]
+    number: Annotated[list[int], says("of the mark at which it begins")]
+    calls: Annotated[list[int], says("of malloc and its kind, and of free")]
+    seconds: Annotated[list[Number], says("wall seconds")]
+    minor_faults: Annotated[list[int], MINOR_FAULTS]
+    major_faults: Annotated[list[int], MAJOR_FAULTS]
+    user_seconds: Annotated[list[Number], USER_SECONDS]
+    system_seconds: Annotated[list[Number], SYSTEM_SECONDS]
+    peak_rss_bytes: Annotated[list[int], says("largest resident set up to the end of the segment")]
+    steady: Annotated[list[bool], says("true for steps that count")]
+
+
+class ReplayRank(TypedDict):
+    rank: Annotated[int, says("0")]
+    node: Annotated[int, says("0")]
+    hostname: Annotated[str, says("name of the host")]
+    pid: Annotated[int, says("process number of the replayer")]
+    cpus: Annotated[list[int], says("logical CPUs that it was allowed")]
+    threads: Annotated[Positive, says("threads that take turns, as recorded")]
+    proof: Annotated[Proof, says("the arm's library, which served the replayer before and after the replay")]
+    environment_bytes: NotRequired[Annotated[int, says("size of its environment, the same for all arms")]]
+    segments: Annotated[Segments, says("the trace from mark to mark, one entry each")]
+    calls: Annotated[Positive, says("calls that were made")]
+    calls_hash: Annotated[int, says("over kind, thread, block, alignment and size of each call in its order, 52 bits")]
+    peak_rss_bytes: Annotated[int, says("largest resident set")]
+    huge_bytes: Annotated[int, says("0: not measured")]
