@@ -93,7 +93,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         return dict(RESULT)
 
     monkeypatch.setattr(run, "watched", watched)
-    monkeypatch.setattr(run, "prove", lambda allocator: {})
+    monkeypatch.setattr(run.retention, "proof_of", lambda allocator: {})
     run._first.clear()
     run._written.clear()
     return found
