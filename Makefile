@@ -21,7 +21,6 @@ help:  ## list the targets
 
 setup:  ## Python 3.9, the locked environment in .venv, the allocator packages; at once when they are there
 	@scripts/setup.sh
-	@$(if $(filter setup,$(MAKECMDGOALS)),echo "./mallocost is ready; to type mallocost in any folder: ln -s '$(CURDIR)/mallocost' ~/.local/bin/")
 
 torch2: setup  ## the newest PyTorch in .venv-torch2, for launch.python=.venv-torch2/bin/python; says its size first
 	@scripts/torch2.sh

@@ -158,6 +158,7 @@ make_environment() {
     mv .venv.new .venv
     rm -rf .tools/old-venv
     say ".venv is ready after $((SECONDS - started)) s"
+    say "./mallocost is ready; to type mallocost in any folder: ln -s '$PWD/mallocost' ~/.local/bin/"
 }
 
 if ! is_current setup.stamp requirements.lock; then

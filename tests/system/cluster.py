@@ -134,8 +134,9 @@ def _command(process: psutil.Process) -> str:
 
 
 def records(folder: Path) -> dict[tuple[int, str, int], dict[str, Any]]:
-    """All records below a results folder, by (nodes, allocator, repeat)."""
+    """All records below a results folder, by (nodes, allocator, repeat); a further run of the reference arm for other groups is left out."""
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("*/*/record.json"))]
+    found = [record for record in found if not record["job"].get("group")]
     named = {(r["job"]["nodes"], r["job"]["allocator"]["name"], r["job"]["repeat"]): r for r in found}
     assert len(named) == len(found), "two records of one name"
     return named
