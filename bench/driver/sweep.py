@@ -256,13 +256,16 @@ class Runner:
                 f"measure.blocks=auto ends after {blocks} blocks: every interval is as narrow as {wanted}."
             )
             return []
-        measure = first[0].measure
+        measure, repeat, goal = first[0].measure, 1 + max(record["job"]["repeat"] for record in done), wanted
+        ahead_blocks = needed
         if blocks > 1 and workload_of(first[0]).pauses and measure.mode == "sampled":
             last = [record for record in done if record["valid"]][-len(first) :]
             run, iteration = (seconds * len(first) / len(last) for seconds in effort.costs(last))
             ahead = effort.plan_rest(paired_draws(ours, theirs), run, iteration, left, study.blocks_half_width)
             measure = dataclasses.replace(measure, iterations=ahead.iterations)
-            needed, job_seconds = ahead.blocks, (run + ahead.iterations * iteration) / len(first)
+            ahead_blocks, job_seconds = ahead.blocks, (run + ahead.iterations * iteration) / len(first)
+            if ahead.half_width > study.blocks_half_width:
+                goal = f"about +-{100 * ahead.half_width:.1f} %; {wanted} may take about {needed} blocks"
         # Fewer give no verdict that anybody could use: they are run, whatever they take.
         if blocks >= FEWEST_BLOCKS and job_seconds * len(first) > left:
             self.progress.say(
@@ -271,16 +274,22 @@ class Runner:
             )
             return []
         if blocks > 1:
-            more = max(needed, FEWEST_BLOCKS) - blocks
+            more = max(ahead_blocks, FEWEST_BLOCKS, blocks + 1) - blocks
             minutes = more * job_seconds * len(first) / 60
             self.progress.say(
-                f"{more} more block{'s' * (more > 1)}, about {minutes:.{int(minutes < 9.95)}f} minutes, to {wanted}."
+                f"{more} more block{'s' * (more > 1)}, about {minutes:.{int(minutes < 9.95)}f} minutes, to {goal}."
             )
-        repeat = 1 + max(record["job"]["repeat"] for record in done)
-        block = in_blocks(
-            [dataclasses.replace(job, repeat=repeat, measure=measure) for job in first], study.shuffle_arms
-        )
+        block = [dataclasses.replace(job, repeat=repeat, measure=measure) for job in first]
+        block = in_blocks(self.as_measured(block), study.shuffle_arms)
         self.progress.more(block)
+        return block
+
+    def as_measured(self, block: list[Job]) -> list[Job]:
+        """Return the block with as many iterations as an earlier command ran of it: its records answer, whatever is planned now."""
+        for iterations in range(1, effort.MOST_ITERATIONS + 1):
+            jobs = [replace_iterations(job, iterations) for job in block]
+            if all((self.out / job.directory / "record.json").exists() for job in jobs):
+                return jobs
         return block
 
     def publish(self, done: list[records.Record], final: bool) -> None:
@@ -373,6 +382,10 @@ class Runner:
         records.write(path, record)
         keep_logs(path.parent, outcome.logs)
         return {**reading.with_figures(record), "path": str(path)}
+
+
+def replace_iterations(job: Job, iterations: int) -> Job:
+    return dataclasses.replace(job, measure=dataclasses.replace(job.measure, iterations=iterations))
 
 
 def check_facts(hosts: Sequence[Mapping[str, Any]]) -> None:

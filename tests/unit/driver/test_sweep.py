@@ -179,6 +179,34 @@ def test_a_wide_interval_goes_on_and_the_end_says_why(
     assert said in capsys.readouterr().err.replace("\n", " ")
 
 
+def test_blocks_that_an_earlier_command_added_answer_whatever_is_planned_now(tmp_path: Path) -> None:
+    jobs = [builders.job(arm) for arm in ("glibc", "tcmalloc")]
+    arms = {"glibc": {"seconds": 0.2}, "tcmalloc": {"seconds": 0.1}}
+    done = builders.study(tmp_path, arms, blocks=2, spread=0.3)
+    runner = sweep.Runner(Study("main", blocks="auto"), tmp_path, None, sweep.Progress(jobs))  # type: ignore[arg-type]
+    planned = runner.next_block(jobs, done, 0.0, 10.0)
+    other = 9 - planned[0].measure.iterations
+    for job in planned:
+        path = tmp_path / sweep.replace_iterations(job, other).directory / "record.json"
+        path.parent.mkdir(parents=True)
+        path.write_text("{}")
+    assert {job.measure.iterations for job in runner.next_block(jobs, done, 0.0, 10.0)} == {other}
+
+
+def test_a_goal_that_the_time_does_not_reach_is_not_promised(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = [builders.job(arm) for arm in ("glibc", "tcmalloc")]
+    noisy = [{"glibc": {"seconds": s}, "tcmalloc": {"seconds": 0.1}} for s in (0.15, 0.25, 0.2)]
+    done = [
+        r for n, arms in enumerate(noisy) for r in builders.study(tmp_path, arms, blocks=3) if r["job"]["repeat"] == n
+    ]
+    runner = sweep.Runner(Study("main", blocks="auto"), tmp_path, None, sweep.Progress(jobs))  # type: ignore[arg-type]
+    assert runner.next_block(jobs, done, 60 * 15 - 60.0, 10.0)
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "to about +-" in said and "measure.blocks_half_width=0.04 may take about" in said
+
+
 # Around it
 
 
