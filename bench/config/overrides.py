@@ -130,7 +130,7 @@ def as_text(line: str) -> str:
 
 @functools.lru_cache(maxsize=None)  # noqa: UP033
 def keys_of_text() -> dict[str, bool]:
-    """Return the keys that hold text, and whether null means that there is none. A variable of an arm is refused where it is null."""
+    """Return the keys that hold text, and whether null means that the text is absent. A variable of an arm must not be null."""
     found = {**dict.fromkeys((*GROUPS, "study", "sweep.reference"), False), "allocator.env": True}
     for part, kind in PARTS.items():
         hints = get_type_hints(kind).items()

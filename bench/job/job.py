@@ -141,7 +141,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Replay:
-    """A recorded trace of malloc and free, replayed in place of our GPT. Without ``trace`` there is none."""
+    """A recorded trace of malloc and free, replayed in place of our GPT. ``trace`` is empty for the other workloads."""
 
     trace: str = ""  # the file
     sha256: Optional[str] = None  # of the file

@@ -28,7 +28,7 @@ HUGE_BYTES = 64 << 20  # of huge pages: less is the interpreter's and the librar
 
 
 def verdict_sentences(section: Section) -> list[str]:
-    """Return a sentence for each comparison, with the gain on the math library's default path; where there is none, why."""
+    """Return a sentence for each comparison, with the gain on the math library's default path; without a ratio, the reason."""
     said = []
     for pair in section.pairs:
         gain_there = gain_by_default(section, pair)

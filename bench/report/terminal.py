@@ -48,7 +48,7 @@ def show(found: Sequence[Section], refused: Refused, files: Sequence[Path]) -> N
 
 
 def _show_tables(console: Console, tables: Sequence[Table]) -> None:
-    """Print tables as wide as the terminal; plain lines where there is none, in a log or a pipe, where a table ends with a blank line."""
+    """Print tables as wide as the terminal; plain lines without a terminal, in a log or a pipe, where a table ends with a blank line."""
     shown = [table for table in tables if table.rows]
     if not console.is_terminal:
         lines = [line for table in shown for line in (table.title, *markdown_table(table))]

@@ -16,7 +16,7 @@ class Gated:
     """``word``: one of WORDS.
 
     ``slower``: how much more of the reference's time the arm takes in B than in A (0.03: 3 % more; below 0: less), with its 95 %
-    interval; None where there is none, and then ``why`` says so. ``blocks``: how many per side would decide, where more are
+    interval; None without an interval, and then ``why`` gives the reason. ``blocks``: how many per side would decide, where more are
     needed; None where 1000 would not. ``of_times``: seconds were compared, on like hosts, because there is no reference.
     """
 
