@@ -153,7 +153,7 @@ def test_androids_text_has_the_words_of_its_documentation() -> None:
     [
         b"",
         b"\x7fELF and more",
-        gzip.compress(b"MALLOCT1\0\0\0\0"),
+        gzip.compress(b"MALLOCT1\0\0\0\0", mtime=0),
         b"1: malloc\n",
         b"1: malloc 0x10 1 2\n",
         b"1: free 0x10 5\n",
