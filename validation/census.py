@@ -1,4 +1,4 @@
-"""Which blocks of 1 MiB and more does one iteration of two micro-batches allocate, beside the published program's?
+"""Count the blocks of 1 MiB and more that an iteration of two micro-batches allocates, here and in the published program.
 
     python validation/census.py [--ops megatron published lean] [--blas full stock] [--iterations 3] [--all]
 
@@ -24,6 +24,8 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from run_job import parser_of
+
 from bench.allocators.environment import environment
 from bench.job import job
 from bench.job.sampling import kinds_of
@@ -40,8 +42,10 @@ PUBLISHED_GIB, PUBLISHED_CALLS = 42.3, 3239
 
 
 def count(ops: str, path: str, iterations: int) -> None:
-    """In the preloaded process: print the sizes of the last iteration's blocks as JSON, {bytes: calls}. Raises BlasError where the math
-    library does not take ``path``."""
+    """Print, in the preloaded process, the sizes of the last iteration's blocks as JSON, {bytes: calls}.
+
+    Raises BlasError where the math library does not take ``path``.
+    """
     import torch.distributed as dist
     from operations import exchange
     from published import PublishedOps
@@ -72,7 +76,7 @@ def count(ops: str, path: str, iterations: int) -> None:
 
 
 def census(ops: str, path: str, iterations: int) -> Counter[int]:
-    """{bytes: calls} of one steady iteration, counted in a fresh process."""
+    """Return {bytes: calls} of one steady iteration, counted in a fresh process."""
     source = Path(__file__).with_name("census.c")
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "census.so"
@@ -95,7 +99,7 @@ def census(ops: str, path: str, iterations: int) -> Counter[int]:
 
 
 def compare(found: Counter[int], every_size: bool) -> list[tuple[str, float, float]]:
-    """(what, published, here), the sizes in MiB to one decimal; sizes that the note does not name only if asked for."""
+    """Return (what, published, here), the sizes in MiB to one decimal; sizes that the note does not name only if asked for."""
     gib = sum(size * calls for size, calls in found.items()) / 2**30
     by_mib: Counter[float] = Counter()
     for size, calls in found.items():
@@ -107,8 +111,10 @@ def compare(found: Counter[int], every_size: bool) -> list[tuple[str, float, flo
 
 
 def differences(megatron: Counter[int], published: Counter[int]) -> list[str]:
-    """Noted sizes of which the two make different numbers of blocks on this host, in words. Other sizes are megatron's way to keep the
-    mask, once a micro-batch."""
+    """Return the noted sizes of which the two allocate different numbers of blocks on this host, in words.
+
+    Other sizes are megatron's way to keep the mask, once a micro-batch.
+    """
     both = zip(compare(megatron, False)[2:], compare(published, False)[2:])
     return [
         f"{here:g} blocks of {what} where the published operations ask for {there:g}"
@@ -118,7 +124,7 @@ def differences(megatron: Counter[int], published: Counter[int]) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, out=False)
     parser.add_argument("--ops", nargs="+", choices=VARIANTS, default=["megatron", "published"])
     parser.add_argument(
         "--blas", nargs="+", choices=("full", "stock"), default=["full"], help="paths of the math library"

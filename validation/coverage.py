@@ -15,7 +15,6 @@ a goal is missed.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import itertools
 import math
@@ -30,6 +29,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+from run_job import parser_of
 
 from bench.driver.order import shuffle_arms
 from bench.job.job import Job, Measure
@@ -84,7 +84,7 @@ STOPPING_RUNS = (0.01, 0.035)
 
 
 def of_shape(rng: np.random.Generator, shape: str, size: int) -> np.ndarray:
-    """Noise with mean 0; scale 1 (t3: as the textbook has it)."""
+    """Return noise with mean 0; scale 1 (t3: as the textbook has it)."""
     if shape == "normal":
         return rng.normal(size=size)
     return rng.standard_t(3, size=size) if shape == "t3" else rng.exponential(size=size) - 1.0
@@ -149,8 +149,7 @@ def run(case: Shape, seconds: np.ndarray) -> dict[str, Any]:
 
 
 def blocks_of(rng: np.random.Generator, case: Shape, seed: int) -> Iterator[tuple[list[float], list[float]]]:
-    """One block after another of one sweep, without end: the samples of the reference's run and of the arm's, as `pairing.pair`
-    has them of the records."""
+    """Yield the blocks of one sweep, without end: the samples of the reference's run and of the arm's, as in `pairing.pair`."""
     job, (_, iteration, warm) = job_of(case), run_kinds(case)
     length = len(iteration)
     for block in itertools.count():
@@ -170,7 +169,7 @@ def blocks_of(rng: np.random.Generator, case: Shape, seed: int) -> Iterator[tupl
 
 
 def truth(case: Shape) -> float:
-    """Of whole iterations of the warm run: the micro-batches, and the step, which costs both arms the same 0.3 s."""
+    """Return the ratio of whole iterations of the warm run: the micro-batches, and the step, which costs both arms the same 0.3 s."""
     n = job_of(case).num_micro_batches
     return (n * SECONDS + 0.3) / (n * SECONDS / FASTEST + 0.3)
 
@@ -188,7 +187,7 @@ class Outcome:
 def percentile_bootstrap(
     rng: np.random.Generator, reference: list[list[float]], arm: list[list[float]]
 ) -> tuple[float, float]:
-    """The textbook hierarchical bootstrap (blocks, then samples; 300 draws), to show what it would have done."""
+    """Return the interval of the textbook hierarchical bootstrap (blocks, then samples; 300 draws), to show what it would have done."""
     blocks, draws = len(reference), 300
     chosen = rng.integers(0, blocks, (blocks, draws))
     logs = np.zeros(draws)
@@ -201,7 +200,7 @@ def percentile_bootstrap(
 
 
 def judge(seed: int, number: int, tries: int) -> tuple[dict[int, Outcome], tuple[int, float, int]]:
-    """Of the shape with this number: the outcome by number of blocks, and the fewest, mean and most samples of a job."""
+    """Return, of the shape with this number, the outcome by number of blocks, and the fewest, mean and most samples of a job."""
     case = SHAPES[number]
     rng, true = np.random.default_rng([seed, number]), truth(case)
     held, called, boots = ({blocks: 0 for blocks in BLOCKS} for _ in range(3))
@@ -232,7 +231,7 @@ def judge(seed: int, number: int, tries: int) -> tuple[dict[int, Outcome], tuple
 
 
 def missed(case: Shape, blocks: int, outcome: Outcome, tries: int) -> list[str]:
-    """The goals that this outcome misses, in words."""
+    """Return the goals that this outcome misses, in words."""
     if not case.goal:
         return []
     give = GIVE * math.sqrt(0.05 * 0.95 / tries)
@@ -247,7 +246,7 @@ def missed(case: Shape, blocks: int, outcome: Outcome, tries: int) -> list[str]:
 
 
 def judge_stopping(seed: int, runs: float, fewest: int, tries: int) -> tuple[float, float]:
-    """(coverage, mean number of blocks) when blocks are added until `stats.needed_blocks` is content, as measure.blocks=auto does."""
+    """Return (coverage, mean number of blocks) when blocks are added until `stats.needed_blocks` is content, as measure.blocks=auto does."""
     case = Shape("auto", runs=runs)
     rng, true, held, total = np.random.default_rng([seed, 1000, fewest]), truth(case), 0, 0
     for turn in range(tries):
@@ -268,7 +267,7 @@ def judge_stopping(seed: int, runs: float, fewest: int, tries: int) -> tuple[flo
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, out=False)
     parser.add_argument("--tries", type=int, default=2000, help="sweeps of eight blocks for each shape (default 2000)")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
