@@ -20,6 +20,17 @@ def _field(path: str, name: str) -> str | None:
     return found.group(1) if found else None
 
 
+def cpuinfo(path: str = "/proc/cpuinfo") -> dict[str, str]:
+    """Return the fields of the first processor, and what follows all of them; empty where the file is hidden."""
+    try:
+        with open(path, errors="replace") as f:
+            lines = f.read().split("\n")
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in reversed(lines))
+    return {name.strip(): value.strip() for name, colon, value in pairs if colon}
+
+
 def allowed_cpus(status: str = "/proc/thread-self/status") -> list[int]:
     """Return the logical CPUs that this thread may use.
 

@@ -106,7 +106,9 @@ class RootMount(TypedDict):
     subfolder: Annotated[Optional[str], says("folder of it that is mounted")]
     options: Annotated[Optional[str], says("of the mount")]
     read_only: Annotated[Optional[bool], says("whether it is")]
-    image_fstypes: Annotated[list[str], says("kinds of file system here through which an image is read")]
+    image_fstypes: NotRequired[
+        Annotated[list[str], says("file systems through which an image is read; in older records")]
+    ]
 
 
 class Git(TypedDict):

@@ -80,10 +80,7 @@ def sections(records: Sequence[Record], reference: str) -> list[Section]:
 
 
 def _likeness(record: Record) -> str:
-    """Return what two records must share to stand in one section.
-
-    What two records must share to stand in one section: the experiment, the kind of host, and how many of its CPUs were allowed (the
-    fingerprint leaves out which)."""
+    """Return what two records must share to stand in one section: the experiment, the kind of host, and how many CPUs were allowed."""
     return canonical([experiment(record), host_class(record["hosts"][:1])])
 
 

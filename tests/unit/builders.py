@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints
+
+from hypothesis import HealthCheck, settings
 
 from bench import cli
 from bench.job.job import Allocator, Job, Measure, Model, Train, to_dict
@@ -16,6 +19,12 @@ from bench.record import records
 from bench.record.fields import Busy
 from bench.workloads.reading import with_figures
 
+# Made-up examples of a test; CI tries more, and BENCH_EXAMPLES=10000 looks longer.
+EXAMPLES = settings(
+    max_examples=int(os.environ.get("BENCH_EXAMPLES", "40")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 NOT_IN_A_RANK = {"hydra", "omegaconf", "pandas", "scipy", "matplotlib", "rich", "psutil", "yaml", "pyarrow", "jinja2"}
 TINY = Model(name="tiny", layers=2, hidden=64, heads=4, sequence=64, vocabulary=257, padded_vocabulary=384)
 SMALL = Model("small", layers=2, hidden=24, heads=3, sequence=10, vocabulary=300, padded_vocabulary=320)
@@ -83,7 +92,6 @@ HOST: dict[str, Any] = {
         "subfolder": "/",
         "options": "rw",
         "read_only": False,
-        "image_fstypes": [],
     },
     "image": None,
     "python": {"version": "3.9.18", "implementation": "CPython", "build": "main", "compiler": "GCC"},

@@ -1,7 +1,6 @@
 """Every door by which words from outside come in: tables, files of YAML, overrides, node lists, a launcher's variables, the wire.
 
-Whatever comes, what is given back is sound, or there is one sentence. Records and jobs have theirs in schema/test_checked.py.
-BENCH_EXAMPLES=10000 looks longer.
+Whatever comes, what is given back is sound, or there is one sentence. Records and jobs have theirs in record/test_checked.py.
 """
 
 from __future__ import annotations
@@ -15,23 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import EXAMPLES
 from cluster_of_copies import SECRET
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.config import compose, files
-from bench.config.overrides import own_folder
 from bench.copies import launcher, wire
 from bench.copies.launcher import Copy, first_host, which_copy
 from bench.job.errors import ConfigError
 from bench.job.job import Job
 from bench.statistics.published import published_rows
 
-EXAMPLES = settings(
-    max_examples=int(os.environ.get("BENCH_EXAMPLES", "200")),
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
 NUMBERS = st.sampled_from(
     "0 1 -1 007 1.5 1,5 1_000 1.020,3 1e3 1e400 nan inf -inf 0x10 ² ١ １ 99999999999999999999999 1e-400 +1 . e5 1e 1.".split()
     + [""]
@@ -78,24 +72,6 @@ def test_any_file_is_a_table_or_a_sentence(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "table.csv"
     path.write_bytes(data)
     assert not in_one_sentence(lambda: published_rows(path))
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("allocator,nodes,sec_per_it\nglibc,1,\0", "line 2: this is not CSV|column sec_per_it"),
-        (f"allocator,nodes,sec_per_it\n{'a' * 200_000},1,2", r"line 2: this is not CSV \(field larger"),
-        ("allocator;nodes;sec_per_it\nglibc;1;1,5", "has no column allocator"),
-        ("allocator,nodes,nodes,sec_per_it\nglibc,1,2,3", "has two or more column nodes"),
-        ("allocator,nodes,sec_per_it\nglibc,1,1_020", "column sec_per_it: '1_020' is not a positive number"),
-        ("allocator,nodes,sec_per_it\nglibc,1e300,2", "column nodes: '1e300' is not a whole number"),
-    ],
-    ids=["NUL", "long", "semicolons", "twice", "underscore", "nodes"],
-)
-def test_a_table_of_a_spreadsheet_is_refused_by_its_place(tmp_path: Path, text: str, words: str) -> None:
-    (tmp_path / "t.csv").write_text(text)
-    with pytest.raises(ConfigError, match=words):
-        published_rows(tmp_path / "t.csv")
 
 
 def test_a_pipe_is_no_file_of_any_kind(tmp_path: Path) -> None:
@@ -148,7 +124,6 @@ WORD = st.tuples(KEYS, st.sampled_from(["=", "", "==", "= "]), VALUES).map("".jo
 def test_any_words_are_points_or_a_sentence(words: list[str]) -> None:
     def read() -> Any:
         with compose._hydra(words):  # what Hydra says becomes a sentence where this ends
-            own_folder(words)
             return next(iter(compose.points_of(words)), [])
 
     assert all("=" in override for override in in_one_sentence(read, "".join(words)) or [])

@@ -8,8 +8,9 @@ import socket
 from typing import Any, get_args
 
 import pytest
+from builders import EXAMPLES
 from cluster_of_copies import SECRET, hello
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.copies import wire
@@ -19,7 +20,6 @@ from bench.copies.messages import BY_FOLLOWER, BY_LEADER, is_message
 from bench.copies.rendezvous import Following, Leading, RankFailed
 from bench.workloads.gpt.rank.orders import Orders
 
-EXAMPLES = settings(max_examples=int(os.environ.get("BENCH_EXAMPLES", "100")), deadline=None)
 RANK = {"rank": 1, "hostname": "h1", "alike": {"torch": "1"}}
 REAL = {
     True: [

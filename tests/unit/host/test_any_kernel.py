@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from builders import EXAMPLES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from machines import LIMITED, X86_VM, tree
-from test_doors import EXAMPLES
 
 from bench.host import cgroup, facts, load
 from bench.host.findings import findings
@@ -50,7 +50,7 @@ def test_any_words_of_a_kernel_are_facts_or_none(
     existed = (root / path).exists()
     (root / path).write_text("\n".join(lines))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(facts, "_packages", lambda path: {})  # no words of a kernel, and slow
+        patch.setattr(facts, "software", lambda path: {})  # no words of a kernel, and slow
         host, now = facts.host(root, root, {}), load.now(root)
     (root / path).write_text(text) if existed else (root / path).unlink()
     load.noise(now, load.now(root), 1.0, 2)

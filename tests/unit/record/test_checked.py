@@ -10,7 +10,7 @@ from typing import Any
 
 import builders
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bench.allocators import catalogue
@@ -28,12 +28,7 @@ from bench.statistics.grouping import sections
 from bench.workloads import reading
 from bench.workloads.catalogue import workload_of
 
-# BENCH_EXAMPLES=10000 looks longer.
-EXAMPLES = settings(
-    max_examples=int(os.environ.get("BENCH_EXAMPLES", "200")),
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+EXAMPLES = builders.EXAMPLES
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),

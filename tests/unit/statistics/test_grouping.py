@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 from bench.job.job import Measure
 from bench.report.sentences import losses_sentences, memory_sentences
-from bench.statistics.grouping import sections
+from bench.statistics.grouping import pairs, sections
 
 OUT = Path("/results/main")
 FAST = {"glibc": {"seconds": 0.2}, "tcmalloc": {"seconds": 0.1}}
@@ -118,7 +117,7 @@ def plain(found):
 
 
 @given(order=st.permutations(range(len(STUDY))))
-@settings(max_examples=max(5, int(os.environ.get("BENCH_EXAMPLES", "200")) // 10), deadline=None)
+@settings(b.EXAMPLES, max_examples=max(5, b.EXAMPLES.max_examples // 10))
 def test_the_order_of_records_changes_nothing(order):
     """Neither a figure nor a sentence, to the last digit."""
     assert repr(plain(sections([STUDY[i] for i in order], "glibc"))) == repr(plain(sections(STUDY, "glibc")))
@@ -190,6 +189,7 @@ def test_two_settings_under_one_name_are_two_arms():
 def test_failed_jobs_give_no_number():
     section = only([*b.study(OUT, FAST), b.record(OUT, b.job("glibc", 7), error="rank 1 was killed.")])
     assert len(section.failed) == 1 and len(section.cells[0].records) == 5
+    assert pairs(b.study(OUT, FAST), "jemalloc") == [], "no other arm stands in for a reference that is missing"
 
 
 def test_memory_says_which_is_larger():
