@@ -99,7 +99,7 @@ def compare(found: Sequence[records.Record], names: Sequence[str]) -> list[stats
     return [c.ratio for one in names for c in pairs(found, one) if c.ratio and (one, c.arm) in order]
 
 
-def dealt_anew(found: Sequence[records.Record], deals: int = DEALS) -> float:
+def dealt_anew(found: Sequence[records.Record], deals: int) -> float:
     """Return the share of comparisons called different when two jobs are drawn in each block, whatever their names."""
     blocks: dict[int, list[list[float]]] = {}
     for record in found:
@@ -149,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
                     print(f"{arm:14s}{len(verdicts):3d}  {show(ratio):24s} {verdicts[-1]}", flush=True)
                 if args.names > 2:
                     print(
-                        f"{arm:14s}names dealt anew {DEALS:,} times: {dealt_anew(found):.1%} called different",
+                        f"{arm:14s}names dealt anew {DEALS:,} times: {dealt_anew(found, DEALS):.1%} called different",
                         flush=True,
                     )
             called = sum(word in DIFFERENT for word in verdicts)

@@ -38,7 +38,7 @@ def run_bare(job: Job) -> list[float]:
     parts = [json.dumps(asdict(part)) for part in (job.model, job.train)]
     shape = (job.measure.warmup_micro_batches, job.train.global_batch_size, job.measure.iterations)
     script = Path(__file__).with_name("foreign_gpt.py")
-    command = [sys.executable, "-W", "ignore", script, *parts, *map(str, shape)]
+    command = [sys.executable, "-W", "ignore", str(script), *parts, *map(str, shape)]
     printed = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
     return [float(seconds) for seconds in re.findall(r"^counted \w+ ([0-9.]+) s", printed, re.MULTILINE)]
 

@@ -116,8 +116,8 @@ def jobs_of_arms(arguments: Sequence[str], arms: Sequence[str]) -> list[Job]:
                 raise ConfigError(
                     f"{key} has {len(values)} values, and advise compares arms at one point: give it one."
                 )
-        points = [[line for (line,) in {**given, "allocator": [f"+allocator={arm}"]}.values()] for arm in arms]
-        return [job_of(config, numa_domains()) for config in _configurations(points)]
+        point = [line for (line,) in given.values()]
+        return [job_of(one, numa_domains()) for one in _configurations([[*point, f"+allocator={a}"] for a in arms])]
 
 
 def values_of(arguments: Sequence[str], key: str) -> list[Any]:
@@ -139,10 +139,7 @@ def shown(arguments: Sequence[str]) -> str:
 
 
 def points_of(arguments: Sequence[str]) -> list[Point]:
-    """Return the product of the arguments over what the experiment sweeps.
-
-    Return the product of the arguments over what the experiment sweeps (`hydra.sweeper.params` of its file), where an argument
-    replaces the experiment's values of its key."""
+    """Return the product of the arguments over what the experiment sweeps (`hydra.sweeper.params`), which they replace key by key."""
     given = _parsed(overrides(arguments))
     for key, values in given.items():
         outside = key == "experiment" or key.split(".")[0] in OUTSIDE_JOB or key.startswith("measure.blocks")
