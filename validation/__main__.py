@@ -29,7 +29,7 @@ class Part:
 
 PARTS = {
     "formula": Part("the FLOPs formula gives the 14 published rows", "1 s", quick=()),
-    "coverage": Part("the 95 % interval of a ratio holds the truth 95 times in 100, on made-up jobs", "3 min", quick=("--tries", "200")),
+    "coverage": Part("the 95 % interval of a ratio covers the true value 95 times in 100, on simulated runs", "3 min", quick=("--tries", "200")),
     "many_records": Part("a report of ten thousand records in under ten seconds", "1 min"),
     "census": Part("the model allocates what the published program does: blocks of 1 MiB and more, by size", "4 min"),
     "arithmetic": Part("the math library's full path against the stock one: product and training", "11 min"),

@@ -9,7 +9,7 @@ verdict. With --out the records are kept, and the same command goes on where it 
 The tiny model takes about 50 s a comparison on two cores, the real one 20 min (glibc) and 14 min (tcmalloc).
 
 With --names of more than two, a block holds a job of each name and every two names are a comparison: five names give ten for a quarter
-of the jobs. Such comparisons share jobs, so ten of them say less than ten sweeps. Therefore the names are also dealt out anew: within
+of the jobs. Such comparisons share jobs, so ten of them say less than ten sweeps. Therefore the names are also relabeled at random: within
 a block the jobs are alike but for their names, so any two of each block make a comparison that might have been, and the share of those
 that are called different does not hang on which ten were drawn.
 
@@ -38,7 +38,7 @@ from bench.workloads import reading
 
 NAMES = ("one", "other", "third", "fourth", "fifth")
 DIFFERENT = ("faster", "slower")
-DEALS = 2000
+RELABELINGS = 2000
 # The real model as `make bench` has it: one counted iteration a job.
 WORDS = {"tiny": ("+experiment=smoke",), "gpt124m": ("measure.iterations=1",)}
 
@@ -99,18 +99,18 @@ def compare(found: Sequence[records.Record], names: Sequence[str]) -> list[stats
     return [c.ratio for one in names for c in pairs(found, one) if c.ratio and (one, c.arm) in order]
 
 
-def dealt_anew(found: Sequence[records.Record], deals: int) -> float:
+def relabeled(found: Sequence[records.Record], times: int) -> float:
     """Return the share of comparisons called different when two jobs are drawn in each block, whatever their names."""
     blocks: dict[int, list[list[float]]] = {}
     for record in found:
         if record["valid"]:
             blocks.setdefault(record["job"]["repeat"], []).append(record["derived"]["samples"])
     draw, called = random.Random(1), 0
-    for _ in range(deals):
+    for _ in range(times):
         two = [draw.sample(jobs, 2) for jobs in blocks.values()]
         ratio = stats.ratio([one for one, _ in two], [other for _, other in two])
         called += stats.verdict(ratio).word in DIFFERENT
-    return called / deals
+    return called / times
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -149,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
                     print(f"{arm:14s}{len(verdicts):3d}  {show(ratio):24s} {verdicts[-1]}", flush=True)
                 if args.names > 2:
                     print(
-                        f"{arm:14s}names dealt anew {DEALS:,} times: {dealt_anew(found, DEALS):.1%} called different",
+                        f"{arm:14s}random relabeling, {RELABELINGS:,} times: {relabeled(found, RELABELINGS):.1%} called different",
                         flush=True,
                     )
             called = sum(word in DIFFERENT for word in verdicts)

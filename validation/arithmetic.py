@@ -1,4 +1,4 @@
-"""What the math library's path is worth: the fixed product and the training of the real model, `stock` and `full` in turns.
+"""What the math library's path is worth: the fixed product and the training of the real model, `stock` and `full` interleaved.
 
     python -m validation arithmetic [--pairs 6] [--blocks 3] [--micro-batches 2] [--allocator tcmalloc ...]
 
@@ -7,7 +7,7 @@ and an iteration of --micro-batches, both paths in each block, the order turned 
 under `full` and 34 under `stock` about ten minutes.
 
 Goal: on a CPU that is not Intel's and has AVX-512 `full` does 4 times the stock product and 2.5 times the training; with AVX2 alone it
-is surely faster in both; on Intel's the two agree within 5 % or within noise. The losses of all jobs are the same bit for bit
+is significantly faster in both; on Intel's the two agree within 5 % or within noise. The losses of all jobs are the same bit for bit
 within a path. Exit code 1 when one is missed.
 """
 
@@ -45,7 +45,7 @@ def judge(what: str, ratio: stats.Ratio, cpu: Mapping[str, Any]) -> tuple[bool, 
         return met, f"the two agree within {SAME:.0%} or within noise"
     least = LEAST.get(cpu["could"], {}).get(what)
     if least is None:
-        return ratio.low > 1, f"full is surely faster (a CPU with {cpu['could']} alone has no figure to reach)"
+        return ratio.low > 1, f"full is significantly faster (a CPU with {cpu['could']} alone has no figure to reach)"
     proved = ", and the interval proves it" if ratio.low >= least else ""
     return ratio.value >= least, f"at least {least:g} times{proved}"
 

@@ -1,8 +1,8 @@
-"""Does the 95 % interval of a ratio hold the truth 95 times in 100? On runs of the shipped shape, made up, whose truth is known.
+"""Check that the 95 % interval of a ratio covers the true value 95 times in 100, on simulated runs of the shipped shape.
 
     python -m validation coverage [--tries 2000] [--seed 1]
 
-Every try is a sweep of eight blocks of two interleaved arms. What is made up is what was measured: under the reference arm the level
+Every try is a sweep of eight blocks of two interleaved arms. What is simulated is what was measured: under the reference arm the level
 of an iteration is a draw of its own, the host has slow stretches of half a minute, and the arms alternate micro-batch by micro-batch
 (ABBA), so that a stretch meets both. The product's own functions decide which iterations there are (`sampling.iterations`), what they
 are derived to (`figures.derive_rank`), and how runs become an interval (`stats.ratio`, as `pairing.pair` calls it); the first three,
@@ -78,7 +78,7 @@ SHAPES = (
     Shape("stress: one arm exponential", runs=0.05, run_shape="exponential", goal=False),
 )  # fmt: skip
 GIVE = 2  # standard errors of the simulation that a goal gives
-MOST_CALLED = 0.07  # of equal arms: what an interval that holds the truth 93 times in 100 may say
+MOST_CALLED = 0.07  # of equal arms: what an interval that covers the true value 93 times in 100 may say
 STOPPING_WIDTH, STOPPING_LIMIT = 0.04, 40
 STOPPING_RUNS = (0.01, 0.035)
 

@@ -201,7 +201,7 @@ def cpu_seconds(processes: Sequence[psutil.Process]) -> float:
 
 
 def losses_of(path: Path) -> list[Any]:
-    """Of each rank, and the digest of its parameters at the end; one that was killed behind its training has none."""
+    """Return the losses of each rank, and the digest of its parameters at the end; None where it was killed after its training."""
     return [(rank["micro_batches"]["loss"], rank["parameters_sha256"]) for rank in reading.read(path)["ranks"]]
 
 

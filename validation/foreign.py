@@ -3,7 +3,7 @@
     python validation/foreign.py [--blocks 5] [--blas full] [--out FOLDER] [OVERRIDES]
 
 Each block holds glibc and tcmalloc in the sweep and in `program`, in random order, so that drift is shared. Both have as many
-threads, and the math library as it comes; with `--blas full` the sweep lifts its path, and the foreign program has MKL_DEBUG_CPU_TYPE=5, as
+threads, and the math library at its default; with `--blas full` the sweep lifts its path, and the foreign program has MKL_DEBUG_CPU_TYPE=5, as
 its user would after our advice. OVERRIDES are of the model and its training. Goal: the 95 % interval of the ratio of the two ratios holds 1,
 and reaches no further than 10 % to either side. Exit code 1 when it does not, or when either has no ratio.
 """
