@@ -33,22 +33,22 @@ def iterations(job: Job) -> Iterator[Iteration]:
     (docs/explanation/sweep.md). Full mode warms up with a whole iteration where `measure` asks for no warm-up, so that jobs of any
     width train the same.
     """
-    measure, whole = job.measure, job.num_micro_batches
+    measure, whole, last = job.measure, job.num_micro_batches, job.parallel.pipeline
     full = measure.mode == "full"
     if full and not measure.warmup_micro_batches:
-        yield Iteration(kinds_of(whole), True)
+        yield Iteration(kinds_of(whole, last), True)
     else:
         for _ in range(max(measure.warmup_micro_batches, 1)):  # Adam's state is made in the first step
             yield Iteration(kinds_of(1), True)
-    counted_iteration = Iteration(kinds_of(whole if full else min(measure.iteration_micro_batches, whole)), False)
+    counted_iteration = Iteration(kinds_of(whole if full else min(measure.iteration_micro_batches, whole), last), False)
     done = 0
     while not full or done < measure.iterations:
         yield counted_iteration
         done += 1
 
 
-def kinds_of(count: int) -> tuple[str, ...]:
-    """Return the kind of each of an iteration's ``count`` micro-batches.
+def kinds_of(count: int, last: int = 1) -> tuple[str, ...]:
+    """Return the kind of each of an iteration's ``count`` micro-batches, of which ``last`` end it: one for each stage of a pipeline.
 
     `first` makes .grad, `last` synchronizes it. The optimizer step frees the gradients. An allocator returns a part of them to the
     kernel, or to other sizes, and the next micro-batches fault it in again: under tcmalloc two of them take 40 to 300 thousand
