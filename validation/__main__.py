@@ -33,6 +33,7 @@ PARTS = {
     "many_records": Part("a report of ten thousand records in under ten seconds", "1 min"),
     "plan": Part("plan tells the time of a sweep within 20 %, six sweeps", "40 min"),
     "census": Part("the model allocates what the published program does: blocks of 1 MiB and more, by size", "4 min"),
+    "divided": Part("tensor parallelism keeps the number of blocks of attention scores; their sizes, and the page faults, by arm", "15 min"),
     "roofline": Part("the share of the physical limit and of the measured product that training reaches", "12 min"),
     "arithmetic": Part("the math library's full path against the stock one: product and training", "11 min"),
     "operations": Part("megatron's operations take the published program's time at the most; or a revision's, or no dropout's", "7 min"),

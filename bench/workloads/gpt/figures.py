@@ -16,7 +16,6 @@ from bench.statistics.stats import finite, time_interval
 from bench.workloads.gpt.fields import GptRank
 from bench.workloads.gpt.flops import tflops
 
-
 APART = ("arithmetic_seconds", "collective_seconds", "waiting_seconds")  # of a divided model; together they are Sec/it
 
 

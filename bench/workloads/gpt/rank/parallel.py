@@ -29,19 +29,16 @@ class Group(NamedTuple):
     handle: Any = None
 
 
+ALONE = Group()
+
+
 class Groups:
     """The groups of one rank, and the seconds that it spends in them.
 
     ``embedding`` is the handle of the group of the first and the last stage, which both hold the embedding; None elsewhere.
     """
 
-    def __init__(
-        self,
-        tensor: Group = Group(),
-        data: Group = Group(),
-        pipeline: Group = Group(),
-        embedding: Any = None,
-    ):
+    def __init__(self, tensor: Group = ALONE, data: Group = ALONE, pipeline: Group = ALONE, embedding: Any = None):
         self.tensor, self.data, self.pipeline, self.embedding = tensor, data, pipeline, embedding
         self.collective_seconds = self.waiting_seconds = 0.0
 
