@@ -362,7 +362,7 @@ def test_the_vocabulary_is_padded_to_128_for_each_slice(compose: Any, tensor: in
         ("nodes=2 parallel.pipeline=24", "parallel.pipeline=24 must be a divisor of model.layers=12."),
         ("nodes=6 parallel.pipeline=4", "parallel.pipeline=4 must be such that parallel.tensor * parallel.pipeline = 1 * 4 divides"),
         ("nodes=8 parallel.tensor=2 train.global_batch_size=6", "must be a multiple of train.micro_batch_size * replicas = 1 * 4"),
-        ("nodes=4 parallel.pipeline=4", "measure.iteration_micro_batches=6 must be at least 8: "),
+        ("nodes=4 parallel.pipeline=4", "measure.iteration_micro_batches=5 must be at least 7: "),
     ],
 )  # fmt: skip
 def test_what_does_not_divide_is_refused(refused: Any, words: str, said: str) -> None:
