@@ -20,7 +20,7 @@ from bench.job.job import Job, Model, Parallel, Train, to_dict
 from bench.job.sampling import kinds_of
 from bench.paths import CHECKOUT
 from bench.workloads.gpt.rank.gpt import GPT
-from bench.workloads.gpt.rank.parallel import Group, Groups, initialize_groups
+from bench.workloads.gpt.rank.parallel import Group, Groups, initialize_groups, tensor_region_dropout
 from bench.workloads.gpt.rank.trainer import Trainer
 
 MODEL = Model("divided", layers=4, hidden=32, heads=4, sequence=12, vocabulary=250, padded_vocabulary=256)
@@ -125,7 +125,11 @@ def test_the_norm_is_above_the_limit_so_that_clipping_scales(trained: dict[str, 
 
 
 def test_seconds_in_collectives_and_between_stages_are_apart(trained: dict[str, Any]) -> None:
-    for name, tensor, pipeline in (("t2 megatron", True, False), ("p2 megatron", False, True), ("t2 p2 megatron", True, True)):
+    for name, tensor, pipeline in (
+        ("t2 megatron", True, False),
+        ("p2 megatron", False, True),
+        ("t2 p2 megatron", True, True),
+    ):
         for rank in trained[name][1]:
             columns = rank["columns"]
             for phase in ("forward", "backward"):
@@ -136,19 +140,26 @@ def test_seconds_in_collectives_and_between_stages_are_apart(trained: dict[str, 
     assert "forward_waiting_seconds" not in trained["whole megatron"][1][0]["columns"]
 
 
-def test_dropout_is_drawn_again_in_the_recomputation_and_differs_between_slices(tmp_path: Path) -> None:
-    """With checkpointing or without, the same losses; and the attention of two slices drops other units."""
-    kept, recomputed, stages = (
-        job_of(*split, dropout=0.3, activation_checkpointing=on)
-        for split, on in (((2, 2, 1), False), ((2, 2, 1), True), ((2, 1, 2), True))
-    )
-    (a, b), (c, d), _ = run(tmp_path, kept, recomputed, stages)
+def test_dropout_is_drawn_again_in_the_recomputation_alike_on_all_slices(tmp_path: Path) -> None:
+    """With checkpointing or without, the same losses; what slices hold alike stays alike, to the bit."""
+    kept, recomputed = (job_of(2, 2, dropout=0.3, activation_checkpointing=on) for on in (False, True))
+    (a, b), (c, d) = run(tmp_path, kept, recomputed)
     assert a["losses"] == b["losses"] == c["losses"] == d["losses"]
     assert a["norms"] == b["norms"] and c["norms"] == pytest.approx(a["norms"], rel=1e-6)
     replicated = [name for name, value in c["parameters"].items() if value.shape == d["parameters"][name].shape]
     assert any("ln_1" in name for name in replicated)
     same = {name for name in replicated if torch.equal(c["parameters"][name], d["parameters"][name])}
     assert {"wpe.weight", "ln_f.weight", "layers.0.ln_1.weight", "layers.3.down.bias"} <= same
+
+
+def test_slices_drop_other_units_inside_attention_and_the_same_outside() -> None:
+    drawn = []
+    for rank in (0, 1):
+        torch.manual_seed(7)
+        with tensor_region_dropout(Groups(tensor=Group(rank, 2))):
+            inside = torch.rand(4)
+        drawn.append((inside, torch.rand(4)))
+    assert not torch.equal(drawn[0][0], drawn[1][0]) and torch.equal(drawn[0][1], drawn[1][1])
 
 
 # ---- groups
