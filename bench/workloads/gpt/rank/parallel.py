@@ -148,7 +148,7 @@ def keep_slice(parameter: Tensor, dim: int, group: Group) -> nn.Parameter:
     kept = nn.Parameter(
         parameter.detach().chunk(group.size, dim)[group.rank].clone(memory_format=torch.contiguous_format)
     )
-    kept.is_slice = True  # type: ignore[attr-defined]
+    kept.is_slice = True
     return kept
 
 
