@@ -45,6 +45,14 @@ class MicroBatches(TypedDict):
     backward_user_seconds: Annotated[Column, USER_SECONDS]
     backward_system_seconds: Annotated[Column, SYSTEM_SECONDS]
     rss_bytes: Annotated[list[int], says("resident set afterwards")]
+    forward_collective_seconds: NotRequired[
+        Annotated[Column, says("of a divided model: in tensor-parallel reductions")]
+    ]
+    forward_waiting_seconds: NotRequired[
+        Annotated[Column, says("of a divided model: for what passes between stages, with the pipeline's bubble")]
+    ]
+    backward_collective_seconds: NotRequired[Annotated[Column, says("as forward_collective_seconds")]]
+    backward_waiting_seconds: NotRequired[Annotated[Column, says("as forward_waiting_seconds")]]
 
 
 class Iterations(TypedDict):
