@@ -29,7 +29,7 @@ from bench.driver.fits import check_hosts
 from bench.driver.order import groups, in_blocks, others, runs_at_once
 from bench.driver.plan import Plan, head, plan
 from bench.driver.progress import Progress
-from bench.driver.resume import answer, locked, measured_code
+from bench.driver.resume import find_record, locked, measured_code
 from bench.host import facts, load
 from bench.host.files import give_temporary_folder
 from bench.host.findings import findings
@@ -59,12 +59,14 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
     copy = which_copy(os.environ)
     timeout_seconds, secret = jobs[0].launch.timeout_seconds, secret_of(copy.launcher, os.environ)
     host = facts.host()
+    git = host["git"]
     hello: dict[str, Any] = {
         "facts": host,
         "refused": None,
         "oversubscribe": any(job.launch.oversubscribe for job in jobs),
         "same": {
             "version": __version__,
+            "revision": git and f"{git['revision']}{' with changes' * git['dirty']}",
             "sweep": sweep_name(jobs),
             "Python": host["python"],
             "packages": host["packages"],
@@ -88,7 +90,7 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
             if copy.node_rank:
                 follow(copy, hello, timeout_seconds, jobs, secret, run_part)
                 return 0
-            if secret.weak and copy.num_copies > 1:
+            if secret.source == "derived" and copy.num_copies > 1:
                 progress.say(WEAK)
             leader = Leader(copy, hello, timeout_seconds, secret)
             stack.callback(leader.end)
@@ -172,7 +174,7 @@ class Runner:
                     if not self.run_arms(list(arms), done, started):
                         self.publish(done, final=True)
                         return INTERRUPTED
-                    self.progress.so_far(pairs(done, self.study.reference))
+                    self.progress.print_ratios(pairs(done, self.study.reference))
                 # By their records and not by the clock, because runs that were there already took no time.
                 job_seconds = sum(record["wall_seconds"] for record in done[-len(block) :]) / len(block)
                 block = self.next_block(jobs, done, time.monotonic() - started, job_seconds)
@@ -300,7 +302,7 @@ class Runner:
 
     def answered(self, job: Job) -> records.Record | None:
         path = self.out / job.directory / "record.json"
-        return answer(path, job, self.hosts(job), self.progress.say)
+        return find_record(path, job, self.hosts(job), self.progress.say)[0]
 
     def hosts(self, job: Job) -> list[dict[str, Any]]:
         """The facts of this job's nodes, with the interpreter that its ranks run under."""

@@ -18,7 +18,7 @@ from bench.copies.launcher import Copy, is_own_address
 from bench.copies.wire import Secret
 from bench.job.errors import ConfigError
 
-OTHER = Secret(b"o" * 32, "BENCH_TOKEN", False)
+OTHER = Secret(b"o" * 32, "BENCH_TOKEN")
 
 
 def test_a_mixed_configuration_is_refused_on_both_sides(cluster: Callable[..., Cluster]) -> None:
@@ -93,7 +93,7 @@ def test_a_port_that_is_taken_is_said() -> None:
 STRANGERS = {
     "says nothing": b"",
     "http": b"GET / HTTP/1.1\r\n\r\n",
-    "a proof that is none": b'{"challenge": "", "proof": ""}\n',
+    "a proof that is none": b"x" * 64,
     "much": b"x" * 100_000,
 }
 
@@ -177,7 +177,7 @@ def test_a_stranger_who_knows_the_port_and_not_the_secret_cannot_end_the_sweep(c
 
 ODD_HELLOS: dict[str, dict[str, Any]] = {
     "nothing": {"do": "hello"},
-    "another order": {"do": "told", "parts": []},
+    "another order": {"do": "sent", "ranks": []},
     "a number that is none": {**hello(1), "do": "hello", "node_rank": "1"},
 }
 
@@ -191,7 +191,7 @@ def test_who_knows_the_secret_and_says_no_hello_is_not_let_in(
     two.num_copies = 2
 
     def knock() -> None:
-        connection = wire.enter(connected(two.port), SECRET, TIMEOUT)
+        connection = wire.authenticate(connected(two.port), SECRET, TIMEOUT, leads=False)
         connection.send(words)
         two.follower(1)
         connection.receive(TIMEOUT)
@@ -204,7 +204,7 @@ def test_who_knows_the_secret_and_says_no_hello_is_not_let_in(
     assert not two.errors
 
 
-@pytest.mark.parametrize("answer", [{"do": "welcome"}, {"do": "refuse"}, {"do": "run", "job": 1}, {"do": "x"}, {}, []])
+@pytest.mark.parametrize("answer", [{"do": "refuse"}, {"do": "run", "job": 1}, {"do": "x"}, {}, []])
 def test_a_first_node_that_says_what_no_first_node_says_is_given_up(answer: Any) -> None:
     port, wrong = free_port(), list[Exception]()
 
@@ -219,7 +219,7 @@ def test_a_first_node_that_says_what_no_first_node_says_is_given_up(answer: Any)
         listener.listen()
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
-        connection = wire.welcome_in(listener.accept()[0], SECRET, TIMEOUT)
+        connection = wire.authenticate(listener.accept()[0], SECRET, TIMEOUT, leads=True)
         assert connection.receive(TIMEOUT)
         connection.send(answer)
         connection.send({"do": "run", "job": []})
@@ -228,7 +228,7 @@ def test_a_first_node_that_says_what_no_first_node_says_is_given_up(answer: Any)
     assert not thread.is_alive() and [type(error) for error in wrong] == [PeersLost]
 
 
-@pytest.mark.parametrize("words", [b"", b"SSH-2.0-x\r\n", b'{"bench": 1, "challenge": "00"}\n' * 2, b'{"do": "run"}\n'])
+@pytest.mark.parametrize("words", [b"", b"SSH-2.0-x\r\n", b"x" * 64])
 def test_a_follower_takes_no_order_from_a_stranger_who_answers_first(words: bytes) -> None:
     """Somebody listens at the port before the leader does; when he has gone, the leader is found."""
     port = free_port()

@@ -23,9 +23,8 @@ EXAMPLES = settings(max_examples=int(os.environ.get("BENCH_EXAMPLES", "100")), d
 RANK = {"rank": 1, "hostname": "h1", "alike": {"torch": "1"}}
 REAL = {
     True: [
-        {"do": "welcome"},
-        {"do": "end"},
-        *({"do": word, "run": 0} for word in ("turn", "go", "leave")),
+        {"do": "finish"},
+        *({"do": word, "run": 0} for word in ("turn", "go", "end")),
         {"do": "refuse", "why": "too many."},
         {"do": "run", "jobs": [{"nodes": 2}]},
         {"do": "kill", "run": 1, "hangs": True},
@@ -39,7 +38,7 @@ REAL = {
         {"do": "waits", "run": 0},
         {"do": "beat", "run": 0, "done": {"0": 12, "131071": 0}},
         {"do": "ready", "run": 0, "ranks": [RANK]},
-        {"do": "told", "run": 0, "parts": [{"rank": 1, "proof": {}}]},
+        {"do": "sent", "run": 0, "ranks": [{"rank": 1, "proof": {}}]},
         {"do": "done", "run": 0, "error": None, "warnings": [], "logs": {}},
         {"do": "done", "run": 0, "error": "rank 1 died.", "warnings": ["noise"], "logs": {"1": "words"}},
         {"do": "done", "run": 0, "error": None, "warnings": [], "logs": None},
@@ -62,8 +61,7 @@ def test_half_a_character_is_no_message(message: Any) -> None:
 
 
 KEY = st.sampled_from(
-    "do rank ranks hostname alike parts done error warnings logs key value add run jobs why hangs".split()
-    + ["0", "1", "²"]
+    "do rank ranks hostname alike done error warnings logs key value add run jobs why hangs".split() + ["0", "1", "²"]
 )
 ANYTHING = st.recursive(
     st.none()
@@ -131,7 +129,7 @@ def test_whatever_the_first_node_says_is_an_order_that_a_rank_understands_or_the
             for order in part.on_message(0, said):
                 obey(order)
         except RankFailed:
-            assert said["do"] in ("kill", "end")
+            assert said["do"] in ("kill", "finish")
 
 
 def obey(order: dict[str, Any]) -> None:
@@ -145,7 +143,7 @@ def obey(order: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [b"[" * 100_000, b"{", b"1e", b"\xff", b'{"do": "told", "parts": [{"rank": 1, "loss": NaN}]}']
+    "text", [b"[" * 100_000, b"{", b"1e", b"\xff", b'{"do": "sent", "run": 0, "ranks": [{"rank": 1, "loss": NaN}]}']
 )
 def test_what_is_no_json_ends_the_connection(text: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "keep_alive", lambda sock, timeout_seconds: None)

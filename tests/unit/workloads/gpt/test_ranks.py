@@ -24,8 +24,9 @@ from bench.copies.rendezvous import Leading, RankFailed
 from bench.copies.wire import Connection
 from bench.job.job import Allocator, Job, from_dict
 from bench.workloads.child import end_child, read_events
-from bench.workloads.gpt import ranks
-from bench.workloads.gpt.ranks import Rank, run_ranks
+from bench.workloads.gpt import ranks, turns
+from bench.workloads.gpt.ranks import Rank
+from bench.workloads.gpt.turns import run_ranks
 from bench.workloads.gpt.watchdog import Watchdog
 
 # What ranks say
@@ -364,7 +365,7 @@ def test_an_exception_on_the_way_leaves_no_process(
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch, small_job: Job) -> Watchdog:
-    monkeypatch.setattr(ranks, "TICK_SECONDS", 0.1)
+    monkeypatch.setattr(turns, "TICK_SECONDS", 0.1)
     monkeypatch.setattr("bench.workloads.gpt.watchdog.TICK_SECONDS", 0.1)
     return Watchdog(replace(small_job, launch=replace(small_job.launch, silence_seconds=0.5)))
 
@@ -491,7 +492,7 @@ train(3)
 def test_only_the_run_whose_turn_it_is_can_hang(
     ranks_run: Callable[..., Any], arms: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ranks, "TICK_SECONDS", 0.1)
+    monkeypatch.setattr(turns, "TICK_SECONDS", 0.1)
     monkeypatch.setattr("bench.workloads.gpt.watchdog.TICK_SECONDS", 0.1)
     jobs = [replace(job, launch=replace(job.launch, silence_seconds=1.0)) for job in arms]
     program = (
