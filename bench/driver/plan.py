@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.config.study import Study
 from bench.driver.order import others, runs_at_once
-from bench.driver.resume import found_there
+from bench.driver.resume import find_record
 from bench.host.facts import usable_memory
 from bench.host.interpreter import with_software
 from bench.host.likeness import host_class
@@ -73,7 +73,7 @@ def plan(study: Study, jobs: Sequence[Job], out: Path, hosts: Sequence[Host], nu
         # As the sweep has them: alone, one host stands for all nodes.
         nodes = [hosts[min(i, len(hosts) - 1)] for i in range(1 if alone else job.nodes)]
         here = [with_software(dict(host), job.launch.python) for host in nodes]
-        record, why = found_there(out / job.directory / "record.json", job, here)
+        record, why = find_record(out / job.directory / "record.json", job, here)
         if record is None:
             todo.append(job)
         if why:

@@ -216,10 +216,10 @@ def test_a_relative_interpreter_is_made_absolute_and_asked_for_its_versions(
 
 
 def test_what_a_rank_was_given_decides_too(small_job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = resume.given_here(small_job, 1)
+    now = resume.conditions_here(small_job, [])["given"]
     monkeypatch.setattr("bench.workloads.gpt.ranks.shares_here", lambda ranks, threads=None: [[6, 7]])
-    moved = resume.given_here(small_job, 1)
+    moved = resume.conditions_here(small_job, [])["given"]
     monkeypatch.setattr("bench.workloads.gpt.ranks.shares_here", lambda ranks, threads=None: [[8, 11]])
-    assert resume.given_here(small_job, 1) == moved, "other cores of equal hosts"
+    assert resume.conditions_here(small_job, [])["given"] == moved, "other cores of equal hosts"
     monkeypatch.setattr("bench.workloads.gpt.ranks.refuses_binding", lambda: ["not allowed"])
-    assert resume.given_here(small_job, 1) != moved and now[1]["OMP_PROC_BIND"] == "close"
+    assert resume.conditions_here(small_job, [])["given"] != moved and now[1]["OMP_PROC_BIND"] == "close"
