@@ -90,8 +90,10 @@ class Leader:
         return sentence if absent else ""
 
     def run(self, jobs: Sequence[Job], run_here: Callable[[list[Part]], list[Outcome]]) -> list[Outcome]:
-        """Run the jobs, interleaved where they are several, on their first ``nodes`` nodes (all of them here when simulated);
-        ``run_here`` runs this node's part."""
+        """Run the jobs, interleaved where they are several, on their first ``nodes`` nodes (all of them here when simulated).
+
+        ``run_here`` runs this node's part.
+        """
         active = {n: c for n, c in self.followers.items() if n < jobs[0].nodes}
         names = [facts["hostname"] for facts in self.facts]
         missing = [n for n, c in active.items() if not c.alive]
@@ -211,7 +213,7 @@ def refusal_of(hello: Hello) -> str | None:
 
 
 def better(outcome: Outcome, other: str | None) -> Outcome:
-    """The more telling of two errors: who was killed, or is gone, explains who lost a connection."""
+    """Return the outcome with the error that explains the other: one that was killed, or is gone, explains a lost connection."""
     if other and (
         not outcome.error or ("was killed" not in outcome.error and ("was killed" in other or "is gone" in other))
     ):
@@ -220,7 +222,7 @@ def better(outcome: Outcome, other: str | None) -> Outcome:
 
 
 def machine_of(facts: Mapping[str, Any]) -> str:
-    """What two copies on one machine have in common, in whatever containers they are: the kernel's boot."""
+    """Return what two copies on one machine have in common, in whatever containers they are: the kernel's boot."""
     return str(facts.get("boot_id") or facts["hostname"])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import ipaddress
 import re
 import socket
@@ -30,11 +29,6 @@ class Copy:
     master_name: str = field(default="", compare=False)  # as it was given, before it was resolved
 
 
-OURS = ("BENCH_NODE_RANK", "BENCH_NUM_NODES", "BENCH_MASTER_ADDR", "BENCH_MASTER_PORT", "BENCH_TOKEN")
-OURS_ELSEWHERE = {
-    "BENCH_RANK": "BENCH_NODE_RANK",
-    **dict.fromkeys(("BENCH_WORLD_SIZE", "BENCH_SIZE", "BENCH_NODES", "BENCH_NUM_COPIES"), "BENCH_NUM_NODES"),
-}
 # launcher: (variable of the number, variable of how many, variables that may name the first node's address)
 LAUNCHERS = {
     "bench": ("BENCH_NODE_RANK", "BENCH_NUM_NODES", ()),
@@ -62,9 +56,10 @@ WAY_OUT = (
 
 
 def which_copy(environ: Mapping[str, str]) -> Copy:
-    """Return which copy this is, by the launcher's variables. Raises ConfigError where they are not enough: a guess would be a wrong
-    result."""
-    refuse_misspelt(environ)
+    """Return which copy this is, by the launcher's variables.
+
+    Raises ConfigError where they are not enough: a guess would be a wrong result.
+    """
     wrong = next(half_set(environ, *LAUNCHERS["bench"][:2]), None)
     given = [launcher for launcher, (rank, size, _) in LAUNCHERS.items() if rank in environ and size in environ]
     if given and not wrong:
@@ -102,18 +97,10 @@ def copy_of(launcher: str, environ: Mapping[str, str]) -> Copy:
     return Copy(launcher, node_rank, num_copies, address, master_port(launcher, environ), name)
 
 
-def refuse_misspelt(environ: Mapping[str, str]) -> None:
-    """Raise ConfigError for a misspelt number of a copy, which would run alone. Other names that begin with BENCH_ are allowed."""
-    for name in environ:
-        close = [OURS_ELSEWHERE[name]] if name in OURS_ELSEWHERE else difflib.get_close_matches(name, OURS, 1, 0.85)
-        if name.startswith("BENCH") and name not in OURS and close:
-            raise ConfigError(f"{name}={environ[name]} means nothing: did you mean {close[0]}? Unset it if not.")
-
-
 def half_set(environ: Mapping[str, str], rank: str, size: str) -> Iterator[str]:
     if rank in environ and size not in environ and rank not in ALONE_MAY_BE_SET:
         yield f"{rank}={environ[rank]}, but {size} is not set, how many copies there are"
-    if rank not in environ and (are_several(environ, size) or (size in OURS and size in environ)):
+    if rank not in environ and (are_several(environ, size) or (size == "BENCH_NUM_NODES" and size in environ)):
         yield f"{size}={environ[size]}, but {rank} is not set, which copy this is"
 
 
@@ -156,8 +143,10 @@ def under_slurm() -> bool:
 
 
 def first_host(names: str, variable: str = "BENCH_MASTER_ADDR") -> str:
-    """Return the first host of a Slurm node list (``n[1-4]``); a name or address is its own, ``[::1]`` without its brackets. Raises
-    ConfigError for a list that is cut off."""
+    """Return the first host of a Slurm node list (``n[1-4]``); a name or address is its own, ``[::1]`` without its brackets.
+
+    Raises ConfigError for a list that is cut off.
+    """
     import hostlist
 
     if names.startswith("[") and names.endswith("]") and ":" in names:

@@ -139,42 +139,53 @@ def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return next(sentences[key] for key in sentences if then[key] != now[key])
 
 
-def find_record(
-    path: Path, job: Job, hosts: Sequence[Mapping[str, Any]], say: Say | None = None
-) -> tuple[records.Record | None, str]:
+def find_record(path: Path, job: Job, hosts: Sequence[Mapping[str, Any]]) -> tuple[records.Record | None, str]:
     """Return the valid record that answers ``job`` here and now, and why; or None, and why a record that is there does not.
 
-    A record answers if it is of the same timed code and library, of ranks that were given the same, on hosts of the same class. With
-    ``say`` one that does not answer is archived beside ``path``, and comes back when the sweep does; without it nothing is moved.
-    Raises RecordError for a folder at ``path``.
+    A record answers if it is of the same timed code and library, of ranks that were given the same, on hosts of the same class. It
+    is at ``path``, or archived beside it. Raises RecordError for a folder at ``path``.
     """
     if path.is_dir():  # no record could be put in its place
         raise RecordError(f"{path} is a folder: move it away.")
+    if not any(path.parent.glob("record*.json")):
+        return None, ""
     now, why = conditions_here(job, hosts), "it failed, or its record is of another configuration" * path.exists()
     try:
         record = valid_record(path, job)
     except RecordError as error:
         record, why = None, str(error)
-        if say:
-            say(f"{error} It is measured again.")
     if record is not None:
-        when, then = record["started_at"][:16], conditions_of(record)
-        if then == now:
+        if (then := conditions_of(record)) == now:
+            when = record["started_at"][:16]
             return record, f"its record of {when} is of this job, code and library, on hosts of this kind"
-        why, aside = f"its record is {difference(then, now)}", archived(path, then)
-        if say:
-            os.replace(path, aside)
-        if say and then["hosts"] == now["hosts"]:
-            say(
-                f"{path.parent.name} has a record {difference(then, now)}: it is set aside as {aside.name} and measured again."
-            )
+        why = f"its record is {difference(then, now)}"
     with contextlib.suppress(RecordError):
         if (record := valid_record(archived(path, now), job)) is not None:
-            if say:
-                os.replace(record["path"], path)
-                record["path"] = str(path)
             return record, f"its record of {record['started_at'][:16]} was set aside and comes back"
     return None, why
+
+
+def take_record(path: Path, job: Job, hosts: Sequence[Mapping[str, Any]], say: Say) -> records.Record | None:
+    """Return the record of `find_record`, moved to ``path``.
+
+    Another valid record of this job is archived beside ``path``, and comes back when the sweep does. Raises RecordError.
+    """
+    found, why = find_record(path, job, hosts)
+    if found and found["path"] == str(path):
+        return found
+    try:
+        other = valid_record(path, job)
+    except RecordError as error:
+        say(f"{error} It is measured again.")
+        other = None
+    if other:
+        aside = archived(path, conditions_of(other))
+        os.replace(path, aside)
+        if not found and host_class(other["hosts"]) == host_class(hosts):
+            say(f"{path.parent.name}: {why}: it is set aside as {aside.name} and measured again.")
+    if found:
+        os.replace(found["path"], path)
+    return found and {**found, "path": str(path)}
 
 
 def valid_record(path: Path, job: Job) -> records.Record | None:

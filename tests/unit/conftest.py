@@ -218,9 +218,9 @@ def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Cluster]]:
     made: list[Cluster] = []
 
-    def make(num_copies: int, ranks: RunHere = take_part) -> Cluster:
+    def make(num_copies: int, ranks: RunHere = take_part, begin: bool = True) -> Cluster:
         made.append(Cluster(num_copies, ranks, monkeypatch))
-        for node in reversed(range(1, num_copies)):
+        for node in reversed(range(1, num_copies)) if begin else ():
             made[-1].follower(node)
         return made[-1]
 

@@ -185,13 +185,12 @@ NODES = (
 )
 NAMES = sorted({name for rank, size, addresses in launcher.LAUNCHERS.values() for name in (rank, size, *addresses)})
 NAMES += [
-    *launcher.OURS,
+    *("BENCH_NODE_RANK", "BENCH_NUM_NODES", "BENCH_MASTER_ADDR", "BENCH_MASTER_PORT", "BENCH_TOKEN"),
     "SLURM_JOB_NUM_NODES",
     "SLURM_JOB_ID",
     "WORLD_SIZE",
     "RANK",
     "PBS_NODEFILE",
-    "BENCH_NODE_RNAK",
     "PMIX_NAMESPACE",
 ]
 

@@ -15,7 +15,7 @@ from bench.copies.wire import Connection, Refused, Secret, secret_of
 # The secret
 
 
-def test_a_token_is_a_secret_and_what_a_launcher_says_is_a_weak_one() -> None:
+def test_a_token_is_a_secret_and_what_a_launcher_says_is_a_weak_one(monkeypatch: pytest.MonkeyPatch) -> None:
     token = secret_of("slurm", {"BENCH_TOKEN": "x", "SLURM_JOB_ID": "7"})
     assert token.source == "BENCH_TOKEN" and token == secret_of("bench", {"BENCH_TOKEN": "x"})
     step = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}
@@ -24,13 +24,9 @@ def test_a_token_is_a_secret_and_what_a_launcher_says_is_a_weak_one() -> None:
         "slurm", {**step, "SLURM_PROCID": "3", "HOSTNAME": "elsewhere"}
     )
     others = [secret_of("slurm", {**step, "SLURM_STEP_ID": "1"}), secret_of("slurm", {"SLURM_JOB_ID": "8"}), token]
-    assert len({one.key for one in [weak, *others]}) == 4
-
-
-def test_two_users_do_not_share_a_weak_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = secret_of("bench", {})
     monkeypatch.setattr(wire.os, "getuid", lambda: 4711)
-    assert secret_of("bench", {}).key != mine.key
+    others.append(secret_of("slurm", step))  # of another user
+    assert len({one.key for one in [weak, *others]}) == 5
 
 
 # The proof
@@ -133,6 +129,24 @@ def test_a_message_that_is_not_the_next_of_the_other_side_ends_the_connection(
     got = [connection.receive(TIMEOUT) for _ in range(bad.count(b"\n"))]
     assert got[-1] is None and not connection.alive
     assert got[:-1] == [{"do": "sent", "run": 0, "ranks": [], "n": 1}] * (len(got) - 1)
+
+
+@pytest.mark.parametrize(
+    "text", [b"[" * 100_000, b"{", b"1e", b"\xff", b'{"do": "sent", "run": 0, "ranks": [{"rank": 1, "loss": NaN}]}']
+)
+def test_what_is_no_json_ends_the_connection(text: bytes, ends: tuple[Connection, Connection]) -> None:
+    connection, other = ends
+    other.socket.sendall(other.mac(False, 0, text) + b" " + text + b"\n")
+    assert connection.receive(TIMEOUT) is None and not connection.alive
+
+
+def test_who_never_ends_his_line_is_given_up(
+    ends: tuple[Connection, Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection, other = ends
+    monkeypatch.setattr(wire, "MAX_BYTES", 1000)
+    other.socket.sendall(b"x" * 2000)
+    assert connection.receive(TIMEOUT) is None and not connection.alive
 
 
 def test_sending_to_nobody_is_noticed_and_no_error(ends: tuple[Connection, Connection]) -> None:

@@ -199,7 +199,7 @@ def test_a_folder_in_the_place_of_a_record_is_said_before_the_job_is_measured(tm
     """Nothing can be renamed over it: each start would measure the job again and lose it."""
     (tmp_path / "record.json").mkdir()
     with pytest.raises(RecordError, match="record.json is a folder: move it away"):
-        find_record(tmp_path / "record.json", small_job, [], print)
+        find_record(tmp_path / "record.json", small_job, [])
 
 
 @pytest.mark.parametrize("name, words", [("main/.lock", "No such device or address"), ("main", "main is no folder")])
