@@ -15,13 +15,13 @@ from typing import Any
 
 from bench.config.study import Study
 from bench.driver.order import others, runs_at_once
-from bench.driver.resume import find_record
+from bench.driver.resume import find_record, record_path
 from bench.host.facts import usable_memory
 from bench.host.interpreter import with_software
 from bench.host.likeness import host_class
 from bench.job.errors import RecordError
 from bench.job.identity import content_hash
-from bench.job.job import Job, complete
+from bench.job.job import Job
 from bench.job.quantities import nodes_text
 from bench.job.sampling import micro_batches
 from bench.record import records
@@ -76,7 +76,7 @@ def plan(study: Study, jobs: Sequence[Job], out: Path, hosts: Sequence[Host], nu
         # As the sweep has them: alone, one host stands for all nodes.
         nodes = [hosts[min(i, len(hosts) - 1)] for i in range(1 if alone else job.nodes)]
         here = [with_software(dict(host), job.launch.python) for host in nodes]
-        record, why = find_record(out / job.directory / "record.json", job, here)
+        record, why = find_record(record_path(out, job), job, here)
         if record is None:
             todo.append(job)
         if why:
@@ -141,7 +141,7 @@ def earlier_records(directory: Path, host: Host, pythons: Collection[str | None]
 def wanted_blocks(study: Study, jobs: Sequence[Job], earlier: Sequence[records.Record]) -> int | None:
     """Return how many blocks the spread of earlier ones asks for; None where there are not two of them."""
     hashes = {dataclasses.replace(job, repeat=0).content_hash for job in jobs}
-    ours = [record for record in earlier if content_hash({**complete(record["job"]), "repeat": 0}) in hashes]
+    ours = [record for record in earlier if content_hash({**record["job"], "repeat": 0}) in hashes]
     ratios = [pair.ratio for pair in grouping.pairs(ours, study.reference) if pair.ratio and pair.ratio.num_blocks > 1]
     return max((needed_blocks(ratio, study.blocks_half_width, FEWEST_BLOCKS) for ratio in ratios), default=None)
 

@@ -123,6 +123,11 @@ def comparable(rank: Mapping[str, Any]) -> Any:
     return [rank.get("threads"), environment, order]
 
 
+def record_path(study: Path, job: Job) -> Path:
+    """Return where the record of ``job`` lies in the folder of a study."""
+    return study / job.directory / records.FILE_NAME
+
+
 def archived(path: Path, conditions: Mapping[str, Any]) -> Path:
     """Return where a record of these conditions lies while the one at ``path`` is of others."""
     return path.with_name(f"record-{hashlib.sha256(canonical(conditions).encode()).hexdigest()[:8]}.json")

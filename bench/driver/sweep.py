@@ -29,7 +29,7 @@ from bench.driver.fits import check_hosts
 from bench.driver.order import groups, in_blocks, others, runs_at_once
 from bench.driver.plan import Plan, head, plan
 from bench.driver.progress import Progress
-from bench.driver.resume import locked, measured_code, take_record
+from bench.driver.resume import locked, measured_code, record_path, take_record
 from bench.host import facts, load
 from bench.host.files import give_temporary_folder
 from bench.host.findings import findings
@@ -288,7 +288,7 @@ class Runner:
         """Return the block with as many iterations as an earlier command ran of it: its records answer, whatever is planned now."""
         for iterations in range(1, effort.MOST_ITERATIONS + 1):
             jobs = [replace_iterations(job, iterations) for job in block]
-            if all((self.out / job.directory / "record.json").exists() for job in jobs):
+            if all(record_path(self.out, job).exists() for job in jobs):
                 return jobs
         return block
 
@@ -299,8 +299,7 @@ class Runner:
         write.write_sweep(self.out, self.study, done, final)
 
     def answered(self, job: Job) -> records.Record | None:
-        path = self.out / job.directory / "record.json"
-        return take_record(path, job, self.hosts(job), self.progress.say)
+        return take_record(record_path(self.out, job), job, self.hosts(job), self.progress.say)
 
     def hosts(self, job: Job) -> list[dict[str, Any]]:
         """Return the facts of this job's nodes, with the interpreter that its ranks run under."""
@@ -378,7 +377,7 @@ class Runner:
             "host_used_mib": outcome.host_used_mib,
             "ranks": outcome.ranks,
         }
-        path = self.out / job.directory / "record.json"
+        path = record_path(self.out, job)
         records.write(path, record)
         keep_logs(path.parent, outcome.logs)
         return {**reading.with_figures(record), "path": str(path)}

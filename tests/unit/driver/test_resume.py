@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bench.driver import resume, sweep
-from bench.driver.resume import find_record, locked, measured_code
+from bench.driver.resume import find_record, locked, measured_code, record_path
 from bench.host import likeness
 from bench.job.errors import ConfigError, RecordError
 from bench.job.job import Allocator, Job
@@ -22,10 +22,6 @@ from bench.record import records
 from bench.workloads import reading
 
 Sweep = Callable[..., tuple[int, list[Job], list[dict[str, Any]]]]
-
-
-def record_path(folder: Path, job: Job) -> Path:
-    return folder / job.directory / "record.json"
 
 
 @pytest.mark.parametrize(
