@@ -13,8 +13,9 @@ import pytest
 
 from bench.commands.program import program_of
 from bench.driver import resume
+from bench.job.checks import shaped
 from bench.job.identity import identity
-from bench.job.job import Allocator, Data, Job, Launch, Program, complete, to_dict
+from bench.job.job import Allocator, Data, Job, Launch, Program, to_dict
 from bench.record.anonymize import stripped
 from bench.report.across import host_tables
 from bench.statistics import gate, grouping, reproduction
@@ -183,7 +184,7 @@ def test_what_is_measured_is_in_the_identity() -> None:
 def test_a_key_that_an_older_record_lacks_has_its_default() -> None:
     job = to_dict(builders.job())
     older = {**job, "launch": {"timeout_seconds": 300.0}, "train": {"global_batch_size": 64}}
-    assert identity(complete(older)) == identity(job)
+    assert identity(to_dict(shaped(older))) == identity(job)
 
 
 def test_one_question_on_two_hosts_is_one_whatever_the_folders(tmp_path: Path) -> None:
