@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from cluster_of_copies import SECRET
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.config import compose, files
@@ -26,11 +26,6 @@ from bench.job.errors import ConfigError
 from bench.job.job import Job
 from bench.statistics.published import published_rows
 
-EXAMPLES = settings(
-    max_examples=int(os.environ.get("BENCH_EXAMPLES", "200")),
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
 NUMBERS = st.sampled_from(
     "0 1 -1 007 1.5 1,5 1_000 1.020,3 1e3 1e400 nan inf -inf 0x10 ² ١ １ 99999999999999999999999 1e-400 +1 . e5 1e 1.".split()
     + [""]
@@ -63,7 +58,6 @@ TABLE = st.lists(st.lists(CELL, max_size=4), max_size=5).map(lambda rows: "\n".j
     table=TABLE,
     codec=st.sampled_from(["utf-8", "utf-16", "latin-1"]),
 )
-@EXAMPLES
 def test_any_table_is_rows_or_a_sentence(tmp_path: Path, head: str, table: str, codec: str) -> None:
     path = tmp_path / "table.csv"
     path.write_bytes((head + table).encode(codec, errors="replace"))
@@ -72,7 +66,6 @@ def test_any_table_is_rows_or_a_sentence(tmp_path: Path, head: str, table: str, 
 
 
 @given(data=st.binary(max_size=40))
-@EXAMPLES
 def test_any_file_is_a_table_or_a_sentence(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "table.csv"
     path.write_bytes(data)
@@ -119,7 +112,6 @@ LINE = st.sampled_from(
     end=st.sampled_from(["\n", "\r\n", "\r"]),
     codec=st.sampled_from(["utf-8", "utf-16", "latin-1"]),
 )
-@EXAMPLES
 def test_any_file_of_yaml_is_keys_or_a_sentence(tmp_path: Path, lines: list[str], end: str, codec: str) -> None:
     path = tmp_path / "arm.yaml"
     path.write_bytes(end.join(lines).encode(codec, errors="replace"))
@@ -143,7 +135,6 @@ WORD = st.tuples(KEYS, st.sampled_from(["=", "", "==", "= "]), VALUES).map("".jo
 
 
 @given(words=st.lists(WORD, min_size=1, max_size=3))
-@EXAMPLES
 def test_any_words_are_points_or_a_sentence(words: list[str]) -> None:
     def read() -> Any:
         with compose._hydra(words):  # what Hydra says becomes a sentence where this ends
@@ -154,7 +145,7 @@ def test_any_words_are_points_or_a_sentence(words: list[str]) -> None:
 
 
 @given(word=WORD)
-@settings(EXAMPLES, max_examples=max(15, EXAMPLES.max_examples // 20))
+@settings(max_examples=15)
 def test_any_word_composes_to_jobs_or_a_sentence(word: str) -> None:
     """All of it, Hydra included, which takes longer."""
     found = in_one_sentence(lambda: compose.jobs_of(["model=tiny", word]), word)
@@ -196,7 +187,6 @@ NAMES += [
 
 
 @given(names=NODES)
-@EXAMPLES
 def test_any_list_of_nodes_has_a_first_one_or_a_sentence(names: str) -> None:
     assert isinstance(in_one_sentence(lambda: first_host(names), names) or "", str)
 
@@ -208,7 +198,6 @@ def test_any_list_of_nodes_has_a_first_one_or_a_sentence(names: str) -> None:
         max_size=6,
     )
 )
-@EXAMPLES
 def test_any_variables_of_a_launcher_are_a_copy_or_a_sentence(environ: dict[str, str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         numeric = lambda name: name if name.count(".") == 3 or ":" in name else None  # noqa: E731  no name server is asked
@@ -222,7 +211,6 @@ def test_any_variables_of_a_launcher_are_a_copy_or_a_sentence(environ: dict[str,
 
 
 @given(words=st.lists(st.binary(max_size=80) | st.binary(min_size=32, max_size=32), max_size=3), leads=st.booleans())
-@EXAMPLES
 def test_a_stranger_is_refused_whatever_he_says(words: list[bytes], leads: bool) -> None:
     ours, theirs = socket.socketpair()
 

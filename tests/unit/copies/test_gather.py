@@ -137,7 +137,7 @@ def connected(port: int) -> socket.socket:
 def test_a_hundred_half_open_connections_do_not_keep_the_copies_out(
     cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wire, "HANDSHAKE_SECONDS", 1.0)
+    monkeypatch.setattr(wire, "HANDSHAKE_SECONDS", 0.4)
     two = cluster(2, begin=False)
     held: list[socket.socket] = []
 
@@ -157,9 +157,9 @@ def test_a_hundred_half_open_connections_do_not_keep_the_copies_out(
 
 def test_a_stranger_who_knows_the_port_and_not_the_secret_cannot_end_the_sweep(cluster: Callable[..., Cluster]) -> None:
     two = cluster(2, begin=False)
-    two.follower(1, hello(1, refused="the stranger's words."), timeout=0.5, secret=OTHER)
+    two.follower(1, hello(1, refused="the stranger's words."), timeout=0.3, secret=OTHER)
     with pytest.raises(PeersLost, match="nodes 1 of 2 did not reach .* did not know this job's secret: .* BENCH_TOKEN"):
-        two.leader(timeout=1.0)
+        two.leader(timeout=0.4)
     two.join()
     assert "something answers there, but is not the first copy of this job" in str(two.errors[1])
     assert "BENCH_TOKEN the same" in str(two.errors[1])

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import pytest
 from cluster_of_copies import hello
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.copies.control import disagreement
@@ -17,7 +17,6 @@ from bench.copies.messages import BY_FOLLOWER, BY_LEADER, is_message
 from bench.copies.rendezvous import Following, Leading, RankFailed
 from bench.workloads.gpt.rank.orders import Orders
 
-EXAMPLES = settings(max_examples=int(os.environ.get("BENCH_EXAMPLES", "100")), deadline=None)
 RANK = {"rank": 1, "hostname": "h1", "alike": {"torch": "1"}}
 REAL = {
     True: [
@@ -93,7 +92,6 @@ class Wire:
 
 
 @given(message=ANYTHING | almost(False))
-@EXAMPLES
 def test_whatever_a_follower_says_is_one_sentence_at_most(message: Any) -> None:
     for said in arrived(message, by_leader=False):
         part = Leading(Copy(), {}, ["h0", "h1"])
@@ -107,7 +105,6 @@ def test_whatever_a_follower_says_is_one_sentence_at_most(message: Any) -> None:
 
 
 @given(message=ANYTHING | almost(True))
-@EXAMPLES
 def test_whatever_the_first_node_says_is_an_order_that_a_rank_understands_or_the_end(message: Any) -> None:
     for said in arrived(message, by_leader=True):
         try:

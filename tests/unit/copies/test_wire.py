@@ -164,6 +164,6 @@ def test_who_takes_nothing_any_more_is_given_up(monkeypatch: pytest.MonkeyPatch)
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         with socket.create_connection(listener.getsockname()), listener.accept()[0] as sock:
-            connection = Connection(sock, 0.5, b"k", True)
-            connection.send({"a": "x" * (64 << 20)})
+            connection = Connection(sock, 0.2, b"k", True)
+            connection.send({"a": "x" * (16 << 20)})
             assert not connection.alive
