@@ -1,4 +1,4 @@
-"""Which blocks does a rank allocate where tensor parallelism divides the model, and how many page faults do they cost?
+"""Count the blocks and the page faults of a rank where tensor parallelism divides the model.
 
     python -m validation divided [--tensor 1 2 3 4 6 12] [--arms glibc tcmalloc jemalloc] [--control] [--json FILE] [--figure FILE]
 

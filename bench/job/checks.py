@@ -24,7 +24,8 @@ NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"  # of a folder, too
 LARGEST = 1 << 53  # beyond it a number of JSON is no longer exact, and no key of a job means so much
 MOST_WHOLE = (1 << 31) - 1  # of a whole number; libraries count in 32 bits
 MOST_SECONDS = 2_000_000.0  # of a limit: 23 days; the kernel counts waits in milliseconds of 32 bits
-MOST = {"nodes": 1 << 20, "seed": LARGEST}
+MOST_NODES = 1 << 20
+MOST = {"nodes": MOST_NODES, "seed": LARGEST}
 POSITIVE = (
     "nodes ranks_per_node model.layers model.hidden model.heads model.sequence model.vocabulary train.micro_batch_size "
     "train.global_batch_size train.lr parallel.tensor parallel.pipeline train.clip_grad launch.threads_per_rank launch.timeout_seconds "

@@ -275,8 +275,3 @@ def from_dict(values: Dict[str, Any]) -> Job:
     """Return the job of plain data (the inverse of `to_dict`). Raises TypeError on a key that Job does not have."""
     parts = {key: PARTS[key](**value) if key in PARTS else value for key, value in values.items()}
     return Job(**{**parts, "workload": workload_name(values)})
-
-
-def complete(values: Dict[str, Any]) -> Dict[str, Any]:
-    """Return a record's job with today's defaults for the keys that it lacks."""
-    return to_dict(from_dict(values))

@@ -81,8 +81,8 @@ def warm_up(job: Job) -> int:
 def typical(kinds: Sequence[str], places: Sequence[int]) -> list[int]:
     """Return those of ``places`` whose mean is multiplied, and by whose spread a job stops.
 
-    Return those of ``places`` whose mean is multiplied, and by whose spread a job stops: the middle ones; where iterations are too
-    short to have any, those that settle, else the first ones, else all."""
+    These are the middle ones; where iterations are too short to have any, those that settle, else the first ones, else all.
+    """
     found = ([i for i in places if kinds[i] == kind] for kind in ("middle", "settling", "first"))
     return next(filter(None, found), list(places))
 

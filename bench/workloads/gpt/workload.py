@@ -72,7 +72,7 @@ class Gpt(Workload):
     def run_block(
         self, jobs: Sequence[Job], folders: Sequence[Path], parts: Sequence[Part], on_event: OnRunEvent
     ) -> list[Outcome]:
-        from bench.workloads.gpt.ranks import run_ranks
+        from bench.workloads.gpt.turns import run_ranks
 
         return run_ranks(jobs, parts, on_event)
 
