@@ -29,9 +29,7 @@ class OpenMP(TypedDict):
 class MicroBatches(TypedDict):
     iteration: Annotated[list[int], says("which optimizer step")]
     index: Annotated[list[int], says("which micro-batch in it")]
-    kind: Annotated[
-        list[Kind], says("`first`, `settling` (after it), `middle`, `last` (synchronizes the gradients)")
-    ]
+    kind: Annotated[list[Kind], says("`first`, `settling` (after it), `middle`, `last` (synchronizes the gradients)")]
     steady: Annotated[list[bool], says("false for warm-up, which is kept and not counted")]
     loss: Annotated[Column, says("as the rank computed it")]
     forward_seconds: Annotated[Column, says("wall time")]

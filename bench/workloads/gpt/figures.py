@@ -107,7 +107,9 @@ def derive_rank(job: Job, rank: dict[str, Any]) -> dict[str, Any]:
     steady = [i for i, yes in enumerate(mb["steady"]) if yes]
     kinds = {kind: [i for i in steady if mb["kind"][i] == kind] for kind in KINDS}
     multiplied = typical(mb["kind"], steady)
-    settling = max(Counter(mb["iteration"][i] for i in kinds["settling"]).values(), default=0)  # of an iteration, as it ran
+    settling = max(
+        Counter(mb["iteration"][i] for i in kinds["settling"]).values(), default=0
+    )  # of an iteration, as it ran
 
     def mean(column: Sequence[float], kind: str) -> float:
         return fmean(column[i] for i in (kinds[kind] or multiplied))
