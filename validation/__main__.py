@@ -32,6 +32,7 @@ PARTS = {
     "coverage": Part("the 95 % interval of a ratio covers the true value 95 times in 100, on simulated runs", "3 min", quick=("--tries", "200")),
     "many_records": Part("a report of ten thousand records in under ten seconds", "1 min"),
     "census": Part("the model allocates what the published program does: blocks of 1 MiB and more, by size", "4 min"),
+    "divided": Part("tensor parallelism keeps the number of blocks of attention scores; their sizes, and the page faults, by arm", "15 min"),
     "arithmetic": Part("the math library's full path against the stock one: product and training", "11 min"),
     "operations": Part("megatron's operations take the published program's time at most; what dropout costs", "7 min"),
     "shape": Part("short iterations after the shipped warm-up have the faults of long ones within 3 %", "1 h"),

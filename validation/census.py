@@ -22,6 +22,8 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from run_job import parser_of
@@ -76,26 +78,27 @@ def count(ops: str, path: str, iterations: int) -> None:
     print(json.dumps(Counter(sizes[:calls])))
 
 
+@contextmanager
+def counting_library() -> Iterator[str]:
+    """Build validation/census.c; its path."""
+    with tempfile.TemporaryDirectory() as folder:
+        library = f"{folder}/census.so"
+        source = Path(__file__).with_name("census.c")
+        subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
+        yield library
+
+
+def preloaded(command: Sequence[str], arm: job.Allocator, library: str | None) -> str:
+    """Return what ``command`` prints in the environment of an arm with its library at ``library``."""
+    env = environment(arm, library, len(os.sched_getaffinity(0)), os.environ)
+    return subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
 def census(ops: str, path: str, iterations: int) -> Counter[int]:
     """Return {bytes: calls} of one steady iteration, counted in a fresh process."""
-    source = Path(__file__).with_name("census.c")
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "census.so"
-        subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
-        env = environment(job.Allocator(), str(library), len(os.sched_getaffinity(0)), os.environ)
-        command = [
-            sys.executable,
-            "-W",
-            "ignore",
-            __file__,
-            "--count",
-            ops,
-            "--blas",
-            path,
-            "--iterations",
-            str(iterations),
-        ]
-        output = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
+    with counting_library() as library:
+        options = ["--count", ops, "--blas", path, "--iterations", str(iterations)]
+        output = preloaded([sys.executable, "-W", "ignore", __file__, *options], job.Allocator(), library)
     return Counter({int(size): calls for size, calls in json.loads(output).items()})
 
 

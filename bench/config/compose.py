@@ -37,6 +37,7 @@ from bench.paths import CONF, given_path
 # Keys beside the job's own: where results go and how a sweep is arranged, neither of which is part of a job.
 OUTSIDE_JOB = ("study", "sweep")
 OUTSIDE_MEASURE = ("blocks", "blocks_half_width", "blocks_max_minutes")
+PAD = 128  # of the vocabulary, for each rank of a tensor-parallel group
 MAX_POINTS = 100_000  # of one sweep; larger products are typing errors, and would exhaust the memory
 WHOLE = re.compile(r"(nodes|repeat|seed)=(0|-?[1-9]\d*)")  # a whole number for a key of the job's own
 Point = Sequence[str]  # overrides with one value each
@@ -78,6 +79,7 @@ def job_of(config: DictConfig, numa_domains: int = 1) -> Job:
     if isinstance(path := values["data"].get("path"), str):
         values["data"]["path"] = str(given_path(path))
     try:
+        values["model"] = padded(values["model"], values["parallel"])
         return filled_in(checked(values))
     except ConfigError as error:
         if auto and "ranks_per_node" in str(error):
@@ -85,6 +87,14 @@ def job_of(config: DictConfig, numa_domains: int = 1) -> Job:
                 f"ranks_per_node=auto is {numa_domains} on this host, one for each NUMA domain, and {error}"
             ) from error
         raise
+
+
+def padded(model: dict[str, Any], parallel: dict[str, Any]) -> dict[str, Any]:
+    """Return the model with the vocabulary padded as Megatron pads it for this tensor-parallel size: to a multiple of 128 for each rank."""
+    vocabulary, tensor = model.get("padded_vocabulary"), parallel.get("tensor")
+    if type(vocabulary) is not int or type(tensor) is not int or tensor < 2:
+        return model
+    return {**model, "padded_vocabulary": -(-vocabulary // (PAD * tensor)) * PAD * tensor}
 
 
 def filled_in(job: Job) -> Job:

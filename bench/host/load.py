@@ -149,6 +149,8 @@ def _idle(columns: Mapping[str, Any]) -> list[float]:
         seconds, user, system = (
             columns[f"{phase}_{name}"][i] for name in ("seconds", "user_seconds", "system_seconds")
         )
+        for name in ("collective", "waiting"):  # of a divided model, whose ranks wait for one another all the time
+            seconds -= columns[f"{phase}_{name}_seconds"][i] if f"{phase}_{name}_seconds" in columns else 0.0
         return max(0.0, seconds - user - system)
 
     return [of("forward", i) + (kind != "last" and of("backward", i)) for i, kind in enumerate(columns["kind"])]

@@ -34,8 +34,8 @@ def cpuinfo(path: str = "/proc/cpuinfo") -> dict[str, str]:
 def allowed_cpus(status: str = "/proc/thread-self/status") -> list[int]:
     """Return the logical CPUs that this thread may use.
 
-    Return the logical CPUs that this thread may use: by sched_getaffinity(2), by /proc where a filter denies that call, and all where
-    both are denied."""
+    By sched_getaffinity(2), by /proc where a filter denies that call, and all where both are denied.
+    """
     try:
         return sorted(os.sched_getaffinity(0))
     except OSError:
@@ -80,10 +80,7 @@ def node_of_all(cpus: Iterable[int], system: str = SYSTEM) -> int | None:
 
 
 def near(cpus: Iterable[int], system: str = SYSTEM) -> list[int]:
-    """Return the CPUs by NUMA node, then by core.
-
-    Return the CPUs by NUMA node, then by core: equal contiguous shares are whole cores of one domain where they can be, however the
-    machine numbers its CPUs."""
+    """Return the CPUs by NUMA node, then by core, so that equal contiguous shares are whole cores of one domain where they can be."""
     return sorted(cpus, key=lambda cpu: (*place(cpu, system), cpu))
 
 

@@ -107,7 +107,8 @@ def forecast(job: Job, found: Sequence[Record], alone: bool, gflops: float | Non
     if not gflops or flops_seconds is None:
         return Forecast(job, math.nan)
     flops = flops_seconds * job.nodes * 1e12 * job.train.micro_batch_size / job.train.global_batch_size
-    micro = flops * _ranks_here(job, alone) / (EFFICIENCY * gflops * 1e9)
+    divided = job.parallel.tensor * job.parallel.pipeline
+    micro = flops / divided * _ranks_here(job, alone) / (EFFICIENCY * gflops * 1e9)
     return Forecast(job, job_seconds(job, Pace(STARTUP_SECONDS, micro, micro, micro / 4)), "products")
 
 

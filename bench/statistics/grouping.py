@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.host.likeness import host_class
 from bench.job.identity import arm, identity
-from bench.job.job import Job, canonical, complete, from_dict
+from bench.job.job import Job, canonical, from_dict
 from bench.process.cpus import cpu_numbers
 from bench.record.records import Record
 from bench.statistics.cautions import cautions_of, without_reference
@@ -89,7 +89,7 @@ def experiment(record: Record) -> dict[str, Any]:
 
     How many iterations a sampled run has is decided from block to block (`effort.plan_rest`).
     """
-    content = identity(complete(record["job"]))
+    content = identity(record["job"])
     if content["measure.mode"] == "sampled":
         del content["measure.iterations"]
     return content

@@ -11,7 +11,7 @@ from typing import Any
 from bench.host import likeness
 from bench.job.errors import ConfigError, RecordError, printable
 from bench.job.identity import arm, followed, identity, is_amount
-from bench.job.job import canonical, complete
+from bench.job.job import canonical
 from bench.job.quantities import nodes_text
 from bench.process.cpus import cpu_numbers
 from bench.record.packs import is_pack
@@ -93,7 +93,7 @@ def load_side(path: Path, reference: str) -> Side:
     first = valid[0]
     return Side(
         name=reading.shown(path),
-        job=identity(complete(first["job"])),
+        job=identity(first["job"]),
         conditions={
             "CPUs allowed": len(cpu_numbers(section.host["cpu"]["affinity"])) or section.host["cpu"]["logical"],
             "threads of a rank": first["ranks"][0]["threads"],

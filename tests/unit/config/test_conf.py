@@ -53,7 +53,7 @@ def test_an_arm_sets_only_what_is_dropped_from_the_host(name: str) -> None:
     assert foreign_variables(env) == sorted(env)
 
 
-PARAMETERS = {"gpt124m": 124_475_904, "gpt350m": None, "gpt1.3b": None, "tiny": None}
+PARAMETERS = {"gpt124m": 124_475_904, "gpt350m": None, "gpt1.3b": None, "gpt13b": None, "tiny": None}
 
 
 @pytest.mark.parametrize("name", names("model"))

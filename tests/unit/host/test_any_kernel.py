@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from builders import EXAMPLES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from machines import LIMITED, X86_VM, tree
@@ -38,7 +37,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @given(
     path=st.sampled_from(sorted(set(LIMITED) | set(V1))), word=WORD, one_in=st.integers(1, 4), version=st.integers(0, 1)
 )
-@settings(EXAMPLES, max_examples=EXAMPLES.max_examples // 2)
+@settings(max_examples=settings.default.max_examples // 2)
 def test_any_words_of_a_kernel_are_facts_or_none(
     roots: list[Path], path: str, word: str, one_in: int, version: int
 ) -> None:

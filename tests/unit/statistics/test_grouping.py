@@ -117,7 +117,7 @@ def plain(found):
 
 
 @given(order=st.permutations(range(len(STUDY))))
-@settings(b.EXAMPLES, max_examples=max(5, b.EXAMPLES.max_examples // 10))
+@settings(max_examples=max(5, settings.default.max_examples // 10))
 def test_the_order_of_records_changes_nothing(order):
     """Neither a figure nor a sentence, to the last digit."""
     assert repr(plain(sections([STUDY[i] for i in order], "glibc"))) == repr(plain(sections(STUDY, "glibc")))
