@@ -41,6 +41,7 @@ PARTS = {
     "overhead": Part("measuring costs a micro-batch less than 1 %", "15 min"),
     "program_overhead": Part("watching costs a user's program 1 % at the most, and the interval shows it", "12 min"),
     "foreign": Part("our GPT as a foreign program: `program` finds the ratio that the sweep finds", "40 to 60 min"),
+    "programs": Part("everyday programs: a verdict of a rate agrees with whole runs timed by hyperfine", "25 min"),
     "scaling": Part("ranks, overlap or wide: data parallel on one host", "5 to 20 min"),
     "container_overhead": Part("the same job in Docker and in Apptainer: the same losses, times within 2 %", "15 min"),
     "answer": Part("the ratio of the real model is known to 4 % within the minutes given", "15 min"),

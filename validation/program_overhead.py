@@ -112,6 +112,7 @@ def measure(command: Sequence[str], folder: Path, seconds: float, draw: random.R
         "library": None,
         "arm_env": {},
         "output": str(folder / "output.txt"),
+        "known": [],
     }
     last: dict[str, Any] = {}
     thread = threading.Thread(target=lambda: last.update(watched(orders, lambda rank, said: None)))

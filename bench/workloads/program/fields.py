@@ -73,6 +73,9 @@ class ProgramRank(TypedDict):
     run: Annotated[Run, says("the whole run, as the kernel accounts for the command and its children")]
     steps: Annotated[Optional[Steps], says("what `program.rate` found; null where the run is the sample")]
     values: Annotated[list[Number], says("what `program.check` found, how often, and the hash of its output")]
+    value_steps: NotRequired[
+        Annotated[list[Number], says("the step that names each value, by `(?P<step>...)` in `program.check`")]
+    ]
     peak_rss_bytes: Annotated[int, says("most memory of all its processes together, shared pages once")]
     huge_bytes: Annotated[int, says("transparent huge pages, the most that was seen in one process")]
     fault_cost_seconds: Annotated[Optional[Number], says("wall seconds of a minor fault, all threads faulting")]
