@@ -105,7 +105,7 @@ def measure(command: Sequence[str], folder: Path, seconds: float, draw: random.R
     shared = folder / "words"
     shared.write_bytes(bytes(8 * WORDS))
     job = Job(workload="program", program=Program(command=[*command, str(shared)], directory=str(folder)))
-    orders = {
+    orders: dict[str, Any] = {
         "program": asdict(job.program),
         "measure": asdict(job.measure),
         "env": environment(job, None, os.environ),

@@ -80,14 +80,14 @@ def measure(name: str, folder: Path, out: Path, python: str, blocks: int) -> Fou
         if done.returncode > 1:
             sys.exit(f"{name} ended with {done.returncode}: {(out / f'{study}.log').read_text()}")
         (out / study / "done").touch()
-    done = subprocess.run([*COMMAND, "report", out / study, "--json"], capture_output=True, text=True)
+    report = json.loads(subprocess.run([*COMMAND, "report", out / study, "--json"], capture_output=True).stdout)
     records = reading.read_all([out / study])[0]
-    settings = {pair["arm"]: pair["setting"] for one in json.loads(done.stdout)["sections"] for pair in one["pairs"]}
+    settings = {pair["arm"]: pair["setting"] for one in report["sections"] for pair in one["pairs"]}
     ratios = {pair.arm: pair.ratio for pair in pairs(records, "glibc") if pair.ratio}
     whole = {}
     if rate and ratios:
         whole = by_hyperfine(words, {arm: settings[arm] for arm in ratios}, folder, out / f"{study}.json", blocks)
-    return Found(name, json.loads(done.stdout), errors_of(records), ratios, whole)
+    return Found(name, report, errors_of(records), ratios, whole)
 
 
 def errors_of(records: Sequence[Record]) -> dict[str, str]:

@@ -56,7 +56,9 @@ class Rate:
         began, self.last = self.last, now
         if self.pattern.groups:
             number = self.number_in(text, match)
-            self.seconds.append({"per_second": 1 / number, "milliseconds": number / 1000}.get(match.lastgroup, number))
+            self.seconds.append(
+                {"per_second": 1 / number, "milliseconds": number / 1000}.get(match.lastgroup or "", number)
+            )
         elif began is not None:
             self.seconds.append(now - began)
         else:

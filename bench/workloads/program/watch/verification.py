@@ -340,8 +340,8 @@ def rows(verdicts: Sequence[tuple[Seen, bool | None, str | None]], library: str 
     for one, reached, why in verdicts:
         if reached and (holds := private(one, library)):
             why = f"holds {'; '.join(holds)}: memory asked of it is not the arm's, and how much cannot be seen"
-        row = {"pid": one.pid, "command": one.words, "reached": reached, "why": why, "more": -1}
-        row = found.setdefault((one.words, reached, why), {**row, "cpu_seconds": 0.0, "peak_rss_bytes": 0})
+        new = {"pid": one.pid, "command": one.words, "reached": reached, "why": why, "more": -1}
+        row = found.setdefault((one.words, reached, why), {**new, "cpu_seconds": 0.0, "peak_rss_bytes": 0})
         row["more"] += 1
         row["cpu_seconds"] += one.cpu_seconds
         row["peak_rss_bytes"] = max(row["peak_rss_bytes"], one.peak_rss_bytes)
