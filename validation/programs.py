@@ -68,7 +68,7 @@ def measure(name: str, folder: Path, out: Path, python: str, blocks: int) -> Fou
     program, study = PROGRAMS[name], re.sub(r"\W+", "_", name)
     words = program.words(python)
     rate = [] if program.rate is None else [f"rate={program.rate}"]
-    if not (out / study / "done").exists():
+    if not (out / study / f"done-{blocks}").exists():
         repeat = ",".join(map(str, range(blocks)))
         sweep = [f"allocator={','.join(ARMS)}", f"repeat={repeat}", f"study={study}", "sweep.html=false"]
         sweep += ["program.resume=true", f"program.directory={folder}", *rate]
@@ -79,14 +79,16 @@ def measure(name: str, folder: Path, out: Path, python: str, blocks: int) -> Fou
             )
         if done.returncode > 1:
             sys.exit(f"{name} ended with {done.returncode}: {(out / f'{study}.log').read_text()}")
-        (out / study / "done").touch()
+        (out / study / f"done-{blocks}").touch()
     report = json.loads(subprocess.run([*COMMAND, "report", out / study, "--json"], capture_output=True).stdout)
     records = reading.read_all([out / study])[0]
     settings = {pair["arm"]: pair["setting"] for one in report["sections"] for pair in one["pairs"]}
     ratios = {pair.arm: pair.ratio for pair in pairs(records, "glibc") if pair.ratio}
     whole = {}
     if rate and ratios:
-        whole = by_hyperfine(words, {arm: settings[arm] for arm in ratios}, folder, out / f"{study}.json", blocks)
+        whole = by_hyperfine(
+            words, {arm: settings[arm] for arm in ratios}, folder, out / f"{study}-{blocks}.json", blocks
+        )
     return Found(name, report, errors_of(records), ratios, whole)
 
 
