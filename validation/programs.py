@@ -11,7 +11,6 @@ Goal: hyperfine's ratio agrees with that of the rate: the 95 % interval of their
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from run_job import COMMAND, results
+from run_job import COMMAND, parser_of, results
 
 from bench.record.records import Record
 from bench.report.verdicts import show
@@ -85,7 +84,7 @@ def measure(name: str, folder: Path, out: Path, python: str, blocks: int) -> Fou
     settings = {pair["arm"]: pair["setting"] for one in report["sections"] for pair in one["pairs"]}
     ratios = {pair.arm: pair.ratio for pair in pairs(records, "glibc") if pair.ratio}
     whole = {}
-    if rate and ratios:
+    if rate and ratios and blocks > 1:
         whole = by_hyperfine(
             words, {arm: settings[arm] for arm in ratios}, folder, out / f"{study}-{blocks}.json", blocks
         )
@@ -143,12 +142,7 @@ def tables(found: Sequence[Found]) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m validation programs",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--out", type=Path, help="keep the records here, and continue with those that are there")
+    parser = parser_of(__doc__)
     parser.add_argument("--python", default=sys.executable, help="one that has numpy, scikit-learn, pandas and polars")
     parser.add_argument("--blocks", type=int, default=5)
     parser.add_argument("names", nargs="*", default=[])
