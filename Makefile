@@ -27,7 +27,6 @@ torch2: setup  ## the newest PyTorch in .venv-torch2, for launch.python=.venv-to
 
 bench: setup  ## train the 124M GPT under glibc and tcmalloc and compare, in about a quarter of an hour (ARGS='more overrides')
 	@./mallocost +experiment=tcmalloc $(ARGS)
-	@echo "Records, results.csv and report.md are in $${BENCH_OUT:-results}/"
 
 test:  ## the tests: unit and integration, side by side on all cores (WORKERS=N); then images and Slurm too, when CI=true
 	@scripts/setup.sh dev

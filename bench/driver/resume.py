@@ -149,7 +149,7 @@ def answer(path: Path, job: Job, hosts: Sequence[Mapping[str, Any]], say: Say) -
         os.replace(path, aside)
         if host_class(record["hosts"]) == host_class(hosts):
             say(
-                f"{path.parent.name} has a record {why_other(record, job, hosts)}: it is set aside as {aside.name} and measured again."
+                f"{path.parent.name} has a record {why_other(record, job, hosts)}: it is archived as {aside.name} and measured again."
             )
         record = None
     aside = path.with_name(f"record-{here}.json")
@@ -180,14 +180,14 @@ def found_there(path: Path, job: Job, hosts: Sequence[Mapping[str, Any]]) -> tup
     if record is not None and key_of_record(record) == here:
         return (
             record,
-            f"its record of {record['started_at'][:16]} is of this job, code and library, on hosts of this kind",
+            f"its record of {record['started_at'][:16]} has the same job, code and library, on this host class",
         )
     aside = valid_record(path.with_name(f"record-{here}.json"), job, said.append)
     if aside is not None:
-        return aside, f"its record of {aside['started_at'][:16]} was set aside and comes back"
+        return aside, f"its record of {aside['started_at'][:16]} was archived and comes back"
     if record is not None:
         return None, f"its record is {why_other(record, job, hosts)}"
-    return None, said[0] if said else "it failed, or its record is of another configuration" if path.exists() else ""
+    return None, said[0] if said else "it failed, or its record has another configuration" if path.exists() else ""
 
 
 def valid_record(path: Path, job: Job, say: Say) -> records.Record | None:

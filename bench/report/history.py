@@ -13,7 +13,7 @@ from bench.report.tables import Table
 from bench.statistics.history import Series, Step
 from bench.workloads.catalogue import workload_of
 
-HEADINGS = ("Step", "From", "Blocks", "Gain", "95 %", "Against the step before", "What changed")
+HEADINGS = ("Step", "From", "Blocks", "Speed-up", "95% CI", "Change", "What changed")
 
 
 def markdown(found: Sequence[Series]) -> str:

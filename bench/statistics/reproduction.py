@@ -131,7 +131,7 @@ def experiments_differ(a: Side, b: Side) -> tuple[list[str], list[str]]:
     Return why the two are other experiments, in one sentence, or nothing; and what may differ: how much was measured, and the content of
     a program under one label. Each with both values."""
     if not (a.job and b.job):
-        other = "the published table is of the defaults of model, train and parallel at one rank a node, and this is another workload"
+        other = "the published table has the default model, train and parallel keys at one rank a node, and this is another workload"
         return [] if a.is_published_workload and b.is_published_workload else [other], []
     keys = [key for key in sorted(a.job.keys() | b.job.keys()) if a.job.get(key) != b.job.get(key)]
     if "workload" in keys:  # then all of their own parts differ too
@@ -191,13 +191,13 @@ def agree(a: Side, b: Side, tolerance: float) -> dict[Point, Agreement]:
         for point in [point for point in a.blocks if point in b.blocks]:
             means, both = (log_mean(a.blocks[point]), log_mean(b.blocks[point])), (a.seconds[point], b.seconds[point])
             found[point] = _agreement(point, a, b, means, both, tolerance, conditions)
-    nothing = f"no arm was measured in both against the reference, nor alone on like hosts: {arms(a)} and {arms(b)}"
+    nothing = f"no allocator was measured in both against the baseline, nor alone on hosts of one class: {arms(a)} and {arms(b)}"
     return found or {EVERYTHING: Agreement("not comparable", why=nothing)}
 
 
 def check_tolerance(tolerance: float) -> None:
     if not (math.isfinite(tolerance) and tolerance > 0):
-        raise ConfigError(f"--tolerance={tolerance:g} is not a tolerance: give a positive number such as 0.05 for 5 %.")
+        raise ConfigError(f"--tolerance={tolerance:g} is not a tolerance: give a positive number such as 0.05 for 5%.")
 
 
 def _agreement(
@@ -211,7 +211,7 @@ def _agreement(
 ) -> Agreement:
     arm = point[1]
     if arm in a.arms and arm in b.arms and a.arms[arm] != b.arms[arm]:
-        why = f"{arm} is not the same arm in both (library, version or settings)"
+        why = f"{arm} differs between the two (library, version or settings)"
         return Agreement("not comparable", point, why, seen)
     away, half = difference(*means)
     limit, blocks = math.log1p(tolerance), None

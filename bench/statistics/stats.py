@@ -112,9 +112,11 @@ def ratio(reference: Sequence[Sequence[float]], arm: Sequence[Sequence[float]]) 
     no limits: its samples do not show how runs differ.
     """
     if len(reference) != len(arm):
-        raise ValueError(f"the reference has {len(reference)} blocks, the arm {len(arm)}: pass only blocks with both")
+        raise ValueError(
+            f"the reference has {len(reference)} blocks, the allocator {len(arm)}: pass only blocks with both"
+        )
     if len(reference) == 0:
-        raise ValueError("there are no blocks to compare: pass at least one block that holds both arms")
+        raise ValueError("there are no blocks to compare: pass at least one block with both")
     pairs = [_compare_means(r, a, block) for block, (r, a) in enumerate(zip(reference, arm))]
     log_ratios = np.array([pair[0] for pair in pairs])
     num_blocks = len(pairs)

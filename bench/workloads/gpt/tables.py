@@ -11,7 +11,7 @@ from bench.statistics.cells import Cell
 from bench.statistics.grouping import Section
 from bench.statistics.published import HEADINGS
 
-OURS = ("95 % of Sec/it", "GFLOP/s", "Peak RSS", "Blocks")
+OURS = ("95% CI of Sec/it", "GFLOP/s", "Peak RSS", "Blocks")
 
 
 def columns(job: Job) -> dict[str, Any]:

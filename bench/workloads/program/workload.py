@@ -18,7 +18,6 @@ from bench.workloads.workload import OnEvent, Outcome, Workload
 
 if TYPE_CHECKING:
     from bench.copies.launcher import Copy
-    from bench.statistics.pairing import Losses
 
 STEPS_TO_LOOK = 12  # of which the first two do not count
 
@@ -72,18 +71,3 @@ class UserProgram(Workload):
 
     def cautions(self, record: Record) -> list[str]:
         return too_few_steps(record) + cautions(record)
-
-    def agreement(self, check: Losses) -> str:
-        from bench.report.sentences import agreement
-
-        if check.disagreeing:
-            differ = f"{check.largest_difference:.2g} relative"
-            return f"{', '.join(check.disagreeing)} printed other values (by up to {differ}): no comparison is valid."
-        if not check.num_compared:
-            return (
-                f"All {check.num_records} runs ended as they should; what they computed was not compared "
-                "(check='REGEX' compares a value)."
-            )
-        return (
-            f"All {check.num_records} runs printed the same values, {agreement(check)} ({check.num_compared} compared)."
-        )
