@@ -181,7 +181,7 @@ if [[ ${1:-} == dev ]] && ! is_current dev.stamp requirements.lock requirements-
     prepare
     say "adding the tools for tests and checks"
     rm -f .venv/execstack.stamp
-    mv .venv/setup.stamp .venv/setup.partial  # interrupted half way, this .venv is made anew
+    mv .venv/setup.stamp .venv/setup.partial  # interrupted half way, this .venv is made again
     ended=0; lock_install .venv requirements-dev.lock || ended=$?
     mv .venv/setup.partial .venv/setup.stamp
     [[ $ended == 0 ]] || die "could not install requirements-dev.lock (the reason is above); the next call tries again"
@@ -205,6 +205,6 @@ if [[ -n ${terminal:-} ]]; then
     exec 2>&"$terminal" {terminal}>&-
     trap - EXIT
 fi
-# Tests start hundreds of processes, which write no bytecode and would each compile our modules anew.
+# Tests start hundreds of processes, which write no bytecode and would each compile our modules again.
 [[ ${1:-} != dev ]] || .venv/bin/python -m compileall -q bench || true
 tell_missing

@@ -66,9 +66,8 @@ def print_history(options: argparse.Namespace) -> int:
             f"compare {named}: no valid record of another allocator than {options.reference}: name folders with two or more, or "
             "another --baseline."
         )
-    print(history.markdown(found))
-    for path, why in read.refused:
-        print(f"Not read: {path}: {why}")
+    refused = [Line("Invalid", f"{path}: {why}") for path, why in read.refused]
+    print_lines(printed([*history.lines(found), *refused], columns()))
     options.answer = verdict_json.of_history(found)
     return 0
 
