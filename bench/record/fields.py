@@ -192,6 +192,16 @@ class Proof(TypedDict):
     tensor_memory: NotRequired[Annotated[Optional[str], says("at the end: how a tensor's memory was verified")]]
 
 
+class Rank(TypedDict):
+    """What each workload's ranks have in common."""
+
+    rank: Annotated[int, says("number of the process")]
+    node: Annotated[int, says("number of its node")]
+    hostname: Annotated[str, says("name of its host")]
+    pid: Annotated[int, says("process number there")]
+    cpus: Annotated[list[int], says("logical CPUs that it may use")]
+
+
 class RecordFile(TypedDict):
     schema: Annotated[int, says("number of this layout")]
     sha256: Annotated[str, says("over the canonical JSON (sorted keys, no spaces) of everything else in the record")]

@@ -13,6 +13,7 @@ from bench.record.fields import (
     Number,
     Positive,
     Proof,
+    Rank,
     says,
 )
 
@@ -60,12 +61,7 @@ class Iterations(TypedDict):
     loss: Annotated[Column, says("mean of its micro-batches")]
 
 
-class GptRank(TypedDict):
-    rank: Annotated[int, says("number of the process")]
-    node: Annotated[int, says("number of its node")]
-    hostname: Annotated[str, says("name of its host")]
-    pid: Annotated[int, says("process number there")]
-    cpus: Annotated[list[int], says("logical CPUs that it is bound to")]
+class GptRank(Rank):
     threads: Annotated[Positive, says("torch's threads")]
     openmp: NotRequired[Annotated[Optional[OpenMP], says("how OpenMP's threads were bound")]]
     environment: NotRequired[

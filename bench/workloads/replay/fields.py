@@ -12,6 +12,7 @@ from bench.record.fields import (
     Number,
     Positive,
     Proof,
+    Rank,
     says,
 )
 
@@ -29,12 +30,7 @@ class Segments(TypedDict):
     steady: Annotated[list[bool], says("true for steps that count")]
 
 
-class ReplayRank(TypedDict):
-    rank: Annotated[int, says("0")]
-    node: Annotated[int, says("0")]
-    hostname: Annotated[str, says("name of the host")]
-    pid: Annotated[int, says("process number of the replayer")]
-    cpus: Annotated[list[int], says("logical CPUs that it was allowed")]
+class ReplayRank(Rank):
     threads: Annotated[Positive, says("threads that take turns, as recorded")]
     proof: Annotated[Proof, says("the arm's library, which served the replayer before and after the replay")]
     environment_bytes: NotRequired[Annotated[int, says("size of its environment, the same for all arms")]]

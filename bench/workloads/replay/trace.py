@@ -157,7 +157,8 @@ class Builder:
 def of_raw(data: bytes, **facts: Any) -> Trace:
     """Return the trace that the recorder left, up to the last event of each thread where the process was killed."""
     _, _, _, page_bytes, pid, stopped, forked, _ = RAW_HEADER.unpack_from(data)
-    found, begin, own = [], 0, {}
+    own: dict[int, int] = {}
+    found, begin = [], 0
     while begin + RAW_HEADER.size <= len(data):
         magic, length, thread, *_, spent = RAW_HEADER.unpack_from(data, begin)
         if magic != RAW_MAGIC:  # the process was killed before it filled this window
