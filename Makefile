@@ -39,9 +39,9 @@ test:  ## the tests: unit and integration, side by side on all cores (WORKERS=N)
 	@# the images are not there yet, one worker, or both would build them.
 	@if [[ $${CI:-} == true ]]; then $(SYSTEM) $${BENCH_TEST_BUILDS:+-n 2} tests/system $(ARGS); fi
 
-unit:  ## the unit tests alone, side by side, with a fifth of the made-up examples: what to run while one writes
+unit:  ## the unit tests alone, side by side: what to run while one writes
 	@scripts/setup.sh dev
-	@BENCH_EXAMPLES=$${BENCH_EXAMPLES:-40} $(QUICK) tests/unit $(ARGS)
+	@$(QUICK) tests/unit $(ARGS)
 
 check:  ## lint, types and who imports whom: ruff, mypy, import-linter, and shellcheck where it is installed
 	@scripts/setup.sh dev

@@ -25,7 +25,6 @@ from typing import Any, NoReturn, TextIO, cast
 
 from bench import __version__
 from bench.commands.arguments import ADD
-from bench.config.overrides import own_folder
 from bench.host.interrupt import Interrupted, interruptible
 from bench.job.errors import ConfigError, RecordError, printable
 
@@ -88,7 +87,7 @@ def _main(argv: Sequence[str]) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a locale without our letters is no reason to end
     try:
-        code = _run_command(own_folder(argv))
+        code = _run_command(list(argv))
         sys.stdout.flush()  # here, where what does not fit can still be said
         return code
     except ConfigError as error:

@@ -36,6 +36,8 @@ def strict(part: Any) -> Any:
     if not isinstance(part, dict):
         return part
     made = {key: strict(value) for key, value in part.items()}
+    if "anyOf" in made:  # typing caches unions, so that their order is that of whichever was made first
+        made["anyOf"].sort(key=lambda one: (one == {"type": "null"}, json.dumps(one)))
     return (
         {**made, "additionalProperties": False}
         if isinstance(part.get("properties"), dict) and "title" in part

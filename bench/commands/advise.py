@@ -122,10 +122,7 @@ def first_look(record: Record, jobs: Sequence[Job], budget_seconds: float) -> tu
 
 @dataclass
 class Search:
-    """The blocks so far.
-
-    Each call runs the whole sweep, in which what is there already is not run again, so that tables and report are of all of it.
-    """
+    """The blocks so far. Each call runs the whole sweep, in which nothing is run again, so that tables and report are of all of it."""
 
     study: Study
     budget_seconds: float
@@ -142,7 +139,7 @@ class Search:
         return [record for record in found if record["content_hash"] in wanted]
 
     def fits(self, jobs: Sequence[Job], found: Records, share: float) -> bool:
-        """Whether one more block of these ends within ``share`` of the budget, by what the runs took so far."""
+        """Return whether one more block of these ends within ``share`` of the budget, by what the runs took so far."""
         one = fmean(record["wall_seconds"] for record in found)
         return time.monotonic() - self.started + one * len(jobs) <= share * self.budget_seconds
 
@@ -158,8 +155,9 @@ class Final:
 def search(study: Study, jobs: Sequence[Job], budget_seconds: float, limit_gib: float | None) -> tuple[Records, Final]:
     """Search by sequential halving (Karnin, Koren and Somekh, ICML 2013).
 
-    Sequential halving (Karnin, Koren and Somekh, ICML 2013): a short look at each arm, then blocks of those left over, half as many
-    each time, ties kept; what is left is confirmed in fresh blocks with the reference until the budget is used."""
+    A short look at each arm, then blocks of those left over, half as many each time, ties kept; what is left is confirmed in fresh
+    blocks with the reference until the budget is used.
+    """
     one = Search(study, budget_seconds, time.monotonic())
     shorter = replace(jobs[0].measure, max_seconds=min(FIRST_LOOK_SECONDS, jobs[0].measure.max_seconds))
     left = [replace(job, measure=shorter) for job in jobs]
@@ -204,10 +202,10 @@ def survivors(jobs: Sequence[Job], found: Records, limit_gib: float | None) -> l
 
 def finalists(jobs: Sequence[Job], found: Records, limit_gib: float | None) -> list[Job]:
     """Return the reference, and the fastest arms within the limit, the best first."""
-    times = mean_seconds(found, limit_gib)
-    others = [job for job in jobs if job.allocator.name in times and job.allocator.name != "glibc"]
-    others.sort(key=lambda job: times[job.allocator.name])
-    return [*(job for job in jobs if job.allocator.name == "glibc"), *others[:FINALISTS]]
+    times = {**mean_seconds(found, limit_gib), "glibc": 0.0}
+    return sorted((j for j in jobs if j.allocator.name in times), key=lambda j: times[j.allocator.name])[
+        : FINALISTS + 1
+    ]
 
 
 def mean_seconds(found: Records, limit_gib: float | None) -> dict[str, float]:

@@ -157,13 +157,12 @@ def plan(parser: argparse.ArgumentParser) -> None:
 
 
 def jobscript(parser: argparse.ArgumentParser) -> None:
-    from bench.commands.jobscript import CONTAINERS, SYSTEMS
+    from bench.commands.jobscript import SYSTEMS
 
     parser.usage = "%(prog)s [options] -- [overrides] > job.sh"
     add = parser.add_argument
     add("--kind", choices=tuple(SYSTEMS), default="slurm", help="the batch system (default: %(default)s)")
     add("--nodes", type=positive_whole, metavar="N", help="to ask for (default: the largest `nodes` in the overrides)")
-    add("--ntasks-per-node", type=int, default=1, help="always 1: each copy starts the ranks of its own node")
     add("--cpus-per-task", type=positive_whole, metavar="N", help="cores of each copy (default: all of the node)")
     add("--time", type=TIME, help="time limit, as for sbatch: 90 (minutes), 2:00:00, 1-12 (days-hours)")
     add("--partition", type=NAME, help="or queue")
@@ -176,8 +175,6 @@ def jobscript(parser: argparse.ArgumentParser) -> None:
     words = "share the blocks out over K jobs of an array; `report` joins them"
     add("--array", type=positive_whole, metavar="K", help=words)
     add("--image", metavar="SIF", help="run this image (default: the one that prints the script, if any)")
-    words = "what runs the image (default: %(default)s); pyxis is srun's own, by its plugin"
-    add("--container", choices=tuple(CONTAINERS), default="apptainer", help=words)
     add("--checkout", metavar="DIR", help="else run the checkout in this folder (default: this one)")
     add("--results", metavar="DIR", help="where records go (default: $BENCH_OUT as it is now, else results)")
     add("--launcher", choices=("srun", "mpirun", "ssh"), help="default: the batch system's own, srun for Slurm")

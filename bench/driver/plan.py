@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import math
-import os
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -15,13 +15,13 @@ from typing import Any
 
 from bench.config.study import Study
 from bench.driver.order import others, runs_at_once
-from bench.driver.resume import found_there
+from bench.driver.resume import find_record, record_path
 from bench.host.facts import usable_memory
 from bench.host.interpreter import with_software
 from bench.host.likeness import host_class
 from bench.job.errors import RecordError
 from bench.job.identity import content_hash
-from bench.job.job import Job, complete
+from bench.job.job import Job
 from bench.job.quantities import nodes_text
 from bench.job.sampling import micro_batches
 from bench.record import records
@@ -63,8 +63,11 @@ class Plan:
 
 
 def plan(study: Study, jobs: Sequence[Job], out: Path, hosts: Sequence[Host], num_copies: int) -> Plan:
-    """``out``: the study's folder. ``hosts``: facts of the copies' hosts; where there are fewer than a job has nodes, the others are taken to
-    be like the first. Nothing is written, set aside or started."""
+    """Return what the sweep would do. Nothing is written, set aside or started.
+
+    ``out``: the study's folder. ``hosts``: facts of the copies' hosts; where there are fewer than a job has nodes, the others are taken
+    to be like the first.
+    """
     alone, auto = num_copies == 1, study.blocks == "auto"
     answered: list[tuple[str, str]] = []
     again: list[tuple[str, str]] = []
@@ -73,7 +76,7 @@ def plan(study: Study, jobs: Sequence[Job], out: Path, hosts: Sequence[Host], nu
         # As the sweep has them: alone, one host stands for all nodes.
         nodes = [hosts[min(i, len(hosts) - 1)] for i in range(1 if alone else job.nodes)]
         here = [with_software(dict(host), job.launch.python) for host in nodes]
-        record, why = found_there(out / job.directory / "record.json", job, here)
+        record, why = find_record(record_path(out, job), job, here)
         if record is None:
             todo.append(job)
         if why:
@@ -115,7 +118,7 @@ def run_bytes(arms: Iterable[Job], hosts: Sequence[Host], interleave: str, alone
 
 
 def earlier_records(directory: Path, host: Host, pythons: Collection[str | None]) -> list[records.Record]:
-    """Valid records under ``directory`` that this kind of host made, the newest last."""
+    """Return the valid records under ``directory`` that this kind of host made, the newest last."""
     paths = []
     for path in directory.glob("*/*/record*.json"):
         try:
@@ -136,33 +139,29 @@ def earlier_records(directory: Path, host: Host, pythons: Collection[str | None]
 
 
 def wanted_blocks(study: Study, jobs: Sequence[Job], earlier: Sequence[records.Record]) -> int | None:
-    """How many blocks the spread of earlier ones asks for; None where there are not two of them."""
+    """Return how many blocks the spread of earlier ones asks for; None where there are not two of them."""
     hashes = {dataclasses.replace(job, repeat=0).content_hash for job in jobs}
-    ours = [record for record in earlier if content_hash({**complete(record["job"]), "repeat": 0}) in hashes]
+    ours = [record for record in earlier if content_hash({**record["job"], "repeat": 0}) in hashes]
     ratios = [pair.ratio for pair in grouping.pairs(ours, study.reference) if pair.ratio and pair.ratio.num_blocks > 1]
     return max((needed_blocks(ratio, study.blocks_half_width, FEWEST_BLOCKS) for ratio in ratios), default=None)
 
 
 def disk_bytes(jobs: Sequence[Job]) -> int:
-    """Of records and reports: a ceiling."""
+    """Return an upper limit of what records and reports take."""
     return REPORT_BYTES + sum(
         (RECORD_BYTES + BYTES_OF_A_MICRO_BATCH * micro_batches(job)) * job.num_ranks for job in jobs
     )
 
 
 def free_bytes(out: Path) -> int | None:
-    """Of the file system that ``out`` will be on; None where no folder above it is there, or its room is unknown."""
-    for folder in (out, *out.parents):
-        if folder.is_dir() and os.access(folder, os.X_OK):
-            try:
-                return shutil.disk_usage(folder).free
-            except OSError:
-                return None
+    """Return the free bytes of the file system that ``out`` will be on; None where that is unknown."""
+    with contextlib.suppress(OSError, StopIteration):
+        return shutil.disk_usage(next(folder for folder in (out, *out.parents) if folder.is_dir())).free
     return None
 
 
 def minutes_text(took: Duration) -> str:
-    """``about 12 minutes (10 to 14)``; seconds where it is less than two minutes."""
+    """Return ``about 12 minutes (10 to 14)``; seconds where it is less than two minutes."""
     if math.isnan(took.seconds):
         return "minutes not known (no record of this workload on this kind of host)"
     unit, word = (60.0, "minutes") if took.seconds >= 120 else (1.0, "seconds")

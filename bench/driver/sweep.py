@@ -29,7 +29,7 @@ from bench.driver.fits import check_hosts
 from bench.driver.order import groups, in_blocks, others, runs_at_once
 from bench.driver.plan import Plan, head, plan
 from bench.driver.progress import Progress
-from bench.driver.resume import answer, locked, measured_code
+from bench.driver.resume import locked, measured_code, record_path, take_record
 from bench.host import facts, load
 from bench.host.files import give_temporary_folder
 from bench.host.findings import findings
@@ -54,18 +54,21 @@ INTERRUPTED = 130  # exit code: there is more to do, and the same command goes o
 
 
 def run(study: Study, jobs: Sequence[Job]) -> int:
-    """Run the jobs of one sweep as this copy's part of it asks; the exit code: 0, 1 a job failed, 130 interrupted."""
+    """Run this copy's part of a sweep. Return the exit code: 0, 1 where a job failed, 130 where it was interrupted."""
     jobs = in_blocks(jobs, study.shuffle_arms)
     copy = which_copy(os.environ)
     timeout_seconds, secret = jobs[0].launch.timeout_seconds, secret_of(copy.launcher, os.environ)
     host = facts.host()
+    git = host["git"]
     hello: dict[str, Any] = {
         "facts": host,
         "refused": None,
         "oversubscribe": any(job.launch.oversubscribe for job in jobs),
         "same": {
             "version": __version__,
-            "sweep": sweep_name(jobs),
+            "revision": git and f"{git['revision']}{' with changes' * git['dirty']}",
+            # Short enough for a sentence, and different for different jobs or another order of them.
+            "sweep": f"{len(jobs)} jobs ({hashlib.sha256(canonical([job.content_hash for job in jobs]).encode()).hexdigest()[:12]})",
             "Python": host["python"],
             "packages": host["packages"],
             "image": (host["image"] or {}).get("content_sha256"),
@@ -88,11 +91,12 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
             if copy.node_rank:
                 follow(copy, hello, timeout_seconds, jobs, secret, run_part)
                 return 0
-            if secret.weak and copy.num_copies > 1:
+            if secret.source == "derived" and copy.num_copies > 1:
                 progress.say(WEAK)
             leader = Leader(copy, hello, timeout_seconds, secret)
             stack.callback(leader.end)
-            check_facts(leader.facts)
+            for node, facts_of_node in enumerate(leader.facts):
+                records.check_host(facts_of_node, f"facts of node {node}")
             return Runner(study, out, leader, progress).run(jobs)
         except Interrupted as signal_name:
             progress.say(
@@ -136,12 +140,6 @@ WEAK = (
 )
 
 
-def sweep_name(jobs: Sequence[Job]) -> str:
-    """Short enough for a sentence, and different for different jobs or another order of them."""
-    content = canonical([job.content_hash for job in jobs])
-    return f"{len(jobs)} jobs ({hashlib.sha256(content.encode()).hexdigest()[:12]})"
-
-
 @dataclass
 class Runner:
     """The first copy's loop: skip what is answered, run the rest, write each record as soon as it is there."""
@@ -172,7 +170,7 @@ class Runner:
                     if not self.run_arms(list(arms), done, started):
                         self.publish(done, final=True)
                         return INTERRUPTED
-                    self.progress.so_far(pairs(done, self.study.reference))
+                    self.progress.print_ratios(pairs(done, self.study.reference))
                 # By their records and not by the clock, because runs that were there already took no time.
                 job_seconds = sum(record["wall_seconds"] for record in done[-len(block) :]) / len(block)
                 block = self.next_block(jobs, done, time.monotonic() - started, job_seconds)
@@ -181,7 +179,7 @@ class Runner:
         return 1 if failed else 0
 
     def run_arms(self, arms: list[Job], done: list[records.Record], started: float) -> bool:
-        """Run those ``arms`` of one block that are not answered, and add their records to ``done``; False when the time is over."""
+        """Run those ``arms`` of one block that are not answered, and add their records to ``done``. Return False when the time is over."""
         todo = []
         for job in arms:
             raise_if_interrupted()
@@ -224,7 +222,7 @@ class Runner:
         return plan(self.study, jobs, self.out, hosts, len(hosts))
 
     def time_is_over(self, started: float, job: Job) -> bool:
-        """Whether sweep.max_minutes have passed since ``started`` (monotonic seconds), which is said then."""
+        """Return whether sweep.max_minutes have passed since ``started`` (monotonic seconds), and print it then."""
         minutes = self.study.max_minutes
         if minutes is None or time.monotonic() - started < 60 * minutes:
             return False
@@ -237,8 +235,10 @@ class Runner:
     def next_block(
         self, jobs: Sequence[Job], done: list[records.Record], elapsed: float, job_seconds: float
     ) -> list[Job]:
-        """With measure.blocks=auto: one more of each job of the first block while a ratio's interval is wider than asked and
-        there is time. Width decides, and never significance: stopping on that would make a difference out of noise."""
+        """Return, with measure.blocks=auto, one more of each job of the first block while an interval is too wide and there is time.
+
+        Width decides, and never significance: stopping on that would make a difference out of noise.
+        """
         study, first = self.study, [job for job in jobs if job.repeat == jobs[0].repeat]
         if study.blocks != "auto":
             return []
@@ -289,7 +289,7 @@ class Runner:
         """Return the block with as many iterations as an earlier command ran of it: its records answer, whatever is planned now."""
         for iterations in range(1, effort.MOST_ITERATIONS + 1):
             jobs = [replace_iterations(job, iterations) for job in block]
-            if all((self.out / job.directory / "record.json").exists() for job in jobs):
+            if all(record_path(self.out, job).exists() for job in jobs):
                 return jobs
         return block
 
@@ -300,15 +300,14 @@ class Runner:
         write.write_sweep(self.out, self.study, done, final)
 
     def answered(self, job: Job) -> records.Record | None:
-        path = self.out / job.directory / "record.json"
-        return answer(path, job, self.hosts(job), self.progress.say)
+        return take_record(record_path(self.out, job), job, self.hosts(job), self.progress.say)
 
     def hosts(self, job: Job) -> list[dict[str, Any]]:
-        """The facts of this job's nodes, with the interpreter that its ranks run under."""
+        """Return the facts of this job's nodes, with the interpreter that its ranks run under."""
         return [with_software(host, job.launch.python) for host in self.leader.facts[: job.nodes]]
 
     def say_without(self, ranks: Sequence[Mapping[str, Any]]) -> None:
-        """What the hosts refused and the ranks did without: each sentence once in a sweep; the records have them all."""
+        """Print what the hosts denied and the ranks did without, each sentence once in a sweep; the records have them all."""
         for sentence in dict.fromkeys(s for rank in ranks for s in rank.get("without", ())):
             if sentence not in self.without:
                 self.without.append(sentence)
@@ -379,7 +378,7 @@ class Runner:
             "host_used_mib": outcome.host_used_mib,
             "ranks": outcome.ranks,
         }
-        path = self.out / job.directory / "record.json"
+        path = record_path(self.out, job)
         records.write(path, record)
         keep_logs(path.parent, outcome.logs)
         return {**reading.with_figures(record), "path": str(path)}
@@ -389,14 +388,8 @@ def replace_iterations(job: Job, iterations: int) -> Job:
     return dataclasses.replace(job, measure=dataclasses.replace(job.measure, iterations=iterations))
 
 
-def check_facts(hosts: Sequence[Mapping[str, Any]]) -> None:
-    """What the nodes said that they are. Raises ConfigError."""
-    for node, host in enumerate(hosts):
-        records.check_host(host, f"facts of node {node}")
-
-
 def keep_logs(directory: Path, logs: Mapping[int, str]) -> None:
-    """The whole output of the ranks of a failed job, beside its record; what an earlier try left there goes."""
+    """Write the whole output of the ranks of a failed job beside its record, and remove that of an earlier try."""
     for old in directory.glob("rank-*.log"):
         old.unlink()
     for rank, words in logs.items():

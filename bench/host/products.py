@@ -39,10 +39,7 @@ def product(path: str, threads: int, python: str = sys.executable) -> dict[str, 
 
 
 def disturbed(one: Mapping[str, Any]) -> bool:
-    """Return whether the threads had too few of their cores for the speed to be the host's.
-
-    Return whether the threads had too few of their cores for the speed to be the host's, because other programs had them or the
-    library started fewer threads. Older records do not have ``product_cpus``."""
+    """Return whether the threads had too few of their cores for the speed to be the host's. Older records have no ``product_cpus``."""
     return bool(one.get("product_cpus", one["threads"]) < 0.75 * one["threads"])
 
 

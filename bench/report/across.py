@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bench.host.likeness import host_class
 from bench.job.errors import printable
 from bench.job.identity import identity, is_amount
-from bench.job.job import canonical, complete, to_dict
+from bench.job.job import canonical, to_dict
 from bench.job.quantities import count, mebibytes, nodes_text, number
 from bench.process.cpus import cpu_numbers
 from bench.report.tables import Table, gain_words
@@ -149,7 +149,7 @@ def host_tables(found: Sequence[Section]) -> list[Table]:
 def _question(section: Section, pair: Pair) -> dict[str, Any]:
     """Return what makes it that experiment, by dotted names, the arm's settings among them."""
     reference, arm = (cell.records[0]["job"] for cell in section.both(pair))
-    job = {key: value for key, value in identity(complete(arm)).items() if not is_amount(key)}
+    job = {key: value for key, value in identity(arm).items() if not is_amount(key)}
     # The names of the settings: in a section an arm with two libraries has two labels.
     names = {"arm": arm["allocator"]["name"], "reference": reference["allocator"]["name"]}
     settings = {f"arm.{key}": arm["allocator"][key] for key in ("library", "env")}

@@ -15,7 +15,7 @@ from bench import cli
 from bench.commands import plan as command
 from bench.config.study import Study
 from bench.driver import plan
-from bench.job.job import Job, Measure, Program, Train
+from bench.job.job import Job, Program
 
 Sweep = Callable[..., tuple[int, list[Job], list[dict[str, Any]]]]
 
@@ -151,10 +151,3 @@ def test_a_file_system_that_does_not_tell_its_room_is_no_reason_to_end(
     monkeypatch.setattr(plan.shutil, "disk_usage", refused)
     found = of(jobs, tmp_path, host)
     assert found.disk_available_bytes is None and "disk" in plan.head(found)
-
-
-@pytest.mark.parametrize("warm, micro_batches", [(8, 8 + 2 * 64), (0, 3 * 64)])
-def test_the_disk_of_a_job_in_full_mode_has_room_for_its_warm_up(warm: int, micro_batches: int) -> None:
-    measure = Measure(mode="full", iterations=2, warmup_micro_batches=warm)
-    needed = plan.disk_bytes([Job(measure=measure, train=Train(global_batch_size=64))]) - plan.disk_bytes([])
-    assert needed == plan.RECORD_BYTES + plan.BYTES_OF_A_MICRO_BATCH * micro_batches

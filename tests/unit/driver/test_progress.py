@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bench.driver import progress
-from bench.driver.progress import Progress, clock_words, fitting, label, so_far_words
+from bench.driver.progress import Progress, clock_text, fitting, label, ratio_sentence
 from bench.job.job import Allocator, Job, Measure, Train
 from bench.report.verdicts import pair_sentence
 from bench.statistics.grouping import pairs
@@ -130,7 +130,7 @@ def test_as_much_is_said_as_fits_and_no_number_is_cut() -> None:
 
 @pytest.mark.parametrize(("seconds", "words"), [(0, "0:00"), (59.6, "1:00"), (605, "10:05"), (3725, "1:02:05")])
 def test_a_duration_is_written_as_a_clock_shows_it(seconds: float, words: str) -> None:
-    assert clock_words(seconds) == words
+    assert clock_text(seconds) == words
 
 
 def test_jobs_under_two_interpreters_are_told_apart() -> None:
@@ -147,20 +147,20 @@ GLIBC = replace(JOB, allocator=Allocator("glibc"))
 
 def test_the_time_left_is_that_of_the_jobs_to_come_by_those_of_their_arm(watch: Any) -> None:
     bar, text = watch(terminal=False, jobs=[GLIBC, JOB, GLIBC, JOB])
-    assert bar.left_words(None) == "", "nothing is known before the first job has run"
+    assert bar.time_left() == "", "nothing is known before the first job has run"
     bar.start([GLIBC])
     bar.end(GLIBC, {**GOOD, "wall_seconds": 200.0})
-    assert bar.left_words(None) == "10:00 left", "three jobs as the only one that is known"
+    assert bar.time_left() == "10:00 left", "three jobs as the only one that is known"
     bar.start([JOB])
     bar.end(JOB, {**GOOD, "wall_seconds": 100.0})
-    assert bar.left_words(None) == "5:00 left"
+    assert bar.time_left() == "5:00 left"
     NOW[0] = 1000.0
     bar.start([GLIBC])
     NOW[0] = 1050.0
-    assert bar.left_words(None) == "4:10 left", "50 of the 200 seconds are over"
+    assert bar.time_left() == "4:10 left", "50 of the 200 seconds are over"
     bar.end(GLIBC, {**GOOD, "wall_seconds": 200.0})
     bar.end(JOB, {**GOOD, "wall_seconds": 100.0})
-    assert bar.left_words(None) == "", "nothing is left"
+    assert bar.time_left() == "", "nothing is left"
     assert "mallocost: job 3/4 glibc n=4 repeat=2 ... (5:00 left)" in text.getvalue()
 
 
@@ -170,7 +170,7 @@ def test_the_first_job_tells_the_time_by_its_own_pace(watch: Any) -> None:
     bar.start([job])
     expected = Gpt().expected_seconds(job, 2, 20.0)
     assert expected == 160.0, "4 micro-batches of warm-up and two iterations of 6, at 10 s each"
-    assert bar.left_words(expected, 20.0) == "5:00 left"
+    assert bar.time_left(expected, 20.0) == "5:00 left"
     for measure, seconds in ((Measure(iterations=2, max_seconds=150), 150.0), (Measure(max_seconds=1), 100.0)):
         assert Gpt().expected_seconds(replace(job, measure=measure), 2, 20.0) == seconds
     full = replace(job, measure=Measure(mode="full", iterations=2), train=Train(global_batch_size=8))
@@ -183,33 +183,33 @@ def test_interleaved_runs_are_one_line_and_end_together(watch: Any) -> None:
     NOW[0] = 40.0
     for job in (GLIBC, JOB, JOB, GLIBC):
         bar.step(job, EVENT, 40.0)
-    assert bar.left_words(Gpt().expected_seconds(JOB, 2, 40.0), 40.0) == "18:00 left", (
+    assert bar.time_left(Gpt().expected_seconds(JOB, 2, 40.0), 40.0) == "18:00 left", (
         "28 rounds of 20 s, and as much again"
     )
     bar.end(GLIBC, {**GOOD, "wall_seconds": 300.0})
     bar.end(JOB, {**GOOD, "wall_seconds": 340.0})
-    assert bar.left_words(None) == "10:40 left"
+    assert bar.time_left() == "10:40 left"
     (line,) = (line for line in text.getvalue().splitlines() if "interleaved" in line)
     assert line == "mallocost: job 1-2/4 glibc n=4 repeat=2 and tcmalloc n=4 repeat=2, interleaved ..."
 
 
 def test_with_blocks_auto_three_blocks_are_run_and_then_the_budget_ends_it(watch: Any) -> None:
     bar, _ = watch(terminal=False, jobs=[GLIBC, JOB], budget=720.0)
-    assert bar.left_words(None) == "", "three blocks are run whatever they take, and nothing tells that yet"
+    assert bar.time_left() == "", "three blocks are run whatever they take, and nothing tells that yet"
     NOW[0] = 300.0
     bar.end(GLIBC, {**GOOD, "wall_seconds": 300.0})
-    assert bar.left_words(None) == "up to 25:00 left", "five more jobs like it, though the budget has seven minutes"
+    assert bar.time_left() == "up to 25:00 left", "five more jobs like it, though the budget has seven minutes"
     NOW[0] = 700.0
     bar.end(JOB, {**GOOD, "wall_seconds": 400.0})
-    assert bar.left_words(None) == "up to 23:20 left", "two more blocks of 700 s"
+    assert bar.time_left() == "up to 23:20 left", "two more blocks of 700 s"
     for block in (3, 4):
         bar.more([replace(GLIBC, repeat=block), replace(JOB, repeat=block)])
-        assert bar.left_words(None) == f"up to {'23:20' if block == 3 else '11:40'} left", (
+        assert bar.time_left() == f"up to {'23:20' if block == 3 else '11:40'} left", (
             "a block that begins was owed before"
         )
         bar.end(GLIBC, {**GOOD, "wall_seconds": 300.0})
         bar.end(JOB, {**GOOD, "wall_seconds": 400.0})
-    assert bar.left_words(None) == "up to 0:20 left", "what the budget has left"
+    assert bar.time_left() == "up to 0:20 left", "what the budget has left"
 
 
 # ---- the ratio so far
@@ -219,7 +219,7 @@ def test_after_each_block_the_ratio_so_far_is_said_once(watch: Any, tmp_path: Pa
     bar, text = watch(terminal=False)
     arms = {"glibc": {"seconds": 0.2}, "tcmalloc": {"seconds": 0.1}}
     for blocks in (1, 2, 2, 5):
-        bar.so_far(pairs(b.study(tmp_path, arms, blocks=blocks), "glibc"))
+        bar.print_ratios(pairs(b.study(tmp_path, arms, blocks=blocks), "glibc"))
     lines = text.getvalue().splitlines()
     assert [line.partition(":")[2].partition(":")[0].strip() for line in lines] == [
         "after 1 block",
@@ -236,4 +236,4 @@ def test_after_each_block_the_ratio_so_far_is_said_once(watch: Any, tmp_path: Pa
 def test_arms_that_did_other_work_have_no_ratio_but_the_reason(tmp_path: Path) -> None:
     arms = {"glibc": {"seconds": 0.2}, "tcmalloc": {"seconds": 0.1, "loss_shift": 1.0}}
     (pair,) = pairs(b.study(tmp_path, arms, blocks=2), "glibc")
-    assert so_far_words(pair) == f"so far: {pair_sentence(pair)}" and "disagree" in pair_sentence(pair)
+    assert ratio_sentence(pair) == f"so far: {pair_sentence(pair)}" and "disagree" in pair_sentence(pair)

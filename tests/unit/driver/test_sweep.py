@@ -17,6 +17,7 @@ from bench.copies.control import PeersLost
 from bench.copies.launcher import Copy
 from bench.copies.outcome import Outcome
 from bench.driver import sweep
+from bench.driver.resume import record_path
 from bench.driver.sweep import keep_logs
 from bench.job.errors import ConfigError
 from bench.job.job import Allocator, Job, from_dict
@@ -31,10 +32,6 @@ Sweep = Callable[..., tuple[int, list[Job], list[dict[str, Any]]]]
 
 def names(jobs: list[Job]) -> list[str]:
     return [job.allocator.name for job in jobs]
-
-
-def record_path(folder: Path, job: Job) -> Path:
-    return folder / job.directory / "record.json"
 
 
 def test_each_job_leaves_a_whole_record(

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from bench.host import facts
-from bench.host.files import read_assignments
 from bench.host.vector import limit_gflops, vector
+from bench.process.cpus import cpuinfo
 
 AVX512 = "fpu sse2 avx avx2 fma avx512f"
 
@@ -22,7 +22,7 @@ def tree(root: Path, cpuinfo: str, **more: str) -> Path:
 
 
 def vector_of(root: Path) -> dict[str, Any]:
-    return vector(root, read_assignments(root / "proc/cpuinfo", ":"))
+    return vector(root, cpuinfo(str(root / "proc/cpuinfo")))
 
 
 def x86(flags: str, vendor: str = "GenuineIntel", family: int = 6) -> str:
