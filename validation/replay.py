@@ -17,17 +17,14 @@ one is missed.
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from run_job import COMMAND, results, run_job
+from run_job import parser_of, results, run_bench, run_job
 
 from bench.paths import CHECKOUT
 from bench.record.records import Record
@@ -91,10 +88,8 @@ def replayed(record: Record) -> Costs:
 
 def replay_record(trace: Path, study: str, out: Path, arms: Sequence[str]) -> list[Record]:
     """Return the records of replays of ``trace`` under each arm, through the product's own command."""
-    words = ["replay", str(trace), f"+allocator={','.join(arms)}", f"warmup_steps={WARMUP}", f"study={study}"]
-    done = subprocess.run([*COMMAND, *words], env={**os.environ, "BENCH_OUT": str(out)}, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(words)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    words = [f"+allocator={','.join(arms)}", f"warmup_steps={WARMUP}", f"study={study}", "sweep.html=false"]
+    run_bench(out, "replay", str(trace), *words)
     return [record for record in reading.read_all([out / study])[0] if record["valid"]]
 
 
@@ -149,7 +144,7 @@ def perturbed(trace: Path, number: int, out: Path) -> list[Costs]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--trace", type=Path, default=TRACE)
     parser.add_argument("--training", type=Path, nargs="+", default=[], help="folders or packs of records of the shape")
     parser.add_argument("--arms", nargs="+", default=list(ARMS))
@@ -157,7 +152,6 @@ def main(argv: list[str] | None = None) -> int:
         "--perturbed", type=int, default=0, metavar="N", help="replays of changed traces for glibc's mean"
     )
     parser.add_argument("--counts", action="store_true", help="judge no seconds: the records are of another host")
-    parser.add_argument("--out", type=Path, help="keep the records here, and go on after an interruption")
     args = parser.parse_args(argv)
     theirs: dict[str, list[Costs]] = {}
     for record in filter(is_of_the_shape, reading.read_all(args.training)[0] if args.training else []):

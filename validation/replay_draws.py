@@ -1,15 +1,14 @@
-"""What makes glibc's faults differ from run to run: replays of one trace, changed a little.
+"""What makes faults differ from run to run: replays of one trace, changed a little.
 
-    python -m validation replay_draws --out results/draws [--seeds 10] [--trace FILE]
+    python -m validation replay_draws --out results/draws [--arm glibc] [--seeds 10] [--trace FILE]
 
-A replay of one trace gives the same counts each time, so the draw is in the sequence of calls. Four kinds of change, each replayed under
-glibc: none, twice; 50 blocks of 16 to 1024 bytes more in each step, each freed in the step after it (--seeds of them); and no block below 1 KiB.
-Prints minor faults of each step that counts, and the spread over the seeds. Goal: the two replays without a change agree within 0.1 %.
+A replay of one trace gives the same counts each time, so the draw is in the sequence of calls. Kinds of change, each replayed: none, twice;
+50 blocks of 16 to 1024 bytes more in each step, each freed in the step after it (--seeds of them); and no block below 1 KiB. Prints minor
+faults of each step that counts, and the spread over the seeds. Goal: the two replays without a change agree within 0.1 %.
 """
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from replay import TRACE, replay_record
-from run_job import results
+from run_job import parser_of, results
 
 from bench.workloads.replay.trace import (
     EVENT,
@@ -94,25 +93,25 @@ def changed(trace: Trace, change: str, seed: int, out: Path) -> tuple[Path, str]
     return path, name
 
 
-def faults(trace: Trace, change: str, seed: int, out: Path) -> list[int]:
-    """Return the minor faults of each counted step of the changed trace under glibc."""
-    segments = replay_record(*changed(trace, change, seed, out), out, ["glibc"])[0]["ranks"][0]["segments"]
+def faults(trace: Trace, change: str, seed: int, out: Path, arm: str) -> list[int]:
+    """Return the minor faults of each counted step of the changed trace under one arm."""
+    segments = replay_record(*changed(trace, change, seed, out), out, [arm])[0]["ranks"][0]["segments"]
     found = [count for count, steady in zip(segments["minor_faults"], segments["steady"]) if steady]
     print(f"{change:14}{seed:4}  {fmean(found):11,.0f}  {' '.join(f'{count:,}' for count in found)}", flush=True)
     return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--trace", type=Path, default=TRACE)
+    parser.add_argument("--arm", default="glibc")
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--out", type=Path, help="keep the traces and records here, and go on after an interruption")
     args = parser.parse_args(argv)
     trace = read(args.trace)
     with results(args.out) as out:
-        unchanged = [fmean(faults(trace, "none", seed, out)) for seed in (1, 2)]
-        means = [fmean(faults(trace, "more", seed, out)) for seed in range(1, args.seeds + 1)]
-        faults(trace, "no small ones", 1, out)
+        unchanged = [fmean(faults(trace, "none", seed, out, args.arm)) for seed in (1, 2)]
+        means = [fmean(faults(trace, "more", seed, out, args.arm)) for seed in range(1, args.seeds + 1)]
+        faults(trace, "no small ones", 1, out, args.arm)
     if len(means) > 1:
         print(f"{len(means)} seeds: mean {fmean(means):,.0f}, standard deviation {stdev(means) / fmean(means):.0%}")
     return 0 if abs(unchanged[0] / unchanged[1] - 1) < 0.001 else 1
