@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import jsonschema
@@ -12,6 +13,8 @@ import pytest
 from bench.paths import CHECKOUT
 from bench.workloads.replay.trace import MARK, STEP, read
 from tests.integration.commands import NO_PAGE, Done, bench
+
+pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="both programs are built with a C compiler")
 
 TINY = [
     *("model=tiny", "measure=full", "measure.iterations=2", "measure.warmup_micro_batches=2"),
