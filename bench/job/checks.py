@@ -201,7 +201,7 @@ def check_middle(job: Job) -> None:
         job,
         "measure.iteration_micro_batches",
         job.measure.mode == "full" or given >= least,
-        f"at least {least}: a first one, {SETTLING} after it in which memory settles, a last one, which synchronizes, and one between "
+        f"at least {least}: a first one, one in which memory settles, a last one, which synchronizes, and one between "
         "them, which stands for the rest",
     )
 

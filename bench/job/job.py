@@ -89,7 +89,7 @@ class Measure:
     mode: str = "sampled"
     warmup_micro_batches: int = 4  # discarded, with a step after each: the heap settles over steps
     # sampled: micro-batches between two optimizer steps: a first, two that settle, a last, the rest middle ones
-    iteration_micro_batches: int = 6
+    iteration_micro_batches: int = 5
     iterations: int = 4  # iterations that count, at least: each is one draw of the heap's layout
     min_seconds: float = 0.0  # keep on measuring for so long
     max_seconds: float = 900.0  # begin no iteration, or step of a program, that would end after this

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from bench.job.job import Job, Measure
 
 KINDS = ("first", "settling", "middle", "last")
-SETTLING = 2  # micro-batches after the first that still fault
+SETTLING = 1  # micro-batches after the first that still fault in what the optimizer step gave back
 WARM_UP_STEPS = 2  # of a program, by design: what is made in the first one, and the heap that grows for it
 ENOUGH_TO_CUT = 20  # samples from which on a change point is searched for: among few it finds one by chance
 
@@ -51,9 +51,8 @@ def kinds_of(count: int) -> tuple[str, ...]:
     """Return the kind of each of an iteration's ``count`` micro-batches.
 
     `first` makes .grad, `last` synchronizes it. The optimizer step frees the gradients. An allocator returns a part of them to the
-    kernel, or to other sizes, and the next micro-batches fault it in again: under tcmalloc two of them take 40 to 300 thousand
-    faults where later ones take a thousand (docs/explanation/sweep.md). Those are `settling`: of 1,024 they are two, so that they are
-    measured as what they are and stand for no others. The rest is `middle`.
+    kernel, or to other sizes, and the next micro-batches fault it in again (docs/explanation/sweep.md has the counts). The one after
+    the first is `settling`: of 1,024 it is one, so that it is measured as what it is and stands for no others. The rest is `middle`.
     """
     kinds = ["first", *["settling"] * SETTLING, *["middle"] * count][: count - 1]
     return (*kinds, "last")

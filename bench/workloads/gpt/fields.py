@@ -30,7 +30,7 @@ class MicroBatches(TypedDict):
     iteration: Annotated[list[int], says("which optimizer step")]
     index: Annotated[list[int], says("which micro-batch in it")]
     kind: Annotated[
-        list[Kind], says("`first`, `settling` (the two after it), `middle`, `last` (synchronizes the gradients)")
+        list[Kind], says("`first`, `settling` (after it), `middle`, `last` (synchronizes the gradients)")
     ]
     steady: Annotated[list[bool], says("false for warm-up, which is kept and not counted")]
     loss: Annotated[Column, says("as the rank computed it")]

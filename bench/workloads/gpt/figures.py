@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from bench.job.checks import converted
 from bench.job.errors import ConfigError
 from bench.job.job import Job, from_dict
-from bench.job.sampling import KINDS, SETTLING, typical
+from bench.job.sampling import KINDS, typical
 from bench.record.fields import COUNTERS
 from bench.record.records import Record
 from bench.statistics.stats import finite, time_interval
@@ -99,13 +100,14 @@ def derive_rank(job: Job, rank: dict[str, Any]) -> dict[str, Any]:
     last one (which synchronises the gradients), the middle ones, and an optimizer step (`bench.job.sampling`). Its time, and
     each counter, is that sum over the means of each kind, so that
     Sec/it = n * mean(middle) + (first - middle) + settling + sync + optimizer. In full mode Sec/it is the mean wall time of the
-    iterations themselves, and the parts only say where it went. Earlier records call none `settling`: there it is 0.
+    iterations themselves, and the parts only say where it went. Earlier records have none or two `settling` micro-batches.
     """
     mb, it = rank["micro_batches"], rank["iterations"]
     n = job.num_micro_batches
     steady = [i for i, yes in enumerate(mb["steady"]) if yes]
     kinds = {kind: [i for i in steady if mb["kind"][i] == kind] for kind in KINDS}
     multiplied = typical(mb["kind"], steady)
+    settling = max(Counter(mb["iteration"][i] for i in kinds["settling"]).values(), default=0)  # of an iteration, as it ran
 
     def mean(column: Sequence[float], kind: str) -> float:
         return fmean(column[i] for i in (kinds[kind] or multiplied))
@@ -118,7 +120,7 @@ def derive_rank(job: Job, rank: dict[str, Any]) -> dict[str, Any]:
 
     def settling_of(column: Sequence[float]) -> float:
         """What they add to as many middle ones."""
-        return max(0, min(SETTLING, n - 2)) * (mean(column, "settling") - mean(column, "middle"))
+        return max(0, min(settling, n - 2)) * (mean(column, "settling") - mean(column, "middle"))
 
     seconds = [f + b for f, b in zip(mb["forward_seconds"], mb["backward_seconds"])]
     steady_its = [i for i, yes in enumerate(it["steady"]) if yes] or [len(it["steady"]) - 1]
@@ -136,7 +138,7 @@ def derive_rank(job: Job, rank: dict[str, Any]) -> dict[str, Any]:
         sec_per_it = fmean(samples)
     else:
         sec_per_it = everything + sync + optimizer
-        # Of 1,024 micro-batches all but four are middle ones, so that their spread is that of Sec/it. Those of one iteration are one
+        # Of 1,024 micro-batches all but three are middle ones, so that their spread is that of Sec/it. Those of one iteration are one
         # observation; where there is one iteration only, they are all there is.
         draws: dict[int, list[float]] = {}
         for i in multiplied:

@@ -73,7 +73,7 @@ def with_change(value: dict[str, Any], **changes: Any) -> dict[str, Any]:
         ({"allocator__env": {"A=B": "x"}}, "no variable"),
         ({"allocator__env": {"A": 1}}, "allocator.env={'A': 1}: expected `str`, got `int`"),
         ({"allocator__env": {"A": "\x1b"}}, "no variable"),
-        ({"measure__iteration_micro_batches": 2}, "measure.iteration_micro_batches=2 must be at least 5"),
+        ({"measure__iteration_micro_batches": 2}, "measure.iteration_micro_batches=2 must be at least 4"),
     ],
 )
 def test_a_job_is_refused_as_if_it_had_been_typed(changes: dict[str, Any], words: str) -> None:

@@ -109,7 +109,7 @@ def test_columns_have_equal_lengths_and_true_contents(small_job: Job, events: li
     assert set(mb) == {*MICRO_BATCH_COLUMNS, "steady"} and set(it) == {*ITERATION_COLUMNS, "steady"}
     assert {len(column) for column in mb.values()} == {10} and {len(column) for column in it.values()} == {4}
     assert mb["iteration"] == [0, 1] + [2] * 4 + [3] * 4 and mb["index"] == [0, 0] + [0, 1, 2, 3] * 2
-    assert mb["kind"] == ["last"] * 2 + ["first", "settling", "settling", "last"] * 2
+    assert mb["kind"] == ["last"] * 2 + ["first", "settling", "middle", "last"] * 2
     assert mb["forward_seconds"] == mb["backward_seconds"] == [1.0] * 10 and it["optimizer_seconds"] == [1.0] * 4
     # begin, three looks for each micro-batch, and two for the optimizer
     assert it["wall_seconds"] == [5.0, 5.0, 14.0, 14.0]
