@@ -14,8 +14,8 @@ BENCH = SHAPES["make bench: 2 iterations a run"]
 
 def test_a_run_has_the_shipped_warm_up_and_its_iterations() -> None:
     kinds, iteration, warm = coverage.run_kinds(BENCH)
-    assert warm == 4 and iteration == [0, 1, 2, 3, *[4] * 6, *[5] * 6]
-    assert [i for i, kind in enumerate(kinds) if kind == "middle"] == [7, 8, 13, 14]
+    assert warm == 4 and iteration == [0, 1, 2, 3, *[4] * 5, *[5] * 5]
+    assert [i for i, kind in enumerate(kinds) if kind == "middle"] == [6, 7, 11, 12]
 
 
 def test_the_reference_has_a_level_for_each_iteration_and_the_arm_has_one() -> None:
