@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ import pytest
 from bench.paths import CHECKOUT
 from bench.workloads.replay.trace import MARK, STEP, read
 from tests.integration.commands import NO_PAGE, Done, bench
+
+pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="both programs are built with a C compiler")
 
 TINY = [
     *("model=tiny", "measure=full", "measure.iterations=2", "measure.warmup_micro_batches=2"),
