@@ -78,7 +78,7 @@ def products_sentences(host: Mapping[str, Any]) -> list[str]:
         return []
     full, stock = found["full"], found["stock"]
     fast, slow = full["product_gflops"], stock["product_gflops"]
-    said = f"Matrix products: {full['library']} {full['version']}, {full['path']} path, {fast:.0f} GFLOP/s on {full['threads']} threads"
+    said = f"SGEMM: {full['library']} {full['version']}, {full['path']} path, {fast:.0f} GFLOP/s on {full['threads']} threads"
     limit = limit_gflops(host, full["threads"])
     if disturbed(full):
         said += f" (on {full['product_cpus']:.1f} cores: other programs had the rest, or the library uses no more)"

@@ -29,7 +29,7 @@ MOST = {"nodes": MOST_NODES, "seed": LARGEST}
 POSITIVE = (
     "nodes ranks_per_node model.layers model.hidden model.heads model.sequence model.vocabulary train.micro_batch_size "
     "train.global_batch_size train.lr parallel.tensor parallel.pipeline train.clip_grad launch.threads_per_rank launch.timeout_seconds "
-    "launch.collective_timeout_seconds launch.silence_seconds launch.job_timeout_seconds program.timeout_seconds"
+    "launch.collective_timeout_seconds launch.silence_seconds launch.job_timeout_seconds program.timeout_seconds replay.steps"
 ).split()
 POSITIVE_BY_MODE = {
     "full": ["measure.iterations"],

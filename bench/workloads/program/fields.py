@@ -12,6 +12,7 @@ from bench.record.fields import (
     Number,
     Positive,
     Proof,
+    Rank,
     doc,
 )
 
@@ -52,12 +53,7 @@ class Steps(TypedDict):
     system_seconds_per_step: Annotated[Number, SYSTEM_SECONDS]
 
 
-class ProgramRank(TypedDict):
-    rank: Annotated[int, doc("0")]
-    node: Annotated[int, doc("0")]
-    hostname: Annotated[str, doc("name of the host")]
-    pid: Annotated[int, doc("process number of the command")]
-    cpus: Annotated[list[int], doc("logical CPUs that it was allowed")]
+class ProgramRank(Rank):
     threads: Annotated[Positive, doc("CPUs that it kept busy, on average, at least 1")]
     proof: Annotated[ProgramProof, doc("the arm's library, and each process with or without it")]
     environment_bytes: NotRequired[Annotated[int, doc("size of its environment, the same for all arms")]]

@@ -23,7 +23,6 @@ from bench.workloads.workload import OnEvent, Outcome, Workload
 
 if TYPE_CHECKING:
     from bench.copies.launcher import Copy
-    from bench.statistics.pairing import Losses
 
 STEPS_TO_LOOK = 12  # of which the first two do not count
 OTHER, OTHER_SECONDS = 2.0, 1.0  # times as long, and by so much: another first run than the rest
@@ -121,18 +120,3 @@ class UserProgram(Workload):
                 "compared: match a line that each run prints at the same step, or name the step: (?P<step>[0-9]+) and (?P<value>...)."
             )
         return list(dict.fromkeys(said))
-
-    def agreement(self, check: Losses) -> str:
-        from bench.report.sentences import agreement
-
-        if check.disagreeing:
-            differ = f"{check.largest_difference:.2g} relative"
-            return f"{', '.join(check.disagreeing)} printed other values (by up to {differ}): no comparison is valid."
-        if not check.num_compared:
-            return (
-                f"All {check.num_records} runs ended as they should; what they computed was not compared "
-                "(check='REGEX' compares a value)."
-            )
-        return (
-            f"All {check.num_records} runs printed the same values, {agreement(check)} ({check.num_compared} compared)."
-        )

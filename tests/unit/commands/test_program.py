@@ -28,7 +28,7 @@ RESULT: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["python3 train.py", "x"], "without quotes around all of them: -- python3 train.py"),
+        (["python3 train.py", "x"], "without quotes around all of it: -- python3 train.py"),
         (["./train.sh --fast"], "without quotes"),
         (["OMP_NUM_THREADS=2 python3 train.py"], "without quotes"),
         (["OMP_NUM_THREADS=2", "python3"], "put `env` in front of it: -- env OMP_NUM_THREADS=2"),

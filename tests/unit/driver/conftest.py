@@ -90,10 +90,12 @@ def run_sweep(
 
         leader = FakeLeader(here if isinstance(here, list) else [here or host], outcome)
         monkeypatch.setattr(Gpt, "run_block", lambda self, *arguments: leader.run_gpt(*arguments))
+        study = study or Study("main")
         with monkeypatch.context() as patch:  # what takes most of the time, and is looked at elsewhere
             patch.setattr("bench.driver.plan.earlier_records", lambda *arguments: [])
             patch.setattr("bench.workloads.gpt.ranks.shares_here", functools.lru_cache(maxsize=None)(ranks.shares_here))
-            code = Runner(study or Study("main"), tmp_path, leader, Progress(jobs)).run(jobs)  # type: ignore[arg-type]
+            progress = Progress(jobs, verbose=study.verbose)
+            code = Runner(study, tmp_path, leader, progress).run(jobs)  # type: ignore[arg-type]
         assert [final for _, final in published] == [False] * (len(published) - 1) + [True]
         return code, leader.ran, published[-1][0]
 
