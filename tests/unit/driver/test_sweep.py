@@ -13,7 +13,7 @@ import pytest
 from bench.config.compose import jobs_of
 from bench.config.files import conf_folders
 from bench.config.study import Study
-from bench.copies.control import PeersLost
+from bench.copies.control import PeersLost, without_amount
 from bench.copies.launcher import Copy
 from bench.copies.outcome import Outcome
 from bench.driver import sweep
@@ -170,6 +170,9 @@ def test_blocks_that_an_earlier_command_added_answer_whatever_is_planned_now(tmp
     done = builders.study(tmp_path, arms, blocks=2, spread=0.3)
     runner = sweep.Runner(Study("main", blocks="auto"), tmp_path, None, sweep.Progress(jobs, verbose=True))  # type: ignore[arg-type]
     planned = runner.next_block(jobs, done, 0.0, 10.0)
+    assert {without_amount(job) for job in planned} == {without_amount(job) for job in jobs}, (
+        "other copies run them too"
+    )
     other = 9 - planned[0].measure.iterations
     for job in planned:
         path = tmp_path / sweep.replace_iterations(job, other).directory / "record.json"
