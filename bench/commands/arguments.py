@@ -156,7 +156,7 @@ def trace(parser: argparse.ArgumentParser) -> None:
 def replay(parser: argparse.ArgumentParser) -> None:
     words = "of `trace`, or the text of Android's memory_replay"
     parser.add_argument("trace", metavar="TRACE", type=given_path, help=words)
-    words = "+allocator=a,b warmup_steps=N pace=none|original study=NAME"
+    words = "+allocator=a,b warmup_steps=N steps=N pace=none|original study=NAME"
     parser.add_argument("overrides", nargs="*", help=words)
     add_output(parser)
 

@@ -28,7 +28,7 @@ from bench.workloads.replay.build import built
 from bench.workloads.replay.trace import read
 
 STEPS = ("Allocator", "Minor faults", "System CPU time", "Peak RSS", "Replay")
-KEYS = {"pace": str, "warmup_steps": int}  # of `replay`; all may leave out `replay.`
+KEYS = {"pace": str, "warmup_steps": int, "steps": int}  # of `replay`; all may leave out `replay.`
 
 
 def run(options: argparse.Namespace) -> int:

@@ -66,7 +66,7 @@ def runs_at_once(job: Job, hosts: Sequence[Mapping[str, Any]], interleave: str, 
     """
     workload = workload_of(job)
     if interleave == "false" or (interleave == "auto" and not workload.pauses):
-        return 1
+        return 1 if interleave == "false" else workload.side_by_side
     if not workload.pauses:
         raise ConfigError(f"sweep.interleave=true: a run of {workload.title(job)} cannot be paused; leave it at auto.")
     need = (workload.rank_bytes(job) or 0) * (job.num_ranks if alone else job.ranks_per_node)

@@ -193,7 +193,8 @@ class Runner:
             number += 1
         hosts = self.leader.facts
         at_once = runs_at_once(todo[0], hosts, self.study.interleave, len(hosts) == 1) if todo else 1
-        for group in groups(todo, reference, at_once, number):
+        beside = reference if todo and workload_of(todo[0]).pauses else None
+        for group in groups(todo, beside, at_once, number):
             raise_if_interrupted()
             if done and self.time_is_over(started, group[0]):
                 return False

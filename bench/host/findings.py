@@ -19,7 +19,7 @@ from bench.process.cpus import cpu_numbers
 
 GIB = 1 << 30
 BUSY_SHARE = 0.25  # of the CPUs taken by others before anything has started: too much to measure at all
-THP_MADVISE = "`echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled`"
+THP_MADVISE = f"`echo madvise | sudo tee /{THP}/enabled`"
 
 
 @dataclass(frozen=True)

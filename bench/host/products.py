@@ -12,9 +12,10 @@ from typing import Any
 
 from bench.host.foreign import FOREIGN
 from bench.host.vector import cores_allowed, limit_gflops
+from bench.job.checks import CHOICES
 
 LIMIT_SECONDS = 120.0
-PATHS = ("full", "stock")
+PATHS = CHOICES["launch.blas"]
 SLOW = 1.2  # times as fast on the best path as the library is by default: from here on it is worth a word
 Products = dict[str, dict[str, Any]]
 

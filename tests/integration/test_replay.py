@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -12,6 +16,8 @@ import pytest
 from bench.paths import CHECKOUT
 from bench.workloads.replay.trace import MARK, STEP, read
 from tests.integration.commands import NO_PAGE, Done, bench
+
+pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="both programs are built with a C compiler")
 
 TINY = [
     *("model=tiny", "measure=full", "measure.iterations=2", "measure.warmup_micro_batches=2"),
@@ -84,3 +90,13 @@ def test_wrong_words_are_one_sentence(folder: Path, trace: Path, words: list[str
     done = bench([word.format(trace=trace.name) for word in words], folder / "results")
     assert done.code == 2 and said in done.said[0] and len(done.said) == 1, done.stderr
     assert not list(folder.glob("*.raw"))
+
+
+def test_a_program_that_is_recorded_computes_the_same(folder: Path) -> None:
+    """The example of the documentation: two steps under PyTorch, all its threads."""
+    command = [sys.executable, "-W", "ignore", str(CHECKOUT / "examples" / "train.py"), "2"]
+    alone = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    done = bench(["trace", "-o", "example", "--", *command], folder / "results")
+    losses = [re.findall(r"loss (\S+)", text) for text in (alone, done.stdout)]
+    assert done.code == 0 and len(losses[0]) == 2 and losses[0] == losses[1], done.stderr
+    assert re.search(r"ran for [0-9.]+ s while it was recorded; \S+ s of that", done.stdout)

@@ -26,8 +26,7 @@ from bench.record import records
 pytestmark = pytest.mark.usefixtures("undrawn", "nothing_starts")
 
 EXAMPLES = settings(
-    builders.EXAMPLES,
-    max_examples=max(1, builders.EXAMPLES.max_examples // 50),
+    max_examples=max(1, settings.default.max_examples // 50),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 SMOKE = sorted((CHECKOUT / "tests" / "data" / "smoke").glob("*/record.json"))

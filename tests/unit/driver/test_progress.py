@@ -172,9 +172,9 @@ def test_the_first_job_tells_the_time_by_its_own_pace(watch: Any) -> None:
     bar, _ = watch(terminal=False, jobs=[job, job])
     bar.start([job])
     expected = Gpt().expected_seconds(job, 2, 20.0)
-    assert expected == 160.0, "4 micro-batches of warm-up and two iterations of 6, at 10 s each"
-    assert bar.time_left(expected, 20.0) == "5:00 left"
-    for measure, seconds in ((Measure(iterations=2, max_seconds=150), 150.0), (Measure(max_seconds=1), 100.0)):
+    assert expected == 140.0, "4 micro-batches of warm-up and two iterations of 5, at 10 s each"
+    assert bar.time_left(expected, 20.0) == "4:20 left"
+    for measure, seconds in ((Measure(iterations=2, max_seconds=130), 130.0), (Measure(max_seconds=1), 90.0)):
         assert Gpt().expected_seconds(replace(job, measure=measure), 2, 20.0) == seconds
     full = replace(job, measure=Measure(mode="full", iterations=2), train=Train(global_batch_size=8))
     assert Gpt().expected_seconds(full, 1, 10.0) == 10.0 * (4 + 2 * full.num_micro_batches)
@@ -186,8 +186,8 @@ def test_interleaved_runs_are_one_line_and_end_together(watch: Any) -> None:
     NOW[0] = 40.0
     for job in (GLIBC, JOB, JOB, GLIBC):
         bar.step(job, EVENT, 40.0)
-    assert bar.time_left(Gpt().expected_seconds(JOB, 2, 40.0), 40.0) == "18:00 left", (
-        "28 rounds of 20 s, and as much again"
+    assert bar.time_left(Gpt().expected_seconds(JOB, 2, 40.0), 40.0) == "15:20 left", (
+        "24 rounds of 20 s, and as much again"
     )
     bar.end(GLIBC, {**GOOD, "wall_seconds": 300.0})
     bar.end(JOB, {**GOOD, "wall_seconds": 340.0})

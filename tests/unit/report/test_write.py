@@ -144,7 +144,7 @@ def test_simulated_nodes_are_labelled_everywhere(tmp_path: Path, capsys: pytest.
     write.write_sweep(tmp_path, STUDY, b.study(tmp_path, FAST, nodes=(2,), simulated=True), True)
     page = (tmp_path / "report.html").read_text()
     for text in (capsys.readouterr().out, (tmp_path / "report.md").read_text(), page):
-        for label in "at 2 simulated nodes":
+        for label in ("at 2 simulated nodes",):
             assert label in text
     assert ",true,true," in (tmp_path / "results.csv").read_text() and "ollow" in page
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from bench.job.job import Measure
 from bench.report.answer import answer
 from bench.statistics.grouping import pairs, sections
+from bench.statistics.pairing import at_common_steps
 
 OUT = Path("/results/main")
 FAST = {"glibc": {"seconds": 0.2}, "tcmalloc": {"seconds": 0.1}}
@@ -175,6 +176,14 @@ def test_the_result_has_whether_losses_are_the_same_bits(shift, words):
 def test_only_the_common_length_of_losses_counts():
     section = only([b.record(OUT, b.job(), num_iterations=3), b.record(OUT, b.job("tcmalloc"), num_iterations=5)])
     assert section.losses[0].num_compared == 15 and section.losses[0].bit_for_bit
+
+
+def test_losses_are_compared_at_the_steps_that_both_runs_name():
+    bars = [{"losses": [5.0, 4.0, 3.0], "loss_steps": [1, 4, 7]}, {"losses": [4.0, 3.5, 3.0], "loss_steps": [4, 6, 7]}]
+    ours, theirs = at_common_steps(*bars)
+    assert list(ours) == [4.0, 3.0] == list(theirs)
+    ours, theirs = at_common_steps({"losses": [5.0, 4.0, 3.0]}, {"losses": [5.0, 4.0]})
+    assert list(ours) == [5.0, 4.0] == list(theirs)
 
 
 def test_two_settings_under_one_name_are_two_arms():
