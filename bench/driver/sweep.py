@@ -78,7 +78,7 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
         },
     }
     budget_seconds = 60 * study.blocks_max_minutes if study.blocks == "auto" else None
-    progress = Progress(jobs, budget_seconds, verbose=study.verbose)
+    progress = Progress(jobs, budget_seconds, verbose=study.verbose, quiet=study.quiet)
     with interruptible(), contextlib.ExitStack() as stack:
         try:
             out = results_directory() / study.name
