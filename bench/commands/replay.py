@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 from bench.allocators.retention import is_usable
 from bench.commands.program import ARMS, refuse_gpt_keys
@@ -22,6 +23,7 @@ from bench.workloads import reading
 from bench.workloads.replay.build import built
 from bench.workloads.replay.trace import read
 
+ENOUGH_FAULTS = 100_000  # of a step, whose system CPU time is then that of its faults
 KEYS = {"pace": str, "warmup_steps": int, "steps": int}  # of `replay`; all may leave out `replay.`
 
 
@@ -88,5 +90,22 @@ def table(found: Sequence[Record]) -> str:
         rows.append((record["job"]["allocator"]["name"], *counts, *memory))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join([row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in range(1, 5))]) for row in rows]
+    lines += fault_cost(found)
     last = "Counts are the program's; the replay has none of its arithmetic, and predicts no speed-up of it."
     return "\n".join(["", f"A step of the trace ({found[0]['derived']['notes']}):", "", *lines, "", last])
+
+
+def fault_cost(found: Sequence[Record]) -> list[str]:
+    """Return a sentence on what a minor fault takes here, over the counted steps that have enough of them; none without such steps."""
+    costs = []
+    for record in found:
+        segments = record["ranks"][0]["segments"]
+        rows = zip(segments["minor_faults"], segments["system_seconds"], segments["steady"])
+        costs += [1e6 * seconds / faults for faults, seconds, steady in rows if steady and faults >= ENOUGH_FAULTS]
+    if not costs:
+        return []
+    low, high = min(costs), max(costs)
+    where = (
+        f"{low:.2f} to {high:.2f} over {len(costs)} step{'s' * (len(costs) > 1)} of {ENOUGH_FAULTS:,} faults and more"
+    )
+    return ["", f"A minor fault takes {fmean(costs):.2f} microseconds of system CPU time here ({where})."]

@@ -14,7 +14,7 @@ from bench.statistics.cause import Cause
 from bench.statistics.costs import stock_gain, stock_seconds
 from bench.statistics.pairing import Losses, Pair
 from bench.statistics.published import published_seconds
-from bench.workloads.catalogue import WORKLOADS
+from bench.workloads.catalogue import WORKLOADS, workload_of
 
 if TYPE_CHECKING:
     from bench.record.records import Record
@@ -29,6 +29,8 @@ HUGE_BYTES = 64 << 20  # of huge pages: less is the interpreter's and the librar
 
 def verdict_sentences(section: Section) -> list[str]:
     """Return a sentence for each comparison, with the gain on the math library's default path; without a ratio, the reason."""
+    if section.arms and not workload_of(section.job).compares_times:
+        return ["No arm is called faster or slower: these times are not those of the program."]
     said = []
     for pair in section.pairs:
         gain_there = gain_by_default(section, pair)
