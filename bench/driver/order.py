@@ -33,7 +33,7 @@ def in_blocks(jobs: Sequence[Job], shuffle: bool) -> list[Job]:
     }
     if len(set(settings.values())) < len(settings):
         raise ConfigError(
-            "two arms of this sweep differ but have the same allocator.name: give each a file of its own in conf/allocator."
+            "two allocators of this sweep differ but have the same allocator.name: give each a file of its own in conf/allocator."
         )
     first_seen = {key: i for i, key in enumerate(dict.fromkeys(others(job) for job in jobs))}
     ordered: list[Job] = []

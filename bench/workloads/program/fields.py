@@ -67,6 +67,9 @@ class ProgramRank(Rank):
     run: Annotated[Run, doc("the whole run, as the kernel accounts for the command and its children")]
     steps: Annotated[Optional[Steps], doc("what `program.rate` found; null where the run is the sample")]
     values: Annotated[list[Number], doc("what `program.check` found, how often, and the hash of its output")]
+    value_steps: NotRequired[
+        Annotated[list[Number], doc("the step that names each value, by `(?P<step>...)` in `program.check`")]
+    ]
     peak_rss_bytes: Annotated[int, doc("most memory of all its processes together, shared pages once")]
     huge_bytes: Annotated[int, doc("transparent huge pages, the most that was seen in one process")]
     fault_cost_seconds: Annotated[Optional[Number], doc("wall seconds of a minor fault, all threads faulting")]

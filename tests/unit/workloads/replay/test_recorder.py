@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from bench.job.errors import AllocatorError, ConfigError
 from bench.job.job import Allocator
 from bench.workloads.replay import build
 from bench.workloads.replay.trace import CALLOC, EVENT, FREE, MALLOC, MARK, MEMALIGN, REALLOC, THREAD_END, Trace, read
+
+pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="both programs are built with a C compiler")
 
 PROGRAM = r"""
 #define _GNU_SOURCE
