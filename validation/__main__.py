@@ -4,7 +4,7 @@
     python -m validation NAME [options]       one of them; `NAME --help` has its options
     python -m validation quick                those that need no quiet machine, some of them shortened (`make validate`)
 
-Each prints its figures, its goal and the verdict, and ends with 0 (met), 1 (missed) or 2 (wrong words). Run from the checkout's
+Each prints its figures, its goal and the verdict, and ends with 0 (met), 1 (missed) or 2 (invalid arguments). Run from the checkout's
 folder, with the Python of its .venv.
 """
 
@@ -29,21 +29,21 @@ class Part:
 
 PARTS = {
     "formula": Part("the FLOPs formula gives the 14 published rows", "1 s", quick=()),
-    "coverage": Part("the 95 % interval of a ratio holds the truth 95 times in 100, on made-up jobs", "3 min", quick=("--tries", "200")),
+    "coverage": Part("the 95 % interval of a ratio covers the true value 95 times in 100, on simulated runs", "3 min", quick=("--tries", "200")),
     "many_records": Part("a report of ten thousand records in under ten seconds", "1 min"),
-    "plan": Part("plan tells the time of a sweep within 20 %, six sweeps", "40 min"),
     "census": Part("the model allocates what the published program does: blocks of 1 MiB and more, by size", "4 min"),
-    "roofline": Part("the share of the physical limit and of the measured product that training reaches", "12 min"),
+    "divided": Part("tensor parallelism keeps the number of blocks of attention scores; their sizes, and the page faults, by arm", "15 min"),
     "arithmetic": Part("the math library's full path against the stock one: product and training", "11 min"),
-    "operations": Part("megatron's operations take the published program's time at the most; or a revision's, or no dropout's", "7 min"),
+    "operations": Part("megatron's operations take the published program's time at most; what dropout costs", "7 min"),
     "shape": Part("short iterations after the shipped warm-up have the faults of long ones within 3 %", "1 h"),
     "interleave": Part("interleaved runs find what runs one after another find: faults within 2 %, ratios within 4 %", "1 h"),
     "overhead": Part("measuring costs a micro-batch less than 1 %", "15 min"),
-    "program_overhead": Part("watching costs a user's program 1 % at the most, and the interval shows it", "12 min"),
     "foreign": Part("our GPT as a foreign program: `program` finds the ratio that the sweep finds", "40 to 60 min"),
-    "scaling": Part("ranks, overlap or wide: data parallel on one host", "5 to 20 min"),
+    "programs": Part("everyday programs: a verdict of a rate agrees with whole runs timed by hyperfine", "25 min"),
+    "program_overhead": Part("watching costs a user's program at most 1 %, upper limit of the interval included", "12 min"),
     "container_overhead": Part("the same job in Docker and in Apptainer: the same losses, times within 2 %", "15 min"),
-    "answer": Part("the ratio of the real model is known to 4 % within the minutes given", "15 min"),
+    "replay": Part("a replay of the published trace has the faults, system CPU time and peak memory of the training", "5 min"),
+    "replay_draws": Part("replays of one trace agree; a few calls more change glibc's faults", "15 min"),
     "faults": Part("no record lost, no hang, no process left, no wrong figure over faults at random moments", "10 min"),
     "aa": Part("one arm under two names is not called a difference", "35 min"),
 }  # fmt: skip
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run(name: str, options: Sequence[str]) -> int:
-    """The part's exit code; its goal stands before its figures, and the verdict after them."""
+    """Return the part's exit code; print its goal before its figures, and the verdict after them."""
     part = importlib.import_module(name)
     print(f"{name}: {PARTS[name].goal}", flush=True)
     begun = time.monotonic()

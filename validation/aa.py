@@ -1,15 +1,15 @@
-"""A/A: the same allocator under two names. How often is it called a difference?
+"""A/A: how often the same allocator under two names is called a difference.
 
     python -m validation aa                                                      tiny model, 40 comparisons of 4 blocks, glibc
     python -m validation aa --model gpt124m --comparisons 10 --allocator glibc tcmalloc --out results/aa --minutes 300
     python -m validation aa --model gpt124m --comparisons 10 --names 5 --allocator glibc tcmalloc --out results/aa5
 
 Each comparison is a sweep of its own through the product's command line: real ranks, real records, the product's own interval and
-verdict. With --out the records are kept, and the same command goes on where it was stopped, by --minutes or by hand, block by block.
+verdict. With --out the records are kept, and the same command goes on where it was stopped, block by block.
 The tiny model takes about 50 s a comparison on two cores, the real one 20 min (glibc) and 14 min (tcmalloc).
 
 With --names of more than two, a block holds a job of each name and every two names are a comparison: five names give ten for a quarter
-of the jobs. Such comparisons share jobs, so ten of them say less than ten sweeps. Therefore the names are also dealt out anew: within
+of the jobs. Such comparisons share jobs, so ten of them say less than ten sweeps. Therefore the names are also relabeled at random: within
 a block the jobs are alike but for their names, so any two of each block make a comparison that might have been, and the share of those
 that are called different does not hang on which ten were drawn.
 
@@ -19,11 +19,8 @@ missed, or when comparisons are not whole yet.
 
 from __future__ import annotations
 
-import argparse
 import math
-import os
 import random
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -31,7 +28,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from run_job import COMMAND, results
+from run_job import parser_of, results, run_bench
 
 from bench.record import records
 from bench.report.verdicts import show
@@ -41,7 +38,7 @@ from bench.workloads import reading
 
 NAMES = ("one", "other", "third", "fourth", "fifth")
 DIFFERENT = ("faster", "slower")
-DEALS = 2000
+RELABELINGS = 2000
 # The real model as `make bench` has it: one counted iteration a job.
 WORDS = {"tiny": ("+experiment=smoke",), "gpt124m": ("measure.iterations=1",)}
 
@@ -77,13 +74,13 @@ class Tally:
 
 
 def words_of(model: str, arm: str, names: Sequence[str], number: int, overrides: Sequence[str]) -> list[str]:
-    """Overrides of one sweep; the seed orders the arms, too."""
+    """Return the overrides of one sweep; the seed orders the arms, too."""
     return [*WORDS.get(model, WORDS["gpt124m"]), *([f"model={model}"] if model not in WORDS else []), f"+allocator={arm}",
             f"allocator.name={','.join(names)}", f"sweep.reference={names[0]}", f"seed={1234 + number}", *overrides]  # fmt: skip
 
 
 def done_blocks(folder: Path, names: Sequence[str]) -> set[int]:
-    """Blocks of this sweep of which every name's job has a valid record."""
+    """Return the blocks of this sweep of which every name's job has a valid record."""
     found = reading.read_all([folder])[0] if folder.is_dir() else []
     arms: dict[int, set[str]] = {}
     for record in found:
@@ -93,34 +90,31 @@ def done_blocks(folder: Path, names: Sequence[str]) -> set[int]:
 
 
 def run_block(out: Path, study: str, block: int, words: Sequence[str]) -> None:
-    command = [*COMMAND, *words, f"study={study}", f"repeat={block}"]
-    done = subprocess.run(command, env={**os.environ, "BENCH_OUT": str(out)}, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    run_bench(out, *words, f"study={study}", f"repeat={block}")
 
 
 def compare(found: Sequence[records.Record], names: Sequence[str]) -> list[stats.Ratio]:
-    """Every two names, the ratio as the report makes it."""
+    """Return the ratio of every two names, as the report makes it."""
     order = {(one, other) for one, other in combinations(names, 2)}
     return [c.ratio for one in names for c in pairs(found, one) if c.ratio and (one, c.arm) in order]
 
 
-def dealt_anew(found: Sequence[records.Record], deals: int = DEALS) -> float:
-    """The share of comparisons called different when two jobs are drawn in each block, whatever their names."""
+def relabeled(found: Sequence[records.Record], times: int) -> float:
+    """Return the share of comparisons called different when two jobs are drawn in each block, whatever their names."""
     blocks: dict[int, list[list[float]]] = {}
     for record in found:
         if record["valid"]:
             blocks.setdefault(record["job"]["repeat"], []).append(record["derived"]["samples"])
     draw, called = random.Random(1), 0
-    for _ in range(deals):
+    for _ in range(times):
         two = [draw.sample(jobs, 2) for jobs in blocks.values()]
         ratio = stats.ratio([one for one, _ in two], [other for _, other in two])
         called += stats.verdict(ratio).word in DIFFERENT
-    return called / deals
+    return called / times
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--comparisons", type=int, default=40, help="of each allocator (default 40)")
     parser.add_argument("--blocks", type=int, default=4, help="in each comparison (default 4)")
     parser.add_argument(
@@ -129,7 +123,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--allocator", nargs="+", default=["glibc"])
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no block after so many")
-    parser.add_argument("--out", type=Path, help="keep the records here, and go on from those that are there")
     parser.add_argument("overrides", nargs="*", default=[])
     args = parser.parse_args(argv)
     if args.comparisons < 1 or args.blocks < 2 or not 2 <= args.names <= len(NAMES):
@@ -156,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
                     print(f"{arm:14s}{len(verdicts):3d}  {show(ratio):24s} {verdicts[-1]}", flush=True)
                 if args.names > 2:
                     print(
-                        f"{arm:14s}names dealt anew {DEALS:,} times: {dealt_anew(found):.1%} called different",
+                        f"{arm:14s}random relabeling, {RELABELINGS:,} times: {relabeled(found, RELABELINGS):.1%} called different",
                         flush=True,
                     )
             called = sum(word in DIFFERENT for word in verdicts)

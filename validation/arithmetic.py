@@ -1,4 +1,4 @@
-"""What the math library's path is worth: the fixed product and the training of the real model, `stock` and `full` in turns.
+"""What the math library's path is worth: the fixed product and the training of the real model, `stock` and `full` interleaved.
 
     python -m validation arithmetic [--pairs 6] [--blocks 3] [--micro-batches 2] [--allocator tcmalloc ...]
 
@@ -7,7 +7,7 @@ and an iteration of --micro-batches, both paths in each block, the order turned 
 under `full` and 34 under `stock` about ten minutes.
 
 Goal: on a CPU that is not Intel's and has AVX-512 `full` does 4 times the stock product and 2.5 times the training; with AVX2 alone it
-is surely faster in both; on Intel's the two agree within 5 % or within noise. The losses of all jobs are the same bit for bit
+is significantly faster in both; on Intel's the two agree within 5 % or within noise. The losses of all jobs are the same bit for bit
 within a path. Exit code 1 when one is missed.
 """
 
@@ -17,49 +17,40 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from run_job import results, run_job
+from run_job import micro_batch_seconds, parser_of, results, run_job
 
-from bench.host.products import product
+from bench.host.products import PATHS, product
 from bench.host.topology import cores
 from bench.report.verdicts import show
 from bench.statistics import stats
 
-PATHS = ("full", "stock")
 SAME = 0.05
 # By the path that the CPU could take: least ratio stock/full of the times, for the product and for the training.
 LEAST = {"AVX-512": {"product": 4.0, "training": 2.5}}
 
 
 def turns(rounds: int) -> list[tuple[int, str]]:
-    """(round, path): AB, BA, AB, so that what drifts falls on both alike."""
+    """Return (round, path): AB, BA, AB, so that what drifts falls on both alike."""
     return [(turn, path) for turn in range(rounds) for path in (PATHS if turn % 2 == 0 else PATHS[::-1])]
 
 
 def judge(what: str, ratio: stats.Ratio, cpu: Mapping[str, Any]) -> tuple[bool, str]:
-    """Whether the goal for this CPU is met, and the goal in words with what came of it. ``cpu``: ``vendor``, ``could``."""
+    """Return whether the goal for this CPU is met, and the goal in words with what came of it. ``cpu``: ``vendor``, ``could``."""
     if cpu["vendor"] == "GenuineIntel" or cpu["could"] is None:
         met = ratio.low <= 1 <= ratio.high or abs(ratio.value - 1) <= SAME
         return met, f"the two agree within {SAME:.0%} or within noise"
     least = LEAST.get(cpu["could"], {}).get(what)
     if least is None:
-        return ratio.low > 1, f"full is surely faster (a CPU with {cpu['could']} alone has no figure to reach)"
+        return ratio.low > 1, f"full is significantly faster (a CPU with {cpu['could']} alone has no figure to reach)"
     proved = ", and the interval proves it" if ratio.low >= least else ""
     return ratio.value >= least, f"at least {least:g} times{proved}"
 
 
-def seconds(record: Mapping[str, Any]) -> list[float]:
-    """Forward and backward of each counted micro-batch of rank 0."""
-    columns = record["ranks"][0]["micro_batches"]
-    rows = zip(columns["forward_seconds"], columns["backward_seconds"], columns["steady"])
-    return [forward + backward for forward, backward, steady in rows if steady]
-
-
 def different_losses(found: Mapping[tuple[str, str], Sequence[Sequence[float]]]) -> list[str]:
-    """Paths whose jobs, of all arms, do not follow the same losses bit for bit, as far as all of them go."""
+    """Return the paths whose jobs, of all arms, do not follow the same losses bit for bit, as far as all of them go."""
     wrong = []
     for path in PATHS:
         lists = [losses for (_, p), jobs in found.items() if p == path for losses in jobs]
@@ -69,7 +60,7 @@ def different_losses(found: Mapping[tuple[str, str], Sequence[Sequence[float]]])
 
 
 def measure_product(pairs: int, threads: int) -> tuple[stats.Ratio, dict[str, Any]]:
-    """The ratio of the product's times, stock/full, and what the library said of itself in the last `full`."""
+    """Return the ratio of the product's times, stock/full, and what the library said of itself in the last `full`."""
     times: dict[str, list[list[float]]] = {path: [] for path in PATHS}
     facts: dict[str, Any] = {}
     for turn, path in turns(pairs):
@@ -87,7 +78,7 @@ def measure_product(pairs: int, threads: int) -> tuple[stats.Ratio, dict[str, An
 def measure_training(
     args: argparse.Namespace,
 ) -> tuple[dict[str, stats.Ratio], dict[tuple[str, str], list[list[float]]]]:
-    """By arm the ratio of the micro-batches' times, stock/full; by arm and path the losses of each job."""
+    """Return by arm the ratio of the micro-batches' times, stock/full; by arm and path the losses of each job."""
     times: dict[tuple[str, str], list[list[float]]] = {}
     losses: dict[tuple[str, str], list[list[float]]] = {}
     words = [f"model={args.model}", f"train.global_batch_size={args.micro_batches}", "measure.warmup_micro_batches=1",
@@ -98,7 +89,7 @@ def measure_training(
                 record = run_job(
                     out, f"{path}_{arm}_r{turn}", f"+allocator={arm}", f"launch.blas={path}", f"repeat={turn}", *words
                 )
-                times.setdefault((arm, path), []).append(seconds(record))
+                times.setdefault((arm, path), []).append(micro_batch_seconds(record))
                 losses.setdefault((arm, path), []).append(record["derived"]["losses"])
                 live = record["ranks"][0]["blas"]["path"]
                 print(
@@ -109,13 +100,12 @@ def measure_training(
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--pairs", type=int, default=6, help="of processes for the product (default 6)")
     parser.add_argument("--blocks", type=int, default=3, help="of training, each with both paths (default 3)")
     parser.add_argument("--micro-batches", type=int, default=2, help="counted in each job (default 2)")
     parser.add_argument("--allocator", nargs="+", default=["tcmalloc"])
     parser.add_argument("--model", default="gpt124m")
-    parser.add_argument("--out", type=Path, help="keep the records here, and go on from those that are there")
     args = parser.parse_args(argv)
     product_ratio, cpu = measure_product(args.pairs, len(cores(os.sched_getaffinity(0))))
     ratios, losses = measure_training(args)

@@ -1,4 +1,4 @@
-"""Which blocks of 1 MiB and more does one iteration of two micro-batches allocate, beside the published program's?
+"""Count the blocks of 1 MiB and more that an iteration of two micro-batches allocates, here and in the published program.
 
     python validation/census.py [--ops megatron published lean] [--blas full stock] [--iterations 3] [--all]
 
@@ -22,9 +22,14 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from run_job import parser_of
+
 from bench.allocators.environment import environment
+from bench.host.products import PATHS
 from bench.job import job
 from bench.job.sampling import kinds_of
 
@@ -40,8 +45,10 @@ PUBLISHED_GIB, PUBLISHED_CALLS = 42.3, 3239
 
 
 def count(ops: str, path: str, iterations: int) -> None:
-    """In the preloaded process: print the sizes of the last iteration's blocks as JSON, {bytes: calls}. Raises BlasError where the math
-    library does not take ``path``."""
+    """Print, in the preloaded process, the sizes of the last iteration's blocks as JSON, {bytes: calls}.
+
+    Raises BlasError where the math library does not take ``path``.
+    """
     import torch.distributed as dist
     from operations import exchange
     from published import PublishedOps
@@ -71,31 +78,32 @@ def count(ops: str, path: str, iterations: int) -> None:
     print(json.dumps(Counter(sizes[:calls])))
 
 
-def census(ops: str, path: str, iterations: int) -> Counter[int]:
-    """{bytes: calls} of one steady iteration, counted in a fresh process."""
-    source = Path(__file__).with_name("census.c")
+@contextmanager
+def counting_library() -> Iterator[str]:
+    """Build validation/census.c; its path."""
     with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "census.so"
+        library = f"{folder}/census.so"
+        source = Path(__file__).with_name("census.c")
         subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
-        env = environment(job.Allocator(), str(library), len(os.sched_getaffinity(0)), os.environ)
-        command = [
-            sys.executable,
-            "-W",
-            "ignore",
-            __file__,
-            "--count",
-            ops,
-            "--blas",
-            path,
-            "--iterations",
-            str(iterations),
-        ]
-        output = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
+        yield library
+
+
+def preloaded(command: Sequence[str], arm: job.Allocator, library: str | None) -> str:
+    """Return what ``command`` prints in the environment of an arm with its library at ``library``."""
+    env = environment(arm, library, len(os.sched_getaffinity(0)), os.environ)
+    return subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def census(ops: str, path: str, iterations: int) -> Counter[int]:
+    """Return {bytes: calls} of one steady iteration, counted in a fresh process."""
+    with counting_library() as library:
+        options = ["--count", ops, "--blas", path, "--iterations", str(iterations)]
+        output = preloaded([sys.executable, "-W", "ignore", __file__, *options], job.Allocator(), library)
     return Counter({int(size): calls for size, calls in json.loads(output).items()})
 
 
 def compare(found: Counter[int], every_size: bool) -> list[tuple[str, float, float]]:
-    """(what, published, here), the sizes in MiB to one decimal; sizes that the note does not name only if asked for."""
+    """Return (what, published, here), the sizes in MiB to one decimal; sizes that the note does not name only if asked for."""
     gib = sum(size * calls for size, calls in found.items()) / 2**30
     by_mib: Counter[float] = Counter()
     for size, calls in found.items():
@@ -107,8 +115,10 @@ def compare(found: Counter[int], every_size: bool) -> list[tuple[str, float, flo
 
 
 def differences(megatron: Counter[int], published: Counter[int]) -> list[str]:
-    """Noted sizes of which the two make different numbers of blocks on this host, in words. Other sizes are megatron's way to keep the
-    mask, once a micro-batch."""
+    """Return the noted sizes of which the two allocate different numbers of blocks on this host, in words.
+
+    Other sizes are megatron's way to keep the mask, once a micro-batch.
+    """
     both = zip(compare(megatron, False)[2:], compare(published, False)[2:])
     return [
         f"{here:g} blocks of {what} where the published operations ask for {there:g}"
@@ -118,11 +128,9 @@ def differences(megatron: Counter[int], published: Counter[int]) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, out=False)
     parser.add_argument("--ops", nargs="+", choices=VARIANTS, default=["megatron", "published"])
-    parser.add_argument(
-        "--blas", nargs="+", choices=("full", "stock"), default=["full"], help="paths of the math library"
-    )
+    parser.add_argument("--blas", nargs="+", choices=PATHS, default=["full"], help="paths of the math library")
     parser.add_argument(
         "--iterations", type=int, default=3, help="the last counts: DDP rearranges its buckets in the 2nd"
     )

@@ -12,14 +12,13 @@ it is said.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from run_job import record_of, results
+from run_job import parser_of, record_of, results
 
 from bench.record import records
 from bench.statistics import stats
@@ -30,7 +29,7 @@ WORDS = ("+allocator=tcmalloc", "measure=full", "measure.iterations=2", "train.g
 
 
 def command(way: str, out: Path, image: str, sif: Path) -> list[str]:
-    """The line that a user would write, but for the results folder."""
+    """Return the line that a user would write, but for the results folder."""
     if way == "docker":
         user = f"{os.getuid()}:{os.getgid()}"
         return ["docker", "run", "--rm", "--init", f"--user={user}", f"--volume={out}:/results", image]
@@ -40,7 +39,7 @@ def command(way: str, out: Path, image: str, sif: Path) -> list[str]:
 
 
 def run(way: str, turn: int, out: Path, image: str, sif: Path, words: list[str]) -> records.Record:
-    """The job's record; not run again where ``out`` has a valid one."""
+    """Return the job's record; not run again where ``out`` has a valid one."""
     out = out / way
     out.mkdir(parents=True, exist_ok=True)
     out.chmod(0o777)  # an Apptainer of another user's may run it
@@ -53,7 +52,7 @@ def run(way: str, turn: int, out: Path, image: str, sif: Path, words: list[str])
 
 
 def what_differs(native: records.Record, other: records.Record) -> str | None:
-    """A sentence where the two did not do the same work."""
+    """Return a sentence where the two did not do the same work."""
     if other["content_hash"] != native["content_hash"]:
         return "the content hashes differ"
     if [r["micro_batches"]["loss"] for r in other["ranks"]] != [r["micro_batches"]["loss"] for r in native["ranks"]]:
@@ -62,14 +61,13 @@ def what_differs(native: records.Record, other: records.Record) -> str | None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--ways", default="native,docker,apptainer", help="the first one is what the others are compared with"
     )
     parser.add_argument("--image", default="bench", help="Docker image (default: %(default)s)")
     parser.add_argument("--sif", type=Path, default=ROOT / "bench.sif", help="Apptainer image (default: bench.sif)")
-    parser.add_argument("--out", type=Path, help="keep the records here, and go on from those that are there")
     parser.add_argument("overrides", nargs="*", help=f"default: {' '.join(WORDS)}")
     args = parser.parse_args(argv)
     ways = args.ways.split(",")

@@ -1,8 +1,8 @@
-"""Does the 95 % interval of a ratio hold the truth 95 times in 100? On runs of the shipped shape, made up, whose truth is known.
+"""Check that the 95 % interval of a ratio covers the true value 95 times in 100, on simulated runs of the shipped shape.
 
     python -m validation coverage [--tries 2000] [--seed 1]
 
-Every try is a sweep of eight blocks of two interleaved arms. What is made up is what was measured: under the reference arm the level
+Every try is a sweep of eight blocks of two interleaved arms. What is simulated is what was measured: under the reference arm the level
 of an iteration is a draw of its own, the host has slow stretches of half a minute, and the arms alternate micro-batch by micro-batch
 (ABBA), so that a stretch meets both. The product's own functions decide which iterations there are (`sampling.iterations`), what they
 are derived to (`figures.derive_rank`), and how runs become an interval (`stats.ratio`, as `pairing.pair` calls it); the first three,
@@ -15,7 +15,6 @@ a goal is missed.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import itertools
 import math
@@ -30,6 +29,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+from run_job import parser_of
 
 from bench.driver.order import shuffle_arms
 from bench.job.job import Job, Measure
@@ -78,13 +78,13 @@ SHAPES = (
     Shape("stress: one arm exponential", runs=0.05, run_shape="exponential", goal=False),
 )  # fmt: skip
 GIVE = 2  # standard errors of the simulation that a goal gives
-MOST_CALLED = 0.07  # of equal arms: what an interval that holds the truth 93 times in 100 may say
+MOST_CALLED = 0.07  # of equal arms: what an interval that covers the true value 93 times in 100 may say
 STOPPING_WIDTH, STOPPING_LIMIT = 0.04, 40
 STOPPING_RUNS = (0.01, 0.035)
 
 
 def of_shape(rng: np.random.Generator, shape: str, size: int) -> np.ndarray:
-    """Noise with mean 0; scale 1 (t3: as the textbook has it)."""
+    """Return noise with mean 0; scale 1 (t3: as the textbook has it)."""
     if shape == "normal":
         return rng.normal(size=size)
     return rng.standard_t(3, size=size) if shape == "t3" else rng.exponential(size=size) - 1.0
@@ -149,8 +149,7 @@ def run(case: Shape, seconds: np.ndarray) -> dict[str, Any]:
 
 
 def blocks_of(rng: np.random.Generator, case: Shape, seed: int) -> Iterator[tuple[list[float], list[float]]]:
-    """One block after another of one sweep, without end: the samples of the reference's run and of the arm's, as `pairing.pair`
-    has them of the records."""
+    """Yield the blocks of one sweep, without end: the samples of the reference's run and of the arm's, as in `pairing.pair`."""
     job, (_, iteration, warm) = job_of(case), run_kinds(case)
     length = len(iteration)
     for block in itertools.count():
@@ -170,7 +169,7 @@ def blocks_of(rng: np.random.Generator, case: Shape, seed: int) -> Iterator[tupl
 
 
 def truth(case: Shape) -> float:
-    """Of whole iterations of the warm run: the micro-batches, and the step, which costs both arms the same 0.3 s."""
+    """Return the ratio of whole iterations of the warm run: the micro-batches, and the step, which costs both arms the same 0.3 s."""
     n = job_of(case).num_micro_batches
     return (n * SECONDS + 0.3) / (n * SECONDS / FASTEST + 0.3)
 
@@ -188,7 +187,7 @@ class Outcome:
 def percentile_bootstrap(
     rng: np.random.Generator, reference: list[list[float]], arm: list[list[float]]
 ) -> tuple[float, float]:
-    """The textbook hierarchical bootstrap (blocks, then samples; 300 draws), to show what it would have done."""
+    """Return the interval of the textbook hierarchical bootstrap (blocks, then samples; 300 draws), to show what it would have done."""
     blocks, draws = len(reference), 300
     chosen = rng.integers(0, blocks, (blocks, draws))
     logs = np.zeros(draws)
@@ -201,7 +200,7 @@ def percentile_bootstrap(
 
 
 def judge(seed: int, number: int, tries: int) -> tuple[dict[int, Outcome], tuple[int, float, int]]:
-    """Of the shape with this number: the outcome by number of blocks, and the fewest, mean and most samples of a job."""
+    """Return, of the shape with this number, the outcome by number of blocks, and the fewest, mean and most samples of a job."""
     case = SHAPES[number]
     rng, true = np.random.default_rng([seed, number]), truth(case)
     held, called, boots = ({blocks: 0 for blocks in BLOCKS} for _ in range(3))
@@ -232,7 +231,7 @@ def judge(seed: int, number: int, tries: int) -> tuple[dict[int, Outcome], tuple
 
 
 def missed(case: Shape, blocks: int, outcome: Outcome, tries: int) -> list[str]:
-    """The goals that this outcome misses, in words."""
+    """Return the goals that this outcome misses, in words."""
     if not case.goal:
         return []
     give = GIVE * math.sqrt(0.05 * 0.95 / tries)
@@ -247,7 +246,7 @@ def missed(case: Shape, blocks: int, outcome: Outcome, tries: int) -> list[str]:
 
 
 def judge_stopping(seed: int, runs: float, fewest: int, tries: int) -> tuple[float, float]:
-    """(coverage, mean number of blocks) when blocks are added until `stats.needed_blocks` is content, as measure.blocks=auto does."""
+    """Return (coverage, mean number of blocks) when blocks are added until `stats.needed_blocks` is content, as measure.blocks=auto does."""
     case = Shape("auto", runs=runs)
     rng, true, held, total = np.random.default_rng([seed, 1000, fewest]), truth(case), 0, 0
     for turn in range(tries):
@@ -268,7 +267,7 @@ def judge_stopping(seed: int, runs: float, fewest: int, tries: int) -> tuple[flo
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, out=False)
     parser.add_argument("--tries", type=int, default=2000, help="sweeps of eight blocks for each shape (default 2000)")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)

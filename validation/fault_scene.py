@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from fault_kinds import ALONE, INTERLEAVED, INTERLEAVED_COPIES, NETWORK, SLURM, alive
+from fault_kinds import ALONE, INTERLEAVED, INTERLEAVED_COPIES, alive
 
 from bench.host.foreign import foreign_variables
 from bench.job.errors import RecordError
@@ -31,16 +30,6 @@ WORDS += ["launch.timeout_seconds=30", "launch.silence_seconds=8", "launch.overs
 ARMS = ["+allocator=glibc,glibc_top_pad", "sweep.interleave=true"]
 LEAVE_SECONDS = 15.0
 SLOWEST = 4  # times as slow as the limits of the kinds allow for, may a host be that other programs keep busy
-FREE_SECONDS = 120.0  # for Slurm to hear from a node that is back
-# The driver with a clock that a file moves.
-CLOCK = """import runpy, sys, time
-real, file = time.time, sys.argv.pop(1)
-def moved():
-    with open(file) as f:
-        return real() + float(f.read() or 0)
-time.time = moved
-runpy.run_module("bench", run_name="__main__", alter_sys=True)
-"""
 
 
 def free_port() -> int:
@@ -55,17 +44,11 @@ class Scene:
 
     where: str
     root: Path
-    clocked: bool = False
-    cluster: Any = None
-    running: list[tuple[subprocess.Popen, subprocess.Popen]] = field(
-        default_factory=list
-    )  # a command, and who reads it
+    running: list[tuple[subprocess.Popen, subprocess.Popen]] = field(default_factory=list)  # a command, and its reader
 
     def __post_init__(self) -> None:
-        self.out, self.clock, self.port = self.root / "out", self.root / "clock", free_port()
+        self.out, self.log = self.root / "out", self.root / "said"
         self.out.mkdir(parents=True)
-        self.clock.write_text("0")
-        self.log = self.root / "said"
 
     # -- commands
 
@@ -77,46 +60,28 @@ class Scene:
 
     def start(self, repeats: str = "repeat=0,1,2") -> None:
         words = [*WORDS, repeats, *(ARMS if self.where in (INTERLEAVED, INTERLEAVED_COPIES) else ())]
-        program = ["-m", "bench"] if not self.clocked else ["-c", CLOCK, str(self.clock)]
-        command = [sys.executable, "-B", *program, *words]
-        env = self.environment()
+        command, env = [sys.executable, "-B", "-m", "bench", *words], self.environment()
         if self.where in (ALONE, INTERLEAVED):
             self.popen(command, env)
             return
-        command.append("nodes=2")
-        if self.where == SLURM:
-            srun = [
-                "srun",
-                "--nodes=2",
-                "--ntasks-per-node=1",
-                "--cpus-per-task=2",
-                "--export=ALL",
-                "--kill-on-bad-exit=0",
-            ]
-            self.popen([*srun, "--wait=0", "--immediate=60", *command], env, self.cluster.head)
-            return
-        self.port = free_port()
-        address = "10.77.0.1" if self.where == NETWORK else "127.0.0.1"
-        env.update(BENCH_NUM_NODES="2", BENCH_MASTER_ADDR=address, BENCH_MASTER_PORT=str(self.port))
+        env.update(BENCH_NUM_NODES="2", BENCH_MASTER_ADDR="127.0.0.1", BENCH_MASTER_PORT=str(free_port()))
         for node in (0, 1):
-            host = self.cluster.nodes[node] if self.where == NETWORK else None
-            self.popen(command, {**env, "BENCH_NODE_RANK": str(node)}, host)
+            self.popen([*command, "nodes=2"], {**env, "BENCH_NODE_RANK": str(node)})
 
-    def popen(self, command: Sequence[str], env: dict[str, str], host: Any = None) -> None:
-        """Its output goes through a reader that can die by itself, as a lost session does."""
+    def popen(self, command: Sequence[str], env: dict[str, str]) -> None:
+        """Start it; its output goes through a reader that can end by itself, as a lost session does."""
         with open(self.log, "ab") as log:
             reader = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=log, start_new_session=True)
         assert reader.stdin is not None
-        options = {
-            "stdin": subprocess.DEVNULL,
-            "stdout": reader.stdin,
-            "stderr": subprocess.STDOUT,
-            "start_new_session": True,
-        }
-        if host is None:
-            process = subprocess.Popen(command, env=env, cwd=CHECKOUT, **options)  # type: ignore[call-overload]
-        else:
-            process = self.cluster.start(host, command, env=env, cwd=CHECKOUT, **options)
+        process = subprocess.Popen(
+            command,
+            env=env,
+            cwd=CHECKOUT,
+            stdin=subprocess.DEVNULL,
+            stdout=reader.stdin,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         reader.stdin.close()
         self.running.append((process, reader))
 
@@ -124,7 +89,7 @@ class Scene:
         self.start("repeat=3")
 
     def end(self, seconds: float) -> list[int] | None:
-        """The exit codes; None where a command has not ended in time."""
+        """Return the exit codes; None where a command has not ended in time."""
         deadline, codes = time.monotonic() + seconds, []
         for process, _ in self.running:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -133,12 +98,9 @@ class Scene:
         return codes if len(codes) == len(self.running) else None
 
     def wait(self, process: subprocess.Popen, deadline: float) -> int:
-        """Raises TimeoutExpired at ``deadline``; on a busy host later, as long as our processes get on.
-
-        srun waits for a node that is cut off until Slurm gives that node up, in five minutes or more: when all processes of ours
-        have ended, the job is ended as Slurm would end it."""
+        """Return the exit code. Raises TimeoutExpired at ``deadline``; on a busy host later, as long as our processes use CPU time."""
         last = deadline + (SLOWEST - 1) * (deadline - time.monotonic())
-        begun, here, used, used_at = False, time.monotonic(), 0.0, time.monotonic()
+        used, used_at = 0.0, time.monotonic()
         while True:
             try:
                 return process.wait(1.0)
@@ -149,14 +111,6 @@ class Scene:
             ours = self.found("driver") + self.found("rank")
             if (seconds := cpu_seconds(ours)) - used > 0.5 or seconds < used:
                 used, used_at = seconds, now
-            if ours:
-                begun, here = True, now
-            elif begun and now - here > LEAVE_SECONDS:
-                self.cancel_jobs()
-
-    def cancel_jobs(self) -> None:
-        if self.where == SLURM:
-            self.tool("scancel", "--user=root")
 
     def wake(self) -> None:
         for process in self.found("driver") + self.found("rank"):
@@ -165,7 +119,7 @@ class Scene:
                     process.resume()
 
     def clear(self) -> str:
-        """End what is there; what was said since the last time."""
+        """End what is there; return the output since the last time."""
         for process in self.everything():
             with contextlib.suppress(psutil.Error):
                 process.kill()
@@ -173,7 +127,6 @@ class Scene:
             process.wait()
             reader.wait()
         self.running = []
-        self.cancel_jobs()
         said = self.log.read_text(errors="replace")
         self.log.write_text("")
         return said
@@ -182,28 +135,8 @@ class Scene:
         for _, reader in self.running:
             reader.kill()
 
-    def cut(self, how: str) -> None:
-        self.cluster.disconnect(self.cluster.nodes[1], how)
-
-    def tool(self, *words: str) -> str:
-        return str(self.cluster.run(self.cluster.head, list(words)).stdout)
-
     def repair(self) -> None:
-        if self.cluster is not None:
-            self.cluster.reconnect(self.cluster.nodes[1])
-        if self.where == SLURM:  # which hears only now that the job of a node that was cut off has ended
-            deadline = time.monotonic() + FREE_SECONDS
-            while self.tool("squeue", "--noheader").strip() and time.monotonic() < deadline:
-                self.cancel_jobs()
-                time.sleep(1.0)
         (self.out / "filler").unlink(missing_ok=True)
-        for path in (self.out / "smoke" / "results.csv", self.out / "smoke" / "report.html"):
-            if path.is_dir():
-                shutil.rmtree(path)
-        for path in (self.out / "smoke").glob("*/record.json"):
-            if path.is_dir():  # which the program asks the user to do
-                path.rmdir()
-        self.clock.write_text("0")
 
     # -- what is there
 
@@ -216,7 +149,7 @@ class Scene:
         return found
 
     def found(self, who: str) -> list[psutil.Process]:
-        """Drivers, ranks or srun in the order of the copies."""
+        """Return the drivers or the ranks in the order of the copies."""
         named = []
         for process in self.everything():
             with contextlib.suppress(psutil.Error, OSError):
@@ -224,13 +157,9 @@ class Scene:
                 if not words:  # it ends, or is in the middle of an exec
                     continue
                 is_rank = "bench.workloads.gpt.rank" in words
-                is_srun = Path(words[0]).name == "srun"
-                # Not nsenter or srun, whose words hold those of the driver.
-                is_driver = (
-                    Path(words[0]).name.startswith("python") and not is_rank and bool({"bench", CLOCK} & set(words))
-                )
-                if {"driver": is_driver, "rank": is_rank, "srun": is_srun}[who]:
-                    number = env.get("BENCH_NODE_RANK") or env.get("SLURM_PROCID") or "0"
+                is_driver = Path(words[0]).name.startswith("python") and not is_rank and "bench" in words
+                if is_rank if who == "rank" else is_driver:
+                    number = env.get("BENCH_NODE_RANK") or "0"
                     named.append((int(number), process.create_time(), process))
         return [process for *_, process in sorted(named, key=lambda one: one[:2])]
 
@@ -272,12 +201,12 @@ def cpu_seconds(processes: Sequence[psutil.Process]) -> float:
 
 
 def losses_of(path: Path) -> list[Any]:
-    """Of each rank, and the digest of its parameters at the end; one that was killed behind its training has none."""
+    """Return the losses of each rank, and the digest of its parameters at the end; None where it was killed after its training."""
     return [(rank["micro_batches"]["loss"], rank["parameters_sha256"]) for rank in reading.read(path)["ranks"]]
 
 
 def are_alike(one: dict[str, list[Any]], other: dict[str, list[Any]]) -> bool:
-    """The same records with the same losses and, where both have them, digests."""
+    """Return whether these are the same records with the same losses and, where both have them, digests."""
     return one.keys() == other.keys() and all(
         len(one[name]) == len(other[name])
         and all(a[0] == b[0] and (None in (a[1], b[1]) or a[1] == b[1]) for a, b in zip(one[name], other[name]))

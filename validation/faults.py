@@ -1,6 +1,6 @@
 """A campaign of faults: what a sweep loses, and whether it ends, when a host, a user or a stranger does something at a bad moment.
 
-    python -m validation faults [--faults 60] [--seed 1] [--slurm] [--kinds WORD,WORD] [--only N] [--jobs 2] [--out FILE]
+    python -m validation faults [--faults 60] [--seed 1] [--alone] [--kinds WORD,WORD] [--only N] [--jobs 2] [--out FILE]
 
 Each fault has a sweep of three small jobs of its own, of which two are there already; where runs are interleaved, of two arms. At a
 random moment of the third one of the kinds of fault_kinds.py happens; then the same command is started again. Counted, and each must be 0:
@@ -11,17 +11,15 @@ random moment of the third one of the kinds of fault_kinds.py happens; then the 
 - wrong: a valid record with other losses than without a fault, or a next start that does not complete all three;
 - silent: a command that ended by itself, and not well, without a sentence, or with a traceback.
 
-Everything follows from the seed and the number of the fault: `--only N` tries that one again, and keeps its folder. Two copies are
-tried on this host; on two hosts of network namespaces as root; with --slurm (alone) on a real Slurm of two nodes (tests/system/cluster.py).
+Everything follows from the seed and the number of the fault: `--only N` tries that one again, and keeps its folder. Two copies of the
+command are tried on this host too.
 With --out the outcome of each fault is kept in a file, and the same command goes on where it was stopped.
 Exit code 1 where a count is not 0.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import importlib
 import json
 import os
 import random
@@ -29,20 +27,18 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
-from fault_kinds import ALONE, COPIES, INTERLEAVED, INTERLEAVED_COPIES, KINDS, NETWORK, SLURM, small_disk
+from fault_kinds import ALONE, COPIES, INTERLEAVED, INTERLEAVED_COPIES, KINDS, small_disk
 from fault_scene import Scene, are_alike
-
-from bench.paths import CHECKOUT
+from run_job import parser_of
 
 COUNTED = ("lost", "hangs", "processes", "wrong", "silent")
 START_SECONDS = 180.0  # for a command that nothing disturbs
@@ -92,8 +88,8 @@ class Base:
     seconds: float
 
 
-def make_base(where: str, root: Path, cluster: Any) -> Base:
-    scene = Scene(where, root, cluster=cluster)
+def make_base(where: str, root: Path) -> Base:
+    scene = Scene(where, root)
     for repeats in ("repeat=0,2", "repeat=1"):
         begun = time.monotonic()
         scene.start(repeats)
@@ -108,10 +104,10 @@ def make_base(where: str, root: Path, cluster: Any) -> Base:
     return base
 
 
-def try_one(number: int, seed: int, name: str, where: str, base: Base, root: Path, cluster: Any) -> Result:
+def try_one(number: int, seed: int, name: str, where: str, base: Base, root: Path) -> Result:
     rng, kind = random.Random(f"{seed}/{number}"), KINDS[name]
     moment = rng.uniform(0.0, 0.85 * base.seconds)
-    scene = Scene(where, root, name.startswith("clock"), cluster)
+    scene = Scene(where, root)
     what: dict[str, str] = {}
     with small_disk(scene.out) if name == "disk full" else contextlib.nullcontext():
         shutil.copytree(base.folder / "smoke", scene.out / "smoke")
@@ -166,7 +162,7 @@ def silence(codes: Sequence[int], said: str, name: str) -> str | None:
 
 
 def next_start(scene: Scene, base: Base) -> dict[str, str]:
-    """What is wrong with the same command after the fault: it must complete everything, with the same figures."""
+    """Return what is wrong with the same command after the fault: it must complete everything, with the same figures."""
     scene.start()
     codes = scene.end(START_SECONDS)
     said = scene.clear()
@@ -206,31 +202,19 @@ def chosen(number: int, seed: int, scenes: Sequence[str], wanted: Sequence[str])
     return found[:number]
 
 
-@contextlib.contextmanager
-def cluster_of(slurm: bool) -> Iterator[Any]:
-    sys.path.insert(0, str(CHECKOUT / "tests" / "system"))
-    made: Any = importlib.import_module("cluster")
-
-    with made.slurm(2) if slurm else made.hosts(2) as running:
-        yield running
-
-
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, out=False)
     parser.add_argument("--faults", type=int, default=60)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--slurm", action="store_true", help="on a real Slurm of two nodes, made here; needs root")
     parser.add_argument("--alone", action="store_true", help="single copies on this host only")
     parser.add_argument("--kinds", default="", help="only kinds with one of these words in their names")
     parser.add_argument("--only", type=int, help="only the fault of this number")
-    parser.add_argument("--jobs", type=int, default=2, help="faults at a time (default: %(default)s; 1 in a cluster)")
+    parser.add_argument("--jobs", type=int, default=2, help="faults at a time (default: %(default)s)")
     parser.add_argument(
         "--out", type=Path, help="file of the outcomes, one line each; what is in it is not tried again"
     )
     args = parser.parse_args(argv)
-    network = not args.slurm and os.geteuid() == 0
-    alone, copies = [ALONE, INTERLEAVED], [COPIES, INTERLEAVED_COPIES, *([NETWORK] if network else [])]
-    scenes = [SLURM] if args.slurm else alone if args.alone else alone + copies
+    scenes = [ALONE, INTERLEAVED, *(() if args.alone else (COPIES, INTERLEAVED_COPIES))]
     plan = list(enumerate(chosen(args.faults, args.seed, scenes, [w for w in args.kinds.split(",") if w])))
     if args.only is not None:
         plan = [one for one in plan if one[0] == args.only]
@@ -240,26 +224,18 @@ def main(argv: list[str] | None = None) -> int:
     done = kept(args.out, args.seed, plan)
     plan = [one for one in plan if one[0] not in {result.number for result in done}]
     root = Path(tempfile.mkdtemp(prefix="bench-faults-"))
-    with contextlib.ExitStack() as stack:
-        used = {where for _, (_, where) in plan}
-        cluster = stack.enter_context(cluster_of(args.slurm)) if used & {SLURM, NETWORK} else None
-        bases = {where: make_base(where, root / f"base-{where}", cluster) for where in sorted(used)}
-        in_cluster = threading.Lock()
+    bases = {where: make_base(where, root / f"base-{where}") for where in sorted({where for _, (_, where) in plan})}
 
-        def run(one: tuple[int, tuple[str, str]]) -> Result:
-            number, (name, where) = one
-            shared = where in (SLURM, NETWORK)
-            with in_cluster if shared else contextlib.nullcontext():
-                result = try_one(
-                    number, args.seed, name, where, bases[where], root / str(number), cluster if shared else None
-                )
-            line = f"{number:4} {result.kind} ({where}), at {result.moment:.2f} s: ended after {result.seconds:.1f} s"
-            print(line + "".join(f"; {what.upper()}: {words}" for what, words in result.what.items()), flush=True)
-            keep(args.out, args.seed, result)
-            return result
+    def run(one: tuple[int, tuple[str, str]]) -> Result:
+        number, (name, where) = one
+        result = try_one(number, args.seed, name, where, bases[where], root / str(number))
+        line = f"{number:4} {result.kind} ({where}), at {result.moment:.2f} s: ended after {result.seconds:.1f} s"
+        print(line + "".join(f"; {what.upper()}: {words}" for what, words in result.what.items()), flush=True)
+        keep(args.out, args.seed, result)
+        return result
 
-        with ThreadPoolExecutor(1 if args.slurm else args.jobs) as pool:
-            results = done + list(pool.map(run, plan))
+    with ThreadPoolExecutor(args.jobs) as pool:
+        results = done + list(pool.map(run, plan))
     return judged(results, args.seed, root)
 
 

@@ -1,27 +1,25 @@
-"""Our GPT twice: in the sweep, and started as a foreign program by `program`. Do both find the same ratio?
+"""Our GPT twice, in a sweep and as a foreign program of `program`: both must find the same ratio.
 
     python validation/foreign.py [--blocks 5] [--blas full] [--out FOLDER] [OVERRIDES]
 
-Each block holds glibc and tcmalloc in the sweep and in `program`, in an order drawn by lot, so that drift is shared. Both have as many
-threads, and the math library as it comes; with `--blas full` the sweep lifts its path, and the foreign program has MKL_DEBUG_CPU_TYPE=5, as
+Each block holds glibc and tcmalloc in the sweep and in `program`, in random order, so that drift is shared. Both have as many
+threads, and the math library at its default; with `--blas full` the sweep lifts its path, and the foreign program has MKL_DEBUG_CPU_TYPE=5, as
 its user would after our advice. OVERRIDES are of the model and its training. Goal: the 95 % interval of the ratio of the two ratios holds 1,
 and reaches no further than 10 % to either side. Exit code 1 when it does not, or when either has no ratio.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
 import random
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from run_job import COMMAND, results
+from run_job import parser_of, results, run_bench
 
 from bench.config.compose import jobs_of
 from bench.report.verdicts import show
@@ -38,7 +36,7 @@ RATE, CHECK = "^counted (?:settling|middle) ([0-9.]+) s", "loss ([0-9.]+)$"
 
 
 def commands(overrides: Sequence[str], blas: str, block: int) -> dict[str, list[str]]:
-    """The words of one block, by the name of the study."""
+    """Return the arguments of one block, by the name of the study."""
     job = jobs_of(list(overrides))[1][0]
     measure = [f"measure.warmup_micro_batches={WARM_UP}", f"measure.iteration_micro_batches={COUNTED}"]
     words = [json.dumps(asdict(part)) for part in (job.model, job.train)]
@@ -77,24 +75,21 @@ def agreement(ours: Ratio | None, foreign: Ratio | None) -> tuple[bool, str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--blocks", type=int, default=5)
     parser.add_argument("--blas", choices=("stock", "full"), default="stock")
-    parser.add_argument("--out", type=Path, help="keep the records here, and go on from those that are there")
     parser.add_argument("overrides", nargs="*", default=[])
     args = parser.parse_args(argv)
     draw = random.Random(1)
     with results(args.out) as out:
         threads = str(len(os.sched_getaffinity(0)))
-        env = {**os.environ, "BENCH_OUT": str(out), "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        env = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         if args.blas == "full":
             env["MKL_DEBUG_CPU_TYPE"] = "5"
         for block in range(args.blocks):
             todo = commands(args.overrides, args.blas, block)
             for name in draw.sample(sorted(todo), len(todo)):
-                done = subprocess.run([*COMMAND, *todo[name]], env=env, capture_output=True, text=True)
-                if done.returncode:
-                    sys.exit(f"{name}, block {block}, ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+                run_bench(out, *todo[name], env=env)
                 print(f"block {block}: {name} done", flush=True)
         good, sentence = agreement(ratio_of(out / "ours"), ratio_of(out / "foreign"))
     print(sentence)

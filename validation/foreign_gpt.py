@@ -1,9 +1,10 @@
-"""Our GPT in a plain training loop, as a program that nobody prepared for being measured: validation/foreign.py has it run by `program`.
+"""Our GPT in a plain training loop, not prepared for a measurement: for validation/foreign.py and validation/overhead.py.
 
-    python validation/foreign_gpt.py MODEL TRAIN WARM_UP COUNT    (the first two as JSON; COUNT micro-batches after WARM_UP)
+    python validation/foreign_gpt.py MODEL TRAIN WARM_UP COUNT [ITERATIONS]    (the first two as JSON)
 
-Prints the seconds of each micro-batch, forward and backward, and its loss. Model, optimizer and DDP are those of the ranks, so that the
-same blocks of memory are asked for; proof, pinning, counters and the choice of the math library's path are not here.
+After WARM_UP micro-batches, each with a step, come ITERATIONS (1) of COUNT micro-batches. Prints the seconds of each micro-batch,
+forward and backward, and its loss. Model, optimizer and DDP are those of the ranks, so that the same blocks of memory are asked for;
+proof, pinning, counters and the choice of the math library's path are not here.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from bench.job.job import Model, Train
 from bench.job.sampling import kinds_of
 
 
-def main(model_json: str, train_json: str, warm_up: str, count: str) -> None:
+def main(model_json: str, train_json: str, warm_up: str, count: str, iterations: str = "1") -> None:
+    """Train and print."""
     # As in a rank: torch.utils.data would load it, and with it 66 MiB of heap that the rank does not have.
     sys.modules["pandas"] = None  # type: ignore[assignment]
     import torch
@@ -33,7 +35,7 @@ def main(model_json: str, train_json: str, warm_up: str, count: str) -> None:
     ddp = DistributedDataParallel(gpt)
     optimizer = torch.optim.Adam(gpt.parameters(), lr=train.lr, weight_decay=train.weight_decay)
     warm_ups = [("warm-up", 1)] * int(warm_up)  # as a rank of ours warms up
-    for word, number in (*warm_ups, ("counted", int(count))):
+    for word, number in (*warm_ups, *[("counted", int(count))] * int(iterations)):
         for index in range(number):
             last = index == number - 1
             text = torch.randint(model.vocabulary, (train.micro_batch_size, model.sequence + 1))

@@ -1,4 +1,4 @@
-"""Does the FLOPs formula give the published table?
+"""Check that the FLOPs formula gives the published table.
 
     python -m validation formula
 

@@ -1,4 +1,4 @@
-"""Do interleaved runs find what runs one after another find?
+"""Check that interleaved runs find what runs one after another find.
 
     python -m validation interleave [--allocator glibc tcmalloc jemalloc mimalloc] [--blocks 3] [--out results/interleave] [overrides]
 
@@ -13,15 +13,12 @@ within 4 %. Exit code 1 when one is missed.
 
 from __future__ import annotations
 
-import argparse
 import math
-import os
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
-from run_job import COMMAND, results
+from run_job import parser_of, results, run_bench
 from shape import FEW_FAULTS, draws, half_width
 
 from bench.statistics.grouping import pairs
@@ -35,23 +32,14 @@ def sweep(out: Path, interleave: str, arms: list[str], blocks: int, overrides: l
     study = f"interleave-{interleave}"
     words = [f"study={study}", f"sweep.interleave={interleave}", f"sweep.reference={arms[0]}", "sweep.html=false"]
     blocks_words = [f"repeat={','.join(map(str, range(blocks)))}", f"+allocator={','.join(arms)}"]
-    done = subprocess.run(
-        [*COMMAND, "-m", *words, *blocks_words, *overrides],
-        env={**os.environ, "BENCH_OUT": str(out)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    if done.returncode:
-        sys.exit(f"{' '.join(words)} ended with {done.returncode}:\n{done.stderr}")
+    run_bench(out, *words, *blocks_words, *overrides)
     return [record for record in reading.read_all([out / study])[0] if record["valid"]]
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--allocator", nargs="+", default=["glibc", "tcmalloc", "jemalloc", "mimalloc"])
     parser.add_argument("--blocks", type=int, default=3)
-    parser.add_argument("--out", type=Path)
     args, overrides = parser.parse_known_args(argv)
     missed = []
     with results(args.out) as out:

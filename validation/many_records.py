@@ -10,16 +10,13 @@ Goal: ten thousand records in under ten seconds. Exit code 1 when it is missed.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import os
 import random
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-from run_job import COMMAND, results
+from run_job import parser_of, results, run_bench
 
 from bench.job.job import from_dict
 from bench.record import records
@@ -29,7 +26,7 @@ GOAL_SECONDS = 10.0
 
 
 def again(record: records.Record, repeat: int, out: Path) -> None:
-    """The record as that of another block, up to 2 % faster or slower."""
+    """Write the record as that of another block, up to 2 % faster or slower."""
     one = copy.deepcopy(record)
     one["job"]["repeat"] = repeat
     job = from_dict(one["job"])
@@ -42,13 +39,11 @@ def again(record: records.Record, repeat: int, out: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, out=False)
     parser.add_argument("--records", type=int, default=10_000)
     args = parser.parse_args(argv)
     with results(None) as out:
-        env = {**os.environ, "BENCH_OUT": str(out)}
-        line = [*COMMAND, "-m", "+experiment=smoke", "+allocator=glibc,tcmalloc"]
-        subprocess.run(line, env=env, check=True, capture_output=True)
+        run_bench(out, "+experiment=smoke", "+allocator=glibc,tcmalloc")
         real, _ = reading.read_all([out / "smoke"])
         for record in real:
             record.pop("path")
@@ -56,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
                 again(record, repeat, out / "smoke")
         number = len(list((out / "smoke").glob("*/record.json")))
         begun = time.monotonic()
-        subprocess.run([*COMMAND, "report", str(out / "smoke")], env=env, check=True, stdout=subprocess.DEVNULL)
+        run_bench(out, "report", str(out / "smoke"))
         seconds = time.monotonic() - begun
         pages = (out / "smoke" / "report.html").stat().st_size / 1e6
     print(f"report of {number:,} records: {seconds:.1f} s; report.html has {pages:.1f} MB")

@@ -1,24 +1,20 @@
-"""Are the model's operations as fast as the published program's, or as another revision's, and what does dropout cost? Both in turns,
-micro-batch by micro-batch, in one process.
+"""Are the model's operations as fast as the published program's, and what does dropout cost? Both interleaved in one process.
 
     python -m validation operations                                   megatron's against the published program's (published.py), tcmalloc
-    python -m validation operations --against 86bd42f                 against those of a commit
-    python -m validation operations --against HEAD --pairs 20 model.layers=2 model.ops=lean
     python -m validation operations --against dropout=0 --pairs 20 model.ops=lean
 
-Two runs of one program differ by a tenth on a noisy host, and here nothing is compared over two runs: the model and the weights are the
-same object, only the functions that its layers call, or their dropout, are exchanged, in the order ABBA. The samples and the seeds of
-a pair are the same, so its losses tell how far the work is the same. A commit needs a checkout that has git; the math library takes its
-path and the process its allocator, threads and CPUs as a rank does. At 13 s a micro-batch seven minutes.
+Two runs of one program differ by a tenth on a noisy host, so nothing is compared over two runs: the model and the weights are the
+same object, and only the functions that its layers call, or their dropout, are exchanged, micro-batch by micro-batch in the order
+ABBA. The samples and the seeds of a pair are the same, so its losses show how far the work is the same. The math library takes its
+path, and the process its allocator, threads and CPUs, as a rank does. At 13 s a micro-batch seven minutes.
 
-Goal: megatron's take at most the time of the published program's own; of a commit's they are not surely slower; lean with dropout takes
-at most 1.15 times as long as without. Exit code 1 when it is missed.
+Goal: megatron's take at most the time of the published program's own; lean with dropout takes at most 1.15 times as long as without.
+Exit code 1 when it is missed.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import math
 import os
@@ -26,55 +22,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
+
+from run_job import parser_of
 
 from bench.allocators import library
 from bench.allocators.environment import environment
 from bench.config.compose import jobs_of
 from bench.host.topology import shares_here
 from bench.job.job import Job, from_dict, to_dict
-from bench.paths import CHECKOUT
 from bench.report.verdicts import show
 from bench.statistics import stats
 
 PUBLISHED, NO_DROPOUT = "published", "dropout=0"
-FILES = (
-    ("bench/workloads/gpt/rank", "ops_{ops}.py"),
-    ("bench", "model.py"),
-)  # where a revision has its operations, the newest first
-MOVED = {"bench.job": "bench.job.job"}  # what such a file imports, and where it is today
-CLASSES = {"megatron": "MegatronOps", "lean": "LeanOps"}
 DROPOUT_COSTS = 1.15
 WARM_UP = 2  # micro-batches of either before any counts
-
-
-def operations_of(revision: str, ops: str) -> Any:
-    """The class of operations that ``revision`` of this repository has, or the published program's. Ends the process with a sentence
-    where there is none."""
-    if revision == PUBLISHED:
-        from published import PublishedOps
-
-        return PublishedOps
-    from bench.workloads.gpt.rank.ops_megatron import MegatronOps
-
-    for folder, file in FILES:
-        path = f"{folder}/{file.format(ops=ops)}"
-        show_file = ["git", "-C", str(CHECKOUT), "show", f"{revision}:{path}"]
-        found = subprocess.run(show_file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        if found.returncode == 0:
-            module = ModuleType(f"operations_of_{ops}")
-            for old, new in MOVED.items():
-                sys.modules.setdefault(old, importlib.import_module(new))
-            exec(compile(found.stdout, f"{revision}:{path}", "exec"), module.__dict__)
-            operations = getattr(module, CLASSES[ops])
-            for name in ("dropout", "embedding"):
-                if not hasattr(operations, name):  # the model called PyTorch's own then, as MegatronOps does
-                    setattr(operations, name, staticmethod(getattr(MegatronOps, name)))
-            return operations
-    sys.exit(
-        f"--against={revision} has no operations of {ops} in this repository: give {PUBLISHED}, {NO_DROPOUT}, or a commit from 86bd42f on."
-    )
 
 
 def exchange(model: Any, operations: Any, dropout: float) -> None:
@@ -86,7 +48,7 @@ def exchange(model: Any, operations: Any, dropout: float) -> None:
 def turns(
     model: Any, tokens: Any, kinds: Sequence[tuple[Any, float]], pairs: int, seed: int
 ) -> tuple[list[list[float]], bool]:
-    """Seconds of a micro-batch by kind, and whether all losses of a pair were the same bits.
+    """Return the seconds of a micro-batch by kind, and whether all losses of a pair were the same bits.
 
     ``model``: a GPT; ``tokens``: Tokens; ``kinds``: operations and their dropout. Gradients are added to what is there, as in a middle
     micro-batch.
@@ -115,9 +77,10 @@ def turns(
     return seconds, same
 
 
-def inside(job: Job, revision: str, pairs: int) -> int:
-    """In the process that has the arm's environment."""
+def inside(job: Job, against: str, pairs: int) -> int:
+    """Measure and judge, in the process that has the allocator's environment."""
     import torch
+    from published import PublishedOps
 
     from bench.workloads.gpt.rank import blas
     from bench.workloads.gpt.rank.data import Tokens
@@ -126,31 +89,30 @@ def inside(job: Job, revision: str, pairs: int) -> int:
     blas.check(blas.apply(job.launch.blas), blas.ask())
     torch.manual_seed(job.seed)
     here, dropout = OPS[job.model.ops], job.train.dropout
-    there = (here, 0.0) if revision == NO_DROPOUT else (operations_of(revision, job.model.ops), dropout)
+    there = (here, 0.0) if against == NO_DROPOUT else (PublishedOps, dropout)
     model = GPT(job.model, job.train)
     seconds, same = turns(model, Tokens(job.data, job.model, job.seed), ((here, dropout), there), pairs, job.seed)
     ratio = stats.ratio([[s] for s in seconds[0]], [[s] for s in seconds[1]])
-    print(f"{job.model.ops}, {job.allocator.name}: {show(ratio)} of the time of {revision}, {pairs} pairs; "
+    print(f"{job.model.ops}, {job.allocator.name}: {show(ratio)} of the time of {against}, {pairs} pairs; "
           f"losses {'are the same bits' if same else 'differ'}")  # fmt: skip
-    met, goal = judged(ratio, revision, job.model.ops)
+    met, goal = judged(ratio, against, job.model.ops)
     print(f"goal: {goal}: {'met' if met else 'MISSED'}")
     return 0 if met else 1
 
 
-def judged(ratio: stats.Ratio, revision: str, ops: str) -> tuple[bool, str]:
-    """Whether the goal is met, and the goal in words. ``ratio``: time of today's over that of the other."""
-    if revision not in (PUBLISHED, NO_DROPOUT):
-        return ratio.low <= 1, "not surely slower"
+def judged(ratio: stats.Ratio, against: str, ops: str) -> tuple[bool, str]:
+    """Return whether the goal is met, and the goal in words. ``ratio``: time of the model's over that of the other."""
     most, goal = 1.0, "at most the time of the published program's own"
-    if revision == NO_DROPOUT:
+    if against == NO_DROPOUT:
         most, goal = (DROPOUT_COSTS, f"at most {DROPOUT_COSTS}") if ops == "lean" else (math.inf, "none")
     proved = " (the interval proves it)" if ratio.high <= most < math.inf else ""
     return ratio.value <= most, goal + proved
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--against", default=PUBLISHED, help=f"{PUBLISHED} (default), {NO_DROPOUT} or a commit")
+    """Return 1 where the goal is missed."""
+    parser = parser_of(__doc__, out=False)
+    parser.add_argument("--against", choices=(PUBLISHED, NO_DROPOUT), default=PUBLISHED)
     parser.add_argument("--allocator", default="tcmalloc")
     parser.add_argument("--pairs", type=int, default=12, help="of micro-batches (default 12)")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
@@ -163,7 +125,7 @@ def main(argv: list[str] | None = None) -> int:
     env = environment(job.allocator, library.resolve(job.allocator), len(cpus), os.environ, cpus)
     command = [sys.executable, "-W", "ignore", __file__, "--inside", json.dumps(to_dict(job)),
                "--against", args.against, "--pairs", str(args.pairs)]  # fmt: skip
-    print(f"{'pair':>5s}{'here':>10s}{args.against[:8]:>10s}   seconds a micro-batch", flush=True)
+    print(f"{'pair':>5s}{'here':>10s}{args.against[:9]:>10s}   seconds a micro-batch", flush=True)
     return subprocess.run(command, env=env).returncode
 
 

@@ -13,7 +13,6 @@ Goal: 1 %, and the upper limit of the interval must be below it.
 
 from __future__ import annotations
 
-import argparse
 import mmap
 import os
 import random
@@ -30,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from run_job import parser_of
 
 from bench.job.job import Job, Program
 from bench.statistics.stats import ratio
@@ -105,13 +105,14 @@ def measure(command: Sequence[str], folder: Path, seconds: float, draw: random.R
     shared = folder / "words"
     shared.write_bytes(bytes(8 * WORDS))
     job = Job(workload="program", program=Program(command=[*command, str(shared)], directory=str(folder)))
-    orders = {
+    orders: dict[str, Any] = {
         "program": asdict(job.program),
         "measure": asdict(job.measure),
         "env": environment(job, None, os.environ),
         "library": None,
         "arm_env": {},
         "output": str(folder / "output.txt"),
+        "known": [],
     }
     last: dict[str, Any] = {}
     thread = threading.Thread(target=lambda: last.update(watched(orders, lambda rank, said: None)))
@@ -136,11 +137,7 @@ def measure(command: Sequence[str], folder: Path, seconds: float, draw: random.R
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m validation program_overhead",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of(__doc__, out=False)
     parser.add_argument("--seconds", type=float, default=360, help="for each program (default: %(default)s)")
     parser.add_argument("--python", default=sys.executable, help="for the training (default: this one)")
     options = parser.parse_args(argv)

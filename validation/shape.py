@@ -1,4 +1,4 @@
-"""The shape of a run: does a short run with short iterations find what long iterations have?
+"""Check the shape of a run: short runs with short iterations must find what long iterations have.
 
     python -m validation shape [--allocator glibc tcmalloc] [--warm-ups 1 4 8] [--long 64] [--draws 8] [--out results/shape] [overrides]
 
@@ -13,15 +13,13 @@ that faults at all (more than 10,000 a micro-batch). Exit code 1 when it is miss
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from run_job import results, run_job
+from run_job import parser_of, results, run_job
 
 from bench.config.compose import jobs_of
 from bench.job.series import student_t
@@ -61,13 +59,12 @@ def line(name: str, record: dict[str, Any], base: float | None) -> tuple[str, fl
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--allocator", nargs="+", default=["glibc", "tcmalloc"])
     parser.add_argument("--warm-ups", nargs="+", type=int, default=[1, 4, 8], help="micro-batches")
     parser.add_argument("--long", type=int, default=64, help="micro-batches of a long iteration")
     parser.add_argument("--draws", type=int, default=8, help="iterations of a run")
     parser.add_argument("--long-draws", type=int, default=2)
-    parser.add_argument("--out", type=Path)
     args, overrides = parser.parse_known_args(argv)
     shipped = jobs_of(overrides)[1][0].measure
     print(

@@ -45,10 +45,7 @@ def places(cpus: Sequence[int]) -> str:
 
 
 def padded(env: Mapping[str, str], before: Mapping[str, str]) -> dict[str, str]:
-    """Return ``env`` filled up to as many variables and bytes as every other arm has.
-
-    Return ``env`` with empty variables, so that every arm has as many variables and bytes as ``before``, which all arms have in
-    common, and a fixed room.
+    """Return ``env`` filled up to the variables and bytes of ``before``, which all arms have in common, and a fixed room.
 
     The kernel lays the variables and the pointers to them above the stack: their number and length move it, and where it is can change
     the speed by more than what is compared (Mytkowicz et al., ASPLOS 2009, section 3).

@@ -53,21 +53,6 @@ SYSTEMS = {
     )),
 }  # fmt: skip
 
-# The words that run the image's own program in each container runtime. A copy must see what its launcher told it, the host's name and
-# network, and the cores that the scheduler gave it. A container of Podman without a cgroup of its own stays in the job's.
-INSIDE = "/bin/busybox sh /opt/bench/entrypoint.sh"
-SEEN = ("BENCH_", "SLURM_", "OMPI_", "PMI", "MASTER_")
-CONTAINERS = {
-    "apptainer": 'apptainer run --bind "$results":/results {image}',
-    "podman": "podman run --rm --init --network=host --uts=host --cgroups=disabled --userns=keep-id "
-    + " ".join(f"--env '{name}*'" for name in SEEN)
-    + ' --volume "$results":/results {image}',
-    "enroot": 'sh -c \'exec enroot start --mount="$results":/results '
-    r"""$(env | sed -n '\''s/^\(\(BENCH\|SLURM\|OMPI\|PMIX*\|MASTER\)_[A-Z0-9_]*\)=.*/--env=\1/p'\'') """
-    f'"$0" {INSIDE} "$@"\' {{image}}',
-    "pyxis": INSIDE,  # an option of srun names the image
-}
-
 
 def run(options: argparse.Namespace) -> int:
     """Print the job script. Raises ConfigError."""
@@ -91,17 +76,15 @@ def script(options: argparse.Namespace) -> str:
     folder = _results(options)
     if image and re.search("[,:]", folder):
         raise ConfigError(f"--results {folder}: a container cannot bind a folder with a comma or a colon in its name.")
-    command = CONTAINERS[options.container].format(image=image) if image else checkout
-    mounted = f'--container-image={image} --container-mounts="$results":/results --no-container-remap-root '
+    command = f'apptainer run --bind "$results":/results {image}' if image else checkout
     plan = shlex.join(["plan", "--no-look", f"--copies={nodes}", *overrides])
     parts = _parts(options, overrides)
     system = SYSTEMS[options.kind]
     values = {
         "how": options.launcher or options.kind,
         "command": command,
-        "srun_options": mounted if options.container == "pyxis" else "",
         "arguments": shlex.join(["-m", *overrides]) + (' "study=$study" "repeat=$blocks"' if parts else ""),
-        "plan": f"{command} {plan}" if not image or options.container in ("apptainer", "podman") else "",
+        "plan": f"{command} {plan}",
         "results": shlex.quote(folder) if os.path.isabs(folder) else f'"$PWD"/{shlex.quote(folder)}',
         "printed_by": shlex.join(["python", "-m", "bench", options.command, *options.words]),
         "submit": system.submit,
@@ -157,10 +140,7 @@ def seconds_of(time: str) -> int:
 
 
 def _parts(options: argparse.Namespace, overrides: list[str]) -> list[dict[str, str]]:
-    """With --array, what each of its jobs measures: a share of the blocks, in a study of its own, for one study is one command's to write.
-
-    Empty without.
-    """
+    """Return what each job of --array measures: a share of the blocks, in its own study, which only one command may write; empty without."""
     from bench.config import compose
 
     if not options.array:
@@ -189,12 +169,14 @@ def largest_nodes(overrides: Sequence[str]) -> int:
     except ValueError:
         numbers = [0]
     if min(numbers) < 1:
-        raise ConfigError(f"nodes={','.join(map(str, found))}: say positive whole numbers, as in nodes=1,2,4.")
+        raise ConfigError(
+            f"nodes={','.join(map(str, found))}: this is no list of positive whole numbers; write it as nodes=1,2,4."
+        )
     return max(numbers)
 
 
 def _number_of_nodes(options: argparse.Namespace, overrides: list[str]) -> int:
-    """How many nodes to ask for. ssh, and mpirun outside a scheduler, take the hosts that are named."""
+    """Return how many nodes to ask for. ssh, and mpirun outside a scheduler, take the hosts that are named. Raises ConfigError."""
     needed = largest_nodes(overrides)
     given = len(options.hosts.split(",")) if options.hosts else options.nodes
     if given is not None and given < needed:
@@ -204,31 +186,25 @@ def _number_of_nodes(options: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Options that do not go together. Raises ConfigError. Sets ``launcher`` and, where the script is printed from inside one, ``image``."""
-    kind, slurm, container, hosts = options.kind, options.kind == "slurm", options.container, options.hosts
+    """Raise ConfigError for options that do not go together. Set ``launcher`` and, where the script is printed inside one, ``image``."""
+    kind, slurm, hosts = options.kind, options.kind == "slurm", options.hosts
     asked, options.launcher = options.launcher, options.launcher or ("srun" if slurm else "")
-    launcher, tasks, foreign = options.launcher, options.ntasks_per_node, container != "apptainer"
+    launcher = options.launcher
     rules = {
-        f"--ntasks-per-node={tasks}: each node takes one copy, which starts the node's ranks; say ranks_per_node={tasks} after the --.":
-            tasks != 1,
         f"--kind {kind} starts the copies by itself: leave --launcher and --hosts out.":
             not slurm and (asked or hosts),
         "--kind pbs gives a job the cores that it names: add --cpus-per-task N, all cores of a node.":
             kind == "pbs" and not options.cpus_per_task,
         "--requeue is Slurm's, with srun: PBS and LSF run a job again by themselves (-r), and it goes on.":
             options.requeue and launcher != "srun",
-        "--array is of Slurm, PBS and LSF: elsewhere print a script for each share of the blocks, repeat=0,1 and repeat=2,3.":
+        "--array needs Slurm, PBS or LSF: elsewhere print a script for each share of the blocks, repeat=0,1 and repeat=2,3.":
             options.array and (kind == "flux" or hosts),
-        "--launcher ssh needs to know where: add --hosts A,B, the first one leads.":
+        "--launcher ssh needs hosts: add --hosts A,B, the leader first.":
             launcher == "ssh" and not hosts,
         f"--hosts is for --launcher ssh or mpirun; for Slurm say --directive=--nodelist={hosts}.":
             launcher == "srun" and hosts,
         "--image and --checkout are two ways to name what runs; choose one.":
             options.image and options.checkout,
-        f"--container {container} runs an image: name it, as in --image bench.sqsh.":
-            foreign and not options.image,
-        f"--container {container} is for srun here: elsewhere use Apptainer, in whose images the launcher's variables are seen.":
-            foreign and launcher != "srun",
     }  # fmt: skip
     for sentence, wrong in rules.items():
         if wrong:
@@ -236,7 +212,7 @@ def _check(options: argparse.Namespace) -> None:
     if not options.image and not options.checkout and _in_image():
         options.image = os.environ.get("APPTAINER_CONTAINER")
         if not options.image:
-            raise ConfigError("this image does not know its own file; name it, as in --image bench.sif.")
+            raise ConfigError("the file of this image is unknown; name it, as in --image bench.sif.")
 
 
 def _in_image() -> bool:

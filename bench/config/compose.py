@@ -37,6 +37,7 @@ from bench.paths import CONF, given_path
 # Keys beside the job's own: where results go and how a sweep is arranged, neither of which is part of a job.
 OUTSIDE_JOB = ("study", "sweep")
 OUTSIDE_MEASURE = ("blocks", "blocks_half_width", "blocks_max_minutes")
+PAD = 128  # of the vocabulary, for each rank of a tensor-parallel group
 MAX_POINTS = 100_000  # of one sweep; larger products are typing errors, and would exhaust the memory
 WHOLE = re.compile(r"(nodes|repeat|seed)=(0|-?[1-9]\d*)")  # a whole number for a key of the job's own
 Point = Sequence[str]  # overrides with one value each
@@ -67,7 +68,9 @@ def job_of(config: DictConfig, numa_domains: int = 1) -> Job:
     """Return the Job that ``config`` describes. ``numa_domains``: what ``ranks_per_node=auto`` means on this host."""
     values = _plain(config)
     sweep = {key: values.pop(key, {}) for key in OUTSIDE_JOB}["sweep"]
-    refuse_unknown(sweep, [f.name for f in dataclasses.fields(Study)[1:] if f.name not in OUTSIDE_MEASURE], "sweep.")
+    options = ("name", "quiet", "verbose", "tables")
+    keys = [f.name for f in dataclasses.fields(Study) if f.name not in (*options, *OUTSIDE_MEASURE)]
+    refuse_unknown(sweep, keys, "sweep.")
     if isinstance(values.get("measure"), dict):
         values["measure"] = {key: value for key, value in values["measure"].items() if key not in OUTSIDE_MEASURE}
     auto = values.get("ranks_per_node") == "auto"
@@ -78,6 +81,7 @@ def job_of(config: DictConfig, numa_domains: int = 1) -> Job:
     if isinstance(path := values["data"].get("path"), str):
         values["data"]["path"] = str(given_path(path))
     try:
+        values["model"] = padded(values["model"], values["parallel"])
         return filled_in(checked(values))
     except ConfigError as error:
         if auto and "ranks_per_node" in str(error):
@@ -85,6 +89,14 @@ def job_of(config: DictConfig, numa_domains: int = 1) -> Job:
                 f"ranks_per_node=auto is {numa_domains} on this host, one for each NUMA domain, and {error}"
             ) from error
         raise
+
+
+def padded(model: dict[str, Any], parallel: dict[str, Any]) -> dict[str, Any]:
+    """Return the model with the vocabulary padded as Megatron pads it for this tensor-parallel size: to a multiple of 128 for each rank."""
+    vocabulary, tensor = model.get("padded_vocabulary"), parallel.get("tensor")
+    if type(vocabulary) is not int or type(tensor) is not int or tensor < 2:
+        return model
+    return {**model, "padded_vocabulary": -(-vocabulary // (PAD * tensor)) * PAD * tensor}
 
 
 def filled_in(job: Job) -> Job:
@@ -116,8 +128,8 @@ def jobs_of_arms(arguments: Sequence[str], arms: Sequence[str]) -> list[Job]:
                 raise ConfigError(
                     f"{key} has {len(values)} values, and advise compares arms at one point: give it one."
                 )
-        points = [[line for (line,) in {**given, "allocator": [f"+allocator={arm}"]}.values()] for arm in arms]
-        return [job_of(config, numa_domains()) for config in _configurations(points)]
+        point = [line for (line,) in given.values()]
+        return [job_of(one, numa_domains()) for one in _configurations([[*point, f"+allocator={a}"] for a in arms])]
 
 
 def values_of(arguments: Sequence[str], key: str) -> list[Any]:
@@ -139,10 +151,7 @@ def shown(arguments: Sequence[str]) -> str:
 
 
 def points_of(arguments: Sequence[str]) -> list[Point]:
-    """Return the product of the arguments over what the experiment sweeps.
-
-    Return the product of the arguments over what the experiment sweeps (`hydra.sweeper.params` of its file), where an argument
-    replaces the experiment's values of its key."""
+    """Return the product of the arguments over what the experiment sweeps (`hydra.sweeper.params`), which they replace key by key."""
     given = _parsed(overrides(arguments))
     for key, values in given.items():
         outside = key == "experiment" or key.split(".")[0] in OUTSIDE_JOB or key.startswith("measure.blocks")

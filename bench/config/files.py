@@ -66,15 +66,10 @@ def load(path: Path) -> dict[str, Any]:
 
 def _problem(error: yaml.YAMLError) -> str:
     """Return ``line N: what is wrong there``, in YAML's words where it has any."""
-    start, mark = getattr(error, "context_mark", None), getattr(error, "problem_mark", None)
-    if (mark := mark or start) is None:  # a character that no file of YAML may hold
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:  # a character that no file of YAML may hold
         return f"line 1 or later: {' '.join(str(getattr(error, 'reason', error)).split())}"
-    problem = " ".join((getattr(error, "problem", None) or "").split())
-    if "\\t" in problem:
-        problem = "a tab stands where YAML wants spaces"
-    elif start and "quoted scalar" in (getattr(error, "context", None) or ""):
-        mark, problem = start, "the quotation mark that opens here is never closed"
-    return f"line {mark.line + 1}: {problem}"
+    return f"line {mark.line + 1}: {' '.join((getattr(error, 'problem', None) or '').split())}"
 
 
 def check_all() -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -48,17 +47,6 @@ def describe_unknown(key: str, config: Mapping[str, Any]) -> str:
 
 def bare(key: str) -> str:
     return key.lstrip("+~")
-
-
-def own_folder(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments without Hydra's ``-cd FOLDER``, which sets BENCH_CONF here: a folder of the user's own YAML."""
-    for i, word in enumerate(arguments[:-1]):
-        if word == "--":  # a user's own command follows
-            break
-        if word in ("-cd", "--config-dir"):
-            os.environ["BENCH_CONF"] = arguments[i + 1]
-            return [*arguments[:i], *arguments[i + 2 :]]
-    return list(arguments)
 
 
 def overrides(arguments: Sequence[str]) -> list[str]:
@@ -115,10 +103,7 @@ def _is_number(value: Any) -> bool:
 
 
 def as_text(line: str) -> str:
-    """Return the override, with quotation marks where its key holds text.
-
-    Return the override; where its key holds text, with quotation marks around each value that Hydra would take for a number, a truth
-    or nothing, so that `study=2024_05` is what was typed."""
+    """Return the override; where its key holds text, with quotation marks around what Hydra would take for a number, a truth or nothing."""
     key, _, value = line.partition("=")
     name = "allocator.env" if bare(key).startswith("allocator.env.") else bare(key)
     if name not in keys_of_text():

@@ -1,16 +1,16 @@
 """The control connection: every copy of the command holds one TCP connection to the first, which leads.
 
-Only the leader decides what runs, what a resumed sweep skips, and when it is over, so no shared file system is needed.
-`wire` proves who belongs together. Messages: ``hello``, ``welcome`` or ``refuse``; for each run ``run``, those of `rendezvous`,
-``done``; ``end``. What runs on a node is a function that the caller hands in.
+Only the leader decides what runs, what a resumed sweep skips, and when it is over, so no shared file system is needed. `wire` proves who
+belongs together. Messages: ``hello``, which may be answered by ``refuse``; for each run ``run``, those of `rendezvous`, ``done``; ``finish``.
+What runs on a node is a function that the caller hands in.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import queue
-import re
 import socket
 import threading
 import time
@@ -19,13 +19,12 @@ from dataclasses import replace
 from typing import Any, Callable
 
 from bench.copies import wire
-from bench.copies.launcher import Copy, is_loopback, is_own_address
-from bench.copies.messages import MAX_NODES
+from bench.copies.launcher import Copy, endpoint, is_loopback, is_own_address
 from bench.copies.outcome import Outcome
 from bench.copies.rendezvous import Following, Leading, Part, gone
 from bench.copies.wire import Connection, Refused, Secret
 from bench.host import load
-from bench.job.checks import checked
+from bench.job.checks import MOST_NODES, checked
 from bench.job.errors import ConfigError
 from bench.job.job import Job, canonical, to_dict
 from bench.process.cpus import allowed_cpus
@@ -55,42 +54,46 @@ class Leader:
         assert self.secret is not None
         deadline, wrong = time.monotonic() + timeout_seconds, refusal_of(hello)
         known: dict[int, dict[str, Any]] = {0: hello["facts"]}
-        with listening(self.copy) as listener, contextlib.ExitStack() as unless_welcome:
+        with listening(self.copy) as listener, contextlib.ExitStack() as unless_all_take_part:
             acceptor = Acceptor(listener, self.secret, timeout_seconds)
-            while len(known) < self.copy.num_copies:
-                if wrong:  # the copies still to come get the sentence too, if they come within the grace time
-                    deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
-                if time.monotonic() > deadline:
-                    break
+            while len(known) < self.copy.num_copies and time.monotonic() < deadline:
                 for follower, other in acceptor.accept():
-                    unless_welcome.callback(follower.close)
-                    # A name that means loopback here (127.0.1.1, as Debian writes it) reaches nobody: the others know better.
-                    reached = re.sub("^::ffff:", "", follower.socket.getsockname()[0])  # IPv4 in IPv6
-                    if is_loopback(self.copy.master_addr) and not is_loopback(reached):
-                        self.copy = replace(self.copy, master_addr=reached)
+                    unless_all_take_part.callback(follower.close)
                     wrong = wrong or disagreement(hello, other, known)
                     known[other["node_rank"]] = other["facts"]
                     self.followers[other["node_rank"]] = follower
-            strangers = acceptor.strangers
-            absent = ", ".join(str(n) for n in range(self.copy.num_copies) if n not in known)
-            missing = absent and (
-                f"nodes {absent} of {self.copy.num_copies} did not reach {self.copy.master_addr}:{self.copy.master_port} within "
-                f"launch.timeout_seconds={timeout_seconds:g}: is the address right, and the port open?"
-            )
-            if missing and strangers:
-                missing += f" {strangers} connections there did not know this job's secret: give all copies the same BENCH_TOKEN."
-            for follower in self.followers.values():
-                follower.send({"do": "refuse", "why": wrong or missing} if wrong or missing else {"do": "welcome"})
-            if wrong:
-                raise ConfigError(wrong)
-            if missing:
-                raise PeersLost(missing)
-            unless_welcome.pop_all()
+                if wrong:  # the copies still to come get the sentence too, if they come within the grace time
+                    deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+            absent = self._absent(known, timeout_seconds, acceptor.strangers)
+            if wrong or absent:
+                for follower in self.followers.values():
+                    follower.send({"do": "refuse", "why": wrong or absent})
+                raise ConfigError(wrong) if wrong else PeersLost(absent)
+            unless_all_take_part.pop_all()
         self.facts = [known[n] for n in range(self.copy.num_copies)]
+        # A name that means loopback here (127.0.1.1, as Debian writes it) reaches nobody: the others know better.
+        reached = (follower.socket.getsockname()[0].replace("::ffff:", "") for follower in self.followers.values())
+        if is_loopback(own := self.copy.master_addr):
+            self.copy = replace(self.copy, master_addr=next((one for one in reached if not is_loopback(one)), own))
+
+    def _absent(self, known: Collection[int], timeout_seconds: float, strangers: int) -> str:
+        """Return one sentence on the copies that have not come; empty if all have."""
+        copy, absent = self.copy, [str(n) for n in range(self.copy.num_copies) if n not in known]
+        sentence = (
+            f"nodes {', '.join(absent)} of {copy.num_copies} did not reach {copy.master_addr}:{copy.master_port} within "
+            f"launch.timeout_seconds={timeout_seconds:g}: is the address right, and the port open?"
+        )
+        if strangers:
+            sentence += (
+                f" {strangers} connections there did not know this job's secret: give all copies the same BENCH_TOKEN."
+            )
+        return sentence if absent else ""
 
     def run(self, jobs: Sequence[Job], run_here: Callable[[list[Part]], list[Outcome]]) -> list[Outcome]:
-        """Run the jobs, interleaved where they are several, on their first ``nodes`` nodes (all of them here when simulated);
-        ``run_here`` runs this node's part."""
+        """Run the jobs, interleaved where they are several, on their first ``nodes`` nodes (all of them here when simulated).
+
+        ``run_here`` runs this node's part.
+        """
         active = {n: c for n, c in self.followers.items() if n < jobs[0].nodes}
         names = [facts["hostname"] for facts in self.facts]
         missing = [n for n, c in active.items() if not c.alive]
@@ -109,7 +112,7 @@ class Leader:
 
     def end(self) -> None:
         for connection in self.followers.values():
-            connection.send({"do": "end"})
+            connection.send({"do": "finish"})
             connection.close()
 
 
@@ -139,7 +142,7 @@ def completed(job: Job, part: Leading, outcome: Outcome) -> Outcome:
         outcome = replace(outcome, warnings=[*outcome.warnings, *(f"{name}: {w}" for w in done["warnings"])])
     if outcome.error:
         return replace(outcome, ranks=None, logs=logs)
-    ranks = sorted((rank for node in part.parts.values() for rank in node), key=lambda rank: rank["rank"])
+    ranks = sorted((rank for node in part.reached["sent"].values() for rank in node), key=lambda rank: rank["rank"])
     numbers = [rank["rank"] for rank in ranks]
     if numbers != list(range(job.num_ranks)):
         return replace(outcome, error=f"the nodes told of ranks {numbers}, and there are {job.num_ranks}.", ranks=None)
@@ -147,29 +150,26 @@ def completed(job: Job, part: Leading, outcome: Outcome) -> Outcome:
 
 
 def listening(copy: Copy) -> socket.socket:
-    """A socket at the address that the others were told, and at no other. Where that is not an address of this host (a name
-    that means loopback here, a translated address) it listens at all of them. Raises ConfigError where the port is taken."""
-    family = socket.AF_INET6 if ":" in copy.master_addr else socket.AF_INET
+    """Return a socket at the address that the others were told, and at no other.
+
+    Where that is not an address of this host (a name that means loopback here, a translated address) it listens at all of them.
+    Raises ConfigError where the port is taken.
+    """
+    family, place = endpoint(copy.master_addr, copy.master_port)
     meant = not copy.master_name or copy.master_name.startswith(("localhost", "ip6-l")) or is_loopback(copy.master_name)
-    everywhere = not is_own_address(copy.master_addr) or (is_loopback(copy.master_addr) and not meant)
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    if not is_own_address(copy.master_addr) or (is_loopback(copy.master_addr) and not meant):
+        place = ("", copy.master_port)
+    both, backlog = (
+        family == socket.AF_INET6,
+        max(MAX_UNPROVED, copy.num_copies),
+    )  # the others may know an address of IPv4
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:  # the others may know an address of IPv4
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        listener.bind(
-            ("", copy.master_port)
-            if everywhere
-            else socket.getaddrinfo(copy.master_addr, copy.master_port, family, socket.SOCK_STREAM)[0][4]
-        )
-        listener.listen(max(MAX_UNPROVED, copy.num_copies))
+        return socket.create_server(place, family=family, backlog=backlog, dualstack_ipv6=both)
     except OSError as error:
-        listener.close()
+        why = os.strerror(error.errno or errno.EADDRINUSE)
         raise ConfigError(
-            f"port {copy.master_port} of the first node is taken ({error.strerror}): set BENCH_MASTER_PORT, "
-            "to the same free port on every node."
+            f"port {copy.master_port} of the first node is taken ({why}): set BENCH_MASTER_PORT, to the same free port on every node."
         ) from error
-    return listener
 
 
 class Acceptor:
@@ -194,7 +194,7 @@ class Acceptor:
 
     def authenticate(self, sock: socket.socket) -> None:
         try:
-            connection = wire.welcome_in(sock, self.secret, self.timeout_seconds)
+            connection = wire.authenticate(sock, self.secret, self.timeout_seconds, leads=True)
             hello = connection.receive(min(HELLO_SECONDS, self.timeout_seconds))
             if hello is None or hello.get("do") != "hello":
                 connection.close()
@@ -213,7 +213,7 @@ def refusal_of(hello: Hello) -> str | None:
 
 
 def better(outcome: Outcome, other: str | None) -> Outcome:
-    """The more telling of two errors: who was killed, or is gone, explains who lost a connection."""
+    """Return the outcome with the error that explains the other: one that was killed, or is gone, explains a lost connection."""
     if other and (
         not outcome.error or ("was killed" not in outcome.error and ("was killed" in other or "is gone" in other))
     ):
@@ -222,39 +222,30 @@ def better(outcome: Outcome, other: str | None) -> Outcome:
 
 
 def machine_of(facts: Mapping[str, Any]) -> str:
-    """What two copies on one machine have in common, in whatever containers they are: the kernel's boot."""
+    """Return what two copies on one machine have in common, in whatever containers they are: the kernel's boot."""
     return str(facts.get("boot_id") or facts["hostname"])
 
 
-def revision_of(facts: Mapping[str, Any]) -> str | None:
-    git = facts.get("git")
-    return f"{git.get('revision')}{' with changes' * bool(git.get('dirty'))}" if isinstance(git, Mapping) else None
-
-
-def mixed(what: str, value: Any, host: str, other: Any, other_host: str) -> str:
-    return (
-        f"mixed configuration: {what} is {value} on {host} but {other} on {other_host}: start the same command from "
-        "the same image on every node."
-    )
-
-
 def disagreement(leader: Hello, follower: Hello, known: Mapping[int, Mapping[str, Any]]) -> str | None:
-    """What keeps this follower from taking part: its host refused, its number or its cores are another's (``known``: facts by
-    number), or something that must be the same on all nodes before anything runs is not. One sentence, or None."""
-    host, other_host = leader["facts"]["hostname"], follower["facts"]["hostname"]
+    """Return what keeps this follower from taking part, one sentence; None if nothing does.
+
+    Its host refused, its number or its cores are another's (``known``: facts by number), or something that must be the same on all
+    nodes is not.
+    """
+    host, other_host, node = leader["facts"]["hostname"], follower["facts"]["hostname"], follower["node_rank"]
     if refused := refusal_of(follower):
         return refused
-    if follower["node_rank"] in known:
-        return f"two copies say that they are node {follower['node_rank']}, one of them on {other_host}: give each its own number."
+    if node in known:
+        return f"two copies say that they are node {node}, one of them on {other_host}: give each its own number."
     for what, value in leader["same"].items():
-        if (other := follower["same"].get(what)) != value:
-            return mixed(what, value, host, other, other_host)
-    for one in (leader["facts"], *known.values()):
-        revisions = revision_of(one), revision_of(follower["facts"])
-        if None not in revisions and revisions[0] != revisions[1]:  # a node without git does not know it
-            return mixed("revision", revisions[0], one["hostname"], revisions[1], other_host)
-    if follower["node_rank"] >= leader["same"].get("number of copies", MAX_NODES):
-        return f"{other_host} says that it is node {follower['node_rank']} of {leader['same']['number of copies']}."
+        other = follower["same"].get(what)
+        if other != value and not (what == "revision" and None in (value, other)):  # a node without git has none
+            return (
+                f"mixed configuration: {what} is {value} on {host} but {other} on {other_host}: start the same command from the same "
+                "image on every node."
+            )
+    if node >= leader["same"].get("number of copies", MOST_NODES):
+        return f"{other_host} says that it is node {node} of {leader['same']['number of copies']}."
     cores = [
         (machine_of(facts), facts.get("cpu", {}).get("affinity")) for facts in (follower["facts"], *known.values())
     ]
@@ -267,21 +258,24 @@ def disagreement(leader: Hello, follower: Hello, known: Mapping[int, Mapping[str
 
 
 def ordered_job(values: Any, known: Collection[str]) -> Job:
-    """Return the job that the first node orders, if it is one that this copy's own command line has (``known``: as `but_repeat` has
-    it): the leader chooses among those, and nothing else. Raises ConfigError."""
+    """Return the job that the first node orders. Raises ConfigError unless it is one that this copy's own command line has.
+
+    ``known``: jobs as `without_amount` has them. The leader chooses among those, and how often and how long they run.
+    """
     try:
         job = checked(values)
     except ConfigError as error:
         raise ConfigError(
             f"the first node orders what is no job ({error}): start the same version everywhere."
         ) from error
-    if but_repeat(job) not in known:
+    if without_amount(job) not in known:
         raise ConfigError("the first node orders a job that this copy's own command line does not have: it is not run.")
     return job
 
 
-def but_repeat(job: Job) -> str:
-    return canonical(to_dict(replace(job, repeat=0, group=0)))
+def without_amount(job: Job) -> str:
+    """Return the job without what a leader changes in later blocks: their number, their group and how many iterations they have."""
+    return canonical(to_dict(replace(job, repeat=0, group=0, measure=replace(job.measure, iterations=1))))
 
 
 RunHere = Callable[[list[Job], list[Part]], Any]
@@ -291,26 +285,19 @@ def follow(
     copy: Copy, hello: Hello, timeout_seconds: float, jobs: Sequence[Job], secret: Secret, run_here: RunHere
 ) -> None:
     """Connect, and run this node's part of what the leader orders, until it ends the sweep. Raises PeersLost and ConfigError."""
-    known = {but_repeat(job) for job in jobs}
+    known = {without_amount(job) for job in jobs}
     connection = connect(copy, timeout_seconds, secret)
     connection.send({**hello, "do": "hello", "node_rank": copy.node_rank})
-    answer = connection.receive(timeout_seconds + HELLO_SECONDS)  # the first node may have begun to wait a little later
-    if answer is None:
-        raise PeersLost(
-            f"the first node ({copy.master_addr}:{copy.master_port}) closed the connection or did not answer."
-        )
-    if answer["do"] == "refuse":
-        raise ConfigError(answer["why"])
-    while True:
-        message = connection.receive()
-        if message is None:
-            raise PeersLost(
-                f"the first node ({copy.master_addr}) is gone: its copy of the command ended or its network is down."
-            )
-        if message["do"] == "end":
+    while message := connection.receive():
+        if message["do"] == "refuse":
+            raise ConfigError(message["why"])
+        if message["do"] == "finish":
             return
         if message["do"] == "run":
             follow_runs(copy, connection, message["jobs"], known, run_here)
+    raise PeersLost(
+        f"the first node ({copy.master_addr}:{copy.master_port}) is gone: its copy of the command ended or its network is down."
+    )
 
 
 def follow_runs(
@@ -333,13 +320,16 @@ def follow_runs(
 
 
 def connect(copy: Copy, timeout_seconds: float, secret: Secret) -> Connection:
-    """Copies start at different times: try until the leader listens and proves itself. Raises PeersLost when the time is over."""
+    """Return the connection to the leader, tried until it listens and proves itself, because copies start at different times.
+
+    Raises PeersLost when the time is over.
+    """
     deadline = time.monotonic() + timeout_seconds
     while True:
         left = max(0.1, deadline - time.monotonic())
         try:
             sock = socket.create_connection((copy.master_addr, copy.master_port), timeout=left)
-            return wire.enter(sock, secret, timeout_seconds)
+            return wire.authenticate(sock, secret, timeout_seconds, leads=False)
         except Refused as error:
             why = f"something answers there, but is not the first copy of this job: {error}"
         except OSError as error:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
-import hashlib
 import ipaddress
 import re
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import psutil
 
-from bench.copies.wire import job_words
+from bench.copies.wire import derive, secret_of
+from bench.job.checks import MOST_NODES
 from bench.job.errors import ConfigError
 
 
@@ -29,12 +29,6 @@ class Copy:
     master_name: str = field(default="", compare=False)  # as it was given, before it was resolved
 
 
-MOST_COPIES = 1 << 20
-OURS = ("BENCH_NODE_RANK", "BENCH_NUM_NODES", "BENCH_MASTER_ADDR", "BENCH_MASTER_PORT", "BENCH_TOKEN")
-OURS_ELSEWHERE = {
-    "BENCH_RANK": "BENCH_NODE_RANK",
-    **dict.fromkeys(("BENCH_WORLD_SIZE", "BENCH_SIZE", "BENCH_NODES", "BENCH_NUM_COPIES"), "BENCH_NUM_NODES"),
-}
 # launcher: (variable of the number, variable of how many, variables that may name the first node's address)
 LAUNCHERS = {
     "bench": ("BENCH_NODE_RANK", "BENCH_NUM_NODES", ()),
@@ -51,7 +45,7 @@ NOT_UNDERSTOOD = (
     *(("FLUX_TASK_RANK", "FLUX_JOB_SIZE"), ("PALS_RANKID", "PALS_SIZE"), ("MPIRUN_RANK", "MPIRUN_NPROCS")),
 )
 ALONE_MAY_BE_SET = ("SLURM_PROCID", "RANK")  # without how many: in a batch script's own shell, and by other programs
-# A job's nodes in the shell of a batch system: how many, which, and a file with a line for each slot, the name first.
+# A job's nodes in the shell of a batch system: how many; which; and a file with a line for each slot, the name first.
 NODE_COUNTS = ("SLURM_NNODES", "PBS_NUM_NODES", "FLUX_JOB_NNODES", "NHOSTS", "COBALT_PARTSIZE")
 NODE_LISTS = ("LSB_HOSTS", "LSB_MCPU_HOSTS", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
 NODE_FILES = ("PBS_NODEFILE", "LSB_DJOB_HOSTFILE", "PE_HOSTFILE", "OAR_NODEFILE", "COBALT_NODEFILE")
@@ -62,14 +56,18 @@ WAY_OUT = (
 
 
 def which_copy(environ: Mapping[str, str]) -> Copy:
-    """Return which copy this is, by the launcher's variables. Raises ConfigError where they are not enough: a guess would be a wrong
-    result."""
-    refuse_misspelt(environ)
+    """Return which copy this is, by the launcher's variables.
+
+    Raises ConfigError where they are not enough: a guess would be a wrong result.
+    """
     wrong = next(half_set(environ, *LAUNCHERS["bench"][:2]), None)
-    for launcher in [] if wrong else by_trust(environ):
-        rank, size, _ = LAUNCHERS[launcher]
-        if rank in environ and size in environ:
-            return copy_of(launcher, environ)
+    given = [launcher for launcher, (rank, size, _) in LAUNCHERS.items() if rank in environ and size in environ]
+    if given and not wrong:
+        # The user's own variables, then the launcher that started most copies: one may run inside another's step of one (mpiexec in
+        # the shell of `srun --pty`), whose variables are still there.
+        sizes = {launcher: environ[LAUNCHERS[launcher][1]] for launcher in given}
+        copies = {launcher: int(size) if size.isdecimal() else 0 for launcher, size in sizes.items()}
+        return copy_of(max(given, key=lambda launcher: (launcher == "bench", copies[launcher])), environ)
     if wrong := wrong or next(signs_of_others(environ), None):
         raise ConfigError(f"{wrong}: {WAY_OUT}")
     return Copy()
@@ -82,9 +80,9 @@ def copy_of(launcher: str, environ: Mapping[str, str]) -> Copy:
             f"{rank}={environ[rank]!r} and {size}={environ[size]!r} must be whole numbers: which copy of how many."
         )
     node_rank, num_copies = int(environ[rank]), int(environ[size])
-    if not node_rank < num_copies <= MOST_COPIES:
+    if not node_rank < num_copies <= MOST_NODES:
         raise ConfigError(
-            f"{rank}={environ[rank][:40]} must be less than {size}={environ[size][:40]}, and that at most {MOST_COPIES}."
+            f"{rank}={environ[rank][:40]} must be less than {size}={environ[size][:40]}, and that at most {MOST_NODES}."
         )
     if num_copies == 1:
         return Copy(launcher)
@@ -99,39 +97,16 @@ def copy_of(launcher: str, environ: Mapping[str, str]) -> Copy:
     return Copy(launcher, node_rank, num_copies, address, master_port(launcher, environ), name)
 
 
-def by_trust(environ: Mapping[str, str]) -> list[str]:
-    """Return the launchers, the user's own variables first, then the one that started most copies: a launcher may run inside another's
-    step of one (mpiexec in the shell of `srun --pty`), whose variables are still there."""
-
-    def copies(launcher: str) -> int:
-        rank, size, _ = LAUNCHERS[launcher]
-        return int(environ[size]) if rank in environ and environ.get(size, "").isdecimal() else 0
-
-    return sorted(LAUNCHERS, key=lambda launcher: (launcher != "bench", -copies(launcher)))
-
-
-def refuse_misspelt(environ: Mapping[str, str]) -> None:
-    """Raise ConfigError for a misspelt number of a copy, which would run alone. Other names that begin with BENCH_ are allowed."""
-    for name in environ:
-        close = [OURS_ELSEWHERE[name]] if name in OURS_ELSEWHERE else difflib.get_close_matches(name, OURS, 1, 0.85)
-        if name.startswith("BENCH") and name not in OURS and close:
-            raise ConfigError(f"{name}={environ[name]} means nothing: did you mean {close[0]}? Unset it if not.")
-
-
-def is_several(environ: Mapping[str, str], name: str) -> bool:
-    return environ.get(name, "1") not in ("", "0", "1")
-
-
 def half_set(environ: Mapping[str, str], rank: str, size: str) -> Iterator[str]:
     if rank in environ and size not in environ and rank not in ALONE_MAY_BE_SET:
         yield f"{rank}={environ[rank]}, but {size} is not set, how many copies there are"
-    if rank not in environ and (is_several(environ, size) or (size in OURS and size in environ)):
+    if rank not in environ and (are_several(environ, size) or (size == "BENCH_NUM_NODES" and size in environ)):
         yield f"{size}={environ[size]}, but {rank} is not set, which copy this is"
 
 
 def signs_of_others(environ: Mapping[str, str]) -> Iterator[str]:
     """Yield what shows that there are, or should be, other copies, where no launcher gave this one its number."""
-    if is_several(environ, size := "SLURM_JOB_NUM_NODES"):
+    if are_several(environ, size := "SLURM_JOB_NUM_NODES"):
         yield f"{size}={environ[size]}, but srun did not start this command, and it would use one node"
     if "SLURM_PROCID" not in environ and under_slurm():
         yield (
@@ -139,15 +114,25 @@ def signs_of_others(environ: Mapping[str, str]) -> Iterator[str]:
             "(apptainer --cleanenv does); keep SLURM_*"
         )
     for rank, size in (*((rank, size) for rank, size, _ in LAUNCHERS.values()), *NOT_UNDERSTOOD):
-        if (rank, size) in NOT_UNDERSTOOD and is_several(environ, size):
+        if (rank, size) in NOT_UNDERSTOOD and are_several(environ, size):
             yield f"{size}={environ[size]}: the launcher started several copies, but not in a way that is understood here"
         yield from half_set(environ, rank, size)
-    for name in (*NODE_COUNTS, *NODE_LISTS):
-        if is_several(environ, name) and (name in NODE_COUNTS or several_in(environ[name])):
-            yield f"{name}={environ[name]}, but nothing says which copy this is"
-    for name in NODE_FILES:
-        if len(nodes := nodes_in(environ.get(name))) > 1:
-            yield f"{name} lists {len(nodes)} nodes, but nothing says which copy this is"
+    for name in (*NODE_COUNTS, *NODE_LISTS, *NODE_FILES):
+        if are_several(environ, name):
+            yield f"{name}={environ[name]} is of several nodes, but nothing says which copy this is"
+
+
+def are_several(environ: Mapping[str, str], name: str) -> bool:
+    """Return whether a variable has, or lists, more than one copy or node."""
+    value = environ.get(name, "")
+    if name in NODE_FILES:
+        with contextlib.suppress(OSError), open(value, encoding="utf-8", errors="replace") as lines:
+            return len({words[0] for line in lines if (words := line.split())}) > 1
+        return False
+    if name in NODE_LISTS:  # Slurm's ``n[1-2]``, or LSF's names, numbers of slots between them
+        nodes = {word for word in re.split(r"[\s,]+", value) if word and not word.isdecimal()}
+        return bool(re.search(r"\[[^]]*[-,]", value)) or len(nodes) > 1
+    return value not in ("", "0", "1")
 
 
 def under_slurm() -> bool:
@@ -157,21 +142,11 @@ def under_slurm() -> bool:
     return False
 
 
-def nodes_in(path: str | None) -> set[str]:
-    with contextlib.suppress(OSError), open(path or "", encoding="utf-8", errors="replace") as lines:
-        return {words[0] for line in lines if (words := line.split())}
-    return set()
-
-
-def several_in(names: str) -> bool:
-    """Return whether a batch system's list has more than one node: Slurm's (``n[1-2]``), or LSF's names, numbers of slots between them."""
-    nodes = {word for word in re.split(r"[\s,]+", names) if word and not word.isdecimal()}
-    return bool(re.search(r"\[[^]]*[-,]", names)) or len(nodes) > 1
-
-
 def first_host(names: str, variable: str = "BENCH_MASTER_ADDR") -> str:
-    """Return the first host of a Slurm node list (``n[1-4]``); a name or address is its own, ``[::1]`` without its brackets. Raises
-    ConfigError for a list that is cut off."""
+    """Return the first host of a Slurm node list (``n[1-4]``); a name or address is its own, ``[::1]`` without its brackets.
+
+    Raises ConfigError for a list that is cut off.
+    """
     import hostlist
 
     if names.startswith("[") and names.endswith("]") and ":" in names:
@@ -202,15 +177,19 @@ def is_loopback(address: str) -> bool:
         return False
 
 
-def family_of(address: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in address else socket.AF_INET
+def endpoint(address: str, port: int = 0) -> tuple[socket.AddressFamily, Any]:
+    """Return the family of an address, and the port there as a socket takes it. Raises OSError."""
+    found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+    return found[0], found[4]
 
 
 def is_own_address(address: str) -> bool:
     """Return whether this host has it: a socket can be bound to it."""
-    with contextlib.suppress(OSError), socket.socket(family_of(address), socket.SOCK_STREAM) as probe:
-        probe.bind(socket.getaddrinfo(address, 0, family_of(address), socket.SOCK_STREAM)[0][4])
-        return True
+    with contextlib.suppress(OSError):
+        family, place = endpoint(address)
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind(place)
+            return True
     return False
 
 
@@ -220,10 +199,8 @@ def master_port(launcher: str, environ: Mapping[str, str]) -> int:
         if not given.isdecimal() or not 0 < int(given) < 1 << 16:
             raise ConfigError(f"BENCH_MASTER_PORT={given} must be a port, 1 to 65535.")
         return int(given)
-    # Of the secret's words, so that two users on one login node do not meet. torchrun itself listens on MASTER_PORT.
-    token = environ.get("BENCH_TOKEN")
-    words = ["token", token] if token else job_words(launcher, environ)
-    return 20000 + int(hashlib.sha256(".".join(words).encode(errors="surrogateescape")).hexdigest(), 16) % 10000
+    # Of the secret, so that two users on one login node do not meet. torchrun itself listens on MASTER_PORT.
+    return 20000 + int.from_bytes(derive("port", secret_of(launcher, environ).key.hex()), "big") % 10000
 
 
 def chosen_interface(asked: str | None, address: str, environ: Mapping[str, str]) -> str | None:
@@ -234,8 +211,9 @@ def chosen_interface(asked: str | None, address: str, environ: Mapping[str, str]
 def interface_to(address: str) -> str | None:
     """Return the network interface whose address packets to ``address`` leave from; None if there is no way there."""
     try:
-        with socket.socket(family_of(address), socket.SOCK_DGRAM) as probe:  # sends nothing: it asks the routing table
-            probe.connect(socket.getaddrinfo(address, 9, family_of(address), socket.SOCK_DGRAM)[0][4])
+        family, place = endpoint(address, 9)
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:  # sends nothing: it asks the routing table
+            probe.connect(place)
             mine = probe.getsockname()[0].partition("%")[0]
     except OSError:
         return None

@@ -1,26 +1,20 @@
-"""The messages between two copies, validated as they arrive: the other copy may be of another version, or a stranger's where the
-secret is a weak one (`wire.Secret`). A peer that sends any other message is dropped. Jobs, hosts and parts of a record are validated
-where they are used."""
+"""The messages between two copies, validated as they arrive.
 
+The other copy may be of another version, or a stranger's where the secret is a weak one (`wire.Secret`): a peer that sends any other
+message is dropped. Jobs, hosts and parts of a record are validated where they are used.
+"""
+
+from functools import partial
 from typing import Annotated, Any, Optional, Union
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-MAX_NODES = 1 << 20
-Count = Annotated[int, Meta(ge=0, lt=MAX_NODES)]
+from bench.job.checks import MOST_NODES
+
+Count = Annotated[int, Meta(ge=0, lt=MOST_NODES)]
 Number = Annotated[str, Meta(pattern=r"^[0-9]{1,7}\Z")]  # of a rank: JSON makes keys texts
 Group = dict[str, Any]
-
-
-class Message(Struct, tag_field="do"):
-    pass
-
-
-class OfRun(Message):
-    """A message about one run of a block."""
-
-    run: Count
 
 
 class Facts(Struct):
@@ -28,17 +22,24 @@ class Facts(Struct):
     cpu: Group = {}
 
 
-class Ready(Struct):
+class Rank(Struct):
     rank: Count
+
+
+class ReadyRank(Rank):
     hostname: str
     alike: Group
 
 
-class Trained(Struct):
-    rank: Count
+class Message(Struct, tag_field="do", tag=str.lower):
+    pass
 
 
-class Store(OfRun, tag="store"):
+class OfRun(Message):
+    run: Count  # of a block
+
+
+class Store(OfRun):
     """What a rank publishes (rank/orders.py): a value as hexadecimal digits, or a number to add."""
 
     key: str
@@ -50,48 +51,27 @@ class Store(OfRun, tag="store"):
             raise ValueError("it stores nothing")
 
 
-Welcome, End = (msgspec.defstruct(word.capitalize(), [], bases=(Message,), tag=word) for word in ("welcome", "end"))
-Turn, Go, Leave, Kill, Waits = (
-    msgspec.defstruct(word.capitalize(), [], bases=(OfRun,), tag=word)
-    for word in ("turn", "go", "leave", "kill", "waits")
-)
-
-
-class Refuse(Message, tag="refuse"):
-    why: str
-
-
-class Run(Message, tag="run"):
-    jobs: Annotated[list[Group], Meta(min_length=1)]
-
-
-class Hello(Message, tag="hello"):
-    node_rank: Count
-    facts: Facts
-    same: Group
-    refused: Optional[str]
-
-
-class Beat(OfRun, tag="beat"):
-    done: dict[Number, Count]
-
-
-class AllReady(OfRun, tag="ready"):
-    ranks: Annotated[list[Ready], Meta(min_length=1)]
-
-
-class Told(OfRun, tag="told"):
-    parts: list[Trained]
-
-
-class Done(OfRun, tag="done"):
-    error: Optional[str]
-    warnings: list[str]
-    logs: Optional[dict[Number, str]] = None
-
-
-BY_LEADER: Any = Union[Welcome, Refuse, Run, Turn, Store, Go, Leave, Kill, End]
-BY_FOLLOWER: Any = Union[Hello, Store, Beat, Waits, AllReady, Told, Done]
+message: Any = partial(msgspec.defstruct, bases=(Message,))
+of_run: Any = partial(msgspec.defstruct, bases=(OfRun,))
+BY_LEADER: Any = Union[
+    message("Refuse", [("why", str)]),
+    message("Run", [("jobs", Annotated[list[Group], Meta(min_length=1)])]),
+    message("Finish", []),
+    Store,
+    of_run("Go", []),
+    of_run("Turn", []),
+    of_run("End", []),
+    of_run("Kill", []),
+]
+BY_FOLLOWER: Any = Union[
+    message("Hello", [("node_rank", Count), ("facts", Facts), ("same", Group), ("refused", Optional[str])]),
+    Store,
+    of_run("Beat", [("done", dict[Number, Count])]),
+    of_run("Ready", [("ranks", Annotated[list[ReadyRank], Meta(min_length=1)])]),
+    of_run("Waits", []),
+    of_run("Sent", [("ranks", list[Rank])]),
+    of_run("Done", [("error", Optional[str]), ("warnings", list[str]), ("logs", Optional[dict[Number, str]], None)]),
+]
 
 
 def is_message(value: Any, by_leader: bool) -> bool:

@@ -1,6 +1,6 @@
 """How the ranks of one run wait for each other, by way of the copies of the command that started them.
 
-The copy that leads decides: it gives the run its turns, compares what the ranks of all nodes are, sends ``go``, and sends ``leave``
+The copy that leads decides: it gives the run its turns, compares what the ranks of all nodes are, sends ``go``, and sends ``end``
 when all ranks have sent everything. `Leading` and `Following` are the two ends of one run; what their methods return are orders for
 this node's ranks. The runs of a block share the connections: ``run`` in a message is the number of its run.
 """
@@ -34,10 +34,9 @@ class Leading:
 
     def __init__(self, copy: Copy, connections: Mapping[int, Connection], hostnames: Sequence[str], number: int = 0):
         self.copy, self.connections, self.hostnames, self.number = copy, connections, hostnames, number
-        self.is_ready: dict[int, list[Message]] = {}
-        self.parts: dict[int, list[Message]] = {}
+        # By point and node, what all ranks of the node sent of themselves when they had come there.
+        self.reached: dict[str, dict[int, list[Message]]] = {"ready": {}, "waits": {}, "sent": {}}
         self.done: dict[int, Message] = {}
-        self.waiting: set[int] = set()  # nodes all of whose ranks wait for the next turn
         self.on_beat: Callable[[dict[int, int]], None] = lambda done: None  # turns done, by rank, on another node
 
     def send(self, message: Message, but: int | None = None) -> None:
@@ -45,44 +44,30 @@ class Leading:
             if node != but:
                 connection.send({**message, "run": self.number})
 
-    def beat(self, heard: int, done: Mapping[int, int]) -> None:
-        """Nobody waits for a sign of life of the node that leads."""
+    def beat(self, received: int, done: Mapping[int, int]) -> None:
+        """Do nothing: no copy waits for a sign of life of the one that leads."""
 
     def give_turn(self) -> None:
         """Let the ranks of the other nodes start, or run their next micro-batch."""
-        self.waiting.clear()
+        self.reached["waits"].clear()
         self.send({"do": "turn"})
-
-    def waits(self, node: int = 0) -> list[Message]:
-        """Note that all ranks of a node wait for their next turn."""
-        self.waiting.add(node)
-        return []
 
     @property
     def all_wait(self) -> bool:
         """Whether the turn is over, on all nodes."""
-        return len(self.waiting) > len(self.connections)
+        return len(self.reached["waits"]) > len(self.connections)
 
-    def ready(self, ranks: list[Message], node: int = 0) -> list[Message]:
-        """All ranks of a node wait for ``go``."""
-        self.is_ready[node] = ranks
-        if len(self.is_ready) <= len(self.connections):
+    def reach(self, point: str, ranks: list[Message], node: int = 0) -> list[Message]:
+        """Note that all ranks of a node wait for ``go`` (`ready`), for their next turn (`waits`) or for ``end`` (`sent`)."""
+        nodes = self.reached[point]
+        nodes[node] = ranks
+        if point == "waits" or len(nodes) <= len(self.connections):
             return []
-        refuse_mixture([rank for n in sorted(self.is_ready) for rank in self.is_ready[n]])
-        self.send({"do": "go"})
-        return [{"do": "go"}]
-
-    def told(self, parts: list[Message], node: int = 0) -> list[Message]:
-        """All ranks of a node have sent everything, and wait for ``end``."""
-        self.parts[node] = parts
-        if len(self.parts) <= len(self.connections):
-            return []
-        self.send({"do": "leave"})
-        return [{"do": "end"}]
-
-    def publish(self, message: Message) -> None:
-        """Pass on what a rank of this node sent to all ranks."""
-        self.send(message)
+        if point == "ready":
+            refuse_mixture([rank for n in sorted(nodes) for rank in nodes[n]])
+        order = {"do": "go" if point == "ready" else "end"}
+        self.send(order)
+        return [order]
 
     def end(self, outcome: Outcome) -> None:
         """Stop the ranks of the other nodes where this node's part failed."""
@@ -95,24 +80,20 @@ class Leading:
         if node in self.done:
             return
         lost = gone(node, self.hostnames[node])
-        if node not in self.parts:
+        if node not in self.reached["sent"]:
             raise RankFailed(lost)
-        self.done[node] = {"error": None, "warnings": [f"{lost} It had told everything."]}
+        self.done[node] = {"error": None, "warnings": [f"{lost} Its ranks had sent everything."]}
 
     def on_message(self, node: int, message: Message) -> list[Message]:
         """Act on what came from another copy. Raises RankFailed."""
         do = message["do"]
+        if do in self.reached:
+            return self.reach(do, message.get("ranks", []), node)
         if do == "store":
             self.send({key: value for key, value in message.items() if key != "run"}, but=node)
             return [message]
         if do == "beat":
             self.on_beat({int(rank): done for rank, done in message["done"].items()})
-        elif do == "waits":
-            return self.waits(node)
-        elif do == "ready":
-            return self.ready(message["ranks"], node)
-        elif do == "told":
-            return self.told(message["parts"], node)
         elif do == "done":
             self.done[node] = message
             if message["error"]:
@@ -139,26 +120,16 @@ class Following:
     def send(self, message: Message) -> None:
         self.connection.send({**message, "run": self.number})
 
-    def beat(self, heard: int, done: Mapping[int, int]) -> None:
-        """Send the turns done by each rank of this node, if the ranks sent more than the ``heard`` events of the last time."""
-        if heard != self.beaten and time.monotonic() - self.beaten_at >= BEAT_SECONDS:
-            self.beaten, self.beaten_at = heard, time.monotonic()
+    def beat(self, received: int, done: Mapping[int, int]) -> None:
+        """Send the turns done by each rank of this node, if the ranks sent more than the ``received`` events of the last time."""
+        if received != self.beaten and time.monotonic() - self.beaten_at >= BEAT_SECONDS:
+            self.beaten, self.beaten_at = received, time.monotonic()
             self.send({"do": "beat", "done": dict(done)})
 
-    def waits(self) -> list[Message]:
-        self.send({"do": "waits"})
+    def reach(self, point: str, ranks: list[Message]) -> list[Message]:
+        """Send that all ranks of this node are there."""
+        self.send({"do": point, "ranks": ranks})
         return []
-
-    def ready(self, ranks: list[Message]) -> list[Message]:
-        self.send({"do": "ready", "ranks": ranks})
-        return []
-
-    def told(self, parts: list[Message]) -> list[Message]:
-        self.send({"do": "told", "parts": parts})
-        return []
-
-    def publish(self, message: Message) -> None:
-        self.send(message)
 
     def end(self, outcome: Outcome) -> None:
         self.send({"do": "done", "error": outcome.error, "warnings": self.disturbed(), "logs": outcome.logs})
@@ -168,10 +139,10 @@ class Following:
 
     def on_message(self, node: int, message: Message) -> list[Message]:
         """Act on what the first node ordered. Raises RankFailed."""
-        if message["do"] in ("kill", "end"):
-            self.ended = message["do"] == "end"
+        if message["do"] in ("kill", "finish"):
+            self.ended = message["do"] == "finish"
             raise RankFailed("stopped by the first node.", hangs=bool(message.get("hangs")))
-        return [{"do": "end"} if message["do"] == "leave" else message]
+        return [message]
 
 
 Part = Union[Leading, Following]

@@ -1,8 +1,8 @@
 """The wire between two copies: lines of JSON over one TCP connection, from a peer that has this job's secret.
 
-Each side proves that it has the secret without sending it: HMAC-SHA-256 over the other's fresh challenge, both ways, as
-multiprocessing.connection does. After that each line carries a MAC over its direction, its number and its text, so that nothing can be
-added, changed, left out or replayed. Nothing is encrypted, and nothing that arrives is executed.
+Each side proves that it has the secret without sending it: HMAC-SHA-256 over both sides' fresh challenges, the follower first. After
+that each line carries a MAC over its direction, its number and its text, so that nothing can be added, changed, left out or replayed.
+Nothing is encrypted, and nothing that arrives is executed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,28 +25,26 @@ from bench.record.records import refuse_constant
 
 MAX_KEEPALIVE = 32767  # seconds, which is what the kernel takes
 HANDSHAKE_SECONDS = 5.0  # from connecting to the end of the proof
-MAX_HANDSHAKE_BYTES = 1024
-CHALLENGE_BYTES = 32
+PROOF_BYTES = 32  # of a challenge, and of an HMAC-SHA-256
 MAX_BYTES = 1 << 30  # of a message, which the parts of a record of many ranks are far from
 
 
 @dataclass(frozen=True)
 class Secret:
-    """What only the copies of one job have. ``source``: where it is from, for the record."""
+    """What only the copies of one job have. ``source``: where it is from, for the record; `derived` is weak."""
 
     key: bytes
     source: str
-    weak: bool
 
 
 def secret_of(launcher: str, environ: Mapping[str, str]) -> Secret:
     """Return BENCH_TOKEN's secret, else that of what the launcher gave all copies, which others on the cluster may read as well."""
     if token := environ.get("BENCH_TOKEN"):
-        return Secret(derived("token", token), "BENCH_TOKEN", False)
-    return Secret(derived("weak", *job_words(launcher, environ)), "derived", True)
+        return Secret(derive("token", token), "BENCH_TOKEN")
+    return Secret(derive("weak", *step_names(launcher, environ)), "derived")
 
 
-def job_words(launcher: str, environ: Mapping[str, str]) -> list[str]:
+def step_names(launcher: str, environ: Mapping[str, str]) -> list[str]:
     """Return the user, and what names this job step, alike on every copy.
 
     mpirun's copies have PMIX_NAMESPACE in common, but in a Slurm job not the step. What ssh started has nothing in common: the first
@@ -60,7 +58,7 @@ def job_words(launcher: str, environ: Mapping[str, str]) -> list[str]:
     return [str(os.getuid()), *(environ.get(name, "") for name in names)]
 
 
-def derived(*words: str) -> bytes:
+def derive(*words: str) -> bytes:
     return hmac.new(b"bench control connection", json.dumps(words).encode(), "sha256").digest()
 
 
@@ -71,8 +69,8 @@ class Refused(Exception):
 class Connection:
     """One message at a time over a socket, each with its MAC. A broken connection reads as None, once and for all."""
 
-    def __init__(self, sock: socket.socket, timeout_seconds: float, key: bytes, leads: bool, pending: bytes = b""):
-        self.socket, self.pending, self.alive = sock, pending, True
+    def __init__(self, sock: socket.socket, timeout_seconds: float, key: bytes, leads: bool):
+        self.socket, self.pending, self.alive = sock, b"", True
         self.key, self.leads, self.sent, self.received = key, leads, 0, 0
         keep_alive(sock, timeout_seconds)
 
@@ -97,29 +95,25 @@ class Connection:
             if not self.alive or not select.select([self.socket], [], [], left)[0]:
                 return None
             self.read()
-        return self.next()
+        return self.take()
 
     def messages(self) -> list[dict[str, Any]]:
         """Return all messages that have arrived whole; read nothing."""
-        found = []
-        while b"\n" in self.pending and (message := self.next()) is not None:
-            found.append(message)
-        return found
+        return list(iter(self.take, None))
 
-    def next(self) -> dict[str, Any] | None:
+    def take(self) -> dict[str, Any] | None:
+        """Return the next message that has arrived whole; None where there is none, or a wrong one ended the connection."""
+        if b"\n" not in self.pending:
+            return None
         line, _, self.pending = self.pending.partition(b"\n")
         claimed, _, text = line.partition(b" ")
-        if not hmac.compare_digest(claimed, self.mac(not self.leads, self.received, text)):
-            return self.drop()  # somebody is between the two: nothing after it can be trusted either
-        self.received += 1
-        try:
-            message: dict[str, Any] = json.loads(text, parse_constant=refuse_constant)
-        except (ValueError, RecursionError):  # the last of JSON that is nested deeply
-            return self.drop()
-        return message if is_message(message, by_leader=not self.leads) else self.drop()
-
-    def drop(self) -> dict[str, Any] | None:
-        self.alive, self.pending = False, b""
+        if hmac.compare_digest(claimed, self.mac(not self.leads, self.received, text)):
+            self.received += 1
+            with contextlib.suppress(ValueError, RecursionError):  # the last of JSON that is nested deeply
+                message: dict[str, Any] = json.loads(text, parse_constant=refuse_constant)
+                if is_message(message, by_leader=not self.leads):
+                    return message
+        self.alive, self.pending = False, b""  # somebody may be between the two: nothing after it can be trusted either
         return None
 
     def read(self) -> None:
@@ -156,76 +150,39 @@ def keep_alive(sock: socket.socket, timeout_seconds: float) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, option, int(min(value, most)))
 
 
-def welcome_in(sock: socket.socket, secret: Secret, timeout_seconds: float) -> Connection:
-    """Return the connection after the leader's side of the proof. Raises Refused, the socket closed."""
-    with closed_if_refused(sock):
-        peer = Handshake(sock, HANDSHAKE_SECONDS)
-        challenge = secrets.token_hex(CHALLENGE_BYTES)
-        peer.send({"bench": 1, "challenge": challenge})
-        answer = peer.receive("challenge", "proof")
-        theirs = answer["challenge"]
-        must_match(answer["proof"], proof(secret, "follower", challenge, theirs))
-        peer.send({"proof": proof(secret, "leader", challenge, theirs)})
-        return Connection(sock, timeout_seconds, mac_of(secret, "session", challenge, theirs), True, peer.rest)
+def authenticate(sock: socket.socket, secret: Secret, timeout_seconds: float, leads: bool) -> Connection:
+    """Return the connection after both sides have proved the secret. Raises Refused, the socket closed.
 
+    A proof is over both challenges and the role: it cannot be sent back, nor used for another connection.
+    """
+    mine, deadline = secrets.token_bytes(PROOF_BYTES), time.monotonic() + HANDSHAKE_SECONDS
 
-def enter(sock: socket.socket, secret: Secret, timeout_seconds: float) -> Connection:
-    """Return the connection after the follower's side of the proof, in which the leader proves itself too. Raises Refused, the socket
-    closed."""
-    with closed_if_refused(sock):
-        peer = Handshake(sock, HANDSHAKE_SECONDS)
-        theirs = peer.receive("challenge")["challenge"]
-        challenge = secrets.token_hex(CHALLENGE_BYTES)
-        peer.send({"challenge": challenge, "proof": proof(secret, "follower", theirs, challenge)})
-        must_match(peer.receive("proof")["proof"], proof(secret, "leader", theirs, challenge))
-        return Connection(sock, timeout_seconds, mac_of(secret, "session", theirs, challenge), False, peer.rest)
+    def mac(what: bytes) -> bytes:
+        return hmac.new(secret.key, what + challenges, "sha256").digest()
 
-
-@contextlib.contextmanager
-def closed_if_refused(sock: socket.socket) -> Iterator[None]:
     try:
-        yield
-    except (Refused, OSError, ValueError, RecursionError) as error:  # the last of JSON that is nested deeply
+        sock.settimeout(HANDSHAKE_SECONDS)
+        sock.sendall(mine)
+        theirs = receive_bytes(sock, deadline)
+        challenges = mine + theirs if leads else theirs + mine
+        for proves_now, proof in ((not leads, mac(b"follower")), (leads, mac(b"leader"))):
+            if proves_now:
+                sock.sendall(proof)
+            elif not hmac.compare_digest(receive_bytes(sock, deadline), proof):
+                raise Refused("it does not know this job's secret")
+        return Connection(sock, timeout_seconds, mac(b"session"), leads)
+    except (Refused, OSError) as error:
         sock.close()
         raise Refused(str(error)) from error
 
 
-def mac_of(secret: Secret, *words: str) -> bytes:
-    return hmac.new(secret.key, json.dumps(words).encode(), "sha256").digest()
-
-
-def proof(secret: Secret, who: str, leaders: str, followers: str) -> str:
-    """Return the MAC over both challenges and the role: an answer cannot be sent back, nor used for another connection."""
-    return mac_of(secret, who, leaders, followers).hex()
-
-
-def must_match(claimed: str, right: str) -> None:
-    if not hmac.compare_digest(claimed.encode(), right.encode()):
-        raise Refused("it does not know this job's secret")
-
-
-class Handshake:
-    """Short lines of JSON, for a short time, with a peer that has not proved anything yet."""
-
-    def __init__(self, sock: socket.socket, seconds: float):
-        self.socket, self.rest, self.deadline = sock, b"", time.monotonic() + seconds
-
-    def send(self, message: dict[str, Any]) -> None:
-        self.socket.settimeout(max(0.001, self.deadline - time.monotonic()))
-        self.socket.sendall(json.dumps(message).encode() + b"\n")
-
-    def receive(self, *keys: str) -> dict[str, str]:
-        """Return a line that has these keys, all of them texts. Raises Refused, OSError or ValueError."""
-        while b"\n" not in self.rest:
-            self.socket.settimeout(max(0.001, self.deadline - time.monotonic()))
-            chunk = self.socket.recv(MAX_HANDSHAKE_BYTES)
-            self.rest += chunk
-            if not chunk:
-                raise Refused("it closed the connection")
-            if len(self.rest) > MAX_HANDSHAKE_BYTES and b"\n" not in self.rest[:MAX_HANDSHAKE_BYTES]:
-                raise Refused("it sent something else")
-        line, _, self.rest = self.rest.partition(b"\n")
-        message = json.loads(line)
-        if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in keys):
-            raise Refused("it sent something else")
-        return message
+def receive_bytes(sock: socket.socket, deadline: float) -> bytes:
+    """Return the next challenge or proof, of a peer that has not proved anything yet. Raises Refused or OSError."""
+    found = b""
+    while len(found) < PROOF_BYTES:
+        sock.settimeout(max(0.001, deadline - time.monotonic()))
+        chunk = sock.recv(PROOF_BYTES - len(found))
+        if not chunk:
+            raise Refused("it closed the connection")
+        found += chunk
+    return found

@@ -22,7 +22,10 @@ def others(job: Job) -> str:
 
 
 def in_blocks(jobs: Sequence[Job], shuffle: bool) -> list[Job]:
-    """Block after block (``repeat``), in each the arms of one configuration back to back, shuffled by seed and block."""
+    """Return the jobs block after block (``repeat``), in each the arms of one configuration back to back, shuffled by seed and block.
+
+    Raises ConfigError for a job that is listed twice, and for two arms of one name.
+    """
     if len({job.content_hash for job in jobs}) < len(jobs):
         raise ConfigError("two points of this sweep are the same job: remove what is listed twice.")
     settings = {
@@ -30,27 +33,26 @@ def in_blocks(jobs: Sequence[Job], shuffle: bool) -> list[Job]:
     }
     if len(set(settings.values())) < len(settings):
         raise ConfigError(
-            "two arms of this sweep differ but have the same allocator.name: give each a file of its own in conf/allocator."
+            "two allocators of this sweep differ but have the same allocator.name: give each a file of its own in conf/allocator."
         )
     first_seen = {key: i for i, key in enumerate(dict.fromkeys(others(job) for job in jobs))}
     ordered: list[Job] = []
-    groups = sorted(jobs, key=lambda job: (job.repeat, first_seen[others(job)]))
-    for _, group in itertools.groupby(groups, key=lambda job: (job.repeat, first_seen[others(job)])):
+
+    def place(job: Job) -> tuple[int, int]:
+        return job.repeat, first_seen[others(job)]
+
+    for _, group in itertools.groupby(sorted(jobs, key=place), key=place):
         arms = {job.allocator.name: job for job in group}
-        names = (
-            shuffle_arms(list(arms), next(iter(arms.values())).seed, next(iter(arms.values())).repeat)
-            if shuffle
-            else list(arms)
-        )
-        ordered += [arms[name] for name in names]
+        first = next(iter(arms.values()))
+        ordered += [arms[name] for name in (shuffle_arms(list(arms), first.seed, first.repeat) if shuffle else arms)]
     return ordered
 
 
 def shuffle_arms(names: Sequence[str], seed: int, block: int) -> list[str]:
-    """The order of the arms in one block: the same in every process, on every host, however `names` is ordered.
+    """Return the arms of one block in random order, the same in every process, on every host, however ``names`` is ordered.
 
-    Each block is shuffled on its own. The interval of `ratio` rests on this: what drift adds to one block must not
-    foretell what it adds to the next.
+    Each block is shuffled on its own. The interval of a ratio rests on this: what drift adds to one block must not predict what it adds
+    to the next.
     """
     order = sorted(names)
     random.Random(f"{seed}/{block}").shuffle(order)  # a str is hashed by SHA-512 here, not by the process's own hash()
@@ -64,7 +66,7 @@ def runs_at_once(job: Job, hosts: Sequence[Mapping[str, Any]], interleave: str, 
     """
     workload = workload_of(job)
     if interleave == "false" or (interleave == "auto" and not workload.pauses):
-        return 1
+        return 1 if interleave == "false" else workload.side_by_side
     if not workload.pauses:
         raise ConfigError(f"sweep.interleave=true: a run of {workload.title(job)} cannot be paused; leave it at auto.")
     need = (workload.rank_bytes(job) or 0) * (job.num_ranks if alone else job.ranks_per_node)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import math
-import os
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -15,30 +15,32 @@ from typing import Any
 
 from bench.config.study import Study
 from bench.driver.order import others, runs_at_once
-from bench.driver.resume import found_there
+from bench.driver.resume import find_record, record_path
 from bench.host.facts import usable_memory
 from bench.host.interpreter import with_software
 from bench.host.likeness import host_class
 from bench.job.errors import RecordError
 from bench.job.identity import content_hash
-from bench.job.job import Job, complete
+from bench.job.job import Job
 from bench.job.quantities import nodes_text
 from bench.job.sampling import micro_batches
 from bench.record import records
+from bench.report.answer import Line
 from bench.statistics import grouping
 from bench.statistics.forecast import SOURCES, Duration, Forecast, duration, forecast, with_auto_blocks
 from bench.statistics.stats import FEWEST_BLOCKS, needed_blocks
 from bench.workloads import reading
 from bench.workloads.catalogue import workload_of
 
+MOST_NAMED = 6  # arms in the line of a plan
 MOST_READ = 300  # earlier records, the newest: a folder of thousands would take longer to read than it is worth
 RECORD_BYTES, BYTES_OF_A_MICRO_BATCH, REPORT_BYTES = 24_000, 260, 3_000_000
 FROM = {
-    "same job": "earlier blocks of the same job on this kind of host",
-    "same arm": "records of the same model and arm, measured for another time",
-    "another arm": "records of the same model under another arm",
+    "same job": "earlier blocks of the same run on this host class",
+    "same arm": "records of the same model and allocator of another length",
+    "another arm": "records of the same model under another allocator",
     "another width": "records of the same model at another number of nodes or ranks",
-    "products": "the speed of matrix products and the model's operations, a guess",
+    "products": "the SGEMM speed and the model's operations, a guess",
 }
 Host = Mapping[str, Any]
 
@@ -49,6 +51,8 @@ class Plan:
 
     study: str
     num_jobs: int
+    arms: tuple[str, ...]
+    num_blocks: int
     answered: tuple[tuple[str, str], ...]
     again: tuple[tuple[str, str], ...]
     forecasts: tuple[Forecast, ...]  # of the jobs that are to run
@@ -63,8 +67,11 @@ class Plan:
 
 
 def plan(study: Study, jobs: Sequence[Job], out: Path, hosts: Sequence[Host], num_copies: int) -> Plan:
-    """``out``: the study's folder. ``hosts``: facts of the copies' hosts; where there are fewer than a job has nodes, the others are taken to
-    be like the first. Nothing is written, set aside or started."""
+    """Return what the sweep would do. Nothing is written, set aside or started.
+
+    ``out``: the study's folder. ``hosts``: facts of the copies' hosts; where there are fewer than a job has nodes, the others are taken
+    to be like the first.
+    """
     alone, auto = num_copies == 1, study.blocks == "auto"
     answered: list[tuple[str, str]] = []
     again: list[tuple[str, str]] = []
@@ -73,7 +80,7 @@ def plan(study: Study, jobs: Sequence[Job], out: Path, hosts: Sequence[Host], nu
         # As the sweep has them: alone, one host stands for all nodes.
         nodes = [hosts[min(i, len(hosts) - 1)] for i in range(1 if alone else job.nodes)]
         here = [with_software(dict(host), job.launch.python) for host in nodes]
-        record, why = found_there(out / job.directory / "record.json", job, here)
+        record, why = find_record(record_path(out, job), job, here)
         if record is None:
             todo.append(job)
         if why:
@@ -90,6 +97,8 @@ def plan(study: Study, jobs: Sequence[Job], out: Path, hosts: Sequence[Host], nu
     return Plan(
         study.name,
         len(jobs),
+        tuple(dict.fromkeys(job.allocator.name for job in jobs)),
+        len({job.repeat for job in jobs}),
         tuple(answered),
         tuple(again),
         tuple(forecasts),
@@ -115,7 +124,7 @@ def run_bytes(arms: Iterable[Job], hosts: Sequence[Host], interleave: str, alone
 
 
 def earlier_records(directory: Path, host: Host, pythons: Collection[str | None]) -> list[records.Record]:
-    """Valid records under ``directory`` that this kind of host made, the newest last."""
+    """Return the valid records under ``directory`` that this kind of host made, the newest last."""
     paths = []
     for path in directory.glob("*/*/record*.json"):
         try:
@@ -136,33 +145,29 @@ def earlier_records(directory: Path, host: Host, pythons: Collection[str | None]
 
 
 def wanted_blocks(study: Study, jobs: Sequence[Job], earlier: Sequence[records.Record]) -> int | None:
-    """How many blocks the spread of earlier ones asks for; None where there are not two of them."""
+    """Return how many blocks the spread of earlier ones asks for; None where there are not two of them."""
     hashes = {dataclasses.replace(job, repeat=0).content_hash for job in jobs}
-    ours = [record for record in earlier if content_hash({**complete(record["job"]), "repeat": 0}) in hashes]
+    ours = [record for record in earlier if content_hash({**record["job"], "repeat": 0}) in hashes]
     ratios = [pair.ratio for pair in grouping.pairs(ours, study.reference) if pair.ratio and pair.ratio.num_blocks > 1]
     return max((needed_blocks(ratio, study.blocks_half_width, FEWEST_BLOCKS) for ratio in ratios), default=None)
 
 
 def disk_bytes(jobs: Sequence[Job]) -> int:
-    """Of records and reports: a ceiling."""
+    """Return an upper limit of what records and reports take."""
     return REPORT_BYTES + sum(
         (RECORD_BYTES + BYTES_OF_A_MICRO_BATCH * micro_batches(job)) * job.num_ranks for job in jobs
     )
 
 
 def free_bytes(out: Path) -> int | None:
-    """Of the file system that ``out`` will be on; None where no folder above it is there, or its room is unknown."""
-    for folder in (out, *out.parents):
-        if folder.is_dir() and os.access(folder, os.X_OK):
-            try:
-                return shutil.disk_usage(folder).free
-            except OSError:
-                return None
+    """Return the free bytes of the file system that ``out`` will be on; None where that is unknown."""
+    with contextlib.suppress(OSError, StopIteration):
+        return shutil.disk_usage(next(folder for folder in (out, *out.parents) if folder.is_dir())).free
     return None
 
 
 def minutes_text(took: Duration) -> str:
-    """``about 12 minutes (10 to 14)``; seconds where it is less than two minutes."""
+    """Return ``about 12 minutes (10 to 14)``; seconds where it is less than two minutes."""
     if math.isnan(took.seconds):
         return "minutes not known (no record of this workload on this kind of host)"
     unit, word = (60.0, "minutes") if took.seconds >= 120 else (1.0, "seconds")
@@ -181,49 +186,53 @@ def _amount(size: float | None) -> str:
 
 
 def head(found: Plan) -> str:
-    """Return the plan as one line, the minutes with where they come from and what each source may be off by."""
-    jobs = f"{found.num_jobs} job{'s' * (found.num_jobs != 1)}"
-    parts = [
-        f"plan: {f'blocks of {found.num_jobs} jobs until the intervals are narrow' if found.auto else jobs}"
-        + (f", {len(found.answered)} of them there already" if found.answered else ""),
-        nodes_text(found.nodes, found.simulated),
-    ]
-    if found.memory_needed_bytes is not None:
-        parts.append(f"memory {_amount(found.memory_needed_bytes)} of {_amount(found.memory_available_bytes)} free")
-    parts.append(f"disk {_amount(found.disk_needed_bytes)} of {_amount(found.disk_available_bytes)} free")
+    """Return the plan in a line: what runs, what of it is there already, and the minutes."""
+    few = len(found.arms) <= MOST_NAMED
+    parts = [", ".join(sorted(found.arms)) if few else f"{len(found.arms)} allocators"]
+    blocks = FEWEST_BLOCKS if found.auto else found.num_blocks
+    parts.append(f"{blocks} block{'s' * (blocks > 1)}{' or more' * found.auto}")
+    parts += [nodes_text(found.nodes, found.simulated)] if found.nodes > 1 else []
+    if found.answered:
+        parts.append(f"{len(found.answered)} of {found.num_jobs} runs measured already")
     if not found.forecasts and not found.auto:
-        return "; ".join([*parts, "nothing to measure."])
-    counts, num = Counter(one.source for one in found.forecasts), len(found.forecasts)
-    sources = [f"{FROM[s]} (within {SOURCES[s]:.0%}, {counts[s]} of {num} jobs)" for s in SOURCES if counts[s]]
-    blocks = f" for {found.duration.num_blocks} blocks" if found.duration.num_blocks else ""
-    parts.append(f"{minutes_text(found.duration)}{blocks}{', from ' if sources else ''}{'; '.join(sources)}.")
-    return "; ".join(parts)
+        return "; ".join([*parts, "nothing to measure"])
+    return "; ".join([*parts, minutes_text(found.duration), "safe to interrupt and rerun"])
 
 
-def lines(found: Plan) -> list[str]:
+def lines(found: Plan) -> list[Line]:
     """Return all of the plan, for the command `plan`."""
-    said = [head(found)]
-    for title, jobs in (("There already, and not run again:", found.answered), ("Run again:", found.again)):
-        if jobs:
-            said += ["", title, *(f"  {name}: {why.rstrip('.')}." for name, why in jobs)]
-    if found.forecasts:
-        said += ["", "To run, in this order, seconds each:"]
-        said += [f"  {one.job.directory}: {_seconds(one)}" for one in found.forecasts]
-    return said
+    counts, num = Counter(one.source for one in found.forecasts), len(found.forecasts)
+    sources = [f"{FROM[s]} (within {SOURCES[s]:.0%}, {counts[s]} of {num} runs)" for s in SOURCES if counts[s]]
+    blocks = f" for {found.duration.num_blocks} blocks" if found.duration.num_blocks else ""
+    said = [Line("Plan", head(found))]
+    if sources:
+        said.append(Line("Time", f"{minutes_text(found.duration)}{blocks}, from {'; '.join(sources)}"))
+    need = found.memory_needed_bytes
+    said += (
+        [Line("Memory", f"{_amount(need)} of {_amount(found.memory_available_bytes)} free")] if need is not None else []
+    )
+    said.append(Line("Disk", f"{_amount(found.disk_needed_bytes)} of {_amount(found.disk_available_bytes)} free"))
+    said += [Line("Done", f"{name}: {why.rstrip('.')}") for name, why in found.answered]
+    said += [Line("Again", f"{name}: {why.rstrip('.')}") for name, why in found.again]
+    return said + [Line("Run", f"{one.job.directory}: {_seconds(one)}") for one in found.forecasts]
 
 
 def _seconds(one: Forecast) -> str:
     if math.isnan(one.seconds):
         return "not known"
     of = f" of {one.num_records}" if one.num_records else ""
-    return f"{_round(one.seconds)} ({_round(one.low)} to {_round(one.high)}), {one.source}{of}"
+    return f"{_round(one.seconds)} s ({_round(one.low)} to {_round(one.high)}), {one.source}{of}"
 
 
 def as_data(found: Plan) -> dict[str, Any]:
     """Return what --json prints."""
     took = found.duration
     return {
-        **{key: value for key, value in vars(found).items() if key not in ("forecasts", "duration", "auto")},
+        **{
+            key: value
+            for key, value in vars(found).items()
+            if key not in ("forecasts", "duration", "auto", "arms", "num_blocks")
+        },
         **{key: [{"job": n, "why": why} for n, why in getattr(found, key)] for key in ("answered", "again")},
         "to_run": [
             {"job": one.job.directory, "seconds": one.seconds, "low": one.low, "high": one.high, "source": one.source}

@@ -18,24 +18,23 @@ from bench.allocators import library
 from bench.host.files import file_sha256
 from bench.host.likeness import host_class
 from bench.job.errors import AllocatorError, ConfigError, RecordError
-from bench.job.job import Allocator, Job, canonical, workload_name
+from bench.job.job import Job, canonical
 from bench.paths import CHECKOUT
 from bench.record import records
 from bench.workloads import reading
 from bench.workloads.catalogue import WORKLOADS, workload_of
 
-LOCK_FLAGS = (
-    os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
-)  # a pipe of that name would be waited for, for ever
+LOCK_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC  # opening a FIFO would block
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EINVAL, errno.ENOLCK)
 Say = Callable[[str], None]
 
 
 @contextlib.contextmanager
 def locked(directory: Path, say: Say) -> Iterator[None]:
-    """Only one command at a time writes into a study: two would disturb each other's times, too. Raises ConfigError.
+    """Hold the lock of a study: two commands that write into it would disturb each other's times, too. Raises ConfigError.
 
-    A file system without locks (Lustre and NFS may be mounted so) costs that, and no more."""
+    A file system without locks (Lustre and NFS may be mounted so) costs that, and no more.
+    """
     lock: TextIO | None = None
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -62,9 +61,6 @@ def locked(directory: Path, say: Say) -> Iterator[None]:
         yield
 
 
-# An answer: a valid record of this very job, of the same timed code and library, whose ranks were given the same, on hosts of the same kinds.
-
-
 # Modules that decide what of the samples counts, whatever the workload; each workload adds those whose work is timed.
 TIMED = ("process/counters.py", "job/sampling.py", "job/series.py")
 
@@ -81,7 +77,7 @@ def measured_code(workload: str) -> str:
 
 @functools.lru_cache(maxsize=256)
 def code_sha256(path: Path, file_hash: str | None) -> str:
-    """SHA-256 of what the file at ``path`` does, whatever its comments and docstrings say; ``file_hash`` is of its bytes."""
+    """Return the SHA-256 of what the file at ``path`` does, without comments and docstrings; ``file_hash`` is of its bytes."""
     if path.suffix != ".py":
         return str(file_hash)
     tree = ast.parse(path.read_bytes())
@@ -91,112 +87,116 @@ def code_sha256(path: Path, file_hash: str | None) -> str:
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
-def library_here(allocator: Allocator) -> str | None:
-    """SHA-256 of the library that the arm would preload now; None where it preloads nothing, or what is not there."""
+def conditions_here(job: Job, hosts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what decides a measurement of ``job`` now, besides the job; with fewer hosts than nodes all ranks share this one."""
+    given = workload_of(job).given(job, job.num_ranks if len(hosts) < job.nodes else job.ranks_per_node)
     try:
-        path = library.resolve(allocator)
-        return file_sha256(path) if path else None
+        path = library.resolve(job.allocator)
     except AllocatorError:
-        return None
+        path = None
+    return {
+        "hosts": host_class(hosts),
+        "code": measured_code(job.workload),
+        "given": given and comparable(given),
+        "library": path and file_sha256(path),
+    }
 
 
-def key_of(hosts: Sequence[Mapping[str, Any]], code: str | None, library_sha256: str | None, given: Any) -> str:
-    """8 hex digits that an answer and what would be measured now have in common."""
-    return hashlib.sha256(canonical([host_class(hosts), code, library_sha256, given]).encode()).hexdigest()[:8]
-
-
-def key_of_job(job: Job, hosts: Sequence[Mapping[str, Any]]) -> str:
-    return key_of(hosts, measured_code(job.workload), library_here(job.allocator), given_here(job, len(hosts)))
-
-
-def given_here(job: Job, num_hosts: int) -> Any:
-    """Return what a rank of ``job`` would be given now; with fewer hosts than nodes all ranks share this one."""
-    given = workload_of(job).given(job, job.num_ranks if num_hosts < job.nodes else job.ranks_per_node)
-    return None if given is None else comparable(given)
+def conditions_of(record: records.Record) -> dict[str, Any]:
+    """Return `conditions_here` as they were when the record was made."""
+    rank = record["ranks"][0]
+    proof = rank.get("proof") or {}
+    served = (proof.get("libraries") or {}).get(proof.get("malloc_library"))
+    return {
+        "hosts": host_class(record["hosts"]),
+        "code": record.get("measured_code"),
+        "given": comparable(rank) if "environment" in rank else None,
+        "library": served if record["job"]["allocator"]["library"] else None,
+    }
 
 
 def comparable(rank: Mapping[str, Any]) -> Any:
-    """What a rank was given, with the CPUs in the order of their places: a scheduler gives other cores of equal nodes."""
-    given = rank.get("environment")
-    environment = {**given} if isinstance(given, Mapping) else {}
-    seen: dict[str, str] = {}
+    """Return what a rank was given, with the CPUs in the order of their places: a scheduler gives other cores of equal nodes."""
+    environment, seen = {**rank["environment"]}, dict[str, str]()
     places = str(environment.pop("OMP_PLACES", ""))
-    return [
-        rank.get("threads"),
-        environment,
-        re.sub(r"\d+", lambda found: seen.setdefault(found.group(), str(len(seen))), places),
-    ]
+    order = re.sub(r"\d+", lambda found: seen.setdefault(found.group(), str(len(seen))), places)
+    return [rank.get("threads"), environment, order]
 
 
-def key_of_record(record: records.Record) -> str:
-    rank = (record.get("ranks") or [{}])[0]
-    proof = rank.get("proof") or {}
-    served = (proof.get("libraries") or {}).get(proof.get("malloc_library"))
-    proved = served if record["job"]["allocator"]["library"] else None
-    given = comparable(rank) if "environment" in rank else None
-    return key_of(record["hosts"], record.get("measured_code"), proved, given)
+def record_path(study: Path, job: Job) -> Path:
+    """Return where the record of ``job`` lies in the folder of a study."""
+    return study / job.directory / records.FILE_NAME
 
 
-def answer(path: Path, job: Job, hosts: Sequence[Mapping[str, Any]], say: Say) -> records.Record | None:
-    """The valid record of ``job`` at ``path`` that answers it here and now, if there is one. One of other hosts, or of other
-    code, is kept, out of the way, and comes back when the sweep does."""
+def archived(path: Path, conditions: Mapping[str, Any]) -> Path:
+    """Return where a record of these conditions lies while the one at ``path`` is of others."""
+    return path.with_name(f"record-{hashlib.sha256(canonical(conditions).encode()).hexdigest()[:8]}.json")
+
+
+def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return what a record is of whose conditions are not those of now."""
+    sentences = {
+        "hosts": "of another kind of host, or of another number of CPUs",
+        "code": f"of another revision of the measured code ({then['code'] or 'none recorded'}, now {now['code']})",
+        "given": "of ranks that were given other threads or variables",
+        "library": "of another file of the allocator's library",
+    }
+    return next(sentences[key] for key in sentences if then[key] != now[key])
+
+
+def find_record(path: Path, job: Job, hosts: Sequence[Mapping[str, Any]]) -> tuple[records.Record | None, str]:
+    """Return the valid record that answers ``job`` here and now, and why; or None, and why a record that is there does not.
+
+    A record answers if it is of the same timed code and library, of ranks that were given the same, on hosts of the same class. It
+    is at ``path``, or archived beside it. Raises RecordError for a folder at ``path``.
+    """
     if path.is_dir():  # no record could be put in its place
         raise RecordError(f"{path} is a folder: move it away.")
-    here = key_of_job(job, hosts)
-    record = valid_record(path, job, say)
-    if record is not None and key_of_record(record) != here:
-        aside = path.with_name(f"record-{key_of_record(record)}.json")
-        os.replace(path, aside)
-        if host_class(record["hosts"]) == host_class(hosts):
-            say(
-                f"{path.parent.name} has a record {why_other(record, job, hosts)}: it is set aside as {aside.name} and measured again."
-            )
-        record = None
-    aside = path.with_name(f"record-{here}.json")
-    if record is None and aside.exists():
-        os.replace(aside, path)
-        record = valid_record(path, job, say)
-    return record
-
-
-def why_other(record: records.Record, job: Job, hosts: Sequence[Mapping[str, Any]]) -> str:
-    """Of what a valid record of this job is that does not answer it here and now."""
-    if host_class(record["hosts"]) != host_class(hosts):
-        return "of another kind of host, or of another number of CPUs"
-    before, code = record.get("measured_code"), measured_code(workload_name(record["job"]))
-    if before != code:
-        return f"of another revision of the measured code ({before or 'none recorded'}, now {code})"
-    given = given_here(job, len(hosts))
-    if given is not None and comparable(record["ranks"][0]) != given:
-        return "of ranks that were given other threads or variables"
-    return "of another file of the allocator's library"
-
-
-def found_there(path: Path, job: Job, hosts: Sequence[Mapping[str, Any]]) -> tuple[records.Record | None, str]:
-    """As `answer`, but nothing is moved: the record that would answer, and why; or None, and why a record that is there does not."""
-    said: list[str] = []
-    here = key_of_job(job, hosts)
-    record = valid_record(path, job, said.append)
-    if record is not None and key_of_record(record) == here:
-        return (
-            record,
-            f"its record of {record['started_at'][:16]} is of this job, code and library, on hosts of this kind",
-        )
-    aside = valid_record(path.with_name(f"record-{here}.json"), job, said.append)
-    if aside is not None:
-        return aside, f"its record of {aside['started_at'][:16]} was set aside and comes back"
-    if record is not None:
-        return None, f"its record is {why_other(record, job, hosts)}"
-    return None, said[0] if said else "it failed, or its record is of another configuration" if path.exists() else ""
-
-
-def valid_record(path: Path, job: Job, say: Say) -> records.Record | None:
-    if not path.exists():
-        return None
+    if not any(path.parent.glob("record*.json")):
+        return None, ""
+    now, why = conditions_here(job, hosts), "it failed, or its record has another configuration" * path.exists()
     try:
-        record = reading.read(path)
+        record = valid_record(path, job)
+    except RecordError as error:
+        record, why = None, str(error)
+    if record is not None:
+        if (then := conditions_of(record)) == now:
+            when = record["started_at"][:16]
+            return record, f"its record of {when} has the same job, code and library, on this host class"
+        why = f"its record is {difference(then, now)}"
+    with contextlib.suppress(RecordError):
+        if (record := valid_record(archived(path, now), job)) is not None:
+            return record, f"its record of {record['started_at'][:16]} was archived and comes back"
+    return None, why
+
+
+def take_record(path: Path, job: Job, hosts: Sequence[Mapping[str, Any]], say: Say) -> records.Record | None:
+    """Return the record of `find_record`, moved to ``path``.
+
+    Another valid record of this job is archived beside ``path``, and comes back when the sweep does. Raises RecordError.
+    """
+    found, why = find_record(path, job, hosts)
+    if found and found["path"] == str(path):
+        return found
+    try:
+        other = valid_record(path, job)
     except RecordError as error:
         say(f"{error} It is measured again.")
+        other = None
+    if other:
+        aside = archived(path, conditions_of(other))
+        os.replace(path, aside)
+        if not found and host_class(other["hosts"]) == host_class(hosts):
+            say(f"{path.parent.name}: {why}: it is archived as {aside.name} and measured again.")
+    if found:
+        os.replace(found["path"], path)
+    return found and {**found, "path": str(path)}
+
+
+def valid_record(path: Path, job: Job) -> records.Record | None:
+    """Return the valid record of ``job`` in ``path``, if there is one. Raises RecordError."""
+    if not path.exists():
         return None
+    record = reading.read(path)
     good = record["valid"] and record["content_hash"] == job.content_hash
     return {**record, "path": str(path)} if good else None

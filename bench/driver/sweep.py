@@ -29,14 +29,14 @@ from bench.driver.fits import check_hosts
 from bench.driver.order import groups, in_blocks, others, runs_at_once
 from bench.driver.plan import Plan, head, plan
 from bench.driver.progress import Progress
-from bench.driver.resume import answer, locked, measured_code
+from bench.driver.resume import locked, measured_code, record_path, take_record
 from bench.host import facts, load
 from bench.host.files import give_temporary_folder
 from bench.host.findings import findings
 from bench.host.foreign import dropped_environment
 from bench.host.interpreter import with_software
 from bench.host.interrupt import Interrupted, interruptible, raise_if_interrupted
-from bench.host.products import products, products_sentences
+from bench.host.products import products
 from bench.host.topology import cores
 from bench.job.errors import ConfigError
 from bench.job.job import Job, canonical, to_dict
@@ -54,18 +54,21 @@ INTERRUPTED = 130  # exit code: there is more to do, and the same command goes o
 
 
 def run(study: Study, jobs: Sequence[Job]) -> int:
-    """Run the jobs of one sweep as this copy's part of it asks; the exit code: 0, 1 a job failed, 130 interrupted."""
+    """Run this copy's part of a sweep. Return the exit code: 0, 1 where a job failed, 130 where it was interrupted."""
     jobs = in_blocks(jobs, study.shuffle_arms)
     copy = which_copy(os.environ)
     timeout_seconds, secret = jobs[0].launch.timeout_seconds, secret_of(copy.launcher, os.environ)
     host = facts.host()
+    git = host["git"]
     hello: dict[str, Any] = {
         "facts": host,
         "refused": None,
         "oversubscribe": any(job.launch.oversubscribe for job in jobs),
         "same": {
             "version": __version__,
-            "sweep": sweep_name(jobs),
+            "revision": git and f"{git['revision']}{' with changes' * git['dirty']}",
+            # Short enough for a sentence, and different for different jobs or another order of them.
+            "sweep": f"{len(jobs)} jobs ({hashlib.sha256(canonical([job.content_hash for job in jobs]).encode()).hexdigest()[:12]})",
             "Python": host["python"],
             "packages": host["packages"],
             "image": (host["image"] or {}).get("content_sha256"),
@@ -73,7 +76,8 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
             "measured code": measured_code(jobs[0].workload),
         },
     }
-    progress = Progress(jobs, 60 * study.blocks_max_minutes if study.blocks == "auto" else None)
+    budget_seconds = 60 * study.blocks_max_minutes if study.blocks == "auto" else None
+    progress = Progress(jobs, budget_seconds, verbose=study.verbose)
     with interruptible(), contextlib.ExitStack() as stack:
         try:
             out = results_directory() / study.name
@@ -88,16 +92,16 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
             if copy.node_rank:
                 follow(copy, hello, timeout_seconds, jobs, secret, run_part)
                 return 0
-            if secret.weak and copy.num_copies > 1:
+            if secret.source == "derived" and copy.num_copies > 1:
                 progress.say(WEAK)
             leader = Leader(copy, hello, timeout_seconds, secret)
             stack.callback(leader.end)
-            check_facts(leader.facts)
+            for node, facts_of_node in enumerate(leader.facts):
+                records.check_host(facts_of_node, f"facts of node {node}")
             return Runner(study, out, leader, progress).run(jobs)
         except Interrupted as signal_name:
             progress.say(
-                f"stopped by {signal_name}: the records so far are whole, and {workload_of(jobs[0]).continued_by} goes on where this one "
-                "ended."
+                f"interrupted ({signal_name}); finished runs are saved. Rerun {workload_of(jobs[0]).continued_by} to resume."
             )
             return INTERRUPTED
         except PeersLost as error:
@@ -131,15 +135,9 @@ def tell_others(refused: str) -> None:
 
 
 WEAK = (
-    "BENCH_TOKEN is not set: the copies know each other by what their launcher told them, which others may know as well; set it to "
-    "one secret in all copies where other people use these machines."
+    "BENCH_TOKEN is not set: the copies authenticate by the launcher's job id, which other users may see; on shared machines set it "
+    "to one secret in all copies."
 )
-
-
-def sweep_name(jobs: Sequence[Job]) -> str:
-    """Short enough for a sentence, and different for different jobs or another order of them."""
-    content = canonical([job.content_hash for job in jobs])
-    return f"{len(jobs)} jobs ({hashlib.sha256(content.encode()).hexdigest()[:12]})"
 
 
 @dataclass
@@ -155,24 +153,22 @@ class Runner:
     def run(self, jobs: Sequence[Job]) -> int:
         done: list[records.Record] = []
         ahead = self.plan(jobs)
-        for finding in findings(self.leader.facts[0], load.now(), needed_bytes=ahead.memory_needed_bytes):
-            if finding.level == "bad":
-                self.progress.say(f"{finding.what} {finding.advice}")
-        self.progress.say(head(ahead))
-        if self.study.blocks == "auto" and not ahead.forecasts:
-            self.progress.say(
-                "measure.blocks=auto adds further blocks to these while an interval is too wide, for up to "
-                f"measure.blocks_max_minutes={self.study.blocks_max_minutes:g} from now."
-            )
+        host = self.leader.facts[0]
+        bad = [one for one in findings(host, load.now(), needed_bytes=ahead.memory_needed_bytes) if one.level == "bad"]
+        self.progress.line("host", f"{host_text(host, ahead.memory_available_bytes)}{', idle' * (not bad)}")
+        for finding in bad:
+            self.progress.line("warning", f"{finding.what} {finding.advice}")
+        self.progress.line("plan", head(ahead))
         started = time.monotonic()
         with self.progress:
             block = list(jobs)
             while block:
                 for _, arms in itertools.groupby(block, key=others):
+                    before = len(done)
                     if not self.run_arms(list(arms), done, started):
                         self.publish(done, final=True)
                         return INTERRUPTED
-                    self.progress.so_far(pairs(done, self.study.reference))
+                    self.progress.block(done[before:], pairs(done, self.study.reference))
                 # By their records and not by the clock, because runs that were there already took no time.
                 job_seconds = sum(record["wall_seconds"] for record in done[-len(block) :]) / len(block)
                 block = self.next_block(jobs, done, time.monotonic() - started, job_seconds)
@@ -181,7 +177,7 @@ class Runner:
         return 1 if failed else 0
 
     def run_arms(self, arms: list[Job], done: list[records.Record], started: float) -> bool:
-        """Run those ``arms`` of one block that are not answered, and add their records to ``done``; False when the time is over."""
+        """Run those ``arms`` of one block that are not answered, and add their records to ``done``. Return False when the time is over."""
         todo = []
         for job in arms:
             raise_if_interrupted()
@@ -197,7 +193,8 @@ class Runner:
             number += 1
         hosts = self.leader.facts
         at_once = runs_at_once(todo[0], hosts, self.study.interleave, len(hosts) == 1) if todo else 1
-        for group in groups(todo, reference, at_once, number):
+        beside = reference if todo and workload_of(todo[0]).pauses else None
+        for group in groups(todo, beside, at_once, number):
             raise_if_interrupted()
             if done and self.time_is_over(started, group[0]):
                 return False
@@ -218,32 +215,31 @@ class Runner:
         if not ahead.forecasts or not any(workload_of(job).wants_products(job) for job in jobs):
             return ahead
         hosts[0]["products"] = products(len(cores(allowed_cpus())))
-        for sentence in products_sentences(hosts[0]):
-            self.progress.say(sentence)
         return plan(self.study, jobs, self.out, hosts, len(hosts))
 
     def time_is_over(self, started: float, job: Job) -> bool:
-        """Whether sweep.max_minutes have passed since ``started`` (monotonic seconds), which is said then."""
+        """Return whether sweep.max_minutes have passed since ``started`` (monotonic seconds), and print it then."""
         minutes = self.study.max_minutes
         if minutes is None or time.monotonic() - started < 60 * minutes:
             return False
         self.progress.say(
-            f"stopped by sweep.max_minutes={minutes:g}: the records so far are whole, and {workload_of(job).continued_by} goes on where this "
-            "one ended."
+            f"stopped by sweep.max_minutes={minutes:g}; finished runs are saved. Rerun {workload_of(job).continued_by} to resume."
         )
         return True
 
     def next_block(
         self, jobs: Sequence[Job], done: list[records.Record], elapsed: float, job_seconds: float
     ) -> list[Job]:
-        """With measure.blocks=auto: one more of each job of the first block while a ratio's interval is wider than asked and
-        there is time. Width decides, and never significance: stopping on that would make a difference out of noise."""
+        """Return, with measure.blocks=auto, one more of each job of the first block while an interval is too wide and there is time.
+
+        Width decides, and never significance: stopping on that would make a difference out of noise.
+        """
         study, first = self.study, [job for job in jobs if job.repeat == jobs[0].repeat]
         if study.blocks != "auto":
             return []
         found = pairs_with_records(done, study.reference)
         if not found:
-            self.progress.say("measure.blocks=auto ends: there is no ratio to narrow.")
+            self.progress.note("measure.blocks=auto ends: there is no ratio to narrow.")
             return []
         ratios = [pair.ratio for pair, *_ in found if pair.ratio]
         blocks = max(ratio.num_blocks for ratio in ratios)
@@ -252,7 +248,7 @@ class Runner:
         needed = max(each)
         _, ours, theirs = found[each.index(needed)]  # the widest
         if needed <= blocks:
-            self.progress.say(
+            self.progress.note(
                 f"measure.blocks=auto ends after {blocks} blocks: every interval is as narrow as {wanted}."
             )
             return []
@@ -268,7 +264,7 @@ class Runner:
                 goal = f"about +-{100 * ahead.half_width:.1f} %; {wanted} may take about {needed} blocks"
         # Fewer give no verdict that anybody could use: they are run, whatever they take.
         if blocks >= FEWEST_BLOCKS and job_seconds * len(first) > left:
-            self.progress.say(
+            self.progress.note(
                 f"measure.blocks=auto ends after {blocks} blocks: another would end after "
                 f"measure.blocks_max_minutes={study.blocks_max_minutes:g}; {wanted} may take about {needed} blocks."
             )
@@ -276,7 +272,7 @@ class Runner:
         if blocks > 1:
             more = max(ahead_blocks, FEWEST_BLOCKS, blocks + 1) - blocks
             minutes = more * job_seconds * len(first) / 60
-            self.progress.say(
+            self.progress.note(
                 f"{more} more block{'s' * (more > 1)}, about {minutes:.{int(minutes < 9.95)}f} minutes, to {goal}."
             )
         block = [dataclasses.replace(job, repeat=repeat, measure=measure) for job in first]
@@ -288,7 +284,7 @@ class Runner:
         """Return the block with as many iterations as an earlier command ran of it: its records answer, whatever is planned now."""
         for iterations in range(1, effort.MOST_ITERATIONS + 1):
             jobs = [replace_iterations(job, iterations) for job in block]
-            if all((self.out / job.directory / "record.json").exists() for job in jobs):
+            if all(record_path(self.out, job).exists() for job in jobs):
                 return jobs
         return block
 
@@ -299,15 +295,14 @@ class Runner:
         write.write_sweep(self.out, self.study, done, final)
 
     def answered(self, job: Job) -> records.Record | None:
-        path = self.out / job.directory / "record.json"
-        return answer(path, job, self.hosts(job), self.progress.say)
+        return take_record(record_path(self.out, job), job, self.hosts(job), self.progress.say)
 
     def hosts(self, job: Job) -> list[dict[str, Any]]:
-        """The facts of this job's nodes, with the interpreter that its ranks run under."""
+        """Return the facts of this job's nodes, with the interpreter that its ranks run under."""
         return [with_software(host, job.launch.python) for host in self.leader.facts[: job.nodes]]
 
     def say_without(self, ranks: Sequence[Mapping[str, Any]]) -> None:
-        """What the hosts refused and the ranks did without: each sentence once in a sweep; the records have them all."""
+        """Print what the hosts denied and the ranks did without, each sentence once in a sweep; the records have them all."""
         for sentence in dict.fromkeys(s for rank in ranks for s in rank.get("without", ())):
             if sentence not in self.without:
                 self.without.append(sentence)
@@ -378,24 +373,24 @@ class Runner:
             "host_used_mib": outcome.host_used_mib,
             "ranks": outcome.ranks,
         }
-        path = self.out / job.directory / "record.json"
+        path = record_path(self.out, job)
         records.write(path, record)
         keep_logs(path.parent, outcome.logs)
         return {**reading.with_figures(record), "path": str(path)}
+
+
+def host_text(host: Mapping[str, Any], available_bytes: int) -> str:
+    """Return the host in a line."""
+    num_cores = len(cores(allowed_cpus()))
+    return f"{host['cpu']['model'] or host['machine']}, {num_cores} cores, {available_bytes / 2**30:.1f} GiB free"
 
 
 def replace_iterations(job: Job, iterations: int) -> Job:
     return dataclasses.replace(job, measure=dataclasses.replace(job.measure, iterations=iterations))
 
 
-def check_facts(hosts: Sequence[Mapping[str, Any]]) -> None:
-    """What the nodes said that they are. Raises ConfigError."""
-    for node, host in enumerate(hosts):
-        records.check_host(host, f"facts of node {node}")
-
-
 def keep_logs(directory: Path, logs: Mapping[int, str]) -> None:
-    """The whole output of the ranks of a failed job, beside its record; what an earlier try left there goes."""
+    """Write the whole output of the ranks of a failed job beside its record, and remove that of an earlier try."""
     for old in directory.glob("rank-*.log"):
         old.unlink()
     for rank, words in logs.items():

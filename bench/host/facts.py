@@ -6,26 +6,25 @@ facts mean is in bench/host/findings.py.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bench.host import files
 from bench.host.cgroup import limits
-from bench.host.files import CPUS, ROOT, read_assignments, read_chosen, read_int, read_meminfo, read_text
+from bench.host.files import CPUS, ROOT, read_chosen, read_int, read_meminfo, read_text
+from bench.host.software import software
 from bench.host.vector import arm_core
 from bench.host.vector import vector as vector_unit
 from bench.paths import CHECKOUT
-from bench.process.cpus import allowed_cpus, cpu_list, cpu_numbers
+from bench.process.cpus import allowed_cpus, cpu_list, cpu_numbers, cpuinfo
 
-PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "pandas", "scipy", "matplotlib", "pyarrow", "psutil")
 THP = "sys/kernel/mm/transparent_hugepage"
 
 
@@ -45,25 +44,19 @@ def host(root: Path = ROOT, project: Path = CHECKOUT, environ: Mapping[str, str]
             "kernel": read_text(root / "proc/sys/kernel/osrelease") or platform.release(),
             "mitigations": {p.name: read_text(p) for p in sorted((root / CPUS / "vulnerabilities").glob("*"))},
             "glibc": platform.libc_ver()[1] or None,
-            "distribution": read_assignments(root / "etc/os-release").get("PRETTY_NAME"),
+            "distribution": _distribution(root),
             "virtualisation": _virtualisation(root),
         },
         "container": {"runtime": _runtime(root, sif, mount, environ.get("container")), **limits(root)},
         "root_mount": mount,
         "image": _image(project, sif, environ),
-        "python": {
-            "version": platform.python_version(),
-            "implementation": platform.python_implementation(),
-            "build": " ".join(platform.python_build()),
-            "compiler": platform.python_compiler(),
-        },
-        "packages": _packages(sys.path),
+        **software(sys.path),
         "git": _git(project),
     }
 
 
 def _cpu(root: Path) -> dict[str, Any]:
-    info, system = read_assignments(root / "proc/cpuinfo", ":"), root / CPUS
+    info, system = cpuinfo(str(root / "proc/cpuinfo")), root / CPUS
     processors = re.findall(r"^processor\s*: *([0-9]{1,9})$", read_text(root / "proc/cpuinfo") or "", re.MULTILINE)
     online = read_text(system / "online") or cpu_list([int(one) for one in processors])
     siblings = {read_text(system / f"cpu{cpu}/topology/thread_siblings_list") for cpu in cpu_numbers(online)} - {None}
@@ -71,7 +64,7 @@ def _cpu(root: Path) -> dict[str, Any]:
     smt, boost, no_turbo = (read_int(system / f) for f in ("smt/active", "cpufreq/boost", "intel_pstate/no_turbo"))
     governors = {text for path in system.glob("cpufreq/policy*/scaling_governor") if (text := read_text(path))}
     vendor, model = arm_core(info) or (info.get("vendor_id"), info.get("model name") or info.get("cpu"))
-    ghz, source = _clock(root, info, model or "")
+    ghz, source = _clock(root)
     return {
         "model": model,
         "vendor": vendor,
@@ -89,20 +82,13 @@ def _cpu(root: Path) -> dict[str, Any]:
     }
 
 
-def _clock(root: Path, info: Mapping[str, str], model: str) -> tuple[float | None, str]:
+def _clock(root: Path) -> tuple[float | None, str]:
     """Return the clock in GHz, and where it was read. The highest before the present one, which is low on an idle core."""
     highest = max((read_int(path) or 0 for path in root.glob(f"{CPUS}/cpufreq/policy*/cpuinfo_max_freq")), default=0)
     if highest:
         return round(highest / 1e6, 3), "cpufreq maximum"
-    if (now := clock_now(root)) is not None:
-        return now, "present clock"
-    if in_name := re.search(r"@ ([0-9]+(?:\.[0-9]+)?)GHz", model):
-        return float(in_name.group(1)), "model name"
-    # On x86 BogoMIPS is twice the rate of the time-stamp counter, which runs at the nominal clock; on Arm it is a timer's.
-    counter = info.get("bogomips", "") if "constant_tsc" in info.get("flags", "").split() else ""
-    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", counter):
-        return round(float(counter) / 2000, 3), "time-stamp counter"
-    return None, "unknown"
+    now = clock_now(root)
+    return (None, "unknown") if now is None else (now, "present clock")
 
 
 def clock_now(root: Path) -> float | None:
@@ -126,7 +112,6 @@ def _numa(root: Path) -> dict[str, Any]:
 def _memory(root: Path) -> dict[str, Any]:
     meminfo, vm, thp = read_meminfo(root), root / "proc/sys/vm", root / THP
     swap = meminfo.get("SwapTotal")
-    settings = {path.name: read_int(path) for path in sorted((thp / "khugepaged").glob("*"))}
     return {
         "total_bytes": meminfo.get("MemTotal"),
         "available_bytes": meminfo.get("MemAvailable"),
@@ -137,11 +122,7 @@ def _memory(root: Path) -> dict[str, Any]:
         "thp_defrag": read_chosen(thp / "defrag"),
         "thp_shmem": read_chosen(thp / "shmem_enabled"),
         "thp_sizes": {p.parent.name[10:]: read_chosen(p) for p in sorted(thp.glob("hugepages-*/enabled"))},
-        "khugepaged": {
-            name: number
-            for name, number in settings.items()
-            if name not in ("full_scans", "pages_collapsed") and number is not None
-        },
+        "khugepaged": {p.name: n for p in sorted(thp.glob("khugepaged/*")) if (n := read_int(p)) is not None},
         "hugepages_total": meminfo.get("HugePages_Total"),
         "hugepages_free": meminfo.get("HugePages_Free"),
         "hugepage_bytes": meminfo.get("Hugepagesize"),
@@ -163,10 +144,15 @@ def usable_memory(host: Mapping[str, Any], root: Path = ROOT) -> int:
 
 def _virtualisation(root: Path) -> str | None:
     named = read_text(root / "sys/hypervisor/type") or read_text(root / "proc/device-tree/hypervisor/compatible")
-    if named or "hypervisor" not in read_assignments(root / "proc/cpuinfo", ":").get("flags", "").split():
+    if named or "hypervisor" not in cpuinfo(str(root / "proc/cpuinfo")).get("flags", "").split():
         return named
     board = [read_text(root / "sys/class/dmi/id" / name) for name in ("sys_vendor", "product_name")]
     return " ".join(filter(None, board)) or "a hypervisor that does not name itself"
+
+
+def _distribution(root: Path) -> str | None:
+    named = re.search(r'^PRETTY_NAME="?(.*?)"?$', read_text(root / "etc/os-release") or "", re.MULTILINE)
+    return named.group(1) if named else None
 
 
 def _runtime(root: Path, sif: str | None, mount: Mapping[str, Any], named: str | None) -> str:
@@ -182,20 +168,17 @@ def _runtime(root: Path, sif: str | None, mount: Mapping[str, Any], named: str |
 
 
 def _root_mount(root: Path) -> dict[str, Any]:
-    """Return how / is mounted (mountinfo in proc(5)), and which kinds of file system here an image is read through."""
+    """Return how / is mounted (mountinfo in proc(5))."""
     names = ("fstype", "source", "subfolder", "options", "read_only")
     facts: dict[str, Any] = dict.fromkeys(names)
-    kinds = set()
     for words in files.read_lines(root / "proc/self/mountinfo"):
         if "-" not in words[6:-2]:
             continue
         fstype, source, *of_filesystem = words[words.index("-", 6) + 1 :]
-        if re.search("squash|fuse.*overlay|fuse2fs", fstype):
-            kinds.add(fstype)
         if words[4] == "/":  # of several, the last lies on top
             read_only = "ro" in [*words[5].split(","), *",".join(of_filesystem).split(",")]
             facts = dict(zip(names, (fstype, source, words[3], words[5], read_only)))
-    return {**facts, "image_fstypes": sorted(kinds)}
+    return facts
 
 
 def _image(project: Path, sif: str | None, environ: Mapping[str, str]) -> dict[str, Any] | None:
@@ -211,18 +194,6 @@ def _image(project: Path, sif: str | None, environ: Mapping[str, str]) -> dict[s
     if sif:  # an image sees its own file only if that folder is mounted
         described.update(sif=sif, sif_sha256=files.file_sha256(sif))
     return {**described, **({"docker_digest": digest} if digest else {})}
-
-
-def _packages(search_path: Sequence[str]) -> dict[str, str | None]:
-    """Return versions from metadata, and torch's from its version.py, which alone has the flavor (+cu102, +cpu)."""
-    versions: dict[str, str | None] = dict.fromkeys(PACKAGES)
-    for name in PACKAGES:
-        found = importlib.metadata.Distribution.discover(name=name, path=list(search_path))
-        if distribution := next(iter(found), None):  # the first on the path is the one that is imported
-            text = read_text(Path(str(distribution.locate_file("torch/version.py")))) if name == "torch" else None
-            exact = re.search(r"^__version__ = ['\"](.+)['\"]", text or "", re.MULTILINE)
-            versions[name] = exact.group(1) if exact else distribution.version
-    return versions
 
 
 def _git(project: Path) -> dict[str, Any] | None:

@@ -49,12 +49,6 @@ def read_chosen(path: Path) -> str | None:
     return chosen.group(1) if chosen else None
 
 
-def read_assignments(path: Path, sign: str = "=") -> dict[str, str]:
-    """Return the ``name = value`` lines; of a repeated name (each CPU has its block) the first."""
-    pairs = (line.partition(sign) for line in reversed((read_text(path) or "").split("\n")))
-    return {name.strip(): value.strip().strip('"') for name, found, value in pairs if found}
-
-
 def file_sha256(path: str | Path) -> str | None:
     """Return a file's SHA-256 as 64 hex digits, computed once for each state of it; None if it cannot be read."""
     try:

@@ -8,27 +8,10 @@ import os
 import subprocess
 from typing import Any
 
-from bench.host.facts import PACKAGES
+from bench.host import software as script
 from bench.job.errors import ConfigError
 
 OLDEST_PYTHON, OLDEST_TORCH = (3, 9), (1, 10)
-ASK = """
-import importlib.metadata, json, platform, sys
-def version(name):
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-packages = {name: version(name) for name in %r}
-if packages["torch"]:
-    path = str(next(importlib.metadata.distribution("torch").locate_file("torch").glob("version.py")))
-    words = {}
-    exec(open(path).read(), words)
-    packages["torch"] = words["__version__"]
-python = {"version": platform.python_version(), "implementation": platform.python_implementation(),
-          "build": " ".join(platform.python_build()), "compiler": platform.python_compiler()}
-print(json.dumps({"python": python, "packages": packages}))
-"""
 
 
 @functools.cache
@@ -39,7 +22,7 @@ def software(python: str) -> dict[str, Any]:
             f"launch.python={python} is not a program: give the path of an interpreter, as in /opt/torch2/bin/python."
         )
     try:
-        done = subprocess.run([python, "-I", "-c", ASK % (PACKAGES,)], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([python, "-I", script.__file__], capture_output=True, text=True, timeout=60)
         found: dict[str, Any] = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         raise ConfigError(

@@ -110,7 +110,7 @@ def noise(before: Mapping[str, Any], after: Mapping[str, Any], own_cpu_seconds: 
         (faults > MAJOR_FAULTS_PER_SECOND * wall, f"{faults:.0f} major page faults waited for a disk."),
         (
             abs(set_by) > CLOCK_SECONDS,
-            f"The clock was set by {set_by:+.0f} s; durations are of another clock, and right.",
+            f"The clock was set by {set_by:+.0f} s; durations use another clock, and are right.",
         ),
     ]
     return [sentence for holds, sentence in found if holds]
@@ -131,29 +131,26 @@ def children_seconds() -> float:
 def stalls(ranks: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return a sentence for each rank that stood still: time passed in which it could have computed and used no CPU.
 
-    ``ranks``: their parts of the record. A rank that waits for others uses no CPU either, which only happens where gradients meet, in
-    the backward of an iteration's last micro-batch: there all ranks must have been idle at once, and the time is that of the first.
+    ``ranks``: their parts of the record. Where gradients meet, in the backward of an iteration's last micro-batch, a rank waits for the
+    others without CPU time, so that is left out.
     """
-    idle = [_idle(rank["micro_batches"]) for rank in ranks]
-    still = [sum(own for own, _ in rank if own > STALL_SECONDS) for rank in idle]
-    together = (min(column) for column in zip(*([last for _, last in rank] for rank in idle)))
-    if ranks:
-        still[0] += sum(seconds for seconds in together if seconds > STALL_SECONDS)
+    seconds = [sum(idle for idle in _idle(rank["micro_batches"]) if idle > STALL_SECONDS) for rank in ranks]
     return [
-        f"Rank {rank['rank']} stood still for {seconds:.1f} s (stopped, a paused container, or a machine that was moved)."
-        for rank, seconds in zip(ranks, still)
-        if seconds
+        f"Rank {rank['rank']} stood still for {still:.1f} s (stopped, a paused container, or a machine that was moved)."
+        for rank, still in zip(ranks, seconds)
+        if still
     ]
 
 
-def _idle(columns: Mapping[str, Any]) -> list[tuple[float, float]]:
-    """Return each micro-batch's seconds without CPU time where it waits for no other rank, and those where gradients meet."""
+def _idle(columns: Mapping[str, Any]) -> list[float]:
+    """Return the seconds without CPU time of each micro-batch, where it waits for no other rank."""
 
     def of(phase: str, i: int) -> float:
         seconds, user, system = (
             columns[f"{phase}_{name}"][i] for name in ("seconds", "user_seconds", "system_seconds")
         )
+        for name in ("collective", "waiting"):  # of a divided model, whose ranks wait for one another all the time
+            seconds -= columns[f"{phase}_{name}_seconds"][i] if f"{phase}_{name}_seconds" in columns else 0.0
         return max(0.0, seconds - user - system)
 
-    pairs = ((kind, of("forward", i), of("backward", i)) for i, kind in enumerate(columns["kind"]))
-    return [(forward, back) if kind == "last" else (forward + back, 0.0) for kind, forward, back in pairs]
+    return [of("forward", i) + (kind != "last" and of("backward", i)) for i, kind in enumerate(columns["kind"])]

@@ -55,10 +55,10 @@ def _siblings(share: Sequence[int], cpus: Iterable[int], system: str) -> list[in
 
 
 def _in_domains(firsts: Sequence[int], ranks: int, system: str) -> list[list[int]]:
-    """Return equal shares of the cores, each within one NUMA domain where that is possible.
+    """Return equal shares of the cores, each within one NUMA domain where there are at least as many ranks as domains.
 
-    Return equal shares, each within one NUMA domain where there are at least as many ranks as domains: the largest size of which
-    every rank gets one, spread evenly. Else, or if a domain has no memory, contiguous shares of all cores."""
+    The largest size of which every rank gets one, spread evenly. Else, or if a domain has no memory, contiguous shares of all cores.
+    """
     domains: dict[int, list[int]] = {}
     for cpu in firsts:
         domains.setdefault(place(cpu, system)[0], []).append(cpu)

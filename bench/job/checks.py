@@ -24,11 +24,12 @@ NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"  # of a folder, too
 LARGEST = 1 << 53  # beyond it a number of JSON is no longer exact, and no key of a job means so much
 MOST_WHOLE = (1 << 31) - 1  # of a whole number; libraries count in 32 bits
 MOST_SECONDS = 2_000_000.0  # of a limit: 23 days; the kernel counts waits in milliseconds of 32 bits
-MOST = {"nodes": 1 << 20, "seed": LARGEST}
+MOST_NODES = 1 << 20
+MOST = {"nodes": MOST_NODES, "seed": LARGEST}
 POSITIVE = (
     "nodes ranks_per_node model.layers model.hidden model.heads model.sequence model.vocabulary train.micro_batch_size "
-    "train.global_batch_size train.lr train.clip_grad launch.threads_per_rank launch.timeout_seconds "
-    "launch.collective_timeout_seconds launch.silence_seconds launch.job_timeout_seconds program.timeout_seconds"
+    "train.global_batch_size train.lr parallel.tensor parallel.pipeline train.clip_grad launch.threads_per_rank launch.timeout_seconds "
+    "launch.collective_timeout_seconds launch.silence_seconds launch.job_timeout_seconds program.timeout_seconds replay.steps"
 ).split()
 POSITIVE_BY_MODE = {
     "full": ["measure.iterations"],
@@ -135,7 +136,7 @@ def check_numbers(job: Job) -> None:
 
 
 def check_rules(job: Job) -> None:
-    model, train, measure, name = job.model, job.train, job.measure, job.allocator.name
+    model, measure, name = job.model, job.measure, job.allocator.name
     require(
         job.workload in OWN_PARTS
         and (job.workload == "program") == bool(job.program.command)
@@ -151,19 +152,32 @@ def check_rules(job: Job) -> None:
     must(job, "model.padded_vocabulary", enough, f"at least model.vocabulary={model.vocabulary}")
     fewer = measure.mode == "full" or measure.min_samples <= measure.max_samples
     must(job, "measure.min_samples", fewer, f"at most measure.max_samples={measure.max_samples}")
-    for key in ("parallel.tensor", "parallel.pipeline"):
-        must(job, key, operator.attrgetter(key)(job) == 1, "1: only data parallelism is built")
-    share = train.micro_batch_size * job.num_ranks
-    must(
-        job,
-        "train.global_batch_size",
-        train.global_batch_size % share == 0,
-        "a multiple of train.micro_batch_size * nodes * ranks_per_node = "
-        f"{train.micro_batch_size} * {job.nodes} * {job.ranks_per_node} = {share}",
-    )
+    check_parallel(job)
     check_environment(job.allocator)
     for key, file in (("allocator.library", job.allocator.library), ("data.path", job.data.path)):
         require(file is None or (file and file.isprintable()), f"{key}={ascii(file)} is not the name of a file.")
+
+
+def check_parallel(job: Job) -> None:
+    """Refuse sizes of the model and numbers of ranks that cannot be divided as asked."""
+    model, tensor, pipeline, ranks = job.model, job.parallel.tensor, job.parallel.pipeline, job.num_ranks
+    for name, whole in (("heads", model.heads), ("padded_vocabulary", model.padded_vocabulary)):
+        must(job, "parallel.tensor", whole % tensor == 0, f"a divisor of model.{name}={whole}")
+    must(job, "parallel.pipeline", model.layers % pipeline == 0, f"a divisor of model.layers={model.layers}")
+    each = f"parallel.tensor * parallel.pipeline = {tensor} * {pipeline}"
+    for key, size in (("parallel.tensor", tensor), ("parallel.pipeline", pipeline)):
+        fits = size == 1 or ranks % (tensor * pipeline) == 0
+        must(job, key, fits, f"such that {each} divides nodes * ranks_per_node = {job.nodes} * {job.ranks_per_node}")
+    size = job.train.micro_batch_size
+    must(
+        job,
+        "train.global_batch_size",
+        job.train.global_batch_size % (size * job.dp) == 0,
+        f"a multiple of train.micro_batch_size * nodes * ranks_per_node = {size} * {job.nodes} * {job.ranks_per_node} = {size * ranks}"
+        if tensor * pipeline == 1
+        else f"a multiple of train.micro_batch_size * replicas = {size} * {job.dp}, where replicas = "
+        f"nodes * ranks_per_node / (parallel.tensor * parallel.pipeline)",
+    )
 
 
 def check_environment(arm: Allocator) -> None:
@@ -196,12 +210,14 @@ def check_data(job: Job) -> None:
 
 def check_middle(job: Job) -> None:
     """Refuse a run without a middle micro-batch where a whole iteration has any. Earlier records may have shorter iterations."""
-    given, least = job.measure.iteration_micro_batches, min(job.num_micro_batches, SETTLING + 3)
+    last = job.parallel.pipeline
+    given, least = job.measure.iteration_micro_batches, min(job.num_micro_batches, SETTLING + 2 + last)
+    ends = "a last one, which synchronizes" if last == 1 else f"{last} with which the pipeline runs empty"
     must(
         job,
         "measure.iteration_micro_batches",
         job.measure.mode == "full" or given >= least,
-        f"at least {least}: a first one, one in which memory settles, a last one, which synchronizes, and one between "
+        f"at least {least}: a first one, one in which memory settles, {ends}, and one between "
         "them, which stands for the rest",
     )
 
@@ -212,9 +228,10 @@ def check_program(program: Program) -> None:
             re.compile(pattern or "")
         except re.error as error:
             raise ConfigError(f"{key}={pattern} is not a regular expression: {error}.") from error
+    value = re.compile(program.check or "(.*)")
     require(
-        program.check is None or re.compile(program.check).groups == 1,
-        f"check={program.check} must have one group in parentheses: the value that all arms print alike.",
+        value.groups == 1 or (value.groups == 2 and value.groupindex.keys() == {"step", "value"}),
+        f"check={program.check} must have one group in parentheses: the value that all arms print alike; or (?P<step>...) and (?P<value>...).",
     )
     found, steps = re.compile(program.rate or ""), program.stop_after_steps
     require(

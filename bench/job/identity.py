@@ -1,7 +1,8 @@
 """What makes two jobs the same experiment: the only definition, by content. Resume, grouping, comparison and packs use it.
 
 Versions and hashes count. Paths, time limits and descriptions are information: the same command in another folder, by another user
-or from a pack, which cuts paths, is the same experiment. Functions take a job as plain data with all of its keys (`job.complete`).
+or from a pack, which cuts paths, is the same experiment. Functions take a job as plain data with all of its keys: `job.to_dict`, or of a
+record that was read.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from bench.job.identity import canonical as canonical
 from bench.job.identity import content_hash
@@ -76,10 +76,18 @@ class Train:
 
 @dataclass(frozen=True)
 class Parallel:
-    """Tensor and pipeline parallel sizes: columns of the published table, 1 here."""
+    """Into how many slices each layer, and into how many stages the layers are divided: columns of the published table, 1 there."""
 
     tensor: int = 1
     pipeline: int = 1
+
+
+class Place(NamedTuple):
+    """Which slice, which replica and which stage of the model a rank holds."""
+
+    tensor: int
+    data: int
+    pipeline: int
 
 
 @dataclass(frozen=True)
@@ -146,6 +154,7 @@ class Replay:
     trace: str = ""  # the file
     sha256: Optional[str] = None  # of the file
     warmup_steps: int = 2  # steps of the trace that are replayed and not counted
+    steps: Optional[int] = None  # that count after them; None: all
     pace: str = "none"  # when a call is made: `none` at once, `original` when the program made it
 
 
@@ -182,21 +191,37 @@ class Job:
         """Return how many micro-batches one rank runs in one whole iteration."""
         return self.train.global_batch_size // (self.train.micro_batch_size * self.dp)
 
+    def place(self, rank: int) -> Place:
+        """Return the place of a rank in Megatron's order: slices next to one another, then replicas, then stages."""
+        others, tensor = divmod(rank, self.parallel.tensor)
+        pipeline, data = divmod(others, self.dp)
+        return Place(tensor, data, pipeline)
+
     @property
     def rank_bytes(self) -> int:
-        """Return an estimate of one rank's memory in bytes: enough to refuse what cannot fit, not a prediction.
+        """Return an estimate of the memory in bytes of the rank that needs most: enough to refuse what cannot fit, not a prediction."""
+        return max(map(self.stage_bytes, {0, self.parallel.pipeline - 1}))
+
+    def stage_bytes(self, stage: int) -> int:
+        """Return the estimate for a rank of one stage.
 
         Weights, gradients, Adam's two moments and DDP's buckets at 4 bytes a parameter each; the logits twice; a saved activation per
-        layer; one layer's blocks (all layers' without checkpointing): eight of [heads, S, S], twelve of [S, 4H]; and 0.25 GiB for
-        Python and torch themselves.
+        layer; one layer's blocks (all layers' without checkpointing): eight of [heads, S, S], twelve of [S, 4H], and, where heads are
+        divided, twelve of [S, H], which are not; and 0.25 GiB for Python and torch themselves. A stage keeps the activations of as many
+        micro-batches as there are stages from it on, and has no buckets.
         """
-        m, tokens = self.model, self.train.micro_batch_size * self.model.sequence
-        blocks = (1 if self.train.activation_checkpointing else m.layers) * (
-            8 * m.heads * m.sequence + 12 * 4 * m.hidden
+        m, t, p = self.model, self.parallel.tensor, self.parallel.pipeline
+        tokens, layers = self.train.micro_batch_size * m.sequence, m.layers // p
+        first, last = stage == 0, stage == p - 1
+        matrices = m.padded_vocabulary * m.hidden * (first or last) + layers * (12 * m.hidden**2 + 7 * m.hidden)
+        whole = m.sequence * m.hidden * first + layers * 6 * m.hidden + 2 * m.hidden * last
+        alive = min(p - stage, self.num_micro_batches)
+        blocks = (1 if self.train.activation_checkpointing else layers * alive) * (
+            (8 * m.heads * m.sequence + 12 * 4 * m.hidden) // t + 12 * m.hidden * (t - 1) // t
         )
-        return 4 * (5 * m.num_parameters + tokens * (2 * m.padded_vocabulary + m.layers * m.hidden + blocks)) + (
-            1 << 28
-        )
+        logits = 2 * m.padded_vocabulary // t * last
+        held = (5 if p == 1 else 4) * (matrices // t + whole)
+        return 4 * (held + tokens * (logits + alive * layers * m.hidden + blocks)) + (1 << 28)
 
     @property
     def content_hash(self) -> str:
@@ -251,8 +276,3 @@ def from_dict(values: Dict[str, Any]) -> Job:
     """Return the job of plain data (the inverse of `to_dict`). Raises TypeError on a key that Job does not have."""
     parts = {key: PARTS[key](**value) if key in PARTS else value for key, value in values.items()}
     return Job(**{**parts, "workload": workload_name(values)})
-
-
-def complete(values: Dict[str, Any]) -> Dict[str, Any]:
-    """Return a record's job with today's defaults for the keys that it lacks."""
-    return to_dict(from_dict(values))

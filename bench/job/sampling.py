@@ -33,29 +33,31 @@ def iterations(job: Job) -> Iterator[Iteration]:
     (docs/explanation/sweep.md). Full mode warms up with a whole iteration where `measure` asks for no warm-up, so that jobs of any
     width train the same.
     """
-    measure, whole = job.measure, job.num_micro_batches
+    measure, whole, last = job.measure, job.num_micro_batches, job.parallel.pipeline
     full = measure.mode == "full"
     if full and not measure.warmup_micro_batches:
-        yield Iteration(kinds_of(whole), True)
+        yield Iteration(kinds_of(whole, last), True)
     else:
         for _ in range(max(measure.warmup_micro_batches, 1)):  # Adam's state is made in the first step
             yield Iteration(kinds_of(1), True)
-    counted_iteration = Iteration(kinds_of(whole if full else min(measure.iteration_micro_batches, whole)), False)
+    counted_iteration = Iteration(kinds_of(whole if full else min(measure.iteration_micro_batches, whole), last), False)
     done = 0
     while not full or done < measure.iterations:
         yield counted_iteration
         done += 1
 
 
-def kinds_of(count: int) -> tuple[str, ...]:
-    """Return the kind of each of an iteration's ``count`` micro-batches.
+def kinds_of(count: int, last: int = 1) -> tuple[str, ...]:
+    """Return the kind of each of an iteration's ``count`` micro-batches, of which ``last`` end it: one for each stage of a pipeline.
 
     `first` makes .grad, `last` synchronizes it. The optimizer step frees the gradients. An allocator returns a part of them to the
     kernel, or to other sizes, and the next micro-batches fault it in again (docs/explanation/sweep.md has the counts). The one after
     the first is `settling`: of 1,024 it is one, so that it is measured as what it is and stands for no others. The rest is `middle`.
+    A pipeline of p stages fills during the first micro-batch, and runs empty during the last p - 1.
     """
-    kinds = ["first", *["settling"] * SETTLING, *["middle"] * count][: count - 1]
-    return (*kinds, "last")
+    last = min(last, count)
+    kinds = ["first", *["settling"] * SETTLING, *["middle"] * count][: count - last]
+    return (*kinds, *["last"] * last)
 
 
 def micro_batches(job: Job, iterations: int | None = None) -> int:
@@ -79,8 +81,8 @@ def warm_up(job: Job) -> int:
 def typical(kinds: Sequence[str], places: Sequence[int]) -> list[int]:
     """Return those of ``places`` whose mean is multiplied, and by whose spread a job stops.
 
-    Return those of ``places`` whose mean is multiplied, and by whose spread a job stops: the middle ones; where iterations are too
-    short to have any, those that settle, else the first ones, else all."""
+    These are the middle ones; where iterations are too short to have any, those that settle, else the first ones, else all.
+    """
     found = ([i for i in places if kinds[i] == kind] for kind in ("middle", "settling", "first"))
     return next(filter(None, found), list(places))
 

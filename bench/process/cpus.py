@@ -20,11 +20,22 @@ def _field(path: str, name: str) -> str | None:
     return found.group(1) if found else None
 
 
+def cpuinfo(path: str = "/proc/cpuinfo") -> dict[str, str]:
+    """Return the fields of the first processor, and what follows all of them; empty where the file is hidden."""
+    try:
+        with open(path, errors="replace") as f:
+            lines = f.read().split("\n")
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in reversed(lines))
+    return {name.strip(): value.strip() for name, colon, value in pairs if colon}
+
+
 def allowed_cpus(status: str = "/proc/thread-self/status") -> list[int]:
     """Return the logical CPUs that this thread may use.
 
-    Return the logical CPUs that this thread may use: by sched_getaffinity(2), by /proc where a filter denies that call, and all where
-    both are denied."""
+    By sched_getaffinity(2), by /proc where a filter denies that call, and all where both are denied.
+    """
     try:
         return sorted(os.sched_getaffinity(0))
     except OSError:
@@ -69,10 +80,7 @@ def node_of_all(cpus: Iterable[int], system: str = SYSTEM) -> int | None:
 
 
 def near(cpus: Iterable[int], system: str = SYSTEM) -> list[int]:
-    """Return the CPUs by NUMA node, then by core.
-
-    Return the CPUs by NUMA node, then by core: equal contiguous shares are whole cores of one domain where they can be, however the
-    machine numbers its CPUs."""
+    """Return the CPUs by NUMA node, then by core, so that equal contiguous shares are whole cores of one domain where they can be."""
     return sorted(cpus, key=lambda cpu: (*place(cpu, system), cpu))
 
 

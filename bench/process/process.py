@@ -73,10 +73,10 @@ def bind_memory(cpus: list, system: str = SYSTEM) -> int | None:
 
 
 def take_off_padding() -> int:
-    """Remove what only fills the environment up, and return the bytes of the environment.
+    """Remove what only fills the environment up, so that no child inherits it, and return the bytes of the environment.
 
-    Remove what only fills the environment up, so that no child inherits it, and return the bytes of the environment that the kernel laid
-    above this process's stack, which stays where it is. Raises OSError."""
+    These are above this process's stack, where the kernel laid them, and stay there. Raises OSError.
+    """
     for name in [name for name in os.environ if name.startswith(PADDING)]:
         del os.environ[name]
     with open("/proc/self/environ", "rb") as f:

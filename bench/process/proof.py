@@ -93,8 +93,8 @@ SYSTEM_LIBRARIES = re.compile(
 def _parts(live: str, loader: str | None) -> list[str]:
     """Return the real paths of the libraries that do the allocator's work.
 
-    Return the real paths of the libraries that do the allocator's work: ``live`` first, then what it needs and a program without it
-    has not, as the loader finds them in the same environment."""
+    ``live`` first, then what it needs and a program without it has not, as the loader finds them in the same environment.
+    """
     listed = options.output_of((loader, "--list", live)) if loader else ""
     needed = re.findall(r"^\s*(\S+) => (/.*) \(0x", listed, re.MULTILINE)
     files = [os.path.realpath(path) for name, path in needed if not SYSTEM_LIBRARIES.match(os.path.basename(name))]
@@ -139,8 +139,9 @@ def _library_of(symbol: str) -> str:
 def _file_at(process: Any, address: ctypes.c_void_p) -> tuple[str | None, bool]:
     """Return the real path of the file that holds ``address``, and whether it is a jump to another file there.
 
-    Return the real path of the file that holds ``address``, and whether it is a jump to another file there: a program at a fixed address
-    (as Debian's and Ubuntu's own Python) that takes the address of malloc gets that of its jump, and so does all the process."""
+    A program at a fixed address (as Debian's and Ubuntu's own Python) that takes the address of malloc gets that of its jump, and so does
+    all the process.
+    """
     info, symbol = _DlInfo(), ctypes.POINTER(_Symbol)()
     dladdr1 = process.dladdr1
     dladdr1.argtypes = [ctypes.c_void_p, ctypes.POINTER(_DlInfo), ctypes.POINTER(ctypes.POINTER(_Symbol)), ctypes.c_int]

@@ -1,7 +1,8 @@
 """RO-Crate metadata of a pack, by the Process Run Crate profile.
 
-RO-Crate metadata of a pack, by the Process Run Crate profile: for each record an action whose instrument is this program, whose
-object is the job, and whose result is the record. No agent: a pack names no person."""
+For each record an action whose instrument is this program, whose object is the job, and whose result is the record. No agent: a pack
+names no person.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from bench.job.errors import RecordError
 from bench.record import records
 
 SUFFIXES = (".tar.gz", ".tgz")
-MEMBER = re.compile(r"(?:\./)?(?:[\w.+~-]+/)*record(?:-[0-9a-f]{8})*\.json")
+MEMBER = re.compile(rf"(?:\./)?(?:[\w.+~-]+/)*{records.ANY_NAME}")
 MOST_MEMBERS, MOST_BYTES = 100_000, 4 << 30
 MOST_AT_ONCE = 1 << 20  # bytes; of a header of a pack, which tarfile reads whole
 

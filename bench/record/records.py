@@ -21,6 +21,8 @@ from bench.job.job import canonical, to_dict
 from bench.record.fields import Host, Product, RecordFile
 
 SCHEMA = 4  # moves when a field changes its meaning; 1 to 3 were written before the first release
+FILE_NAME = "record.json"
+ANY_NAME = r"record(?:-[0-9a-f]{8})*\.json"  # also of one that a later sweep has archived
 IN_MEMORY = ("path", "derived")  # what reading adds to a record: where it lies, and its figures
 LARGEST, DEEPEST = 1e18, 12  # of a number, and of groups in groups
 MOST_BYTES = 256 << 20  # of a record, in which a micro-batch of one rank takes about 220
@@ -155,8 +157,9 @@ def check_products(host: Record) -> None:
 def cleaned(value: Any, left: int = DEEPEST) -> Any:
     """Return ``value`` with every text printable, except those of a user's program.
 
-    Return ``value`` with every text printable, but those of a user's program as they are: they are run again, and made printable where
-    they are shown. Raises ConfigError for a number that no clock or counter gives, and for too many levels."""
+    Those are run again, and made printable where they are shown. Raises ConfigError for a number that no clock or counter gives, and for
+    too many levels.
+    """
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, (dict, list)) and not left:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bench.host.likeness import host_class
 from bench.job.errors import printable
 from bench.job.identity import identity, is_amount
-from bench.job.job import canonical, complete, to_dict
+from bench.job.job import canonical, to_dict
 from bench.job.quantities import count, mebibytes, nodes_text, number
 from bench.process.cpus import cpu_numbers
 from bench.report.tables import Table, gain_words
@@ -22,18 +22,20 @@ from bench.workloads.catalogue import workload_of
 if TYPE_CHECKING:
     from bench.statistics.grouping import Section
 
-SOFTWARE_TITLE = "Does it still matter?"
-UNDER = "Arm,Version,glibc,PyTorch,Python,Sec/it,Minor faults,Kernel s,Huge pages,Gain,95 %,Blocks,Verdict".split(",")
+SOFTWARE_TITLE = "C libraries and PyTorch versions compared"
+UNDER = "Allocator,Version,glibc,PyTorch,Python,Sec/it,Minor faults,System time,Huge pages,Speed-up,95% CI,Blocks,Verdict".split(
+    ","
+)
 ANSWER = {
-    "faster": "it still matters",
-    "slower": "it is a loss there",
-    "cannot tell": "inconclusive, more blocks are needed",
-    "no difference": "it no longer matters",
-    "invalid": "no comparison is valid",
+    "faster": "faster under the newest too",
+    "slower": "slower under the newest",
+    "cannot tell": "inconclusive under the newest",
+    "no difference": "equivalent under the newest",
+    "invalid": "no valid comparison under the newest",
 }
-HOSTS_TITLE = "Hosts side by side"
-HOSTS_LEGEND = "Seconds of two hosts do not compare; ratios may. Each host has its own section with everything that was measured on it."
-ON_HOST = "Gain,95 %,Verdict,CPU,Cores,Versions,Kernel,C library,Page size,Huge pages,PyTorch,Result".split(",")
+HOSTS_TITLE = "Hosts compared"
+HOSTS_LEGEND = "Times of different hosts are not comparable; ratios may be. Each host has a section of its own."
+ON_HOST = "Speed-up,95% CI,Verdict,CPU,Cores,Versions,Kernel,C library,Page size,Huge pages,PyTorch,Result".split(",")
 
 
 # ---- under several C libraries and interpreters
@@ -93,7 +95,7 @@ def _under(section: Section, cell: Cell, pair: Pair | None) -> list[str]:
     return [
         *(name, cell.version[:24], *_software(section), number(cell.sec_per_it.value), count(faults), number(kernel)),
         *(mebibytes(cell.huge_bytes), *(gain_words(ratio) if pair else ("1", "-"))),
-        *(str(ratio.num_blocks) if ratio else "-", verdict_text(ratio) if pair else "reference"),
+        *(str(ratio.num_blocks) if ratio else "-", verdict_text(ratio) if pair else "baseline"),
     ]
 
 
@@ -110,10 +112,10 @@ def _software_sentences(rows: Sequence[tuple[Section, Cell, Pair | None]]) -> li
         ]
         differ = [i for i in range(2) if names[0][i] != names[1][i]] or [1]
         gains = ", ".join(
-            f"{' ['.join(gain_words(pair.ratio))}] under {' and '.join(name[i] for i in differ)}"
+            f"{' ('.join(gain_words(pair.ratio))}) under {' and '.join(name[i] for i in differ)}"
             for (_, pair), name in zip(ends, names)
         )
-        said.append(f"{arm}{f' at {nodes} nodes' if nodes > 1 else ''}: {gains}: {ANSWER[mine[-1][1].word]}.")
+        said.append(f"{arm}{f' at {nodes} nodes' if nodes > 1 else ''}: {gains}: {ANSWER[mine[-1][1].word]}")
     return said
 
 
@@ -149,7 +151,7 @@ def host_tables(found: Sequence[Section]) -> list[Table]:
 def _question(section: Section, pair: Pair) -> dict[str, Any]:
     """Return what makes it that experiment, by dotted names, the arm's settings among them."""
     reference, arm = (cell.records[0]["job"] for cell in section.both(pair))
-    job = {key: value for key, value in identity(complete(arm)).items() if not is_amount(key)}
+    job = {key: value for key, value in identity(arm).items() if not is_amount(key)}
     # The names of the settings: in a section an arm with two libraries has two labels.
     names = {"arm": arm["allocator"]["name"], "reference": reference["allocator"]["name"]}
     settings = {f"arm.{key}": arm["allocator"][key] for key in ("library", "env")}

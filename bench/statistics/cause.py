@@ -44,7 +44,7 @@ class Cause:
     fault_seconds_range: tuple[float, float] | None  # over both arms' ranks
     share_range: (
         tuple[float, float] | None
-    )  # of the time saved, as predicted: smallest and largest over the blocks and costs seen
+    )  # of the time saved, as predicted: least and most over the blocks and costs seen
     huge_bytes: tuple[int, int]  # transparent huge pages in use at the end: reference, arm
     significant: bool = True  # whether the verdict is that one of the two is faster
 
@@ -127,10 +127,7 @@ def explain(reference: Sequence[Record], arm: Sequence[Record], significant: boo
 def _share_range(
     reference: Sequence[Record], arm: Sequence[Record], prices: Sequence[float]
 ) -> tuple[float, float] | None:
-    """Return what the faults make up of each block's own difference.
-
-    Return what the faults make up of each block's own difference, at the lowest and at the highest cost that the median may have; the
-    outermost of these."""
+    """Return the least and the most that faults make up of a block's own difference, over the costs that their median may have."""
     shares = []
     for one, two in zip(reference, arm):
         gone = one["derived"]["sec_per_it"] - two["derived"]["sec_per_it"]

@@ -29,7 +29,7 @@ class Costs:
     product_share: float | None  # of the fixed product on the path that the run took
     stock_slowdown: (
         float | None
-    )  # times as long with the library's default path, by counting operations; None where it is not slow
+    )  # times as long with the library's default path, by counting; None where it is not slow
     fault_share: float | None  # of an iteration: minor faults at the cost that the cell's own ranks measured
     kernel_share: float  # of an iteration: system CPU time of a thread
     optimizer_share: float | None
@@ -37,7 +37,7 @@ class Costs:
 
 
 def costs(cell: Cell, host: Mapping[str, Any]) -> Costs:
-    """``host``: the section's, whose products and limit count for all hosts of it (they are alike)."""
+    """Return the costs of a cell. ``host``: the section's, whose products and limit count for all hosts of it (they are alike)."""
     seconds, prices = cell.sec_per_it.value, fault_prices(cell.records)
 
     def share_of(phase: str) -> float | None:
@@ -68,7 +68,7 @@ def costs(cell: Cell, host: Mapping[str, Any]) -> Costs:
 
 
 def cores_of(cell: Cell) -> int:
-    """Cores that the ranks of a run compute on: a thread each, but two threads of one core (SMT) are one."""
+    """Return the cores that the ranks of a run compute on: a thread each, but two threads of one core (SMT) are one."""
     record = cell.records[0]
     threads = sum(rank["threads"] for rank in record["ranks"])
     physical = [host["cpu"]["physical"] for host in record["hosts"]]
@@ -76,7 +76,7 @@ def cores_of(cell: Cell) -> int:
 
 
 def product_of_a_thread(host: Mapping[str, Any], path: str) -> float | None:
-    """GFLOP/s of the fixed product on one thread of those that it was measured on; None where it was not, or was disturbed."""
+    """Return the GFLOP/s of the fixed product on one thread of those that it was measured on; None where it was not, or was disturbed."""
     found = host.get("products")
     if not found or not found[path]["product_gflops"] or disturbed(found[path]):
         return None
@@ -84,7 +84,7 @@ def product_of_a_thread(host: Mapping[str, Any], path: str) -> float | None:
 
 
 def stock_seconds(cell: Cell, host: Mapping[str, Any]) -> float | None:
-    """Seconds that an iteration takes longer where products run on the library's default path, all else the same.
+    """Return the seconds that an iteration takes longer where products run on the library's default path, all else the same.
 
     An iteration has ``seconds * gflops`` operations, nearly all of them in products: they take 1/slow and not 1/fast seconds each. None
     where that path is not slow, or not known.
@@ -97,10 +97,10 @@ def stock_seconds(cell: Cell, host: Mapping[str, Any]) -> float | None:
 
 
 def stock_gain(cells: Sequence[Cell], ratio: float, host: Mapping[str, Any]) -> float | None:
-    """Return what the ratio would be on the library's default path, by counting.
+    """Return what the ratio would be on the library's default path, by counting; None where that path is not slow, or not known.
 
-    What the ratio would be on the library's default path, by counting: both arms (``cells``: reference, arm) take as many seconds
-    longer for their arithmetic, and the seconds saved stay the same. None where that path is not slow, or not known."""
+    Both arms (``cells``: reference, arm) take as many seconds longer for their arithmetic, and the seconds saved stay the same.
+    """
     added = stock_seconds(cells[1], host)
     arm_seconds = cells[1].sec_per_it.value
     return None if added is None else (ratio * arm_seconds + added) / (arm_seconds + added)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -53,10 +52,7 @@ class Forecast:
 
 
 def pace_of(record: Record, factor: float = 1.0) -> Pace:
-    """Return the pace of a valid record of our own workload, ``factor`` times slower.
-
-    Return the pace of a valid record of our own workload, ``factor`` times slower: ranks that share one host's cores take as many times
-    longer as they are more."""
+    """Return the pace of a valid record of our own workload, ``factor`` times slower, as ranks that share one host's cores are."""
     rank = record["ranks"][0]
     micro, walls = rank["micro_batches"], rank["iterations"]["wall_seconds"]
     seconds = [f + b for f, b in zip(micro["forward_seconds"], micro["backward_seconds"])]
@@ -71,12 +67,7 @@ def pace_of(record: Record, factor: float = 1.0) -> Pace:
 
 
 def job_seconds(job: Job, pace: Pace) -> float:
-    """Return start-up, and the rank's own iterations, each as long as ``pace`` has it, until the rank's own rule ends them."""
-    if job.measure.mode == "full":
-        warm = sampling.warm_up(job)
-        steps = sum(1 for _ in itertools.takewhile(lambda one: one.warm_up, sampling.iterations(job)))
-        work = warm * pace.warm_seconds + (sampling.micro_batches(job) - warm) * pace.micro_seconds
-        return pace.startup_seconds + work + (steps + job.measure.iterations) * pace.step_seconds
+    """Return the seconds of start-up and of the rank's own iterations, each as long as ``pace`` has it, until its own rule ends them."""
     elapsed, done = 0.0, 0
     for kinds, warm_up in sampling.iterations(job):
         took = len(kinds) * (pace.warm_seconds if warm_up else pace.micro_seconds) + pace.step_seconds
@@ -88,7 +79,7 @@ def job_seconds(job: Job, pace: Pace) -> float:
 
 
 def forecast(job: Job, found: Sequence[Record], alone: bool, gflops: float | None = None) -> Forecast:
-    """``found``: valid records of this kind of host, the newest last.
+    """Return how long a job will take. ``found``: valid records of this kind of host, the newest last.
 
     ``alone``: all ranks share one host (no launcher gave more). ``gflops``: the speed of matrix products, for where no record
     helps.
@@ -116,7 +107,8 @@ def forecast(job: Job, found: Sequence[Record], alone: bool, gflops: float | Non
     if not gflops or flops_seconds is None:
         return Forecast(job, math.nan)
     flops = flops_seconds * job.nodes * 1e12 * job.train.micro_batch_size / job.train.global_batch_size
-    micro = flops * _ranks_here(job, alone) / (EFFICIENCY * gflops * 1e9)
+    divided = job.parallel.tensor * job.parallel.pipeline
+    micro = flops / divided * _ranks_here(job, alone) / (EFFICIENCY * gflops * 1e9)
     return Forecast(job, job_seconds(job, Pace(STARTUP_SECONDS, micro, micro, micro / 4)), "products")
 
 
@@ -131,7 +123,7 @@ class Duration:
 
 
 def duration(forecasts: Sequence[Forecast], num_jobs: int, large: bool) -> Duration:
-    """Of jobs that are to run (``forecasts``) among ``num_jobs``. ``large``: the host's products are timed first."""
+    """Return the duration of jobs that are to run (``forecasts``) among ``num_jobs``. ``large``: the host's products are timed first."""
     extra = SWEEP_SECONDS + PUBLISH_SECONDS * num_jobs + PRODUCTS_SECONDS * large
     return Duration(*(extra + sum(getattr(one, key) for one in forecasts) for key in ("seconds", "low", "high")))
 
@@ -141,8 +133,9 @@ def with_auto_blocks(
 ) -> Duration:
     """Return the duration of a sweep with measure.blocks=auto.
 
-    With measure.blocks=auto, whose first block has ``num_first`` jobs, of which ``forecasts`` are of those that are to run: blocks until
-    the minutes are over, or until as many as an earlier spread asks for (``wanted``); always three, as ``Runner.next_block`` has it."""
+    Its first block has ``num_first`` jobs, of which ``forecasts`` are of those that are to run: blocks until the minutes are over, or
+    until as many as an earlier spread asks for (``wanted``); always three, as ``Runner.next_block`` has it.
+    """
     each = [statistics.fmean(getattr(one, key) for one in forecasts) * num_first for key in ("seconds", "low", "high")]
     if math.isnan(each[0]):
         return Duration(math.nan, math.nan, math.nan)
@@ -156,10 +149,10 @@ def with_auto_blocks(
 
 
 def _identity(job: Job, part: str) -> str:
-    """Return what decides the time of a run ("workload") or how much is measured ("amount").
+    """Return what decides the time of a micro-batch or of a program's run ("workload"), or how much is measured ("amount").
 
-    What decides the time of a micro-batch or of a program's run, but for the arm and how many ranks share the host ("workload"); or
-    how much is measured ("amount")."""
+    Neither the arm nor how many ranks share the host.
+    """
     content = identity(to_dict(job))
     if part == "amount":
         return canonical([{k: v for k, v in content.items() if k.startswith("measure.")}, job.num_micro_batches])

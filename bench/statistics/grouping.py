@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.host.likeness import host_class
 from bench.job.identity import arm, identity
-from bench.job.job import Job, canonical, complete, from_dict
+from bench.job.job import Job, canonical, from_dict
 from bench.process.cpus import cpu_numbers
 from bench.record.records import Record
 from bench.statistics.cautions import cautions_of, without_reference
@@ -80,10 +80,7 @@ def sections(records: Sequence[Record], reference: str) -> list[Section]:
 
 
 def _likeness(record: Record) -> str:
-    """Return what two records must share to stand in one section.
-
-    What two records must share to stand in one section: the experiment, the kind of host, and how many of its CPUs were allowed (the
-    fingerprint leaves out which)."""
+    """Return what two records must share to stand in one section: the experiment, the kind of host, and how many CPUs were allowed."""
     return canonical([experiment(record), host_class(record["hosts"][:1])])
 
 
@@ -92,7 +89,7 @@ def experiment(record: Record) -> dict[str, Any]:
 
     How many iterations a sampled run has is decided from block to block (`effort.plan_rest`).
     """
-    content = identity(complete(record["job"]))
+    content = identity(record["job"])
     if content["measure.mode"] == "sampled":
         del content["measure.iterations"]
     return content

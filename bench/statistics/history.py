@@ -7,7 +7,7 @@ the steps of one series, in the order of the records' time; nothing of two steps
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,30 +71,29 @@ def series(found: Sequence[Record], reference: str) -> list[Series]:
 
 
 def _steps(mine: Sequence[Record], base: Sequence[Record], reference: str) -> list[Step]:
-    """``mine`` in the order of time: a run of records of one state and folder is a step."""
+    """Return the steps of ``mine`` in the order of time: a run of records of one state and folder is a step."""
     made: list[Step] = []
     before: Record | None = None
     for (*key, _), run in itertools.groupby(mine, key=lambda r: (_state(r), block_of(r)[0], _library(r))):
         records = list(run)
         theirs = [record for record in base if [_state(record), block_of(record)[0]] == key]
-        changed = tuple(_changed(before, records[0])) if before else ()
-        before = records[0]
         times = sorted(str(record["started_at"]) for record in [*records, *theirs])
         ours = _cell(records)
         if theirs:
             base_cell = _cell(theirs)
             found = pair(base_cell, ours, check_losses([base_cell, ours], base_cell.arm))
         else:
-            why = "the reference has no record of this state beside it"
+            why = "the baseline has no record of this state"
             found = Pair(ours.arm, reference, *ours.at, "invalid", why)
+        changed = tuple(_changed(before, records[0])) if before else ()
         made.append(Step(times[0], times[-1], key[1], found, changed, *_judged(made, found.ratio)))
+        before = records[0]
     return made
 
 
 def _cell(found: Sequence[Record]) -> Cell:
-    first = found[0]
     ordered = tuple(sorted(found, key=block_of))
-    return Cell(_name(first), first["job"]["nodes"], bool(first["launch"]["simulated"]), ordered)
+    return Cell(_name(found[0]), found[0]["job"]["nodes"], bool(found[0]["launch"]["simulated"]), ordered)
 
 
 def _judged(steps: Sequence[Step], now: stats.Ratio | None) -> tuple[str, stats.Interval | None]:
@@ -111,13 +110,9 @@ def _judged(steps: Sequence[Step], now: stats.Ratio | None) -> tuple[str, stats.
 
 def _question(record: Record) -> str:
     """Return what must stay for a ratio to be of one question: the experiment, the nodes, and the hardware."""
+    hardware = [[*map(flat(host).get, HARDWARE), len(cpu_numbers(host["cpu"]["affinity"]))] for host in record["hosts"]]
     where = record["job"]["nodes"], record["launch"]["simulated"]
-    return canonical([followed(experiment(record)), where, [_hardware(host) for host in record["hosts"]]])
-
-
-def _hardware(host: Mapping[str, Any]) -> list[Any]:
-    facts = flat(host)
-    return [*(facts.get(name) for name in HARDWARE), len(cpu_numbers(host["cpu"]["affinity"]))]
+    return canonical([followed(experiment(record)), where, hardware])
 
 
 def _state(record: Record) -> str:
@@ -132,9 +127,8 @@ def _content(record: Record) -> dict[str, Any]:
 
 
 def _library(record: Record) -> str:
-    """Which library served an arm, and its settings: what a new version of the allocator changes."""
-    served = _sha256(record) if record["job"]["allocator"]["library"] else None
-    return canonical([setting_of(record["job"]), served])
+    """Return which library served an arm, and its settings: what a new version of the allocator changes."""
+    return canonical([setting_of(record["job"]), _sha256(record) if record["job"]["allocator"]["library"] else None])
 
 
 def _sha256(record: Record) -> str | None:

@@ -6,11 +6,12 @@ import csv
 import io
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.job.checks import require
 from bench.job.errors import ConfigError
 from bench.paths import PUBLISHED
 from bench.workloads.catalogue import workload_of
@@ -42,49 +43,46 @@ def published_rows(path: Path | None = None) -> list[Row]:
     """Return every row of the table. Raises ConfigError, in one sentence with the line, the column and the value, for an invalid table."""
     path = path or PUBLISHED
     lines = csv.reader(io.StringIO(_text(path)))
+    rows: dict[tuple[str, int], Row] = {}
     try:
         columns = [name.strip() for name in next(lines, [])]
-        _check_columns(path, columns)
-        rows: dict[tuple[str, int], Row] = {}
+        require(
+            "record" not in columns,
+            f"{path} is a summary of records: name its folder, {path.parent}, which has their intervals too.",
+        )
+        for column in NEEDED:
+            has = "no" if column not in columns else "two or more"
+            needed = f"a table has {', '.join(NEEDED)} once each, with commas between."
+            require(columns.count(column) == 1, f"{path} has {has} column {column}: {needed}")
         for cells in lines:
-            if not any(cell.strip() for cell in cells):
-                continue
-            where = f"{path}, line {lines.line_num}"
-            if len(cells) != len(columns):
-                raise ConfigError(
-                    f"{where}: {len(cells)} cells ({cells[0][:40]!r} ...), but the head has {len(columns)} columns."
-                )
-            row = _row(where, dict(zip(columns, (cell.strip() for cell in cells))))
-            if (row.allocator, row.nodes) in rows:
-                raise ConfigError(f"{where}: {row.allocator} at nodes={row.nodes} has a row already; keep one of them.")
-            rows[row.allocator, row.nodes] = row
-        return list(rows.values())
+            if any(cell.strip() for cell in cells):
+                where = f"{path}, line {lines.line_num}"
+                row = _row(where, columns, [cell.strip() for cell in cells])
+                key = (row.allocator, row.nodes)
+                require(key not in rows, f"{where}: {key[0]} at nodes={key[1]} has a row already; keep one of them.")
+                rows[key] = row
     except csv.Error as error:
         raise ConfigError(f"{path}, line {lines.line_num}: this is not CSV ({error}).") from error
+    return list(rows.values())
 
 
-def _check_columns(path: Path, columns: list[str]) -> None:
-    if "record" in columns:
-        raise ConfigError(
-            f"{path} is a summary of records: name its folder, {path.parent}, which has their intervals too."
-        )
-    for column in NEEDED:
-        if columns.count(column) != 1:
-            has = "no" if column not in columns else "two or more"
-            raise ConfigError(
-                f"{path} has {has} column {column}: a table has {', '.join(NEEDED)} once each, with commas between."
-            )
-
-
-def _row(where: str, values: Mapping[str, str]) -> Row:
-    numbers = {column: _number(where, column, values[column]) for column in ("nodes", "sec_per_it")}
-    nodes = numbers["nodes"]
-    if nodes != int(nodes) or nodes > MOST_NODES:
-        raise ConfigError(f"{where}, column nodes: {values['nodes']!r} is not a whole number of nodes.")
-    if not values["allocator"]:
-        raise ConfigError(f"{where}, column allocator: '' is not a name.")
+def _row(where: str, columns: Sequence[str], cells: Sequence[str]) -> Row:
+    many = len(columns)
+    require(
+        len(cells) == many, f"{where}: {len(cells)} cells ({cells[0][:40]!r} ...), but the head has {many} columns."
+    )
+    values, numbers = dict(zip(columns, cells)), {}
+    for column in ("nodes", "sec_per_it"):
+        text = values[column]
+        numbers[column] = float(text) if re.fullmatch(PLAIN, text) else math.nan
+        wrong = f"{where}, column {column}: {text!r} is not a positive number; write it as 1020.3."
+        require(0 < numbers[column] < math.inf, wrong)
+    nodes = int(numbers["nodes"])
+    whole = nodes == numbers["nodes"] and nodes <= MOST_NODES
+    require(whole, f"{where}, column nodes: {values['nodes']!r} is not a whole number of nodes.")
+    require(values["allocator"], f"{where}, column allocator: '' is not a name.")
     printed = tuple(text for key, text in values.items() if key != "allocator")
-    return Row(values["allocator"], int(nodes), numbers["sec_per_it"], printed)
+    return Row(values["allocator"], nodes, numbers["sec_per_it"], printed)
 
 
 def _text(path: Path) -> str:
@@ -96,13 +94,6 @@ def _text(path: Path) -> str:
         raise ConfigError(f"{path} is not UTF-8 (byte {error.start}): save it as CSV in UTF-8.") from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}).") from error
-
-
-def _number(where: str, column: str, text: str) -> float:
-    value = float(text) if re.fullmatch(PLAIN, text) else math.nan
-    if not 0 < value < math.inf:
-        raise ConfigError(f"{where}, column {column}: {text!r} is not a positive number; write it as 1020.3.")
-    return value
 
 
 def published_tables() -> dict[str, list[list[str]]]:

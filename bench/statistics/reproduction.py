@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bench.host import likeness
 from bench.job.errors import ConfigError, RecordError, printable
 from bench.job.identity import arm, followed, identity, is_amount
-from bench.job.job import canonical, complete
+from bench.job.job import canonical
 from bench.job.quantities import nodes_text
 from bench.process.cpus import cpu_numbers
 from bench.record.packs import is_pack
@@ -93,7 +93,7 @@ def load_side(path: Path, reference: str) -> Side:
     first = valid[0]
     return Side(
         name=reading.shown(path),
-        job=identity(complete(first["job"])),
+        job=identity(first["job"]),
         conditions={
             "CPUs allowed": len(cpu_numbers(section.host["cpu"]["affinity"])) or section.host["cpu"]["logical"],
             "threads of a rank": first["ranks"][0]["threads"],
@@ -126,12 +126,12 @@ def arm_of(record: Record) -> str:
 
 
 def experiments_differ(a: Side, b: Side) -> tuple[list[str], list[str]]:
-    """Return why the two are different experiments, in one sentence, and what may differ.
+    """Return why the two are different experiments, in one sentence, or nothing; and what may differ, each with both values.
 
-    Return why the two are other experiments, in one sentence, or nothing; and what may differ: how much was measured, and the content of
-    a program under one label. Each with both values."""
+    These are how much was measured, and the content of a program under one label.
+    """
     if not (a.job and b.job):
-        other = "the published table is of the defaults of model, train and parallel at one rank a node, and this is another workload"
+        other = "the published table has the default model, train and parallel keys at one rank a node, and this is another workload"
         return [] if a.is_published_workload and b.is_published_workload else [other], []
     keys = [key for key in sorted(a.job.keys() | b.job.keys()) if a.job.get(key) != b.job.get(key)]
     if "workload" in keys:  # then all of their own parts differ too
@@ -182,47 +182,43 @@ def agree(a: Side, b: Side, tolerance: float) -> dict[Point, Agreement]:
         for point, why in one.invalid.items()
     }
     conditions = tuple(conditions_differ(a, b))
-    seen: Mapping[Point, tuple[Any, Any]] = {p: (a.ratios[p], b.ratios[p]) for p in a.ratios if p in b.ratios}
-    for point, both in seen.items():
-        means = of_ratio(both[0]), of_ratio(both[1])
-        found[point] = _agreement(point, a, b, means, both, tolerance, conditions)
-    if not found and not (a.ratios and b.ratios) and alike(a, b):
+    compared: dict[Point, tuple[LogMean, LogMean, tuple[Any, Any]]] = {
+        p: (of_ratio(a.ratios[p]), of_ratio(b.ratios[p]), (a.ratios[p], b.ratios[p])) for p in a.ratios if p in b.ratios
+    }
+    if not found and not compared and not (a.ratios and b.ratios) and alike(a, b):
         # Arms that have nothing to be paired with have no ratio; on like hosts their times themselves compare.
-        for point in [point for point in a.blocks if point in b.blocks]:
-            means, both = (log_mean(a.blocks[point]), log_mean(b.blocks[point])), (a.seconds[point], b.seconds[point])
-            found[point] = _agreement(point, a, b, means, both, tolerance, conditions)
-    nothing = f"no arm was measured in both against the reference, nor alone on like hosts: {arms(a)} and {arms(b)}"
+        compared = {
+            p: (log_mean(a.blocks[p]), log_mean(b.blocks[p]), (a.seconds[p], b.seconds[p]))
+            for p in a.blocks
+            if p in b.blocks
+        }
+    for point, (one, two, seen) in compared.items():
+        if point[1] in a.arms and point[1] in b.arms and a.arms[point[1]] != b.arms[point[1]]:
+            why = f"{point[1]} differs between the two (library, version or settings)"
+            found[point] = Agreement("not comparable", point, why, seen)
+        else:
+            found[point] = replace(_judged(one, two, tolerance, conditions), point=point, seen=seen)
+    nothing = f"no allocator was measured in both against the baseline, nor alone on hosts of one class: {arms(a)} and {arms(b)}"
     return found or {EVERYTHING: Agreement("not comparable", why=nothing)}
 
 
 def check_tolerance(tolerance: float) -> None:
     if not (math.isfinite(tolerance) and tolerance > 0):
-        raise ConfigError(f"--tolerance={tolerance:g} is not a tolerance: give a positive number such as 0.05 for 5 %.")
+        raise ConfigError(f"--tolerance={tolerance:g} is not a tolerance: give a positive number such as 0.05 for 5%.")
 
 
-def _agreement(
-    point: Point,
-    a: Side,
-    b: Side,
-    means: tuple[LogMean, LogMean],
-    seen: tuple[Ratio | float, Ratio | float],
-    tolerance: float,
-    conditions: tuple[str, ...],
-) -> Agreement:
-    arm = point[1]
-    if arm in a.arms and arm in b.arms and a.arms[arm] != b.arms[arm]:
-        why = f"{arm} is not the same arm in both (library, version or settings)"
-        return Agreement("not comparable", point, why, seen)
-    away, half = difference(*means)
+def _judged(one: LogMean, two: LogMean, tolerance: float, conditions: tuple[str, ...]) -> Agreement:
+    away, half = difference(one, two)
     limit, blocks = math.log1p(tolerance), None
-    singles = tuple(name for name, side in zip("AB", means) if side.single)
+    singles = tuple(name for name, side in zip("AB", (one, two)) if side.single)
     if abs(away) - half > limit:
         word = "not reproduced"
     elif abs(away) + half <= limit:
         word = "within tolerance" if conditions or singles else "reproduced"
     else:
-        word, blocks = "not comparable", deciding_blocks(*means, limit)
-    return Agreement(word, point, "", seen, math.expm1(away), math.expm1(min(half, 50.0)), singles, conditions, blocks)
+        word, blocks = "not comparable", deciding_blocks(one, two, limit)
+    half = math.expm1(min(half, 50.0))
+    return Agreement(word, away=math.expm1(away), half=half, singles=singles, conditions=conditions, blocks=blocks)
 
 
 def arms(side: Side) -> str:

@@ -98,7 +98,7 @@ def time_interval(samples: Sequence[float]) -> Interval:
 
 
 def ratio(reference: Sequence[Sequence[float]], arm: Sequence[Sequence[float]]) -> Ratio:
-    """How many times less time (or memory) the arm takes than the reference, paired by block.
+    """Return how many times less time (or memory) the arm takes than the reference, paired by block.
 
     Element b of `reference` and of `arm` holds the steady samples of block b (seconds, or bytes; one sample is
     enough). The value is the geometric mean over blocks of mean(reference[b]) / mean(arm[b]); whatever slows a whole
@@ -112,14 +112,17 @@ def ratio(reference: Sequence[Sequence[float]], arm: Sequence[Sequence[float]]) 
     no limits: its samples do not show how runs differ.
     """
     if len(reference) != len(arm):
-        raise ValueError(f"the reference has {len(reference)} blocks, the arm {len(arm)}: pass only blocks with both")
+        raise ValueError(
+            f"the reference has {len(reference)} blocks, the allocator {len(arm)}: pass only blocks with both"
+        )
     if len(reference) == 0:
-        raise ValueError("there are no blocks to compare: pass at least one block that holds both arms")
-    pairs = [_compare_means(r, a, block) for block, (r, a) in enumerate(zip(reference, arm))]
+        raise ValueError("there are no blocks to compare: pass at least one block with both")
+    sides = zip(_log_means(reference, " of the reference"), _log_means(arm, " of the allocator"))
+    pairs = [(one - two, *_mean_variance([within, other])) for (one, within), (two, other) in sides]
     log_ratios = np.array([pair[0] for pair in pairs])
     num_blocks = len(pairs)
     centre = float(log_ratios.mean())
-    variance, degrees = _of_a_block(log_ratios.tolist(), [pair[1:] for pair in pairs])
+    variance, degrees = _of_a_block(log_ratios.tolist(), [(2 * pair[1], pair[2]) for pair in pairs])
     error = math.sqrt(variance / num_blocks)
     half = NAN if num_blocks == 1 else _t(degrees) * error
     return Ratio(
@@ -151,18 +154,14 @@ class LogMean:
 
 
 def log_mean(blocks: Sequence[Sequence[float]]) -> LogMean:
-    """Of the mean times of blocks (samples of one process each): what stands for an arm that has nothing to be paired with.
+    """Return the mean time of blocks (samples of one process each): what stands for an arm that has nothing to be paired with.
 
     The block is what repeats, so the error is of the blocks' means; with fewer than five it is that of the samples within where
     those give the wider interval, as in `ratio`. Raises ValueError for no blocks, or samples that are not finite and positive.
     """
     if len(blocks) == 0:
         raise ValueError("there are no blocks: pass at least one")
-    means, within = [], []
-    for block, samples in enumerate(blocks):
-        values = _positive(samples, f"block {block}")
-        means.append(math.log(float(values.mean())))
-        within.append(_of_log_mean(values.tolist()))
+    means, within = zip(*_log_means(blocks))
     variance, degrees = _of_a_block(means, within)
     return LogMean(float(np.mean(means)), math.sqrt(variance / len(means)), degrees, len(means))
 
@@ -172,7 +171,7 @@ def of_ratio(one: Ratio) -> LogMean:
 
 
 def difference(one: LogMean, two: LogMean) -> tuple[float, float]:
-    """``two - one``, and half its interval by Welch's degrees of freedom. An error that is not known counts as none."""
+    """Return ``two - one``, and half its interval by Welch's degrees of freedom. An error that is not known counts as none."""
     parts = [(0.0 if math.isnan(side.error) else side.error, side.degrees) for side in (one, two)]
     total = math.hypot(parts[0][0], parts[1][0])
     if total == 0:
@@ -182,10 +181,10 @@ def difference(one: LogMean, two: LogMean) -> tuple[float, float]:
 
 
 def deciding_blocks(one: LogMean, two: LogMean, limit: float, most: int = 1000) -> int | None:
-    """Return how many blocks on each side decide whether the difference is within the limit.
+    """Return how many blocks on each side bring the interval of `difference` wholly within +-limit or wholly outside.
 
-    How many blocks a side bring the interval of `difference` wholly within +-limit or wholly outside, if the difference and the
-    spread stay what they are; None where ``most`` would not."""
+    The difference and the spread stay what they are; None where ``most`` would not.
+    """
     margin = abs(limit - abs(two.value - one.value))
     spreads = [0.0 if math.isnan(side.error) else side.error * math.sqrt(side.num_blocks) for side in (one, two)]
     for blocks in range(2, most + 1):
@@ -196,7 +195,7 @@ def deciding_blocks(one: LogMean, two: LogMean, limit: float, most: int = 1000) 
 
 
 def needed_blocks(ratio: Ratio, half_width: float, min_blocks: int = FEW_BLOCKS) -> int:
-    """How many blocks in all bring the interval to value / (1 + half_width) ... value * (1 + half_width), e.g. 0.04.
+    """Return how many blocks in all bring the interval to value / (1 + half_width) ... value * (1 + half_width), e.g. 0.04.
 
     It is the smallest B >= min_blocks with t(B-1) * s / sqrt(B) <= log(1 + half_width), where s is the spread between
     the blocks so far, or what the samples within suggest where they govern: measuring is done when the answer is not
@@ -208,16 +207,11 @@ def needed_blocks(ratio: Ratio, half_width: float, min_blocks: int = FEW_BLOCKS)
         return min_blocks
     spread = ratio.standard_error * math.sqrt(ratio.num_blocks)
     wanted = math.log1p(half_width) * (1 + 1e-12)
-    low, high = min_blocks, max(MAX_BLOCKS, min_blocks)
-    while low < high:  # bisection: the width falls with every block
-        middle = (low + high) // 2
-        if _t(middle - 1) * spread / math.sqrt(middle) <= wanted:
-            high = middle
-        else:
-            low = middle + 1
+    enough = (b for b in range(min_blocks, MAX_BLOCKS) if _t(b - 1) * spread / math.sqrt(b) <= wanted)
+    fewest = next(enough, max(MAX_BLOCKS, min_blocks))
     # Few blocks whose samples govern are better known than so few blocks tell.
     done = ratio.num_blocks >= min_blocks and _t(ratio.degrees) * ratio.standard_error <= wanted
-    return min(low, ratio.num_blocks) if done else low
+    return min(fewest, ratio.num_blocks) if done else fewest
 
 
 def verdict(ratio: Ratio, margin: float = 0.02) -> Verdict:
@@ -239,7 +233,7 @@ def verdict(ratio: Ratio, margin: float = 0.02) -> Verdict:
 
 
 def outliers(samples: Sequence[float]) -> list[bool]:
-    """Which samples lie far out; for showing them, never for deleting them.
+    """Return which samples lie far out; for showing them, never for deleting them.
 
     Modified z-score |x - median| / (1.4826 * MAD) above 3.5 (Iglewicz & Hoaglin, "How to detect and handle outliers",
     ASQC 1993). When more than half of the samples are equal the MAD is 0, and 1.2533 * mean absolute deviation takes
@@ -303,26 +297,22 @@ def _mean_variance(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return total / len(parts), total**2 / divisor if divisor > 0 else sum(degrees for _, degrees in parts)
 
 
-def _of_log_mean(samples: list[float]) -> tuple[float, float]:
-    """Return the variance of the logarithm of a mean, by the delta method, var(mean) / mean^2, and its degrees of freedom; NaN for one sample.
+def _log_means(blocks: Sequence[Sequence[float]], of: str = "") -> list[tuple[float, tuple[float, float]]]:
+    """Return of each block the logarithm of the mean, and of that the variance by the samples within, and its degrees of freedom.
 
-    Autocorrelated samples count as fewer independent ones, as for a rank when it stops.
+    By the delta method, var(mean) / mean^2; NaN for one sample. Autocorrelated samples count as fewer independent ones, as for a rank
+    when it stops.
     """
-    if len(samples) < 2:
-        return NAN, NAN
-    mean = sum(samples) / len(samples)
-    return (standard_error(samples) / mean) ** 2, max(1.0, len(samples) / correlation_factor(samples) - 1)
-
-
-def _compare_means(reference: Sequence[float], arm: Sequence[float], block: int) -> tuple[float, float, float]:
-    """Log ratio of means, its variance from the samples within, Welch's degrees of freedom (NaN for single samples)."""
-    log_means, parts = [], []
-    for samples, what in ((reference, "reference"), (arm, "arm")):
-        values = _positive(samples, f"block {block} of the {what}")
-        log_means.append(math.log(float(values.mean())))
-        parts.append(_of_log_mean(values.tolist()))
-    variance, degrees = _mean_variance(parts)
-    return log_means[0] - log_means[1], 2 * variance, degrees
+    found = []
+    for block, samples in enumerate(blocks):
+        values = _positive(samples, f"block {block}{of}")
+        listed = values.tolist()
+        within = (NAN, NAN)
+        if len(listed) > 1:
+            error = standard_error(listed) / (sum(listed) / len(listed))
+            within = (error**2, max(1.0, len(listed) / correlation_factor(listed) - 1))
+        found.append((math.log(float(values.mean())), within))
+    return found
 
 
 def _smallest_detectable(error: float, degrees: float) -> float:

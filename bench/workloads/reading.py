@@ -13,11 +13,9 @@ from pathlib import Path
 from bench.job.errors import ConfigError, RecordError, printable
 from bench.record import records
 from bench.record.packs import unpacked
-from bench.record.records import Record, cleaned, first_seal, unreadable
+from bench.record.records import ANY_NAME, FILE_NAME, Record, cleaned, first_seal, unreadable
 from bench.workloads.catalogue import workload_of
 
-RECORD_NAME = "record.json"
-SET_ASIDE_NAME = re.compile(r"record(-[0-9a-f]{8})+\.json")
 POSITIVE = ("sec_per_it", "micro_batch_seconds", "micro_batches_per_it")
 
 
@@ -53,10 +51,10 @@ def with_figures(record: Record) -> Record:
 
 
 def read_all(directories: Iterable[Path]) -> tuple[list[Record], list[tuple[Path, str]]]:
-    """Return all records under ``directories``, and what was refused, with the reason.
+    """Return all records under ``directories`` by path, also those that were set aside, and what was refused, with the reason.
 
-    All records under ``directories``, in the order of their paths, each with its ``path`` added, those that were set aside
-    among them; and what was refused, with the reason. A copy of a record counts once: see :func:`collect`."""
+    A copy of a record counts once: see :func:`collect`.
+    """
     found = collect(directories)
     return sorted([*found.records, *found.set_aside], key=lambda record: record["path"]), found.refused
 
@@ -88,10 +86,11 @@ def files_below(directory: Path) -> Iterator[Path]:
 
 
 def collect(directories: Iterable[Path]) -> Found:
-    """Return the records under ``directories``, each once.
+    """Return the records under ``directories``, each once, with its ``path``.
 
-    The records under ``directories``, each once: two files with one SHA-256 are copies, and a block that counted twice would make
-    an interval narrower than what was measured. Only files with the names that this program gives are records."""
+    Two files with one SHA-256 are copies, and a block that counted twice would make an interval narrower than what was measured. Only
+    files with the names that this program gives are records.
+    """
     everything: list[Record] = []
     refused, other = [], []
     paths = {
@@ -100,7 +99,7 @@ def collect(directories: Iterable[Path]) -> Found:
         for path in sorted(files_below(unpacked(Path(directory))))
     }
     for path in paths.values():  # one folder may lie inside another
-        if path.name != RECORD_NAME and not SET_ASIDE_NAME.fullmatch(path.name):
+        if not re.fullmatch(ANY_NAME, path.name):
             other.append(path)
             continue
         try:
@@ -113,12 +112,12 @@ def collect(directories: Iterable[Path]) -> Found:
     def rank(record: Record) -> tuple[bool, int]:
         """Of copies the first counts: one that was not set aside, in the folder of most records, whose blocks it belongs to."""
         folder, name = os.path.split(record["path"])
-        return name != RECORD_NAME, -folders[os.path.dirname(folder)]
+        return name != FILE_NAME, -folders[os.path.dirname(folder)]
 
     for record in sorted(everything, key=rank):
         once.setdefault(first_seal(record), record)
     kept = [record for record in everything if once[first_seal(record)] is record]
-    aside = [record for record in kept if Path(record["path"]).name != RECORD_NAME]
+    aside = [record for record in kept if Path(record["path"]).name != FILE_NAME]
     copies = len(everything) - len(kept)
     said = []
     if copies:
@@ -129,12 +128,12 @@ def collect(directories: Iterable[Path]) -> Found:
         )
     if other:
         said.append(
-            f"{len(other)} file{'s' * (len(other) > 1)} not called {RECORD_NAME} {'were' if len(other) > 1 else 'was'} not read: "
+            f"{len(other)} file{'s' * (len(other) > 1)} not called {FILE_NAME} {'were' if len(other) > 1 else 'was'} not read: "
             f"{shown(other[0])}."
         )
     if aside:
         said.append(
-            f"{len(aside)} record{'s' * (len(aside) > 1)} of other hosts or other code, set aside by a later sweep, "
+            f"{len(aside)} record{'s' * (len(aside) > 1)} of other hosts or other code, archived by a later sweep, "
             f"{'are' if len(aside) > 1 else 'is'} not counted: {aside[0]['path']}."
         )
-    return Found([r for r in kept if Path(r["path"]).name == RECORD_NAME], aside, refused, tuple(said))
+    return Found([r for r in kept if Path(r["path"]).name == FILE_NAME], aside, refused, tuple(said))

@@ -78,6 +78,20 @@ def test_two_hosts_train_as_two_simulated_nodes_do(cluster, simulated):
     assert not n2.exists() or not list(n2.rglob("*")), "only the first copy writes"
 
 
+@pytest.mark.parametrize("split", ["tensor", "pipeline"])
+def test_a_model_divided_between_two_hosts_trains_as_on_one(cluster, split):
+    job = [*JOB, f"parallel.{split}=2"]
+    here = cluster.directory / f"here {split}"
+    done = cluster.run(cluster.head, [ENTRYPOINT, "-m", *job], {"BENCH_OUT": str(here)})
+    assert done.returncode == 0, done.stdout
+    copies = run(cluster, job, split)
+    assert [copy.returncode for copy in copies] == [0, 0], copies[0].stdout + copies[1].stdout
+    record = records(cluster.directory / split / "n1")[2, "glibc", 0]
+    assert record["valid"], record["error"]
+    assert numbers(record) == numbers(records(here)[2, "glibc", 0])
+    assert len({rank["parameters_sha256"] for rank in record["ranks"]}) == 2, "each host has its part of the model"
+
+
 def test_a_printed_ssh_script_runs_the_sweep_on_both_hosts(cluster, simulated):
     """`ssh` here enters the host's namespaces and gives the words to a shell, as sshd does."""
     stand_in = cluster.directory / "bin" / "ssh"

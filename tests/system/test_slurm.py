@@ -128,7 +128,7 @@ def test_a_job_that_goes_back_into_the_queue_ends_what_is_missing_and_nothing_el
         words = cluster.run(cluster.head, ["scontrol", "show", "job", "--oneliner", number]).stdout.split()
         return set(wanted) <= set(words)
 
-    wait_for(lambda: said("mallocost: job 2/2"), 120, "second job under way")
+    wait_for(lambda: said("block 1 "), 120, "second job under way")
     assert cluster.run(cluster.head, ["scancel", "--batch", "--signal=USR1", number]).returncode == 0
     wait_for(lambda: is_now("JobState=PENDING", "Restarts=1"), 30, f"requeued job {number}")
     first = next(out.glob("*/*_r00-*/record.json"))
@@ -229,3 +229,15 @@ def test_the_launcher_changes_no_loss(cluster, sweep):
     assert [record["launch"]["launcher"] for record in found] == ["slurm", "openmpi", "none"]
     assert [record["launch"]["simulated"] for record in found] == [False, False, True]
     assert numbers(found[0]) == numbers(found[1]) == numbers(found[2])
+
+
+@pytest.mark.parametrize("split", ["tensor", "pipeline"])
+def test_a_model_divided_among_nodes_trains_the_same_bits_under_each_arm(cluster, split):
+    out = cluster.directory / split
+    done = finish(srun(cluster, 2, [*SMOKE, "nodes=2", f"parallel.{split}=2", "+allocator=glibc,tcmalloc"], out), 240)
+    assert done.returncode == 0, done.stdout
+    glibc, tcmalloc = (records(out)[2, arm, 0] for arm in ("glibc", "tcmalloc"))
+    assert numbers(glibc) == numbers(tcmalloc)
+    assert not glibc["launch"]["simulated"]
+    reducing = [max(rank["micro_batches"]["forward_collective_seconds"]) > 0 for rank in glibc["ranks"]]
+    assert reducing == [split == "tensor"] * 2

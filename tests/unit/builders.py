@@ -83,7 +83,6 @@ HOST: dict[str, Any] = {
         "subfolder": "/",
         "options": "rw",
         "read_only": False,
-        "image_fstypes": [],
     },
     "image": None,
     "python": {"version": "3.9.18", "implementation": "CPython", "build": "main", "compiler": "GCC"},
@@ -104,6 +103,27 @@ def job(arm: str = "glibc", repeat: int = 0, nodes: int = 1, **changes: Any) -> 
         measure=Measure(),
     )
     return dataclasses.replace(plain, **changes)
+
+
+PLAIN_PROOF = {"malloc_library": "/lib/libc.so.6", "sha256": "ab" * 32, "version": "1", "options": {}}
+
+
+def rank_part(
+    rank: int,
+    node: int,
+    micro_batches: dict[str, Any],
+    iterations: dict[str, Any],
+    proof: dict[str, Any] = PLAIN_PROOF,
+    **changes: Any,
+) -> dict[str, Any]:
+    """One rank's part of a record."""
+    return {
+        **{"rank": rank, "node": node, "hostname": "node1", "pid": 100 + rank, "cpus": [0, 1], "threads": 2},
+        **{"memory_node": None, "proof": proof, "proof_end": {**proof}, "parameters_sha256": "cd" * 32},
+        **{"peak_rss_bytes": 1 << 20, "rss_bytes": 1 << 20, "huge_bytes": 0, "startup_seconds": 1.0},
+        **{"fault_cost_seconds": None, "micro_batches": micro_batches, "iterations": iterations},
+        **changes,
+    }
 
 
 def record(
@@ -162,34 +182,9 @@ def record(
         "optimizer_user_seconds": [0.05] * num_iterations,
         "optimizer_system_seconds": [0.0] * num_iterations,
     }
-    proof = {
-        "malloc_library": f"/usr/lib/{one.allocator.library or 'libc.so.6'}",
-        "sha256": "ab" * 32,
-        "version": "1",
-        "options": {},
-    }
-    ranks = [
-        {
-            "rank": r,
-            "node": r // one.ranks_per_node,
-            "hostname": "node1",
-            "pid": 100 + r,
-            "cpus": [0, 1],
-            "threads": threads,
-            "memory_node": None,
-            "proof": proof,
-            "proof_end": {**proof},
-            "peak_rss_bytes": peak_bytes,
-            "rss_bytes": peak_bytes,
-            "huge_bytes": 0,
-            "startup_seconds": 1.0,
-            "fault_cost_seconds": fault_seconds,
-            "parameters_sha256": "cd" * 32,
-            "micro_batches": columns,
-            "iterations": iterations,
-        }
-        for r in range(one.num_ranks)
-    ]
+    proof = {**PLAIN_PROOF, "malloc_library": f"/usr/lib/{one.allocator.library or 'libc.so.6'}"}
+    of_all = {"threads": threads, "peak_rss_bytes": peak_bytes, "fault_cost_seconds": fault_seconds}
+    ranks = [rank_part(r, r // one.ranks_per_node, columns, iterations, proof, **of_all) for r in range(one.num_ranks)]
     whole: dict[str, Any] = {
         "schema": records.SCHEMA,
         "bench_version": "0.1.0",

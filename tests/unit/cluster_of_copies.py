@@ -19,7 +19,7 @@ from bench.copies.wire import Secret
 from bench.job.job import Job, Train
 
 TIMEOUT = 5.0
-SECRET = Secret(b"s" * 32, "BENCH_TOKEN", False)
+SECRET = Secret(b"s" * 32, "BENCH_TOKEN")
 RunHere = Callable[[Job, Part], Outcome]
 
 
@@ -64,8 +64,8 @@ def wait_for(word: str, part: Part, orders: list[dict[str, Any]], seconds: float
 def take_part(job: Job, part: Part) -> Outcome:
     """One rank on each node, which is ready, trains, and tells everything."""
     rank = {"rank": part.copy.node_rank, "hostname": f"h{part.copy.node_rank}", "alike": {"torch": "1"}}
-    wait_for("go", part, part.ready([rank]))
-    wait_for("end", part, part.told([{"rank": part.copy.node_rank, "repeat": job.repeat}]))
+    wait_for("go", part, part.reach("ready", [rank]))
+    wait_for("end", part, part.reach("sent", [{"rank": part.copy.node_rank, "repeat": job.repeat}]))
     return Outcome()
 
 

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
-from builders import SMALL
+from builders import SMALL, rank_part
 from cluster_of_copies import Cluster, RunHere, take_part
 from hydra import compose as hydra_compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import HealthCheck, settings
 from omegaconf import OmegaConf
 
 from bench import cli
@@ -24,6 +25,14 @@ from bench.job.job import Job, Measure, Train
 
 # jsonschema compiles 38 grammars of Internet names for it when it is imported, which takes four seconds; no schema here has one.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+
+settings.register_profile(  # BENCH_EXAMPLES=10000 looks longer
+    "bench",
+    max_examples=int(os.environ.get("BENCH_EXAMPLES", "40")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("bench")
 
 PLAIN_VALUE = re.compile(rf"(?!(?:hydra|{'|'.join(configuration.GROUPS)})\b[^.])[a-z_]+(\.[a-z_]+)*=")
 COMPOSED: dict[Any, bytes] = {}
@@ -103,13 +112,13 @@ def compose(command: Callable[..., tuple[int, list[Any]]]) -> Callable[..., tupl
 
 @pytest.fixture
 def refused(command: Callable[..., tuple[int, list[Any]]], capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """The one sentence with which the command line refuses its words, with exit code 2 and nothing run."""
+    """The error, and after a semicolon its hint, with which the command line refuses its arguments, with exit code 2 and nothing run."""
 
     def refusal(*words: str) -> str:
         assert command(*words) == (2, [])
         said = capsys.readouterr().err
-        assert said.startswith("mallocost: ") and said.count("\n") == 1 and "Traceback" not in said
-        return said[len("mallocost: ") :].strip()
+        assert said.startswith("error: ") and said.count("\n") <= 2 and "Traceback" not in said
+        return said[len("error: ") :].strip().replace("\nhint: ", "; ") + "."
 
     return refusal
 
@@ -179,25 +188,7 @@ def make_rank() -> Callable[..., dict[str, Any]]:
             mb[f"forward_{name}"] = [faults * 10**-i] * total
             mb[f"backward_{name}"] = [2 * faults * 10**-i] * total
             it[f"optimizer_{name}"] = [5 * faults * 10**-i] * iterations
-        return {
-            "rank": rank,
-            "node": node,
-            "hostname": f"h{node}",
-            "pid": 1,
-            "cpus": [0],
-            "threads": 1,
-            "proof": {"malloc_library": "/lib/libc.so.6", "sha256": "ab", "version": "glibc 2", "options": {}},
-            "proof_end": {"malloc_library": "/lib/libc.so.6", "sha256": "ab", "version": "glibc 2", "options": {}},
-            "memory_node": None,
-            "parameters_sha256": "cd" * 32,
-            "startup_seconds": 1.0,
-            "huge_bytes": 0,
-            "fault_cost_seconds": None,
-            "peak_rss_bytes": (rank + 1) << 20,
-            "rss_bytes": 1,
-            "micro_batches": mb,
-            "iterations": it,
-        }
+        return rank_part(rank, node, mb, it, hostname=f"h{node}", peak_rss_bytes=(rank + 1) << 20)
 
     return make
 
@@ -218,9 +209,9 @@ def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Cluster]]:
     made: list[Cluster] = []
 
-    def make(num_copies: int, ranks: RunHere = take_part) -> Cluster:
+    def make(num_copies: int, ranks: RunHere = take_part, begin: bool = True) -> Cluster:
         made.append(Cluster(num_copies, ranks, monkeypatch))
-        for node in reversed(range(1, num_copies)):
+        for node in reversed(range(1, num_copies)) if begin else ():
             made[-1].follower(node)
         return made[-1]
 

@@ -17,6 +17,8 @@ from bench.statistics.stats import finite, time_interval
 from bench.workloads.gpt.fields import GptRank
 from bench.workloads.gpt.flops import tflops
 
+APART = ("arithmetic_seconds", "collective_seconds", "waiting_seconds")  # of a divided model; together they are Sec/it
+
 
 def checked_ranks(ranks: Any) -> list[dict[str, Any]]:
     """Return ``ranks`` as bench/workloads/gpt/fields.py declares them, with columns of equal length. Raises ConfigError."""
@@ -56,8 +58,10 @@ def derive(record: Record) -> dict[str, Any]:
     ]
     if record["launch"]["simulated"]:
         notes.append("simulated")
+    shared = {"stages": stages(job, record["ranks"], parts)} if "arithmetic_seconds" in slowest else {}
     return {
         **slowest,
+        **shared,
         "phases": dict(sorted(slowest["phases"].items())),  # readers add them up, and a sum depends on the order
         "sec_per_it_low": finite(interval.low),
         "sec_per_it_high": finite(interval.high),
@@ -82,6 +86,22 @@ def derive(record: Record) -> dict[str, Any]:
     }
 
 
+def stages(job: Job, ranks: Sequence[dict[str, Any]], parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what an iteration is on each stage of a divided model, by its rank that computes longest; of memory the largest peak."""
+    found = []
+    for stage in range(job.parallel.pipeline):
+        places = [i for i, rank in enumerate(ranks) if job.place(rank["rank"]).pipeline == stage]
+        part = parts[max(places, key=lambda i: parts[i]["arithmetic_seconds"])]
+        found.append(
+            {
+                **{key: part[key] for key in ("sec_per_it", *APART)},
+                **{f"{name}_per_it": sum(phase[name] for phase in part["phases"].values()) for name in COUNTERS},
+                "peak_rss_bytes": max(ranks[i]["peak_rss_bytes"] for i in places),
+            }
+        )
+    return found
+
+
 def too_few(job: Job, rank: dict[str, Any]) -> list[str]:
     """Return a sentence if a sampled run ended before it had the iterations that it was asked for."""
     done, wanted = sum(rank["iterations"]["steady"]), job.measure.iterations
@@ -100,14 +120,18 @@ def derive_rank(job: Job, rank: dict[str, Any]) -> dict[str, Any]:
     last one (which synchronises the gradients), the middle ones, and an optimizer step (`bench.job.sampling`). Its time, and
     each counter, is that sum over the means of each kind, so that
     Sec/it = n * mean(middle) + (first - middle) + settling + sync + optimizer. In full mode Sec/it is the mean wall time of the
-    iterations themselves, and the parts only say where it went. Earlier records have none or two `settling` micro-batches.
+    iterations themselves, and the parts only say where it went. Earlier records have none or two `settling` micro-batches. A pipeline has
+    a last one for each stage.
     """
     mb, it = rank["micro_batches"], rank["iterations"]
     n = job.num_micro_batches
+    last = min(n, job.parallel.pipeline)
     steady = [i for i, yes in enumerate(mb["steady"]) if yes]
     kinds = {kind: [i for i in steady if mb["kind"][i] == kind] for kind in KINDS}
     multiplied = typical(mb["kind"], steady)
-    settling = max(Counter(mb["iteration"][i] for i in kinds["settling"]).values(), default=0)  # of an iteration, as it ran
+    settling = max(
+        Counter(mb["iteration"][i] for i in kinds["settling"]).values(), default=0
+    )  # of an iteration, as it ran
 
     def mean(column: Sequence[float], kind: str) -> float:
         return fmean(column[i] for i in (kinds[kind] or multiplied))
@@ -116,11 +140,11 @@ def derive_rank(job: Job, rank: dict[str, Any]) -> dict[str, Any]:
         """n micro-batches without what synchronising adds; and that."""
         middle = mean(column, "middle")
         first = mean(column, "first") - middle if n > 1 else 0.0
-        return n * middle + first + settling_of(column), mean(column, "last") - middle
+        return n * middle + first + settling_of(column), last * (mean(column, "last") - middle)
 
     def settling_of(column: Sequence[float]) -> float:
         """What they add to as many middle ones."""
-        return max(0, min(settling, n - 2)) * (mean(column, "settling") - mean(column, "middle"))
+        return max(0, min(settling, n - 1 - last)) * (mean(column, "settling") - mean(column, "middle"))
 
     seconds = [f + b for f, b in zip(mb["forward_seconds"], mb["backward_seconds"])]
     steady_its = [i for i, yes in enumerate(it["steady"]) if yes] or [len(it["steady"]) - 1]
@@ -145,7 +169,14 @@ def derive_rank(job: Job, rank: dict[str, Any]) -> dict[str, Any]:
             draws.setdefault(mb["iteration"][i], []).append(seconds[i])
         means = [fmean(draw) for draw in draws.values()] if len(draws) > 1 else [seconds[i] for i in multiplied]
         samples = [sec_per_it * one / fmean(means) for one in means]
+    apart = {}
+    if "forward_collective_seconds" in mb:
+        apart = {
+            name: sum(sum(whole(mb[f"{phase}_{name}"])) for phase in ("forward", "backward")) for name in APART[1:]
+        }
+        apart["arithmetic_seconds"] = sec_per_it - sum(apart.values())
     return {
+        **apart,
         "sec_per_it": sec_per_it,
         "samples": samples,
         "micro_batch_seconds": middle,

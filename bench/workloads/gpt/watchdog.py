@@ -1,4 +1,4 @@
-"""Does this job still live? A rank that hangs says nothing, and would keep the sweep, and the allocation, for ever."""
+"""Find out whether a run hangs: a rank that does sends nothing, and would keep the sweep, and the allocation, for ever."""
 
 from __future__ import annotations
 
@@ -16,25 +16,27 @@ START_FLOPS = 5e9  # a second: no host that anybody measures on is slower
 
 
 def start_seconds(job: Job) -> float:
-    """Longest silence before the first micro-batch has ended, which alone may take minutes for a large model: 8 operations
-    for each parameter and token (forward, recomputation, backward) at the slowest speed that makes sense."""
+    """Return the longest silence before the first micro-batch has ended, which alone may take minutes for a large model.
+
+    8 operations for each parameter and token (forward, recomputation, backward) at the slowest speed that makes sense.
+    """
     tokens = job.train.micro_batch_size * job.model.sequence
     return max(START_SECONDS, job.launch.timeout_seconds) + 8 * job.model.num_parameters * tokens / START_FLOPS
 
 
 class Watchdog:
-    """Counts the seconds in which nobody said anything, while this process itself was running."""
+    """Counts the seconds in which no rank sent anything, while this process itself was running."""
 
     def __init__(self, job: Job, clock: Callable[[], float] = time.monotonic):
         self.job, self.clock = job, clock
         self.begun = self.looked = clock()
-        self.silence, self.slowest, self.heard = 0.0, 0.0, 0
+        self.silence, self.slowest, self.received = 0.0, 0.0, 0
         self.last: dict[int, float] = {}  # rank -> time of its last micro-batch, or when it began to train
-        self.done: dict[int, int] = {}  # rank -> micro-batches that it has told
+        self.done: dict[int, int] = {}  # rank -> its micro-batches
 
-    def hear(self, rank: int, event: Mapping[str, Any]) -> None:
+    def note_event(self, rank: int, event: Mapping[str, Any]) -> None:
         self.silence = 0.0
-        self.heard += 1
+        self.received += 1
         self.done.setdefault(rank, 0)
         if event["event"] in ("connected", "micro_batch"):
             now = self.clock()
@@ -42,8 +44,8 @@ class Watchdog:
             self.last[rank] = now
             self.done[rank] += event["event"] == "micro_batch"
 
-    def hear_of(self, done: Mapping[int, int]) -> None:
-        """What another node's copy says of its ranks."""
+    def note_turns(self, done: Mapping[int, int]) -> None:
+        """Note how many turns each rank of another node has done."""
         self.silence = 0.0
         self.done.update(done)
 
@@ -57,9 +59,12 @@ class Watchdog:
             return start_seconds(self.job), "the longest start that makes sense for this model"
         return pace, f"the time of {MICRO_BATCHES} micro-batches"
 
-    def look(self) -> str | None:
-        """A sentence without its subject if the job hangs or has taken too long. A process that was stopped for a while
-        (with its ranks, as a paused container is) wakes after a long tick, which counts as two short ones."""
+    def check(self) -> str | None:
+        """Return a sentence without its subject if the job hangs or has taken too long.
+
+        A process that was stopped for a while (with its ranks, as a paused container is) wakes after a long tick, which counts as two
+        short ones.
+        """
         now = self.clock()
         self.silence += min(now - self.looked, 2 * TICK_SECONDS)
         self.looked = now
@@ -72,6 +77,6 @@ class Watchdog:
         return None
 
     def behind(self) -> list[int]:
-        """Ranks that have done the least: the others may only be waiting for them."""
+        """Return the ranks that have done the least: the others may only be waiting for them."""
         least = min(self.done.values(), default=0)
         return sorted(rank for rank, done in self.done.items() if done == least)

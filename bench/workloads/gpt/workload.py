@@ -43,12 +43,14 @@ class Gpt(Workload):
 
     def description(self, job: Job) -> str:
         model, train = job.model, job.train
+        tensor, pipeline = job.parallel.tensor, job.parallel.pipeline
+        divided = f"; tensor parallel {tensor}, pipeline parallel {pipeline}" if tensor * pipeline > 1 else ""
         data = "synthetic tokens" if job.data.path is None else f"tokens of {job.data.path}"
         return (
             f"{model.num_parameters:,} parameters: {model.layers} layers, hidden {model.hidden}, {model.heads} heads, "
             f"sequence {model.sequence}, {model.ops} operations; micro-batch {train.micro_batch_size}, "
             f"global batch {train.global_batch_size}, dropout {train.dropout:g}, activation checkpointing "
-            f"{'on' if train.activation_checkpointing else 'off'}; ranks on a node: {job.ranks_per_node}; "
+            f"{'on' if train.activation_checkpointing else 'off'}; ranks on a node: {job.ranks_per_node}{divided}; "
             f"{job.measure.mode} mode; {data}; seed {job.seed}."
         )
 
@@ -70,7 +72,7 @@ class Gpt(Workload):
     def run_block(
         self, jobs: Sequence[Job], folders: Sequence[Path], parts: Sequence[Part], on_event: OnRunEvent
     ) -> list[Outcome]:
-        from bench.workloads.gpt.ranks import run_ranks
+        from bench.workloads.gpt.turns import run_ranks
 
         return run_ranks(jobs, parts, on_event)
 
@@ -88,7 +90,8 @@ class Gpt(Workload):
     def state(self, job: Job, event: Mapping[str, Any]) -> str:
         if event["event"] != "micro_batch":
             return ""
-        return f"iteration {event['iteration']}.{event['index']} loss {event['loss']:.2f}"
+        loss = f" loss {event['loss']:.2f}" if "loss" in event else ""  # which only a pipeline's last stage has
+        return f"iteration {event['iteration']}.{event['index']}{loss}"
 
     def expected_seconds(self, job: Job, turns: int, elapsed_seconds: float) -> float | None:
         """The warm-up and all iterations; in sampled mode one counted iteration at least, and more within measure.max_seconds."""

@@ -12,30 +12,31 @@ from bench.record.fields import (
     Number,
     Positive,
     Proof,
-    says,
+    Rank,
+    doc,
 )
 
 
 class Process(TypedDict):
-    pid: Annotated[int, says("its number")]
-    command: Annotated[str, says("its command line, cut short")]
-    reached: Annotated[Optional[bool], says("whether the arm serves it; null where nothing of it could be read")]
-    why: Annotated[Optional[str], says("why the arm does not serve it, or what memory it does not serve")]
-    cpu_seconds: Annotated[Number, says("that it was seen to use")]
-    peak_rss_bytes: Annotated[int, says("largest resident set that was seen")]
+    pid: Annotated[int, doc("its number")]
+    command: Annotated[str, doc("its command line, cut short")]
+    reached: Annotated[Optional[bool], doc("whether the arm serves it; null where nothing of it could be read")]
+    why: Annotated[Optional[str], doc("why the arm does not serve it, or what memory it does not serve")]
+    cpu_seconds: Annotated[Number, doc("that it was seen to use")]
+    peak_rss_bytes: Annotated[int, doc("largest resident set that was seen")]
 
 
 class ProgramProof(Proof):
     processes: Annotated[
-        list[Process], says("of the arm's first run: each command line, those beyond the arm first; exec makes another")
+        list[Process], doc("of the arm's first run: each command line, those beyond the arm first; exec makes another")
     ]
-    first_run_seconds: NotRequired[Annotated[Number, says("of the arm's first run, which verifies and is not counted")]]
+    first_run_seconds: NotRequired[Annotated[Number, doc("of the arm's first run, which verifies and is not counted")]]
 
 
 class Run(TypedDict):
-    wall_seconds: Annotated[Number, says("from its start to its end, or to where it was stopped")]
-    exit_code: Annotated[Optional[int], says("of the command; null where it was stopped")]
-    stopped: Annotated[bool, says("true: there were steps enough, and it was ended")]
+    wall_seconds: Annotated[Number, doc("from its start to its end, or to where it was stopped")]
+    exit_code: Annotated[Optional[int], doc("of the command; null where it was stopped")]
+    stopped: Annotated[bool, doc("true: there were steps enough, and it was ended")]
     minor_faults: Annotated[int, MINOR_FAULTS]
     major_faults: Annotated[int, MAJOR_FAULTS]
     user_seconds: Annotated[Number, USER_SECONDS]
@@ -43,37 +44,33 @@ class Run(TypedDict):
 
 
 class Steps(TypedDict):
-    seconds: Annotated[list[Number], says("of each step", min_length=1)]
-    steady: Annotated[list[bool], says("false for warm-up, which is kept and not counted")]
-    counted: Annotated[bool, says("whether the counters are of the steady steps alone")]
+    seconds: Annotated[list[Number], doc("of each step", min_length=1)]
+    steady: Annotated[list[bool], doc("false for warm-up, which is kept and not counted")]
+    counted: Annotated[bool, doc("whether the counters are of the steady steps alone")]
     minor_faults_per_step: Annotated[Number, MINOR_FAULTS]
     major_faults_per_step: Annotated[Number, MAJOR_FAULTS]
     user_seconds_per_step: Annotated[Number, USER_SECONDS]
     system_seconds_per_step: Annotated[Number, SYSTEM_SECONDS]
 
 
-class ProgramRank(TypedDict):
-    rank: Annotated[int, says("0")]
-    node: Annotated[int, says("0")]
-    hostname: Annotated[str, says("name of the host")]
-    pid: Annotated[int, says("process number of the command")]
-    cpus: Annotated[list[int], says("logical CPUs that it was allowed")]
-    threads: Annotated[Positive, says("CPUs that it kept busy, on average, at least 1")]
-    proof: Annotated[ProgramProof, says("the arm's library, and each process with or without it")]
-    environment_bytes: NotRequired[Annotated[int, says("size of its environment, the same for all arms")]]
+class ProgramRank(Rank):
+    threads: Annotated[Positive, doc("CPUs that it kept busy, on average, at least 1")]
+    proof: Annotated[ProgramProof, doc("the arm's library, and each process with or without it")]
+    environment_bytes: NotRequired[Annotated[int, doc("size of its environment, the same for all arms")]]
     variables: NotRequired[
-        Annotated[
-            dict[str, str], says("the caller's that steer threads, arithmetic or Python, as the program got them")
-        ]
+        Annotated[dict[str, str], doc("the caller's that steer threads, arithmetic or Python, as the program got them")]
     ]
-    environment_sha256: NotRequired[Annotated[str, says("of all that it got of the caller's environment")]]
+    environment_sha256: NotRequired[Annotated[str, doc("of all that it got of the caller's environment")]]
     notes: NotRequired[
-        Annotated[list[str], says("sentences on what no arm reaches, what is unknown, and lines that are no steps")]
+        Annotated[list[str], doc("sentences on what no arm reaches, what is unknown, and lines that are no steps")]
     ]
-    run: Annotated[Run, says("the whole run, as the kernel accounts for the command and its children")]
-    steps: Annotated[Optional[Steps], says("what `program.rate` found; null where the run is the sample")]
-    values: Annotated[list[Number], says("what `program.check` found, how often, and the hash of its output")]
-    peak_rss_bytes: Annotated[int, says("most memory of all its processes together, shared pages once")]
-    huge_bytes: Annotated[int, says("transparent huge pages, the most that was seen in one process")]
-    fault_cost_seconds: Annotated[Optional[Number], says("wall seconds of a minor fault, all threads faulting")]
-    without: NotRequired[Annotated[list[str], says("sentences on what this host does not allow")]]
+    run: Annotated[Run, doc("the whole run, as the kernel accounts for the command and its children")]
+    steps: Annotated[Optional[Steps], doc("what `program.rate` found; null where the run is the sample")]
+    values: Annotated[list[Number], doc("what `program.check` found, how often, and the hash of its output")]
+    value_steps: NotRequired[
+        Annotated[list[Number], doc("the step that names each value, by `(?P<step>...)` in `program.check`")]
+    ]
+    peak_rss_bytes: Annotated[int, doc("most memory of all its processes together, shared pages once")]
+    huge_bytes: Annotated[int, doc("transparent huge pages, the most that was seen in one process")]
+    fault_cost_seconds: Annotated[Optional[Number], doc("wall seconds of a minor fault, all threads faulting")]
+    without: NotRequired[Annotated[list[str], doc("sentences on what this host does not allow")]]

@@ -12,34 +12,30 @@ from bench.record.fields import (
     Number,
     Positive,
     Proof,
-    says,
+    Rank,
+    doc,
 )
 
 
 class Segments(TypedDict):
-    kind: Annotated[list[int], says("0 before the first mark, 1 a step, any other a phase between steps", min_length=1)]
-    number: Annotated[list[int], says("of the mark at which it begins")]
-    calls: Annotated[list[int], says("of malloc and its kind, and of free")]
-    seconds: Annotated[list[Number], says("wall seconds")]
+    kind: Annotated[list[int], doc("0 before the first mark, 1 a step, any other a phase between steps", min_length=1)]
+    number: Annotated[list[int], doc("of the mark at which it begins")]
+    calls: Annotated[list[int], doc("of malloc and its kind, and of free")]
+    seconds: Annotated[list[Number], doc("wall seconds")]
     minor_faults: Annotated[list[int], MINOR_FAULTS]
     major_faults: Annotated[list[int], MAJOR_FAULTS]
     user_seconds: Annotated[list[Number], USER_SECONDS]
     system_seconds: Annotated[list[Number], SYSTEM_SECONDS]
-    peak_rss_bytes: Annotated[list[int], says("largest resident set up to the end of the segment")]
-    steady: Annotated[list[bool], says("true for steps that count")]
+    peak_rss_bytes: Annotated[list[int], doc("largest resident set up to the end of the segment")]
+    steady: Annotated[list[bool], doc("true for steps that count")]
 
 
-class ReplayRank(TypedDict):
-    rank: Annotated[int, says("0")]
-    node: Annotated[int, says("0")]
-    hostname: Annotated[str, says("name of the host")]
-    pid: Annotated[int, says("process number of the replayer")]
-    cpus: Annotated[list[int], says("logical CPUs that it was allowed")]
-    threads: Annotated[Positive, says("threads that take turns, as recorded")]
-    proof: Annotated[Proof, says("the arm's library, which served the replayer before and after the replay")]
-    environment_bytes: NotRequired[Annotated[int, says("size of its environment, the same for all arms")]]
-    segments: Annotated[Segments, says("the trace from mark to mark, one entry each")]
-    calls: Annotated[Positive, says("calls that were made")]
-    calls_hash: Annotated[int, says("over kind, thread, block, alignment and size of each call in its order, 52 bits")]
-    peak_rss_bytes: Annotated[int, says("largest resident set")]
-    huge_bytes: Annotated[int, says("0: not measured")]
+class ReplayRank(Rank):
+    threads: Annotated[Positive, doc("threads that take turns, as recorded")]
+    proof: Annotated[Proof, doc("the arm's library, which served the replayer before and after the replay")]
+    environment_bytes: NotRequired[Annotated[int, doc("size of its environment, the same for all arms")]]
+    segments: Annotated[Segments, doc("the trace from mark to mark, one entry each")]
+    calls: Annotated[Positive, doc("calls that were made")]
+    calls_hash: Annotated[int, doc("over kind, thread, block, alignment and size of each call in its order, 52 bits")]
+    peak_rss_bytes: Annotated[int, doc("largest resident set")]
+    huge_bytes: Annotated[int, doc("0: not measured")]

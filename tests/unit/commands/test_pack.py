@@ -136,15 +136,15 @@ def test_report_and_compare_read_a_pack_like_its_folder(named: Path, capsys: pyt
     for one in (path, named.parent / "by hand", named):
         capsys.readouterr()
         code = builders.run_command("compare", str(one), str(one))
-        said.append((code, capsys.readouterr().out.replace(str(one), "IT")))
+        said.append((code, " ".join(capsys.readouterr().out.split()).replace(str(one), "IT")))
     assert said[0] == said[1] and "tcmalloc" in said[0][1]
-    assert said[2][0] == said[0][0] and said[2][1].splitlines()[3] == said[0][1].splitlines()[3]
+    assert said[2][0] == said[0][0] and said[2][1].partition(" A ")[0] == said[0][1].partition(" A ")[0]
 
 
 def test_a_pack_that_was_sent_in_is_checked(named: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = pack(named)
     assert builders.run_command("pack", "--check", str(path)) == 0
-    assert "6 whole records (glibc, tcmalloc) that name nobody" in capsys.readouterr().out
+    assert "6 records (glibc, tcmalloc), checksums valid, no host, user or path names" in capsys.readouterr().out
 
     def again(change: Any) -> str:
         bad = tmp_path / "bad.tar.gz"
@@ -223,21 +223,24 @@ def test_a_file_that_is_cut_short_and_words_that_are_wrong_are_one_sentence(name
 
 
 @pytest.mark.parametrize("kind", ["record", "name"])
-def test_what_is_larger_than_any_record_is_not_read_into_memory(kind: str, tmp_path: Path) -> None:
+def test_what_is_larger_than_any_record_is_not_read_into_memory(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Zeros compress a thousandfold, and tarfile reads a long name whole."""
+    monkeypatch.setattr(records, "MOST_BYTES", 24 << 20)
     large = tarfile.TarInfo("x/record.json")
-    large.size, large.type = 257 << 20, tarfile.GNUTYPE_LONGNAME if kind == "name" else tarfile.REGTYPE
+    large.size, large.type = 25 << 20, tarfile.GNUTYPE_LONGNAME if kind == "name" else tarfile.REGTYPE
     with gzip.open(tmp_path / "a.tgz", "wb", compresslevel=1) as packed:
         packed.write(large.tobuf(tarfile.GNU_FORMAT))
-        for _ in range(257):
+        for _ in range(25):
             packed.write(bytes(1 << 20))
         packed.write(tarfile.TarInfo("x/record.json").tobuf() + bytes(1024))
     tracemalloc.start()
     with pytest.raises(RecordError, match="larger than any pack|is not a whole pack"):
         unpacked(tmp_path / "a.tgz")
-    assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
     tracemalloc.stop()
     with open(tmp_path / "record.json", "wb") as file:
-        file.truncate(257 << 20)
+        file.truncate(25 << 20)
     with pytest.raises(RecordError, match="larger than any record"):
         records.read(tmp_path / "record.json")

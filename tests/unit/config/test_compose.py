@@ -41,7 +41,10 @@ def text(tmp_path: Path) -> str:
         *(("allocator.name", name, "folder") for name in ("a/b", "", "-a", "a,b")),
         *((key, float("inf"), "finite") for key in ("train.lr", "measure.max_seconds")),
         *((key, -1, "0 or more") for key in ("repeat", "seed")),
-        *((key, 2, "data parallelism") for key in ("parallel.tensor", "parallel.pipeline")),
+        *((key, 2, "divides nodes * ranks_per_node = 1 * 1") for key in ("parallel.tensor", "parallel.pipeline")),
+        ("parallel.tensor", 5, "a divisor of model.heads=12"),
+        ("parallel.pipeline", 5, "a divisor of model.layers=12"),
+        *((key, 0, "greater than 0") for key in ("parallel.tensor", "parallel.pipeline")),
         *(("allocator.env", {name: "x"}, "allocator.library") for name in ("LD_PRELOAD", "LD_AUDIT")),
         ("nodes", -1, "greater than 0"),
         ("model.heads", 7, "model.hidden=768"),
@@ -164,7 +167,7 @@ def test_a_batch_that_auto_does_not_divide_is_refused_with_what_auto_is() -> Non
         (["sweep.shuffle_arms=maybe"], "sweep.shuffle_arms=maybe: expected `bool`"),
         (["sweep.max_minutes=0"], "sweep.max_minutes=0: expected `float` > 0.0"),
         (["sweep.max_minutes=nan"], "sweep.max_minutes=nan: expected `float` > 0.0"),
-        (["~model"], "~model takes a key away, and a job needs every key: give it another value, model=VALUE."),
+        (["~model"], "~model takes a key away, and a job needs every key; give it another value, model=VALUE."),
         (["study=ä"], "study=ä cannot be read: "),
         (["nodes=range(1,2,0)"], "nodes=range(1,2,0) cannot be read: "),
         (["nodes=interval(1,2)"], "nodes=interval(1,2) is an interval"),
@@ -180,7 +183,7 @@ def test_a_batch_that_auto_does_not_divide_is_refused_with_what_auto_is() -> Non
         (["+hydra.searchpath=[x]"], "hydra.searchpath is a key of Hydra's own"),
         (["nodes=1", "--config-name=x"], "unrecognized arguments: --config-name=x"),
         (["--frob"], "unrecognized arguments: --frob"),
-        (["-m", "report"], "report is a command: write it first"),
+        (["-m", "report"], "report is a command; write it first"),
         (["-m", "nodes"], "nodes is not KEY=VALUE"),
         (["=3"], "=3 is not KEY=VALUE"),
         (["nodes=1\n", "x=\t"], "nodes=1\\n"),
@@ -261,13 +264,11 @@ def test_points_that_differ_in_plain_numbers_alone_are_composed_once_and_are_the
     words = ["train.global_batch_size=8", "nodes=1,2", "repeat=0,3", "allocator=glibc,tcmalloc", "model=tiny"]
     jobs = compose.jobs_of(words)[1]
     assert len(jobs) == 8 and len(asked) == 2, "once for each arm"
-    each = [
-        compose.jobs_of([words[0], f"nodes={n}", f"repeat={r}", f"allocator={a}", "model=tiny"])[1]
-        for n in (1, 2)
-        for r in (0, 3)
-        for a in ("glibc", "tcmalloc")
-    ]
-    assert [[job] for job in jobs] == each
+    for place, own in (
+        (1, ["nodes=1", "repeat=0", "allocator=tcmalloc"]),
+        (6, ["nodes=2", "repeat=3", "allocator=glibc"]),
+    ):
+        assert compose.jobs_of([words[0], *own, "model=tiny"])[1] == [jobs[place]]
     with pytest.raises(ConfigError, match="repeat=-1"):
         compose.jobs_of(["repeat=0,-1"])
 
@@ -339,3 +340,48 @@ def test_a_key_that_holds_text_is_swept_over_what_was_typed(tmp_path: Path, monk
     monkeypatch.setenv("BENCH_CONF", str(tmp_path))
     _, jobs = compose.jobs_of(["model=tiny", "allocator=1_0,glibc"])
     assert [job.allocator.name for job in jobs] == ["1_0", "glibc"] and jobs[0].allocator.env == {"A": "4"}
+
+
+# A divided model
+
+
+@pytest.mark.parametrize(
+    "tensor, vocabulary", [(1, 50304), (2, 50432), (3, 50304), (4, 50688), (6, 50688), (12, 50688)]
+)
+def test_the_vocabulary_is_padded_to_128_for_each_slice(compose: Any, tensor: int, vocabulary: int) -> None:
+    _, (job,) = compose(f"nodes={tensor}", f"parallel.tensor={tensor}")
+    assert job.model.padded_vocabulary == vocabulary
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("nodes=2 parallel.tensor=5", "parallel.tensor=5 must be a divisor of model.heads=12."),
+        ("nodes=2 parallel.pipeline=24", "parallel.pipeline=24 must be a divisor of model.layers=12."),
+        ("nodes=6 parallel.pipeline=4", "parallel.pipeline=4 must be such that parallel.tensor * parallel.pipeline = 1 * 4 divides"),
+        ("nodes=8 parallel.tensor=2 train.global_batch_size=6", "must be a multiple of train.micro_batch_size * replicas = 1 * 4"),
+        ("nodes=4 parallel.pipeline=4", "measure.iteration_micro_batches=5 must be at least 7: "),
+    ],
+)  # fmt: skip
+def test_what_does_not_divide_is_refused(refused: Any, words: str, said: str) -> None:
+    assert said in refused(*words.split())
+
+
+@pytest.mark.parametrize("split", ["parallel.tensor=2", "parallel.pipeline=2"])
+def test_a_model_of_1_3_billion_fits_divided_or_not_at_all(compose: Any, split: str) -> None:
+    _, (job,) = compose("model=gpt1.3b", "nodes=2", split)
+    assert 12 * GIB < job.rank_bytes < 14 * GIB, "a rank of the whole model needs 27"
+    check_fits(job, 2, 2, 28 * GIB)
+    check_fits(job, 1, 2, 14 * GIB)  # on each of two hosts
+    with pytest.raises(ConfigError, match="model=gpt1.3b with 2 ranks on this host needs about 2[5-7]"):
+        check_fits(job, 2, 2, 23 * GIB)
+
+
+def test_a_model_of_13_billion_composes_for_a_cluster(compose: Any) -> None:
+    words = "model=gpt13b nodes=32 parallel.tensor=4 parallel.pipeline=4 measure.iteration_micro_batches=8"
+    _, (job,) = compose(*words.split())
+    assert job.model.num_parameters == pytest.approx(12.85e9, rel=0.01) and (job.dp, job.num_micro_batches) == (2, 512)
+    # 16 bytes a parameter over 16 ranks, and what a stage keeps.
+    assert 16 * job.model.num_parameters / 16 < job.rank_bytes < 24 * GIB
+    _, (alone,) = compose("model=gpt13b")
+    assert alone.rank_bytes > 16 * alone.model.num_parameters

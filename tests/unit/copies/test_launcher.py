@@ -30,16 +30,9 @@ LAUNCHERS = [
 def test_each_launcher_tells_number_and_address(launcher: str, environ: dict[str, str]) -> None:
     copy = which_copy(environ)
     assert copy == Copy(launcher, 2, 4, "10.0.0.1", copy.master_port) and 20000 <= copy.master_port < 30000
-
-
-def test_without_a_launcher_there_is_one_copy() -> None:
-    assert which_copy({}) == Copy() and Copy().num_copies == 1
-
-
-@pytest.mark.parametrize("launcher, environ", LAUNCHERS)
-def test_one_copy_needs_no_address(launcher: str, environ: dict[str, str]) -> None:
+    assert which_copy({**environ, "BENCH_MASTER_ADDR": "10.9.9.9"}).master_addr == "10.9.9.9"
     ones = {name: {"2": "0", "4": "1"}.get(value, value) for name, value in environ.items() if "ADDR" not in name}
-    assert which_copy(ones) == Copy(launcher)
+    assert which_copy(ones) == Copy(launcher), "one copy needs no address"
 
 
 def test_our_own_variables_come_first_and_slurm_needs_the_size_of_a_step() -> None:
@@ -71,10 +64,6 @@ def test_a_missing_address_is_asked_for(address: dict[str, str]) -> None:
     assert "openmpi" in str(caught.value) or "no-such-host.invalid" in str(caught.value)
 
 
-def test_ours_overrides_the_address_that_the_launcher_says() -> None:
-    assert which_copy({**LAUNCHERS[1][1], "BENCH_MASTER_ADDR": "10.9.9.9"}).master_addr == "10.9.9.9"
-
-
 def test_slurm_without_its_variables_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every copy would believe that it is alone, and all would run everything."""
 
@@ -93,11 +82,6 @@ def test_slurm_without_its_variables_is_refused(monkeypatch: pytest.MonkeyPatch)
     [
         ({"BENCH_NODE_RANK": "1"}, "BENCH_NODE_RANK=1, but BENCH_NUM_NODES is not set"),
         ({"BENCH_NUM_NODES": "2"}, "BENCH_NUM_NODES=2, but BENCH_NODE_RANK is not set"),
-        (
-            {"BENCH_NODE_RANK": "1", "BENCH_NUM_NODE": "2"},
-            "BENCH_NUM_NODE=2 means nothing: did you mean BENCH_NUM_NODES",
-        ),
-        ({"BENCH_MASTER_ADR": "n1"}, "did you mean BENCH_MASTER_ADDR"),
         ({"SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_ID": "7"}, "SLURM_JOB_NUM_NODES=2, but srun did not start"),
         ({"OMPI_COMM_WORLD_RANK": "1"}, "OMPI_COMM_WORLD_RANK=1, but OMPI_COMM_WORLD_SIZE is not set"),
         ({"PMI_RANK": "0"}, "PMI_RANK=0, but PMI_SIZE is not set"),
@@ -106,11 +90,13 @@ def test_slurm_without_its_variables_is_refused(monkeypatch: pytest.MonkeyPatch)
         ({"FLUX_TASK_RANK": "0", "FLUX_JOB_SIZE": "4"}, "FLUX_JOB_SIZE=4: the launcher started several copies"),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_SIZE=2, but OMPI_COMM_WORLD_RANK is not set"),
         ({"SLURM_STEP_NUM_TASKS": "2"}, "SLURM_STEP_NUM_TASKS=2, but SLURM_PROCID is not set"),
-        ({"SLURM_NNODES": "2"}, "SLURM_NNODES=2, but nothing says which copy this is"),
-        ({"LSB_HOSTS": "n1 n1 n2"}, "LSB_HOSTS=n1 n1 n2, but nothing says which copy this is"),
-        ({"LSB_MCPU_HOSTS": "n1 4 n2 4"}, "LSB_MCPU_HOSTS=n1 4 n2 4, but nothing says which copy this is"),
-        ({"SLURM_JOB_NODELIST": "n[1-2]"}, r"SLURM_JOB_NODELIST=n\[1-2\], but nothing says which copy this is"),
-        ({"BENCH_RANK": "1", "BENCH_WORLD_SIZE": "2"}, "did you mean BENCH_NODE_RANK"),
+        ({"SLURM_NNODES": "2"}, "SLURM_NNODES=2 is of several nodes, but nothing says which copy"),
+        ({"LSB_HOSTS": "n1 n1 n2"}, "LSB_HOSTS=n1 n1 n2 is of several nodes, but nothing says which copy"),
+        ({"LSB_MCPU_HOSTS": "n1 4 n2 4"}, "LSB_MCPU_HOSTS=n1 4 n2 4 is of several nodes, but nothing says which copy"),
+        (
+            {"SLURM_JOB_NODELIST": "n[1-2]"},
+            r"SLURM_JOB_NODELIST=n\[1-2\] is of several nodes, but nothing says which copy",
+        ),
     ],
 )
 def test_a_launcher_that_says_too_little_is_refused_by_the_variable_and_with_the_way_out(
@@ -127,17 +113,16 @@ def test_a_batch_job_of_several_nodes_that_started_one_copy_is_refused(name: str
     path.write_text("n1 4\nn1 4\n")
     assert which_copy({name: str(path)}) == Copy(), "one node"
     path.write_text("n1 4\nn2 4\n\n")
-    with pytest.raises(ConfigError, match=f"{name} lists 2 nodes, but nothing says which copy this is"):
+    with pytest.raises(ConfigError, match=f"{name}=.* is of several nodes, but nothing says which copy this is"):
         which_copy({name: str(path)})
     assert which_copy({name: str(path), "BENCH_NODE_RANK": "0", "BENCH_NUM_NODES": "1"}) == Copy("bench")
     assert which_copy({name: str(tmp_path / "gone")}) == Copy()
 
 
-@pytest.mark.parametrize("name", launcher.NODE_COUNTS)
 @pytest.mark.parametrize("count", ["1", "0", ""])
-def test_a_batch_job_of_one_node_is_one_copy(name: str, count: str) -> None:
-    one = {name: count, "LSB_HOSTS": "n1 n1", "LSB_MCPU_HOSTS": "n1 4", "SLURM_JOB_NODELIST": "n-1.cluster"}
-    assert which_copy(one) == Copy()
+def test_a_batch_job_of_one_node_is_one_copy(count: str) -> None:
+    one = {"LSB_HOSTS": "n1 n1", "LSB_MCPU_HOSTS": "n1 4", "SLURM_JOB_NODELIST": "n-1.cluster"}
+    assert which_copy({**dict.fromkeys(launcher.NODE_COUNTS, count), **one}) == Copy()
 
 
 def test_of_two_launchers_the_one_that_started_most_copies_is_believed() -> None:
@@ -202,27 +187,16 @@ def test_addresses_of_ipv6() -> None:
 # Ports and interfaces
 
 
-def test_master_port_is_the_same_for_a_step_and_another_for_another() -> None:
+def test_the_port_is_the_same_in_a_step_or_for_a_token_and_another_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     step = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_PROCID": "3"}
-    port = master_port("slurm", step)
-    assert port == master_port("slurm", {**step, "SLURM_PROCID": "0", "HOSTNAME": "elsewhere"})
-    steps = {master_port("slurm", {**step, "SLURM_STEP_ID": str(i)}) for i in range(20)}
-    jobs = {master_port("slurm", {**step, "SLURM_JOB_ID": str(i)}) for i in range(20)}
-    assert master_port("bench", step) == master_port("bench", {}), (
-        "what ssh started knows nothing of the first one's job"
-    )
-    assert len(steps) > 15 and len(jobs) > 15 and all(20000 <= p < 30000 for p in steps | jobs)
+    assert master_port("slurm", step) == master_port("slurm", {**step, "SLURM_PROCID": "0", "HOSTNAME": "elsewhere"})
+    assert master_port("bench", step) == master_port("bench", {}), "what ssh started has nothing of the first one's job"
+    assert master_port("bench", {"BENCH_TOKEN": "1"}) == master_port("slurm", {"BENCH_TOKEN": "1", **step})
     mpi = {"PMIX_NAMESPACE": "n.1", **step}
-    assert (
-        master_port("openmpi", mpi)
-        == master_port("openmpi", {**mpi, "SLURM_STEP_ID": "4294967290"})
-        != master_port("openmpi", {**mpi, "PMIX_NAMESPACE": "n.2"})
-    )
-
-
-def test_two_users_and_two_tokens_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
-    ports = {master_port("bench", {"BENCH_TOKEN": str(i)}) for i in range(20)}
-    assert len(ports) > 15 and master_port("bench", {"BENCH_TOKEN": "1"}) == master_port("slurm", {"BENCH_TOKEN": "1"})
+    assert master_port("openmpi", mpi) == master_port("openmpi", {**mpi, "SLURM_STEP_ID": "4294967290"})
+    for name in ("SLURM_STEP_ID", "SLURM_JOB_ID", "PMIX_NAMESPACE", "BENCH_TOKEN"):
+        ports = {master_port("slurm", {**step, name: str(i)}) for i in range(20)}
+        assert len(ports) > 15 and all(20000 <= port < 30000 for port in ports), name
     users = set()
     for user in range(20):
         monkeypatch.setattr(os, "getuid", lambda user=user: user)

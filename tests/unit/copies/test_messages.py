@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from typing import Any, get_args
 
 import pytest
-from cluster_of_copies import SECRET, hello
-from hypothesis import given, settings
+from cluster_of_copies import hello
+from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.copies import wire
 from bench.copies.control import disagreement
 from bench.copies.launcher import Copy
 from bench.copies.messages import BY_FOLLOWER, BY_LEADER, is_message
 from bench.copies.rendezvous import Following, Leading, RankFailed
 from bench.workloads.gpt.rank.orders import Orders
 
-EXAMPLES = settings(max_examples=int(os.environ.get("BENCH_EXAMPLES", "100")), deadline=None)
 RANK = {"rank": 1, "hostname": "h1", "alike": {"torch": "1"}}
 REAL = {
     True: [
-        {"do": "welcome"},
-        {"do": "end"},
-        *({"do": word, "run": 0} for word in ("turn", "go", "leave")),
+        {"do": "finish"},
+        *({"do": word, "run": 0} for word in ("turn", "go", "end")),
         {"do": "refuse", "why": "too many."},
         {"do": "run", "jobs": [{"nodes": 2}]},
         {"do": "kill", "run": 1, "hangs": True},
@@ -39,7 +35,7 @@ REAL = {
         {"do": "waits", "run": 0},
         {"do": "beat", "run": 0, "done": {"0": 12, "131071": 0}},
         {"do": "ready", "run": 0, "ranks": [RANK]},
-        {"do": "told", "run": 0, "parts": [{"rank": 1, "proof": {}}]},
+        {"do": "sent", "run": 0, "ranks": [{"rank": 1, "proof": {}}]},
         {"do": "done", "run": 0, "error": None, "warnings": [], "logs": {}},
         {"do": "done", "run": 0, "error": "rank 1 died.", "warnings": ["noise"], "logs": {"1": "words"}},
         {"do": "done", "run": 0, "error": None, "warnings": [], "logs": None},
@@ -56,22 +52,15 @@ def test_what_copies_say_is_understood_and_by_whom_it_may_be_said(by_leader: boo
     assert {message["do"] for message in REAL[by_leader]} == {kind.__struct_config__.tag for kind in kinds}
 
 
-@pytest.mark.parametrize("message", ["\ud800", {"do": "\ud800"}, {"do": "store", "key": "\ud800", "value": "\ud800"}])
-def test_half_a_character_is_no_message(message: Any) -> None:
-    assert not is_message(message, by_leader=False)
-
-
 KEY = st.sampled_from(
-    "do rank ranks hostname alike parts done error warnings logs key value add run jobs why hangs".split()
-    + ["0", "1", "²"]
+    "do rank ranks hostname alike done error warnings logs key value add run jobs why hangs".split() + ["0", "1", "²"]
 )
 ANYTHING = st.recursive(
     st.none()
     | st.booleans()
     | st.integers(-2, 2)
     | st.floats()
-    | st.text(max_size=3)
-    | st.sampled_from(["0", "1", "ff", "\ud800", "²"]),
+    | st.sampled_from(["", "x", "0", "1", "ff", "\ud800", "²"]),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(KEY, inner, max_size=3),
     max_leaves=6,
 )
@@ -81,15 +70,8 @@ ANYTHING = st.recursive(
 def almost(draw: Any, by_leader: bool) -> Any:
     """A message, with something of it changed, left out or added."""
     message = json.loads(json.dumps(draw(st.sampled_from(REAL[by_leader]))))
-    where = draw(
-        st.sampled_from(
-            [
-                message,
-                *(v[0] for v in message.values() if isinstance(v, list) and v and isinstance(v[0], dict)),
-                *(v for v in message.values() if isinstance(v, dict)),
-            ]
-        )
-    )
+    inner = [v[0] if isinstance(v, list) and v else v for v in message.values()]
+    where = draw(st.sampled_from([message, *(v for v in inner if isinstance(v, dict))]))
     key = draw(st.sampled_from(sorted(where)) | KEY) if where else draw(KEY)
     if draw(st.booleans()) and key in where:
         del where[key]
@@ -104,8 +86,12 @@ def arrived(message: Any, by_leader: bool) -> list[dict[str, Any]]:
     return [said] if is_message(said, by_leader) else []
 
 
+class Wire:
+    def send(self, message: Any) -> None:
+        pass
+
+
 @given(message=ANYTHING | almost(False))
-@EXAMPLES
 def test_whatever_a_follower_says_is_one_sentence_at_most(message: Any) -> None:
     for said in arrived(message, by_leader=False):
         part = Leading(Copy(), {}, ["h0", "h1"])
@@ -119,19 +105,13 @@ def test_whatever_a_follower_says_is_one_sentence_at_most(message: Any) -> None:
 
 
 @given(message=ANYTHING | almost(True))
-@EXAMPLES
 def test_whatever_the_first_node_says_is_an_order_that_a_rank_understands_or_the_end(message: Any) -> None:
-    class Wire:
-        def send(self, message: Any) -> None:
-            pass
-
     for said in arrived(message, by_leader=True):
-        part = Following(Copy(), Wire())  # type: ignore[arg-type]
         try:
-            for order in part.on_message(0, said):
+            for order in Following(Copy(), Wire()).on_message(0, said):  # type: ignore[arg-type]
                 obey(order)
         except RankFailed:
-            assert said["do"] in ("kill", "end")
+            assert said["do"] in ("kill", "finish")
 
 
 def obey(order: dict[str, Any]) -> None:
@@ -142,25 +122,3 @@ def obey(order: dict[str, Any]) -> None:
     orders = Orders(receive)
     assert orders.take(1.0)
     os.close(receive)
-
-
-@pytest.mark.parametrize(
-    "text", [b"[" * 100_000, b"{", b"1e", b"\xff", b'{"do": "told", "parts": [{"rank": 1, "loss": NaN}]}']
-)
-def test_what_is_no_json_ends_the_connection(text: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "keep_alive", lambda sock, timeout_seconds: None)
-    here, there = socket.socketpair()
-    with here, there:
-        connection = wire.Connection(here, 5.0, SECRET.key, True)
-        there.sendall(connection.mac(False, 0, text) + b" " + text + b"\n")
-        assert connection.receive(5.0) is None and not connection.alive
-
-
-def test_who_never_ends_his_line_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "keep_alive", lambda sock, timeout_seconds: None)
-    monkeypatch.setattr(wire, "MAX_BYTES", 1000)
-    here, there = socket.socketpair()
-    with here, there:
-        connection = wire.Connection(here, 5.0, SECRET.key, True)
-        there.sendall(b"x" * 2000)
-        assert connection.receive(5.0) is None and not connection.alive

@@ -39,23 +39,23 @@ def leading() -> tuple[Leading, dict[int, Wire]]:
 
 def test_nobody_trains_before_all_are_ready_and_nobody_leaves_before_all_have_told() -> None:
     part, wires = leading()
-    assert part.on_message(2, {"do": "ready", "ranks": [rank(2)]}) == [] == part.ready([rank(0)])
+    assert part.on_message(2, {"do": "ready", "ranks": [rank(2)]}) == [] == part.reach("ready", [rank(0)])
     assert part.on_message(1, {"do": "ready", "ranks": [rank(1)]}) == [{"do": "go"}]
     assert [wire.sent for wire in wires.values()] == [[{"do": "go", "run": 0}]] * 2
-    assert part.told([{"rank": 0}]) == []
-    assert part.on_message(1, {"do": "told", "parts": [{"rank": 1}]}) == []
-    assert part.on_message(2, {"do": "told", "parts": [{"rank": 2}]}) == [{"do": "end"}]
-    assert [wire.sent[-1] for wire in wires.values()] == [{"do": "leave", "run": 0}] * 2
-    assert sorted(part.parts) == [0, 1, 2]
+    assert part.reach("sent", [{"rank": 0}]) == []
+    assert part.on_message(1, {"do": "sent", "ranks": [{"rank": 1}]}) == []
+    assert part.on_message(2, {"do": "sent", "ranks": [{"rank": 2}]}) == [{"do": "end"}]
+    assert [wire.sent[-1] for wire in wires.values()] == [{"do": "end", "run": 0}] * 2
+    assert sorted(part.reached["sent"]) == [0, 1, 2]
 
 
 def test_a_node_that_is_lost_costs_the_job_unless_it_had_told_everything() -> None:
     part, _ = leading()
     with pytest.raises(RankFailed, match="node 1 .h1. is gone"):
         part.on_lost(1)
-    part.on_message(2, {"do": "told", "parts": [{"rank": 2}]})
+    part.on_message(2, {"do": "sent", "ranks": [{"rank": 2}]})
     part.on_lost(2)
-    assert "It had told everything." in part.done[2]["warnings"][0]
+    assert "Its ranks had sent everything." in part.done[2]["warnings"][0]
 
 
 def test_a_follower_says_that_its_ranks_live_only_when_they_do() -> None:
@@ -79,7 +79,7 @@ def test_a_turn_is_over_when_the_ranks_of_all_nodes_wait() -> None:
     part, wires = leading()
     part.give_turn()
     assert [wire.sent for wire in wires.values()] == [[{"do": "turn", "run": 0}]] * 2 and not part.all_wait
-    part.waits()
+    part.reach("waits", [])
     part.on_message(2, {"do": "waits"})
     assert not part.all_wait
     part.on_message(1, {"do": "waits"})

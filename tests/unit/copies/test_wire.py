@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -15,44 +15,45 @@ from bench.copies.wire import Connection, Refused, Secret, secret_of
 # The secret
 
 
-def test_a_token_is_a_secret_and_what_a_launcher_says_is_a_weak_one() -> None:
+def test_a_token_is_a_secret_and_what_a_launcher_says_is_a_weak_one(monkeypatch: pytest.MonkeyPatch) -> None:
     token = secret_of("slurm", {"BENCH_TOKEN": "x", "SLURM_JOB_ID": "7"})
-    assert (token.source, token.weak) == ("BENCH_TOKEN", False) and token == secret_of("bench", {"BENCH_TOKEN": "x"})
+    assert token.source == "BENCH_TOKEN" and token == secret_of("bench", {"BENCH_TOKEN": "x"})
     step = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}
     weak = secret_of("slurm", step)
-    assert weak.weak and weak == secret_of("slurm", {**step, "SLURM_PROCID": "3", "HOSTNAME": "elsewhere"})
+    assert weak.source == "derived" and weak == secret_of(
+        "slurm", {**step, "SLURM_PROCID": "3", "HOSTNAME": "elsewhere"}
+    )
     others = [secret_of("slurm", {**step, "SLURM_STEP_ID": "1"}), secret_of("slurm", {"SLURM_JOB_ID": "8"}), token]
-    assert len({one.key for one in [weak, *others]}) == 4
-
-
-def test_two_users_do_not_share_a_weak_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = secret_of("bench", {})
     monkeypatch.setattr(wire.os, "getuid", lambda: 4711)
-    assert secret_of("bench", {}).key != mine.key
+    others.append(secret_of("slurm", step))  # of another user
+    assert len({one.key for one in [weak, *others]}) == 5
 
 
 # The proof
 
 
-def shake(mine: Secret, theirs: Secret) -> list[Connection | Exception]:
+def shake(mine: Secret, theirs: Secret) -> list[Connection | Refused]:
     """What each side gets, the leader first."""
-    here, there = socket.socketpair()
-    found: list[Connection | Exception] = [Exception(), Exception()]
 
-    def enter() -> None:
+    def one(sock: socket.socket, secret: Secret, leads: bool) -> Connection | Refused:
         try:
-            found[1] = wire.enter(there, theirs, TIMEOUT)
+            return wire.authenticate(sock, secret, TIMEOUT, leads)
         except Refused as error:
-            found[1] = error
+            return error
 
-    thread = threading.Thread(target=enter)
-    thread.start()
-    try:
-        found[0] = wire.welcome_in(here, mine, TIMEOUT)
-    except Refused as error:
-        found[0] = error
-    thread.join()
-    return found
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(one, socket.socketpair(), (mine, theirs), (True, False)))
+
+
+def test_a_proof_that_is_sent_back_is_refused() -> None:
+    """Who answers with the follower's own challenge and proof does not know the secret."""
+    here, there = socket.socketpair()
+    with here, there, ThreadPoolExecutor(1) as pool:
+        follower = pool.submit(wire.authenticate, here, SECRET, TIMEOUT, False)
+        there.sendall(there.recv(32))
+        there.sendall(there.recv(32))
+        with pytest.raises(Refused, match="does not know"):
+            follower.result()
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +63,7 @@ def plain_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_who_knows_the_secret_is_let_in_and_others_are_not() -> None:
-    for one in shake(SECRET, Secret(b"o" * 32, "", False)):
+    for one in shake(SECRET, Secret(b"o" * 32, "")):
         assert isinstance(one, Refused)
     leader, follower = shake(SECRET, SECRET)
     assert isinstance(leader, Connection) and isinstance(follower, Connection)
@@ -116,7 +117,7 @@ def test_a_message_that_is_not_the_next_of_the_other_side_ends_the_connection(
     how: str, ends: tuple[Connection, Connection]
 ) -> None:
     connection, other = ends
-    first, second = (lines(other, {"do": "told", "run": 0, "parts": [], "n": n}) for n in (1, 2))
+    first, second = (lines(other, {"do": "sent", "run": 0, "ranks": [], "n": n}) for n in (1, 2))
     bad = {
         "changed": first + second.replace(b'"n": 2', b'"n": 3'),
         "again": first + first,
@@ -127,7 +128,25 @@ def test_a_message_that_is_not_the_next_of_the_other_side_ends_the_connection(
     other.socket.sendall(bad)
     got = [connection.receive(TIMEOUT) for _ in range(bad.count(b"\n"))]
     assert got[-1] is None and not connection.alive
-    assert got[:-1] == [{"do": "told", "run": 0, "parts": [], "n": 1}] * (len(got) - 1)
+    assert got[:-1] == [{"do": "sent", "run": 0, "ranks": [], "n": 1}] * (len(got) - 1)
+
+
+@pytest.mark.parametrize(
+    "text", [b"[" * 100_000, b"{", b"1e", b"\xff", b'{"do": "sent", "run": 0, "ranks": [{"rank": 1, "loss": NaN}]}']
+)
+def test_what_is_no_json_ends_the_connection(text: bytes, ends: tuple[Connection, Connection]) -> None:
+    connection, other = ends
+    other.socket.sendall(other.mac(False, 0, text) + b" " + text + b"\n")
+    assert connection.receive(TIMEOUT) is None and not connection.alive
+
+
+def test_who_never_ends_his_line_is_given_up(
+    ends: tuple[Connection, Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection, other = ends
+    monkeypatch.setattr(wire, "MAX_BYTES", 1000)
+    other.socket.sendall(b"x" * 2000)
+    assert connection.receive(TIMEOUT) is None and not connection.alive
 
 
 def test_sending_to_nobody_is_noticed_and_no_error(ends: tuple[Connection, Connection]) -> None:
@@ -145,6 +164,6 @@ def test_who_takes_nothing_any_more_is_given_up(monkeypatch: pytest.MonkeyPatch)
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         with socket.create_connection(listener.getsockname()), listener.accept()[0] as sock:
-            connection = Connection(sock, 0.5, b"k", True)
-            connection.send({"a": "x" * (64 << 20)})
+            connection = Connection(sock, 0.2, b"k", True)
+            connection.send({"a": "x" * (16 << 20)})
             assert not connection.alive

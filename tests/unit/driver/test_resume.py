@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bench.driver import resume, sweep
-from bench.driver.resume import answer, locked, measured_code
+from bench.driver.resume import find_record, locked, measured_code, record_path
 from bench.host import likeness
 from bench.job.errors import ConfigError, RecordError
 from bench.job.job import Allocator, Job
@@ -22,10 +22,6 @@ from bench.record import records
 from bench.workloads import reading
 
 Sweep = Callable[..., tuple[int, list[Job], list[dict[str, Any]]]]
-
-
-def record_path(folder: Path, job: Job) -> Path:
-    return folder / job.directory / "record.json"
 
 
 @pytest.mark.parametrize(
@@ -116,7 +112,7 @@ def test_the_measured_code_is_what_is_timed_whatever_its_comments_say(
     monkeypatch.setattr(resume, "CHECKOUT", tmp_path)
     assert (measured_code("gpt"), measured_code("program")) == now, "a copy elsewhere, as in an image, is the same code"
     of_gpt = ["workloads/gpt/rank/trainer.py", "workloads/gpt/rank/blas.py"]
-    of_program = ["workloads/program/watch/steps.py"]
+    of_program = ["workloads/program/watch/output.py"]
     for name in [*of_gpt, *of_program, "job/sampling.py", "process/counters.py", "report/style.py"]:
         path = tmp_path / "bench" / name
         text = path.read_text().replace('"""', '"""Another sentence. ', 1)
@@ -199,7 +195,7 @@ def test_a_folder_in_the_place_of_a_record_is_said_before_the_job_is_measured(tm
     """Nothing can be renamed over it: each start would measure the job again and lose it."""
     (tmp_path / "record.json").mkdir()
     with pytest.raises(RecordError, match="record.json is a folder: move it away"):
-        answer(tmp_path / "record.json", small_job, [], print)
+        find_record(tmp_path / "record.json", small_job, [])
 
 
 @pytest.mark.parametrize("name, words", [("main/.lock", "No such device or address"), ("main", "main is no folder")])

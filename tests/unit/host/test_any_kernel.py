@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from machines import LIMITED, X86_VM, tree
-from test_doors import EXAMPLES
 
 from bench.host import cgroup, facts, load
 from bench.host.findings import findings
@@ -38,7 +37,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @given(
     path=st.sampled_from(sorted(set(LIMITED) | set(V1))), word=WORD, one_in=st.integers(1, 4), version=st.integers(0, 1)
 )
-@settings(EXAMPLES, max_examples=EXAMPLES.max_examples // 2)
+@settings(max_examples=settings.default.max_examples // 2)
 def test_any_words_of_a_kernel_are_facts_or_none(
     roots: list[Path], path: str, word: str, one_in: int, version: int
 ) -> None:
@@ -50,7 +49,7 @@ def test_any_words_of_a_kernel_are_facts_or_none(
     existed = (root / path).exists()
     (root / path).write_text("\n".join(lines))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(facts, "_packages", lambda path: {})  # no words of a kernel, and slow
+        patch.setattr(facts, "software", lambda path: {})  # no words of a kernel, and slow
         host, now = facts.host(root, root, {}), load.now(root)
     (root / path).write_text(text) if existed else (root / path).unlink()
     load.noise(now, load.now(root), 1.0, 2)

@@ -13,8 +13,9 @@ import pytest
 
 from bench.commands.program import program_of
 from bench.driver import resume
+from bench.job.checks import shaped
 from bench.job.identity import identity
-from bench.job.job import Allocator, Data, Job, Launch, Program, complete, to_dict
+from bench.job.job import Allocator, Data, Job, Launch, Program, to_dict
 from bench.record.anonymize import stripped
 from bench.report.across import host_tables
 from bench.statistics import gate, grouping, reproduction
@@ -183,7 +184,7 @@ def test_what_is_measured_is_in_the_identity() -> None:
 def test_a_key_that_an_older_record_lacks_has_its_default() -> None:
     job = to_dict(builders.job())
     older = {**job, "launch": {"timeout_seconds": 300.0}, "train": {"global_batch_size": 64}}
-    assert identity(complete(older)) == identity(job)
+    assert identity(to_dict(shaped(older))) == identity(job)
 
 
 def test_one_question_on_two_hosts_is_one_whatever_the_folders(tmp_path: Path) -> None:
@@ -216,10 +217,10 @@ def test_a_relative_interpreter_is_made_absolute_and_asked_for_its_versions(
 
 
 def test_what_a_rank_was_given_decides_too(small_job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = resume.given_here(small_job, 1)
+    now = resume.conditions_here(small_job, [])["given"]
     monkeypatch.setattr("bench.workloads.gpt.ranks.shares_here", lambda ranks, threads=None: [[6, 7]])
-    moved = resume.given_here(small_job, 1)
+    moved = resume.conditions_here(small_job, [])["given"]
     monkeypatch.setattr("bench.workloads.gpt.ranks.shares_here", lambda ranks, threads=None: [[8, 11]])
-    assert resume.given_here(small_job, 1) == moved, "other cores of equal hosts"
+    assert resume.conditions_here(small_job, [])["given"] == moved, "other cores of equal hosts"
     monkeypatch.setattr("bench.workloads.gpt.ranks.refuses_binding", lambda: ["not allowed"])
-    assert resume.given_here(small_job, 1) != moved and now[1]["OMP_PROC_BIND"] == "close"
+    assert resume.conditions_here(small_job, [])["given"] != moved and now[1]["OMP_PROC_BIND"] == "close"

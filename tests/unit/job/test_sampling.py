@@ -13,7 +13,7 @@ import pytest
 from bench.job import sampling
 from bench.job.checks import check
 from bench.job.errors import ConfigError
-from bench.job.job import Job, Measure, Train
+from bench.job.job import Job, Measure, Parallel, Train
 from bench.job.sampling import (
     KINDS,
     change_point,
@@ -49,6 +49,23 @@ def noisy(values: list[float], relative: float = 0.01, seed: int = 1) -> list[fl
 def test_kinds_and_what_stands_for_the_rest(count: int, kinds: str, places: list[int]) -> None:
     assert list(kinds_of(count)) == kinds.split() and set(kinds_of(count)) <= set(KINDS)
     assert typical(kinds_of(count), range(count)) == places
+
+
+@pytest.mark.parametrize(
+    ("count", "stages", "kinds"),
+    [
+        (1, 4, "last"),
+        (3, 4, "last last last"),
+        (8, 4, "first settling middle middle last last last last"),
+        (6, 2, "first settling middle middle last last"),
+    ],
+)
+def test_a_pipeline_runs_empty_over_as_many_as_it_has_stages(count: int, stages: int, kinds: str) -> None:
+    assert list(kinds_of(count, stages)) == kinds.split()
+    deep = Job(nodes=stages, parallel=Parallel(pipeline=stages), train=Train(global_batch_size=count))
+    assert [one.kinds for one in itertools.islice(iterations(deep), 5)][-1] == tuple(
+        kinds_of(min(count, deep.measure.iteration_micro_batches), stages)
+    )
 
 
 @pytest.mark.parametrize(("given", "batch", "least"), [(3, 1024, 4), (3, 4, 4), (2, 3, 3)])

@@ -204,8 +204,15 @@ def test_what_a_version_has_dropped_is_not_set(
     assert {word.split("=")[0] for word in words} == {*always, *in_force, "LD_PRELOAD"}
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("option", ["TCMALLOC_RELEASE_RAT", "MIMALLOC_PURGE_DELA"])
+@pytest.mark.parametrize(
+    ("version", "option"),
+    [
+        ("2.10", "TCMALLOC_RELEASE_RAT"),
+        ("2.18", "MIMALLOC_PURGE_DELA"),
+        ("209", "MIMALLOC_PURGE_DELA"),
+        ("30600", "MIMALLOC_PURGE_DELA"),
+    ],
+)
 def test_a_misspelt_option_fails_under_every_version(stubs: dict[str, str], version: str, option: str) -> None:
     arm = Allocator("mine", stubs[version], {option: "1"}, instead=ARMS["tcmalloc"].instead)
     with pytest.raises(AllocatorError, match=f"sets {option}, which lib"):

@@ -41,6 +41,10 @@ def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
         ("glibc,1,nan,-", "line 2, column sec_per_it: 'nan'"),
         ("glibc,1,3,-\ntcmalloc,1,2,-\nglibc,1,4,-", "line 4: glibc at nodes=1 has a row already"),
         (",1,3,-", "line 2, column allocator: '' is not a name"),
+        ("glibc,1,1_020,-", "column sec_per_it: '1_020' is not a positive number"),
+        ("glibc,1e300,2,-", "column nodes: '1e300' is not a whole number"),
+        ("glibc,1,\0,-", "line 2: this is not CSV|column sec_per_it"),
+        (f"{'a' * 200_000},1,2,-", r"line 2: this is not CSV \(field larger"),
     ],
 )
 def test_what_is_no_row_is_one_sentence_with_its_place(tmp_path: Path, text: str, sentence: str) -> None:
@@ -59,6 +63,12 @@ def test_another_encoding_and_a_folder_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(ConfigError, match="is not a file"):
         published_rows(tmp_path / "folder.csv")
-    (tmp_path / "empty.csv").touch()
-    with pytest.raises(ConfigError, match="has no column allocator"):
-        published_rows(tmp_path / "empty.csv")
+    for head, words in (
+        ("", "has no column allocator"),
+        ("allocator;nodes;sec_per_it", "has no column allocator"),
+        ("allocator,nodes,nodes,sec_per_it", "has two or more column nodes"),
+        ("allocator,nodes,sec_per_it,record", f"is a summary of records: name its folder, {tmp_path}"),
+    ):
+        path.write_text(head)
+        with pytest.raises(ConfigError, match=words):
+            published_rows(path)

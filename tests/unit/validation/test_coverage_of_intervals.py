@@ -42,9 +42,9 @@ def test_an_interval_too_narrow_misses_the_goals(times: float, good: bool, monke
         return replace(known, low=low, high=high)
 
     monkeypatch.setattr(coverage.stats, "ratio", narrowed)
-    outcomes, (fewest, _, most) = coverage.judge(1, 0, 60)
+    outcomes, (fewest, _, most) = coverage.judge(1, 0, 30)
     assert (fewest, most) == (2, 2)
-    assert (not coverage.missed(BENCH, 5, outcomes[5], 60)) == good
+    assert (not coverage.missed(BENCH, 5, outcomes[5], 30)) == good
 
 
 def test_the_same_seed_gives_the_same_figures() -> None:

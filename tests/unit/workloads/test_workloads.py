@@ -34,23 +34,20 @@ class Stub(Workload):
         seconds = (0.5 if job.allocator.name == "glibc" else 0.25) * (1 + 0.01 * job.repeat)
         proof = {"malloc_library": "/lib/x.so", "sha256": "0" * 64, "version": "1", "options": {}}
         rank = {
-            "rank": 0,
-            "node": 0,
+            **dict.fromkeys(("rank", "node", "huge_bytes"), 0),
             "hostname": "h",
             "pid": 1,
             "cpus": [0],
             "threads": 1,
-            "huge_bytes": 0,
-            "proof": proof,
         }
-        return Outcome(ranks=[{**rank, "seconds": [seconds] * 3}])
+        return Outcome(ranks=[{**rank, "proof": proof, "seconds": [seconds] * 3}])
 
     def figures(self, record: dict[str, Any]) -> dict[str, Any]:
         return plain_figures("run", record["ranks"][0]["seconds"], {}, 1 << 20)
 
 
 def test_a_workload_of_ten_lines_goes_through_driver_record_report_and_compare(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, unrendered: None
 ) -> None:
     monkeypatch.setitem(WORKLOADS, "stub", Stub())
     monkeypatch.setitem(OWN_PARTS, "stub", ())

@@ -86,6 +86,7 @@ def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
     import torch
     import torch.distributed as dist
 
+    from bench.workloads.gpt.rank.parallel import initialize_groups
     from bench.workloads.gpt.rank.rendezvous import RankStore
     from bench.workloads.gpt.rank.trainer import Trainer
 
@@ -123,9 +124,10 @@ def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
             world_size=job.num_ranks,
             timeout=timedelta(seconds=limit) if limit else NO_LIMIT,
         )
+        groups = initialize_groups(job, timedelta(seconds=limit) if limit else NO_LIMIT)
     tell({"event": "connected"})
     turns = Turns(orders, tell, order.get("interleaved", False))
-    trainer = Trainer(job, turns.clock, marked(MICRO_BATCH, turns.wait, after=True))
+    trainer = Trainer(job, turns.clock, marked(MICRO_BATCH, turns.wait, after=True), groups)
     me["startup_seconds"] = time.perf_counter() - started
     trainer.run(marked(BETWEEN, tell, after=False))
 

@@ -1,9 +1,9 @@
-"""Matrix products: let Intel MKL use what the CPU can do, show which path is live, measure one product.
+"""Matrix products: let Intel MKL use what the CPU can do, read which path is live, measure one product.
 
     python -I -B -m bench.workloads.gpt.rank.blas full|stock THREADS    (the live path and its GFLOP/s, as one line of JSON)
 
 MKL asks whether the CPU is Intel's (``mkl_serv_intel_cpu_true``), remembers the answer in a word of its data, and takes
-its generic path after a no, whatever the CPU can do. ``apply`` sees to it that the answer is yes, in this process alone.
+its generic path after a no, whatever the CPU can do. `apply` makes the answer yes, in this process alone.
 Standard library only, torch where it is measured. In a rank: import torch, apply, ask and check, work, ask and check.
 """
 
@@ -20,81 +20,74 @@ import time
 from collections.abc import Sequence
 from typing import Any, Callable, NamedTuple
 
-AS_IT_COMES = "as it comes"
+from bench.process.cpus import cpuinfo
+
+DEFAULT = "default"
 ANSWERED = "vendor question answered"
 BY_VARIABLE = "MKL_DEBUG_CPU_TYPE"
 QUESTION = "mkl_serv_intel_cpu_true"
 YES = b"\xb8\x01\x00\x00\x00\xc3"  # mov eax, 1; ret
 AVX2 = 5
 PATIENCE_SECONDS = 2.0  # for products that no other program disturbs
-# A virtual machine's cores were slow by two fifths for up to two seconds after a change of load, with nothing in its own /proc to tell it.
+# A virtual machine's cores were slow by two fifths for up to two seconds after a change of load, which its own /proc did not show.
 LOOK_SECONDS = 2.5
 # What mkl_serv_cpu_detect returns: the index of the set of kernels, the same in MKL 2020.0 and 2024.2.
 PATHS = {0: "generic", 2: "SSSE3", 3: "SSE4.2", 4: "AVX", 5: "AVX2", 6: "AVX-512 (Xeon Phi)", 7: "AVX-512"}
 
 
 class BlasError(RuntimeError):
-    """One sentence: which path is live and which was asked for, and the way out."""
+    """One sentence: which path is live and which was asked for, and what to do."""
 
 
 class Cpu(NamedTuple):
-    """The first processor of /proc/cpuinfo: its vendor (None where it has none, as on Arm), its flags, its family."""
+    """The first processor: its vendor (None where it has none, as on Arm), and the best set of MKL's kernels for it."""
 
     vendor: str | None
-    flags: frozenset[str]
-    family: int = 0
-
-    @property
-    def could(self) -> str | None:
-        """The best set of kernels of MKL for these flags; None below AVX2 with FMA."""
-        if not {"avx2", "fma"} <= self.flags:
-            return None
-        return "AVX-512" if {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"} <= self.flags else "AVX2"
+    could: str | None  # None below AVX2 with FMA
 
 
 def read_cpu(path: str = "/proc/cpuinfo") -> Cpu:
-    fields: dict[str, str] = {}
-    try:
-        with open(path) as f:
-            for line in f:
-                name, colon, value = line.partition(":")
-                if colon:
-                    fields.setdefault(name.strip(), value.strip())
-    except OSError:
-        pass  # hidden in some sandboxes: then nothing is known, and nothing is changed
-    family = fields.get("cpu family", "")
-    flags = frozenset(fields.get("flags", fields.get("Features", "")).split())
-    return Cpu(fields.get("vendor_id"), flags, int(family) if family.isdigit() else 0)
+    """Return what MKL's choice depends on; nothing is known, and nothing is changed, where the file is hidden."""
+    info = cpuinfo(path)
+    flags = set(info.get("flags", "").split())
+    if not {"avx2", "fma"} <= flags:
+        return Cpu(info.get("vendor_id"), None)
+    wide = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"} <= flags
+    return Cpu(info.get("vendor_id"), "AVX-512" if wide else "AVX2")
 
 
 def loaded() -> ctypes.CDLL:
-    """libtorch_cpu.so with all it depends on, as it is mapped in this process; BlasError before ``import torch``."""
+    """Return libtorch_cpu.so with all it depends on, as it is mapped in this process. Raises BlasError before ``import torch``."""
     with open("/proc/self/maps") as f:
         for line in f:
             path = line.split(None, 5)[-1].rstrip("\n")
             if path.endswith("/libtorch_cpu.so"):
                 return ctypes.CDLL(path, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
-    raise BlasError("launch.blas can be seen to only after torch is imported: libtorch_cpu.so is not loaded.")
-
-
-# ---- which path is live ----
+    raise BlasError("launch.blas needs torch: libtorch_cpu.so is not loaded.")
 
 
 def ask(library: ctypes.CDLL | None = None, cpu: Cpu | None = None) -> dict[str, Any]:
-    """Which library multiplies in this process, and which path it takes: plain JSON values, the same all through a run.
+    """Return which library multiplies in this process, and which path it takes: plain JSON values, constant during a run.
 
     ``library``, ``version``, ``path`` (in words), ``number`` (MKL's own, or None), ``reached`` (how it came to that
     path), ``vendor`` of the CPU, ``could`` (the path that the CPU is able to take). MKL chooses its path when it is
-    asked, so ``apply`` comes first.
+    asked, so `apply` comes first.
     """
     library, cpu = library or loaded(), cpu or read_cpu()
     facts: dict[str, Any] = {"library": "unknown", "version": None, "path": None, "number": None}
-    facts.update(reached=AS_IT_COMES, vendor=cpu.vendor, could=cpu.could)
+    facts.update(reached=DEFAULT, vendor=cpu.vendor, could=cpu.could)
     if hasattr(library, "mkl_serv_cpu_detect"):
         number, version = library.mkl_serv_cpu_detect(), mkl_version(library)
-        facts.update(library="Intel MKL", version=version, number=number, path=_path(library, number))
+        path = PATHS.get(number, f"number {number}")
+        # Later versions have four kernels for AMD's Zen among the generic ones, for products of matrices.
+        if number == 0 and hasattr(library, "mkl_blas_def_sgemm_kernel_0_zen") and library.mkl_serv_cpuiszen():
+            path = "generic with Zen kernels"
+        facts.update(library="Intel MKL", version=version, number=number, path=path)
         if cpu.vendor != "GenuineIntel":
-            facts["reached"] = _reached(library, number, version)
+            if hasattr(library, QUESTION) and library.mkl_serv_intel_cpu_true():
+                facts["reached"] = ANSWERED
+            elif number > 0 and takes_debug_type(version):
+                facts["reached"] = BY_VARIABLE
     elif hasattr(library, "openblas_get_config"):
         config, core = library.openblas_get_config, library.openblas_get_corename
         config.restype = core.restype = ctypes.c_char_p
@@ -103,7 +96,7 @@ def ask(library: ctypes.CDLL | None = None, cpu: Cpu | None = None) -> dict[str,
 
 
 def mkl_version(library: ctypes.CDLL) -> str | None:
-    """Such as "2020.0.0" or "2024.2", out of MKL's own sentence about itself."""
+    """Return a version such as "2020.0.0" or "2024.2", out of MKL's own sentence about itself."""
     if not hasattr(library, "MKL_Get_Version_String"):
         return None
     text = ctypes.create_string_buffer(256)
@@ -113,7 +106,7 @@ def mkl_version(library: ctypes.CDLL) -> str | None:
 
 
 def takes_debug_type(version: str | None) -> bool:
-    """Whether this MKL reads MKL_DEBUG_CPU_TYPE: up to 2020.0, whose first update ("2020.0.1") lost it."""
+    """Return whether this MKL reads MKL_DEBUG_CPU_TYPE: up to 2020.0, whose first update ("2020.0.1") lost it."""
     return () < _numbers(version) <= (2020, 0, 0)
 
 
@@ -121,93 +114,50 @@ def _numbers(version: str | None) -> tuple[int, ...]:
     return tuple(int(part) for part in (version or "").split(".") if part.isdigit())
 
 
-def _path(library: ctypes.CDLL, number: int) -> str:
-    # Later versions have four kernels for AMD's Zen among the generic ones, for products of matrices.
-    if number == 0 and hasattr(library, "mkl_blas_def_sgemm_kernel_0_zen") and library.mkl_serv_cpuiszen():
-        return "generic with Zen kernels"
-    return PATHS.get(number, f"number {number}")
-
-
-def _reached(library: ctypes.CDLL, number: int, version: str | None) -> str:
-    """How MKL came to its path on a CPU that is not Intel's."""
-    if hasattr(library, QUESTION):
-        # MKL calls it through the linker's table, in which a preloaded library that defines it comes before MKL's own.
-        everybody = ctypes.CDLL(None)
-        elsewhere = hasattr(everybody, QUESTION) and _address(everybody) != _address(library)
-        if getattr(everybody if elsewhere else library, QUESTION)():
-            return f"{ANSWERED} by a preloaded library" if elsewhere else ANSWERED
-    return BY_VARIABLE if number > 0 and takes_debug_type(version) else AS_IT_COMES
-
-
-def _address(library: ctypes.CDLL) -> int:
-    return ctypes.cast(getattr(library, QUESTION), ctypes.c_void_p).value or 0
-
-
-# ---- the path of the CPU ----
-
-
 def apply(asked: str, library: ctypes.CDLL | None = None, cpu: Cpu | None = None) -> dict[str, Any]:
     """Make MKL take the path of the CPU (``full``), or leave it alone (``stock``); before the first product.
 
-    ``step`` is what worked: six bytes over the function that asks, or, where the kernel permits no such write (``refused``
-    has the reason), the variable of MKL up to 2020.0, for as long as MKL reads it (AVX2 at most). ``note`` is one sentence
-    where nothing could be done, else None. Only this process is changed. Raises BlasError when MKL has chosen its path
-    already.
+    Return ``asked``; ``step``, which is what worked: six bytes over the function that asks; and ``note``, one sentence
+    where nothing could be done, else None. Raises BlasError when MKL has chosen its path already.
     """
-    if asked not in ("full", "stock"):
-        raise BlasError(f"launch.blas={asked} is not known: use full or stock.")
-    done: dict[str, Any] = {"asked": asked, "step": AS_IT_COMES, "refused": [], "note": None}
+    done: dict[str, Any] = {"asked": asked, "step": DEFAULT, "note": None}
     if asked == "stock":
         return done
     library, cpu = library or loaded(), cpu or read_cpu()
     if not hasattr(library, "mkl_serv_cpu_detect"):
-        done["note"] = "left as it comes: the library that multiplies is not Intel MKL."
+        done["note"] = "left at its default: the library that multiplies is not Intel MKL."
     elif os.uname().machine != "x86_64" or cpu.vendor is None:
-        done["note"] = "left as it comes: this is no x86-64 CPU whose vendor is known."
+        done["note"] = "left at its default: this is no x86-64 CPU whose vendor is known."
     elif cpu.could is None:
-        done["note"] = "left as it comes: this CPU has no AVX2 with FMA."
+        done["note"] = "left at its default: this CPU has no AVX2 with FMA."
     elif cpu.vendor != "GenuineIntel":
-        _climb(library, done)
+        if why := _answer_the_question(library):
+            done["note"] = (
+                f"left at its default: Intel MKL {mkl_version(library)} cannot take another path here: {why}."
+            )
+        else:
+            done["step"] = "six bytes"
     return done
 
 
-def _climb(library: ctypes.CDLL, done: dict[str, Any]) -> None:
-    """Write ``step``, ``refused`` and ``note`` into ``done``."""
+def _answer_the_question(library: ctypes.CDLL) -> str | None:
+    """Make MKL take the CPU for Intel's; return why it cannot, or None."""
     if hasattr(library, "mkl_serv_get_cpu_type") and 0 <= library.mkl_serv_get_cpu_type(0) < AVX2:
         raise BlasError("launch.blas=full comes too late: Intel MKL has chosen its path already.")
-    why = "it has no question of the kind that is known"
-    address = _address(library) if hasattr(library, QUESTION) else 0
-    if address and is_the_question(ctypes.string_at(address, 160)):
-        try:
-            _write_code(address, YES)
-        except OSError as error:
-            why = "the kernel lets nothing be written"
-            done["refused"].append(f"six bytes: {error.strerror or error}")
-        else:
-            done["step"] = "six bytes"
-            library.mkl_serv_cpu_detect()
-            return
-    if takes_debug_type(version := mkl_version(library)):
-        _by_variable(library)
-        done["step"] = f"{BY_VARIABLE}={AVX2}"
-    else:
-        done["note"] = f"left as it comes: Intel MKL {version} cannot be told to take another path here: {why}."
+    address = hasattr(library, QUESTION) and ctypes.cast(library.mkl_serv_intel_cpu_true, ctypes.c_void_p).value
+    if not address or not is_the_question(ctypes.string_at(address, 160)):
+        return "it does not ask for the vendor in the known way"
+    try:
+        _write_code(address, YES)
+    except OSError as error:
+        return f"the kernel permits no write ({error})"
+    library.mkl_serv_cpu_detect()
+    return None
 
 
 def is_the_question(code: bytes) -> bool:
-    """Whether machine code asks the CPU for its vendor and compares that with GenuineIntel, in this order."""
+    """Return whether machine code asks the CPU for its vendor and compares that with GenuineIntel, in this order."""
     return re.search(rb"\x0f\xa2.*Genu.*ntel.*ineI", code, re.DOTALL) is not None
-
-
-def _protection(address: int) -> str:
-    """Of the mapping of this process that holds ``address``: such as "r-xp"."""
-    with open("/proc/self/maps") as f:
-        for line in f:
-            span, letters = line.split(None, 2)[:2]
-            start, end = span.split("-")
-            if int(start, 16) <= address < int(end, 16):
-                return letters
-    return "----"
 
 
 def _mprotect(start: int, length: int, protection: int) -> None:
@@ -218,43 +168,32 @@ def _mprotect(start: int, length: int, protection: int) -> None:
 
 
 def _write_code(address: int, code: bytes) -> None:
-    """Write over machine code and put the protection back.
+    """Write over machine code and make it read-only again.
 
     The page stays executable all the time: other threads may run in it, and a kernel that forbids pages which are
-    written and run (SELinux's execmod, MemoryDenyWriteExecute) says so at once, before anything has changed.
+    written and run (SELinux's execmod, MemoryDenyWriteExecute) denies it at once, before anything has changed.
     """
-    before = sum(1 << "rwx".index(letter) for letter in _protection(address) if letter in "rwx")  # the bits of PROT_
     start = address & -mmap.PAGESIZE
     length = -(-(address + len(code) - start) // mmap.PAGESIZE) * mmap.PAGESIZE
     _mprotect(start, length, mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     ctypes.memmove(address, code, len(code))
     try:
-        _mprotect(start, length, before)
+        _mprotect(start, length, mmap.PROT_READ | mmap.PROT_EXEC)
     except OSError as error:
         raise BlasError(f"launch.blas=full: MKL's code stays writable ({error}); use launch.blas=stock.") from error
 
 
-def _by_variable(library: ctypes.CDLL) -> None:
-    """Set the variable while MKL chooses its path, which it does once; no child of this process is to inherit it."""
-    os.environ[BY_VARIABLE] = str(AVX2)
-    library.mkl_serv_cpu_detect()
-    del os.environ[BY_VARIABLE]
-
-
-# ---- proof ----
-
-
 def check(done: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Raise BlasError unless the live path (``ask``) is the one asked for (what ``apply`` returned).
+    """Raise BlasError unless the live path (`ask`) is the one asked for (what `apply` returned).
 
-    A library that had to be left alone (``note``) may take any path: that is said in the record, and no error.
+    A library that had to be left alone (``note``) may take any path: the record has it, and it is no error.
     """
     if facts["library"] != "Intel MKL":
         return
     name = f"Intel MKL {facts['version']}"
-    if done["asked"] == "stock" and facts["reached"] != AS_IT_COMES:
+    if done["asked"] == "stock" and facts["reached"] != DEFAULT:
         raise BlasError(
-            f"launch.blas=stock, but {name} does not run as it comes ({facts['reached']}): something outside set it; "
+            f"launch.blas=stock, but {name} is not at its default ({facts['reached']}): something outside set it; "
             "remove that, or use launch.blas=full."
         )
     if done["asked"] == "full" and done["note"] is None and facts["could"] and facts["number"] < AVX2:
@@ -265,7 +204,7 @@ def check(done: dict[str, Any], facts: dict[str, Any]) -> None:
 
 
 def refuse_change(start: dict[str, Any], end: dict[str, Any]) -> None:
-    """Raise BlasError when the library says another thing at the end of a run than at its start."""
+    """Raise BlasError where the library reports another path at the end of a run than at its start."""
     for key, value in start.items():
         if end.get(key) != value:
             raise BlasError(
@@ -275,45 +214,39 @@ def refuse_change(start: dict[str, Any], end: dict[str, Any]) -> None:
 
 
 def shell_line(facts: dict[str, Any]) -> tuple[str | None, str]:
-    """The line that brings a user's own job script the path of the CPU, or None; and a sentence about it."""
+    """Return the line that selects the path of the CPU in a user's own job script, or None; and a sentence about it."""
     name = f"{facts['library']} {facts['version']}"
     if facts["library"] != "Intel MKL" or facts["vendor"] in ("GenuineIntel", None) or facts["could"] is None:
-        return None, f"{facts['library']} takes the path of this CPU as it comes, or has no better one for it."
+        return None, f"{facts['library']} takes the path of this CPU by default, or has no better one for it."
     if takes_debug_type(facts["version"]):
-        most = "; its AVX-512 path cannot be had by a variable" if facts["could"] == "AVX-512" else ""
+        most = "; its AVX-512 path cannot be selected by a variable" if facts["could"] == "AVX-512" else ""
         return f"export {BY_VARIABLE}={AVX2}", f"{name} then takes its AVX2 path on this CPU{most}."
     if _numbers(facts["version"]) >= (2025,):  # it does not export the question
-        return None, f"{name} keeps its choice of the path to itself: no way to change it is known here."
+        return None, f"{name} does not export its choice of the path: no way to change it is known here."
     return None, f"{name} has no variable for it: a preloaded library whose {QUESTION} returns 1 lifts the path."
 
 
-# ---- how fast ----
-
-
 def product_gflops(seconds: float = 0.1) -> dict[str, float]:
-    """GFLOP/s of two fp32 products under torch's present number of threads: the best of each, of three at least.
+    """Return the GFLOP/s of an fp32 product under torch's present number of threads, the best of three at least.
 
-    ``product_gflops``: [1024, 768] x [768, 3072], the model's first MLP layer for one sequence, for ``seconds``; ``batched_gflops``:
-    12 x [1024, 64] x [64, 1024], its attention scores, for a tenth of a second; ``product_cpus``: how many cores the first of them had.
-    Products of threads that share a core with another program do not count, while patience lasts: they are slow by half, the best of them
-    too.
+    ``product_gflops``: [1024, 768] x [768, 3072], the model's first MLP layer for one sequence, for ``seconds``;
+    ``product_cpus``: how many cores it had.
     """
     import torch
 
-    shapes = {"product": ((1024, 768), (768, 3072), seconds), "batched": ((12, 1024, 64), (12, 64, 1024), 0.1)}
     generator = torch.Generator().manual_seed(0)
-    found, cores = {}, {}
-    for name, (left, right, for_seconds) in shapes.items():
-        a, b = torch.rand(left, generator=generator), torch.rand(right, generator=generator)
-        out = torch.matmul(a, b)  # the first one is not timed
-        took, cores[name] = _best(functools.partial(torch.matmul, a, b, out=out), torch.get_num_threads(), for_seconds)
-        found[f"{name}_gflops"] = round(2 * out.numel() * left[-1] / took / 1e9, 1)
-    return {**found, "product_cpus": round(cores["product"], 2)}
+    a, b = (torch.rand(shape, generator=generator) for shape in ((1024, 768), (768, 3072)))
+    out = torch.matmul(a, b)  # the first one is not timed
+    took, cores = _best(functools.partial(torch.matmul, a, b, out=out), torch.get_num_threads(), seconds)
+    return {"product_gflops": round(2 * out.numel() * 768 / took / 1e9, 1), "product_cpus": round(cores, 2)}
 
 
 def _best(work: Callable[[], Any], threads: int, seconds: float) -> tuple[float, float]:
-    """Seconds of the fastest call that had nearly a core for each thread, of those in ``seconds`` and three at least, and its cores; of any
-    call where none had that within PATIENCE_SECONDS more."""
+    """Return the seconds of the fastest call that had nearly a core for each thread, and its cores.
+
+    Of the calls in ``seconds``, three at least; of any call where none had that within PATIENCE_SECONDS more. Threads that
+    share a core with another program are slow by half, the best call too.
+    """
     undisturbed: list[tuple[float, float]] = []
     shared: list[tuple[float, float]] = []
     began = time.perf_counter()
@@ -328,7 +261,7 @@ def _best(work: Callable[[], Any], threads: int, seconds: float) -> tuple[float,
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Tell it all from a process of its own: a measured rank's heap stays untouched, and who asks needs no torch."""
+    """Print all of it from a separate process: a measured rank's heap stays untouched, and the caller needs no torch."""
     import torch
 
     asked, threads = arguments

@@ -42,5 +42,6 @@ class Tokens:
         return samples[:, :-1].contiguous(), samples[:, 1:].contiguous()
 
 
-def sample_seed(seed: int, number: int) -> int:
-    return (seed * 1_000_003 + number) % 2**63
+def sample_seed(seed: int, number: int, stage: int = 0) -> int:
+    """Return the seed of a sample's tokens, and of its dropout in a stage: of the generator's seed only the lower 32 bits count."""
+    return (seed * 1_000_003 + number + stage * 0x9E3779B1) % 2**63

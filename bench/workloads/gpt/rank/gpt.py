@@ -20,6 +20,17 @@ from torch.utils.checkpoint import checkpoint
 from bench.job.job import Model, Train
 from bench.workloads.gpt.rank.ops_lean import LeanOps
 from bench.workloads.gpt.rank.ops_megatron import MegatronOps
+from bench.workloads.gpt.rank.parallel import (
+    Groups,
+    VocabularyParallelCrossEntropy,
+    column_parallel,
+    copy_to_tensor_region,
+    reduce_from_tensor_region,
+    row_parallel,
+    tensor_region_dropout,
+    vocabulary_parallel,
+    vocabulary_parallel_embedding,
+)
 
 OPS: dict[str, Any] = {"megatron": MegatronOps, "lean": LeanOps}
 
@@ -27,56 +38,91 @@ OPS: dict[str, Any] = {"megatron": MegatronOps, "lean": LeanOps}
 class Layer(nn.Module):
     """Pre-LN transformer layer: attention, then MLP, each with bias, dropout and residual added together."""
 
-    def __init__(self, model: Model, train: Train, number: int):
+    def __init__(self, model: Model, train: Train, number: int, groups: Groups):
         super().__init__()
         h, std = model.hidden, train.init_method_std
-        self.number, self.heads, self.dropout, self.ops = number, model.heads, train.dropout, OPS[model.ops]
+        self.number, self.dropout, self.ops, self.groups = number, train.dropout, OPS[model.ops], groups
+        self.heads = model.heads // groups.tensor.size
         self.ln_1, self.ln_2 = nn.LayerNorm(h, eps=1e-5), nn.LayerNorm(h, eps=1e-5)
-        self.qkv, self.proj = linear(h, 3 * h, std), linear(h, h, std / math.sqrt(2 * model.layers))
-        self.up, self.down = linear(h, 4 * h, std), linear(4 * h, h, std / math.sqrt(2 * model.layers))
+        self.qkv = column_parallel(linear(h, 3 * h, std), groups)
+        self.proj = row_parallel(linear(h, h, std / math.sqrt(2 * model.layers)), groups)
+        self.up = column_parallel(linear(h, 4 * h, std), groups)
+        self.down = row_parallel(linear(4 * h, h, std / math.sqrt(2 * model.layers)), groups)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         x = self.ops.bias_dropout_add(self.attention(self.ln_1(x), mask), self.proj.bias, x, self.dropout)
-        return self.ops.bias_dropout_add(
-            self.ops.mlp(self.ln_2(x), self.up, self.down), self.down.bias, x, self.dropout
-        )
+        return self.ops.bias_dropout_add(self.mlp(self.ln_2(x)), self.down.bias, x, self.dropout)
 
     def attention(self, x: Tensor, mask: Tensor) -> Tensor:
-        S, B, H = x.shape
-        qkv = self.qkv(x).view(S, B * self.heads, 3 * H // self.heads)
+        S, B, _ = x.shape
+        qkv = self.qkv(copy_to_tensor_region(x, self.groups)).view(S, B * self.heads, -1)
         query, key, value = qkv.chunk(3, dim=-1)  # each [S, B*heads, H/heads], a view
-        context = self.ops.attention(query, key, value, mask, self.number, self.dropout).view(S, B, H)
-        return F.linear(context, self.proj.weight)
+        with tensor_region_dropout(self.groups):
+            context = self.ops.attention(query, key, value, mask, self.number, self.dropout).view(S, B, -1)
+        return reduce_from_tensor_region(F.linear(context, self.proj.weight), self.groups)
+
+    def mlp(self, x: Tensor) -> Tensor:
+        return reduce_from_tensor_region(
+            self.ops.mlp(copy_to_tensor_region(x, self.groups), self.up, self.down), self.groups
+        )
 
 
 class GPT(nn.Module):
-    """wte and wpe as in GPT-2; the head is tied to wte. forward: tokens, labels [B, S] int64 -> mean loss, a scalar."""
+    """wte and wpe as in GPT-2; the head is tied to wte. forward: tokens, labels [B, S] int64 -> mean loss, a scalar.
 
-    def __init__(self, model: Model, train: Train):
+    Where the layers are divided into stages, each has its own: the first embeds, the last has the head and the loss, and between two of
+    them pass activations [S, B, H].
+    """
+
+    def __init__(self, model: Model, train: Train, groups: Groups | None = None):
         super().__init__()
+        self.groups = groups = groups or Groups()
         self.dropout, self.ops = train.dropout, OPS[model.ops]
         self.activation_checkpointing = train.activation_checkpointing
-        self.wte = nn.Embedding(model.padded_vocabulary, model.hidden)
-        self.wpe = nn.Embedding(model.sequence, model.hidden)
-        nn.init.normal_(self.wte.weight, std=train.init_method_std)
-        nn.init.normal_(self.wpe.weight, std=train.init_method_std)
-        self.layers = nn.ModuleList(Layer(model, train, number + 1) for number in range(model.layers))
-        self.ln_f = nn.LayerNorm(model.hidden, eps=1e-5)
+        # Each rank draws the whole model, a layer at a time, and keeps its part: the same values however the model is divided.
+        wte, wpe = nn.Embedding(model.padded_vocabulary, model.hidden), nn.Embedding(model.sequence, model.hidden)
+        nn.init.normal_(wte.weight, std=train.init_method_std)
+        nn.init.normal_(wpe.weight, std=train.init_method_std)
+        if groups.is_first or groups.is_last:
+            self.wte = vocabulary_parallel(wte, groups)
+            self.wte.weight.is_copy = not groups.is_first
+        if groups.is_first:
+            self.wpe = wpe
+        of_stage = model.layers // groups.pipeline.size
+        self.layers = nn.ModuleList()
+        for number in range(model.layers):
+            layer = Layer(model, train, number + 1, groups)
+            if number // of_stage == groups.pipeline.rank:
+                self.layers.append(layer)
+        if groups.is_last:
+            self.ln_f = nn.LayerNorm(model.hidden, eps=1e-5)
 
-    def logits(self, tokens: Tensor) -> Tensor:
-        B, S = tokens.shape
-        x, head = self.ops.embedding(tokens, self.wte.weight)
-        x = x + self.wpe(torch.arange(S).unsqueeze(0))  # [B, S, H]
-        x = self.ops.dropout(x.transpose(0, 1).contiguous(), self.dropout)  # [S, B, H]
-        mask = self.ops.mask(B, S)
+    def embed(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """tokens [B, S] -> activations [S, B, H], and the weight for the head."""
+        x, head = vocabulary_parallel_embedding(self.ops.embedding, tokens, self.wte.weight, self.groups)
+        x = x + self.wpe(torch.arange(tokens.size(1)).unsqueeze(0))  # [B, S, H]
+        return self.ops.dropout(x.transpose(0, 1).contiguous(), self.dropout), head  # [S, B, H]
+
+    def logits(self, x: Tensor) -> Tensor:
+        """tokens [B, S], or the activations of the stage before -> logits [B, S, V], or the activations for the next stage."""
+        head = None
+        if self.groups.is_first:
+            x, head = self.embed(x)
+        mask = self.ops.mask(x.size(1), x.size(0))
         for layer in self.layers:
             # checkpoint keeps the generator's state, so the recomputation drops what the forward dropped
             x = checkpoint(layer, x, mask) if self.activation_checkpointing else layer(x, mask)
-        x = self.ln_f(x).transpose(0, 1).contiguous()
-        return F.linear(x, head)  # [B, S, V]
+        if not self.groups.is_last:
+            return x
+        x = copy_to_tensor_region(self.ln_f(x).transpose(0, 1).contiguous(), self.groups)
+        return F.linear(x, self.wte.weight if head is None else head)  # [B, S, V]
 
-    def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        return self.ops.loss(self.logits(tokens), labels).mean()
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        if not self.groups.is_last:
+            return self.logits(x)
+        if self.groups.tensor.size > 1:
+            return VocabularyParallelCrossEntropy.apply(self.logits(x), labels, self.groups).mean()
+        return self.ops.loss(self.logits(x), labels).mean()
 
 
 def linear(fan_in: int, fan_out: int, std: float) -> nn.Linear:

@@ -1,7 +1,8 @@
 """Training as Megatron does it, with a clock and the kernel's counters around each phase.
 
 An iteration is one optimizer step: micro-batches one after another, gradients added up, all-reduced by DDP during the
-last backward, clipped, applied by Adam, set to None.
+last backward, clipped, applied by Adam, set to None. Where the layers are divided into stages, micro-batches overlap, which
+DDP does not allow, and gradients are all-reduced after the last backward.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ from typing import Any, Callable
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from bench.job.job import Job
 from bench.job.sampling import iterations, steady_from, wants_more
-from bench.process.counters import rss_bytes, usage
+from bench.process.counters import Usage, rss_bytes, usage
 from bench.workloads.gpt.rank.data import Tokens, sample_seed
 from bench.workloads.gpt.rank.gpt import GPT
+from bench.workloads.gpt.rank.parallel import Group, Groups, clip_gradients, initialize_groups
+from bench.workloads.gpt.rank.pipeline import Neighbors, one_forward_one_backward
 
 Columns = dict[str, list[Any]]
 Tell = Callable[[dict[str, Any]], None]
@@ -37,59 +41,117 @@ class Trainer:
     """
 
     def __init__(
-        self, job: Job, clock: Callable[[], float] = time.perf_counter, wait: Callable[[], None] = lambda: None
+        self,
+        job: Job,
+        clock: Callable[[], float] = time.perf_counter,
+        wait: Callable[[], None] = lambda: None,
+        groups: Groups | None = None,
     ):
         self.job, self.clock, self.wait = job, clock, wait
-        self.rank, self.dp = dist.get_rank(), dist.get_world_size()
+        self.groups = groups or initialize_groups(job)
         torch.manual_seed(job.seed)  # the same weights on every rank
-        self.model = GPT(job.model, job.train)
+        self.model = GPT(job.model, job.train, self.groups)
         # DDP on one rank too, so that one code path is measured at every width.
-        self.ddp = DistributedDataParallel(self.model)
+        pipelined = self.groups.pipeline.size > 1
+        self.ddp = None if pipelined else DistributedDataParallel(self.model, process_group=self.groups.data.handle)
         self.optimizer = adam(self.model, job)
         self.tokens = Tokens(job.data, job.model, job.seed)
-        self.micro_batches: Columns = {name: [] for name in MICRO_BATCH_COLUMNS}
+        more = COLLECTIVE_COLUMNS if self.groups.split else ()
+        self.micro_batches: Columns = {name: [] for name in (*MICRO_BATCH_COLUMNS, *more)}
         self.iterations: Columns = {name: [] for name in ITERATION_COLUMNS}
 
+    def numbers(self, before: int) -> range:
+        """Return the samples of this rank's micro-batch that has ``before`` of its micro-batches before it."""
+        size = self.job.train.micro_batch_size
+        number = (before * self.groups.data.size + self.groups.data.rank) * size  # as many as were run before
+        return range(number, number + size)
+
+    def seed_dropout(self, number: int) -> None:
+        """Seed by sample, so that a sample drops the same units whichever replica it is on; each stage drops others."""
+        torch.manual_seed(sample_seed(self.job.seed, number, self.groups.pipeline.rank))
+
     def micro_batch(self, iteration: int, index: int, kinds: Sequence[str]) -> None:
+        assert self.ddp is not None
         job, count = self.job, len(kinds)
         last = index == count - 1
-        size = job.train.micro_batch_size
-        number = (len(self.micro_batches["loss"]) * self.dp + self.rank) * size  # as many as were run before
-        tokens, labels = self.tokens.batch(range(number, number + size))
-        # Dropout by sample, so that a sample drops the same units whichever rank it is on.
-        torch.manual_seed(sample_seed(job.seed, number))
+        numbers = self.numbers(len(self.micro_batches["loss"]))
+        tokens, labels = self.tokens.batch(numbers)
+        self.seed_dropout(numbers.start)
         synchronise = last and job.train.overlap_grad_reduce
         with contextlib.nullcontext() if synchronise else self.ddp.no_sync():
-            start, at_start = self.clock(), usage()
+            lap = Laps(self.clock, self.groups)
             loss = self.ddp(tokens, labels)
-            middle, at_middle = self.clock(), usage()
+            forward = lap("forward")
             (loss / count).backward()
             if last and not synchronise:
-                all_reduce_gradients(self.model, self.dp)
-            end, at_end = self.clock(), usage()
-        forward, backward = at_middle.since(at_start), at_end.since(at_middle)
+                all_reduce_gradients(self.model, self.groups.data)
+            backward = lap("backward")
         append(
             self.micro_batches,
             iteration=iteration,
             index=index,
             kind=kinds[index],
             loss=loss.item(),
-            forward_seconds=middle - start,
-            backward_seconds=end - middle,
             rss_bytes=rss_bytes(),
-            **{f"forward_{k}": v for k, v in forward._asdict().items()},
-            **{f"backward_{k}": v for k, v in backward._asdict().items()},
+            **forward,
+            **backward,
         )
+
+    def pipelined(self, iteration: int, kinds: Sequence[str], tell: Tell) -> None:
+        """Run the iteration's passes of this stage. A pass's seconds include what it waits for before it; what follows the last backward
+        pass, as the gradients' reduction, is the last one's."""
+        job, groups, count = self.job, self.groups, len(kinds)
+        before = len(self.micro_batches["loss"])
+        held: list[
+            tuple[Tensor | None, Tensor]
+        ] = []  # input and output of each micro-batch whose backward pass is to come
+        rows: list[dict[str, Any]] = [{} for _ in kinds]
+        losses = torch.zeros(count)
+        shape = job.model.sequence, job.train.micro_batch_size, job.model.hidden
+        lap = Laps(self.clock, groups)
+
+        def forward(index: int, x: Tensor | None) -> Tensor:
+            numbers = self.numbers(before + index)
+            tokens, labels = self.tokens.batch(numbers)
+            self.seed_dropout(numbers.start)
+            y = self.model(tokens if x is None else x, labels)
+            held.append((x, y))
+            if groups.is_last:
+                losses[index] = y.item()
+            rows[index] = lap("forward")
+            return y
+
+        def backward(index: int, grad: Tensor | None) -> Tensor | None:
+            x, y = held.pop(0)
+            torch.autograd.backward(y / count if groups.is_last else y, grad)
+            rows[index].update(lap("backward"), rss_bytes=rss_bytes())
+            tell({"event": "micro_batch", "iteration": iteration, "index": index})
+            return None if x is None else x.grad
+
+        one_forward_one_backward(count, groups, Neighbors(groups, shape), forward, backward)
+        all_reduce_gradients(self.model, groups.data)
+        if groups.embedding is not None:
+            groups.all_reduce(self.model.wte.weight.grad, groups.embedding)
+        groups.all_reduce(losses, groups.pipeline.handle)  # only the last stage has them
+        for name, value in lap("backward").items():
+            rows[-1][name] += value
+        for index, (row, loss) in enumerate(zip(rows, losses.tolist())):
+            append(self.micro_batches, iteration=iteration, index=index, kind=kinds[index], loss=loss, **row)
 
     def iteration(self, number: int, kinds: Sequence[str], tell: Tell) -> None:
         """Run micro-batches of these ``kinds`` and an optimizer step."""
         begin, count = self.clock(), len(kinds)
-        for index in range(count):
-            self.wait()
-            self.micro_batch(number, index, kinds)
-            tell({"event": "micro_batch", "iteration": number, "index": index, "loss": self.micro_batches["loss"][-1]})
+        if self.ddp is None:
+            self.wait()  # a pipeline cannot be paused between micro-batches
+            self.pipelined(number, kinds, tell)
+        else:
+            for index in range(count):
+                self.wait()
+                self.micro_batch(number, index, kinds)
+                loss = self.micro_batches["loss"][-1]
+                tell({"event": "micro_batch", "iteration": number, "index": index, "loss": loss})
         start, at_start = self.clock(), usage()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.job.train.clip_grad)
+        norm = clip_gradients(self.model, self.job.train.clip_grad, self.groups)
         if not torch.isfinite(norm):
             raise RuntimeError(
                 f"training diverged in iteration {number}: the norm of the gradients is {norm.item()}; lower train.lr."
@@ -163,15 +225,34 @@ def adam(model: GPT, job: Job) -> torch.optim.Adam:
     return torch.optim.Adam(groups, lr=train.lr, betas=(train.adam_beta1, train.adam_beta2), eps=train.adam_eps)
 
 
-def all_reduce_gradients(model: GPT, dp: int) -> None:
+class Laps:
+    """Seconds and counters of each pass, since the pass before it."""
+
+    def __init__(self, clock: Callable[[], float], groups: Groups):
+        self.clock, self.groups = clock, groups
+        self.last = self.look()
+
+    def look(self) -> tuple[float, Usage, float, float]:
+        return self.clock(), usage(), self.groups.collective_seconds, self.groups.waiting_seconds
+
+    def __call__(self, phase: str) -> dict[str, float]:
+        (start, used, reducing, waiting), self.last = self.last, self.look()
+        now, used_now, reducing_now, waiting_now = self.last
+        values = {"seconds": now - start, **used_now.since(used)._asdict()}
+        if self.groups.split:
+            values.update(collective_seconds=reducing_now - reducing, waiting_seconds=waiting_now - waiting)
+        return {f"{phase}_{name}": value for name, value in values.items()}
+
+
+def all_reduce_gradients(model: GPT, data: Group) -> None:
     """Serial reduction after the backward, in buckets as large as DDP's: what overlap is compared with."""
     gradients = [parameter.grad for parameter in model.parameters()]
     while gradients:
         bucket = [gradients.pop()]
         while gradients and sum(g.numel() for g in [*bucket, gradients[-1]]) <= DDP_BUCKET_FLOATS:
             bucket.append(gradients.pop())
-        flat = torch.cat([g.reshape(-1) for g in bucket]).div_(dp)
-        dist.all_reduce(flat)
+        flat = torch.cat([g.reshape(-1) for g in bucket]).div_(data.size)
+        dist.all_reduce(flat, group=data.handle)
         for gradient, part in zip(bucket, flat.split([g.numel() for g in bucket])):
             gradient.copy_(part.view_as(gradient))
 
@@ -188,6 +269,10 @@ MICRO_BATCH_COLUMNS = (
     f"{phase}_{counter}"
     for phase in ("forward", "backward")
     for counter in ("minor_faults", "major_faults", "user_seconds", "system_seconds")
+)
+# Where the model is divided: tensor-parallel reductions, and what passes between stages, which includes the pipeline's bubble.
+COLLECTIVE_COLUMNS = tuple(
+    f"{phase}_{what}_seconds" for phase in ("forward", "backward") for what in ("collective", "waiting")
 )
 ITERATION_COLUMNS = (
     "iteration",

@@ -24,8 +24,9 @@ from bench.copies.rendezvous import Leading, RankFailed
 from bench.copies.wire import Connection
 from bench.job.job import Allocator, Job, from_dict
 from bench.workloads.child import end_child, read_events
-from bench.workloads.gpt import ranks
-from bench.workloads.gpt.ranks import Rank, run_ranks
+from bench.workloads.gpt import ranks, turns
+from bench.workloads.gpt.ranks import Rank
+from bench.workloads.gpt.turns import run_ranks
 from bench.workloads.gpt.watchdog import Watchdog
 
 # What ranks say
@@ -67,20 +68,14 @@ START = (
 def ranks_run(monkeypatch: pytest.MonkeyPatch, small_job: Job) -> Iterator[Callable[..., Any]]:
     """run_ranks with small programs in place of bench.workloads.gpt.rank: real processes, pipes and signals."""
     started: list[Rank] = []
-    real = subprocess.Popen
+    start, real = ranks.start_rank, subprocess.Popen
+    two_ranks = replace(small_job, nodes=2)
 
-    def run(
-        program: str,
-        job: Job | None = None,
-        copy: Copy | None = None,
-        part: Any = None,
-        dog: Any = None,
-        jobs: Any = None,
-    ) -> Any:
+    def run(program: str, job: Job = two_ranks, part: Any = None, dog: Any = None, jobs: Any = None) -> Any:
+        """Return the outcome and the events of ``job``; of ``jobs``, both with the number of the run."""
+
         def popen(command: list[str], **options: Any) -> Any:
-            return real([sys.executable, "-c", START + program, command[-1]], **options)
-
-        start = ranks.start_rank
+            return real([sys.executable, "-I", "-S", "-c", START + program, command[-1]], **options)
 
         def start_rank(*arguments: Any) -> Rank:
             with monkeypatch.context() as patch:
@@ -88,20 +83,14 @@ def ranks_run(monkeypatch: pytest.MonkeyPatch, small_job: Job) -> Iterator[Calla
                 started.append(start(*arguments))
             return started[-1]
 
+        said: list[Any] = []
+        parts = [Leading(Copy(), {}, ["h"], number) for number in range(len(jobs or [job]))]
         with monkeypatch.context() as patch:
             patch.setattr(ranks, "start_rank", start_rank)
             if dog:
                 patch.setattr(ranks, "Watchdog", lambda job, clock: dog)
-            said: list[Any] = []
-            if jobs:
-                parts = [Leading(Copy(), {}, ["h"], number) for number in range(len(jobs))]
-                return run_ranks(jobs, parts, lambda number, rank, event: said.append((number, rank, event))), said
-            (outcome,) = run_ranks(
-                [job or replace(small_job, nodes=2)],
-                [part or Leading(copy or Copy(), {}, ["h"])],
-                lambda number, rank, event: said.append((rank, event)),
-            )
-        return outcome, said
+            outcomes = run_ranks(jobs or [job], [part] if part else parts, lambda *event: said.append(event))
+        return (outcomes, said) if jobs else (outcomes[0], [event[1:] for event in said])
 
     yield run
     for rank in started:
@@ -164,9 +153,8 @@ def test_openmp_is_told_to_bind_where_the_kernel_lets_it(
 
 def test_a_copy_among_others_starts_the_ranks_of_its_own_node(ranks_run: Callable[..., Any], small_job: Job) -> None:
     job = replace(small_job, nodes=2, ranks_per_node=2, launch=replace(small_job.launch, threads_per_rank=1))
-    outcome, said = ranks_run(
-        "tell({'event': 'x', 'o': orders}); part(); after()", job, Copy("slurm", 1, 2, "127.0.0.1", 1)
-    )
+    part = Leading(Copy("slurm", 1, 2, "127.0.0.1", 1), {}, ["h"])
+    outcome, said = ranks_run("tell({'event': 'x', 'o': orders}); part(); after()", job, part)
     assert outcome.error is None and len(outcome.ranks) == 2
     assert sorted((e["o"]["rank"], e["o"]["node"], e["o"]["threads"]) for _, e in said) == [(2, 1, 1), (3, 1, 1)]
 
@@ -184,15 +172,13 @@ def test_a_rank_that_does_not_read_stops_nobody(ranks_run: Callable[..., Any]) -
     """A pipe holds 64 KiB; the rest waits until it reads."""
     program = """
 if n: tell({'event': 'store', 'key': 'k', 'value': 'ab' * 300000})
-else: time.sleep(0.5); assert len(hear()['value']) == 600000
+else: time.sleep(0.1); assert len(hear()['value']) == 600000
 part(); after()
 """
     assert ranks_run(program)[0].error is None
 
 
-@pytest.mark.parametrize(
-    "end", ["os.abort()", "sys.exit(3)", "os.kill(os.getpid(), signal.SIGKILL)"], ids=["abort", "exit", "kill"]
-)
+@pytest.mark.parametrize("end", ["os.abort()", "sys.exit(3)"])
 def test_what_ends_a_rank_after_its_training_does_not_cost_its_samples(end: str, ranks_run: Callable[..., Any]) -> None:
     outcome, _ = ranks_run(f"part()\nif n == 1:\n    print('words', file=sys.stderr, flush=True)\n    {end}\nafter()")
     assert outcome.error is None and [rank["rank"] for rank in outcome.ranks] == [0, 1]
@@ -254,14 +240,9 @@ def test_the_rank_that_failed_first_is_named_and_the_others_are_ended(
     program: str, words: str, ranks_run: Callable[..., Any]
 ) -> None:
     outcome, _ = ranks_run(program)
-    assert (
-        outcome.ranks is None and words.format(host=os.uname().nodename) in outcome.error and "\n" not in outcome.error
-    )
-
-
-def test_the_whole_output_of_failed_ranks_is_kept(ranks_run: Callable[..., Any]) -> None:
-    outcome, _ = ranks_run("print('one\\ntwo', n, flush=True)\nif n: sys.exit(7)\ntime.sleep(60)")
-    assert outcome.logs[1] == "one\ntwo 1\n" and set(outcome.logs) <= {0, 1}
+    assert outcome.ranks is None and "\n" not in outcome.error
+    assert words.format(host=os.uname().nodename) in outcome.error
+    assert "two" not in program or outcome.logs[1] == "two\nlast words\n", "the whole output is kept"
 
 
 class Between(Leading):
@@ -287,13 +268,18 @@ def connections() -> Iterator[tuple[Connection, Connection]]:
             yield Connection(here, 5.0, b"k", True), Connection(there, 5.0, b"k", False)
 
 
+@pytest.mark.parametrize("came_before", [False, True])
 def test_a_word_from_another_copy_ends_the_ranks(
-    ranks_run: Callable[..., Any], connections: tuple[Connection, Connection]
+    ranks_run: Callable[..., Any], connections: tuple[Connection, Connection], came_before: bool
 ) -> None:
+    """It may have come in one segment with the order to run: the socket is empty then."""
+
     def stop(message: Any) -> None:
         raise RankFailed("stopped by the first node.")
 
     connections[1].send({"do": "waits", "run": 0})
+    if came_before:
+        connections[0].read()
     started = time.monotonic()
     outcome, _ = ranks_run("time.sleep(60)", part=Between(connections[0], stop))
     assert outcome.error == "stopped by the first node." and time.monotonic() - started < 30
@@ -364,9 +350,14 @@ def test_an_exception_on_the_way_leaves_no_process(
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch, small_job: Job) -> Watchdog:
-    monkeypatch.setattr(ranks, "TICK_SECONDS", 0.1)
-    monkeypatch.setattr("bench.workloads.gpt.watchdog.TICK_SECONDS", 0.1)
+    impatient_clock(monkeypatch)
     return Watchdog(replace(small_job, launch=replace(small_job.launch, silence_seconds=0.5)))
+
+
+def impatient_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "TICK_SECONDS", 0.05)
+    monkeypatch.setattr("bench.workloads.gpt.watchdog.TICK_SECONDS", 0.05)
+    monkeypatch.setattr(ranks, "STACKS_SECONDS", 0.2)
 
 
 def test_a_rank_that_says_nothing_any_more_is_ended_and_says_where_it_was(
@@ -391,24 +382,18 @@ def test_a_rank_that_is_stopped_is_called_so(ranks_run: Callable[..., Any], impa
 
 
 def test_ending_a_rank_ends_what_it_started_and_twice_is_no_error() -> None:
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import subprocess, time; p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True); time.sleep(60)",
-        ],
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    child = psutil.Process(int(process.stdout.readline()))
-    rank, send = pipe_rank(process)
-    os.close(send)
-    end_child(rank)
-    end_child(rank)
-    assert process.returncode == -signal.SIGKILL
-    assert child.wait(5) is None or not child.is_running()
-    process.stdout.close()
+    code = "import os, time; print(os.fork() or os.getpid(), flush=True); time.sleep(60)"
+    command = [sys.executable, "-I", "-S", "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        pids = {int(process.stdout.readline()) for _ in range(2)}
+        (child,) = map(psutil.Process, pids - {process.pid})
+        rank, send = pipe_rank(process)
+        os.close(send)
+        end_child(rank)
+        end_child(rank)
+        assert process.returncode == -signal.SIGKILL
+        assert child.wait(5) is None or not child.is_running()
 
 
 # Interleaved runs
@@ -424,7 +409,7 @@ def train(count):
     assert hear()['do'] == 'go'
     for index in range(count):
         turn()
-        time.sleep(0.05)
+        time.sleep(0.03)
         tell({'event': 'micro_batch', 'iteration': 0, 'index': index})
     tell({'event': 'part', 'part': {'rank': n}})
     after()
@@ -443,7 +428,7 @@ def test_runs_take_their_turns_in_abba_order_and_never_two_at_once(
     assert [outcome.error for outcome in outcomes] == [None] * 3
     order = [number for number, rank, event in said if event["event"] == "micro_batch" and rank == 0]
     assert order == [2, 1, 0, 0, 1, 2, 2, 1, 0, 0, 1, 2], "the first round was the start"
-    assert all(0.2 < outcome.seconds < 20 for outcome in outcomes)
+    assert all(0.12 < outcome.seconds < 20 for outcome in outcomes)
     both = [number for number, _, event in said if event["event"] == "micro_batch"]
     assert both == [number for number in order for _ in range(2)], (
         "both ranks of a run have ended before the next begins"
@@ -453,37 +438,34 @@ def test_runs_take_their_turns_in_abba_order_and_never_two_at_once(
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        ("train(1) if arm == 'b' and n else train(4)", "rank 1 on"),  # it ends early: its peer waits for the next turn
+        # It ends early: its peer waits for the next turn.
+        (
+            "if arm == 'b' and n: tell({'event': 'ready', 'rank': n, 'hostname': 'h', 'alike': {}}); sys.exit(9)\ntrain(4)",
+            "rank 1 on",
+        ),
         ("os.kill(os.getpid(), signal.SIGKILL) if arm == 'b' else train(4)", "was killed by SIGKILL"),
-        ("sys.exit(3) if arm == 'b' else train(4)", "exit code 3"),
     ],
 )
 def test_a_run_that_fails_leaves_the_others_alone(
     fault: str, words: str, ranks_run: Callable[..., Any], arms: list[Job]
 ) -> None:
-    program = TURNS + fault.replace(
-        "train(1)", "(tell({'event': 'ready', 'rank': n, 'hostname': 'h', 'alike': {}}), sys.exit(9))"
-    )
-    outcomes, said = ranks_run(program, jobs=arms)
+    outcomes, said = ranks_run(TURNS + fault, jobs=arms)
     assert [bool(outcome.error) for outcome in outcomes] == [False, True, False] and words in outcomes[1].error
     assert sum(event["event"] == "micro_batch" for number, _, event in said if number != 1) == 16
 
 
 def test_a_run_that_is_killed_while_it_waits_is_noticed(ranks_run: Callable[..., Any], arms: list[Job]) -> None:
-    program = (
-        TURNS
-        + """
+    program = """
 if arm == 'b' and n:
     pid = os.getpid()
     if not os.fork():
-        time.sleep(1.5); os.kill(pid, signal.SIGKILL); os._exit(0)
+        time.sleep(0.5); os.kill(pid, signal.SIGKILL); os._exit(0)
 if arm == 'a':
     real = turn
-    def turn(): real(); time.sleep(1.0)
+    def turn(): real(); time.sleep(0.4)
 train(3)
 """
-    )
-    outcomes, _ = ranks_run(program, jobs=arms)
+    outcomes, _ = ranks_run(TURNS + program, jobs=arms)
     assert [bool(outcome.error) for outcome in outcomes] == [False, True, False]
     assert "was killed by SIGKILL" in outcomes[1].error
 
@@ -491,16 +473,18 @@ train(3)
 def test_only_the_run_whose_turn_it_is_can_hang(
     ranks_run: Callable[..., Any], arms: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ranks, "TICK_SECONDS", 0.1)
-    monkeypatch.setattr("bench.workloads.gpt.watchdog.TICK_SECONDS", 0.1)
-    jobs = [replace(job, launch=replace(job.launch, silence_seconds=1.0)) for job in arms]
-    program = (
-        TURNS
-        + "if arm == 'c':\n    def turn(): time.sleep(60)\nif arm == 'b':\n    real = turn\n    def turn(): real(); time.sleep(0.6)\ntrain(3)"
-    )
-    program = program.replace(
-        "'event': 'ready'", "'event': 'micro_batch', 'iteration': -1, 'index': 0}); tell({'event': 'ready'", 1
-    )
-    outcomes, _ = ranks_run(program, jobs=jobs)
+    """Of three runs one hangs, and one is slow: the third waits for longer than it may be silent."""
+    impatient_clock(monkeypatch)
+    jobs = [replace(job, launch=replace(job.launch, silence_seconds=0.8)) for job in arms]
+    program = """
+if arm == 'c':
+    def turn(): time.sleep(60)
+if arm == 'b':
+    real = turn
+    def turn(): real(); time.sleep(0.45)
+tell({'event': 'micro_batch', 'iteration': -1, 'index': 0})
+train(3)
+"""
+    outcomes, _ = ranks_run(TURNS + program, jobs=jobs)
     assert [bool(outcome.error) for outcome in outcomes] == [False, False, True]
     assert "launch.silence_seconds" in outcomes[2].error

@@ -216,7 +216,7 @@ def test_where_no_more_can_be_written_the_program_goes_on(tmp_path: Path) -> Non
     assert (done.stdout, done.stderr) == ("200000\n", "")
     (path,) = tmp_path.iterdir()
     trace = read(path)
-    assert trace.header["stopped"] and 60000 < trace.header["calls"] < 66000
+    assert trace.header["stopped"] and 50000 < trace.header["calls"] < 52000
 
 
 def test_a_numpy_program_prints_the_same(tmp_path: Path) -> None:

@@ -38,46 +38,22 @@ def test_the_real_library_takes_the_path_that_is_asked_for(asked: str) -> None:
     done = real(asked)
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
-    assert facts["threads"] == 1 and facts["product_gflops"] > 0 and facts["batched_gflops"] > 0
+    assert facts["threads"] == 1 and facts["product_gflops"] > 0
     assert (facts["shell_line"], facts["shell_says"]) == blas.shell_line(facts)
     if platform.machine() != "x86_64":
-        assert (facts["library"], facts["step"]) == ("OpenBLAS", "as it comes")
+        assert (facts["library"], facts["step"]) == ("OpenBLAS", "default")
         return
     assert (facts["library"], facts["version"]) == ("Intel MKL", "2020.0.0")
     own = CPU.could is not None and (asked == "full" or CPU.vendor == "GenuineIntel")
     assert facts["path"] == CPU.could if own else facts["number"] < blas.AVX2
     answered = asked == "full" and LIFTS
-    assert facts["step"] == ("six bytes" if answered else "as it comes")
-    assert facts["reached"] == ("vendor question answered" if answered else "as it comes")
-
-
-def test_a_kernel_that_permits_no_new_code_leaves_the_variable() -> None:
-    """prctl(PR_SET_MDWE), Linux 6.3, refuses what SELinux and MemoryDenyWriteExecute refuse, for one process.
-
-    No product follows: torch 1.10 waits for ever for threads, whose stacks it wants executable.
-    """
-    code = f"""import sys; sys.path.insert(0, {ROOT!r})
-import ctypes, json, torch
-from bench.workloads.gpt.rank import blas
-denied = ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) == 0
-done = blas.apply("full")
-facts = blas.ask()
-blas.check(done, facts)
-print(json.dumps([denied, done, facts]))"""
-    denied, done, facts = json.loads(python(code).stdout)
-    if not LIFTS:
-        assert (done["step"], facts["reached"]) == ("as it comes", "as it comes")
-        return
-    assert facts["path"] == ("AVX2" if done["step"] == "MKL_DEBUG_CPU_TYPE=5" else CPU.could)
-    if denied:
-        assert done["refused"] == ["six bytes: mprotect: Permission denied"] and "six bytes" != done["step"]
-    else:  # an older kernel, which knows no such refusal
-        assert done["step"] == "six bytes"
+    assert facts["step"] == ("six bytes" if answered else "default")
+    assert facts["reached"] == ("vendor question answered" if answered else "default")
 
 
 # What this machine can show: a path that is lifted, a path that is capped.
 FROM_OUTSIDE = [
-    ("stock", {"MKL_DEBUG_CPU_TYPE": "5"}, "does not run as it comes (MKL_DEBUG_CPU_TYPE)", LIFTS),
+    ("stock", {"MKL_DEBUG_CPU_TYPE": "5"}, "is not at its default (MKL_DEBUG_CPU_TYPE)", LIFTS),
     ("full", {"MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}, "takes its SSE4.2 path on a CPU with", CPU.could),
 ]
 
