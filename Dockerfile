@@ -13,6 +13,12 @@ COPY scripts/packages.sh /packages.sh
 COPY conf/allocator /allocator
 RUN ["/bin/sh", "-c", "sh /packages.sh wanted /allocator >/wanted.txt"]
 
+FROM ${BASE_IMAGE} AS traces
+# The recorder and the replayer of traces; their compiler stays in this stage.
+COPY scripts/install.sh /opt/bench/scripts/
+COPY bench /opt/bench/bench
+RUN ["/bin/sh", "/opt/bench/scripts/install.sh", "traces", "/opt/bench/replay"]
+
 FROM ${BASE_IMAGE}
 
 COPY --from=arms /wanted.txt /opt/bench/wanted.txt
@@ -37,6 +43,7 @@ COPY scripts/sbom.py /opt/bench/scripts/sbom.py
 COPY entrypoint.sh /opt/bench/entrypoint.sh
 COPY conf /opt/bench/conf
 COPY bench /opt/bench/bench
+COPY --from=traces /opt/bench/replay /opt/bench/.venv/replay
 ARG BASE_IMAGE
 ARG IMAGE_BASE=${BASE_IMAGE}
 ARG IMAGE_REVISION=unknown

@@ -19,15 +19,14 @@ unexport PYTHONDONTWRITEBYTECODE
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup:  ## Python 3.9, the locked environment in .venv, the allocator packages; at once when they are there
+setup:  ## Python 3.9, the locked environment in .venv, the allocator packages; fast if they are there
 	@scripts/setup.sh
 
-torch2: setup  ## the newest PyTorch in .venv-torch2, for launch.python=.venv-torch2/bin/python; says its size first
+torch2: setup  ## the newest PyTorch in .venv-torch2, for launch.python=.venv-torch2/bin/python; prints its size first
 	@scripts/torch2.sh
 
 bench: setup  ## train the 124M GPT under glibc and tcmalloc and compare, in about a quarter of an hour (ARGS='more overrides')
 	@./mallocost +experiment=tcmalloc $(ARGS)
-	@echo "Records, results.csv and report.md are in $${BENCH_OUT:-results}/"
 
 test:  ## the tests: unit and integration, side by side on all cores (WORKERS=N); then images and Slurm too, when CI=true
 	@scripts/setup.sh dev
@@ -43,7 +42,7 @@ unit:  ## the unit tests alone, side by side: what to run while one writes
 	@scripts/setup.sh dev
 	@$(QUICK) tests/unit $(ARGS)
 
-check:  ## lint, types and who imports whom: ruff, mypy, import-linter, and shellcheck where it is installed
+check:  ## lint, types and imports: ruff, mypy, import-linter, and shellcheck where it is installed
 	@scripts/setup.sh dev
 	@$(PYTHON) -m ruff check --output-format concise .
 	@$(PYTHON) -m mypy
@@ -55,7 +54,7 @@ validate:  ## the goals that need no quiet machine: the FLOPs formula and the co
 	@scripts/setup.sh
 	@$(PYTHON) -m validation quick
 
-lock:  ## write both lock files anew from requirements.in and requirements-dev.in
+lock:  ## write the lock files again from requirements.in and requirements-dev.in
 	@scripts/setup.sh dev
 	@for name in requirements requirements-dev; do \
 	   $(PYTHON) -m uv pip compile -q --upgrade --python $(PYTHON) --generate-hashes --no-header --no-emit-index-url $$name.in -o $$name.lock; \
@@ -77,7 +76,7 @@ sif:  ## the Apptainer image, bench.sif (SUITE: bench-trixie.sif)
 sign:  ## sign bench.sif with the key of .tools/keys, made at the first call, and verify it
 	@scripts/images.sh sign
 
-sbom:  ## the bill of materials that lies in the Docker image (CycloneDX)
+sbom:  ## the bill of materials of the Docker image (CycloneDX)
 	@scripts/setup.sh
 	@scripts/images.sh sbom
 

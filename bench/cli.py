@@ -1,10 +1,10 @@
-"""The command line: a command of ours, or overrides that say what to measure. One parser, one style of error, one set of codes.
+"""The command line: a command, or overrides that describe what to measure. One parser, one style of error, one set of codes.
 
 Exit codes, of every command:
 
 - 0: all went well; a verdict is positive.
 - 1: a job failed, a verdict is negative (`compare` and its gate, `doctor`), or something could not be read or written.
-- 2: invalid arguments or configuration: one sentence names the key, the value and what to do.
+- 2: invalid arguments or configuration: `error: key=value: what is wrong`, then `hint:` and what to do.
 - 130: interrupted; the records so far are whole.
 
 A command is a module of bench/commands with ``run(options) -> int``, its options in bench/commands/arguments.py, and a line in COMMANDS.
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import errno
 import importlib
 import json
@@ -24,24 +25,24 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TextIO, cast
 
 from bench import __version__
-from bench.commands.arguments import ADD
+from bench.commands.arguments import ADD, add_output, shown
 from bench.host.interrupt import Interrupted, interruptible
-from bench.job.errors import ConfigError, RecordError, printable
+from bench.job.errors import ConfigError, RecordError, error_lines, printable
 
 # What each does, in a line of `--help`.
 COMMANDS = {
-    "report": "tables, plots and the verdict from the records under a folder",
+    "report": "the answer, tables and figures from the records under a folder",
     "compare": "compare two results, or gate CI with --max-regression; of A B C ..., what changed over time",
     "pack": "write an anonymized archive of a result, or --check one",
-    "rerun": "run the same configuration as a record's, here",
-    "advise": "search the arms on this host for the fastest setting, for our GPT or for a program: advise -- COMMAND ARGS...",
-    "program": "a program of yours under each allocator: program [overrides] -- COMMAND ARGS...",
-    "trace": "record the calls of malloc and free of our GPT, or of a program: trace -- COMMAND ARGS...",
-    "replay": "a recorded trace under each allocator, in seconds and without PyTorch: replay TRACE [overrides]",
-    "plan": "what a sweep would run, its memory, disk and minutes",
+    "rerun": "run the configuration of a record on this host",
+    "advise": "find the fastest allocator setting of this host, for the GPT or for a program: advise -- COMMAND ARGS...",
+    "program": "measure a program of yours under each allocator: program [overrides] -- COMMAND ARGS...",
+    "trace": "record the calls of malloc and free of the GPT, or of a program: trace -- COMMAND ARGS...",
+    "replay": "replay a trace under each allocator, in seconds and without PyTorch: replay TRACE [overrides]",
+    "plan": "show what a sweep would run, its memory, disk and minutes",
     "jobscript": "print a job script for Slurm, PBS, LSF, Flux, mpirun or ssh: one copy of mallocost per node",
     "slurm": "alias of jobscript",
-    "doctor": "what this host has and lacks for a fair measurement",
+    "doctor": "check this host for a fair measurement",
 }
 DENIED_ERRNOS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EAFNOSUPPORT, errno.EAGAIN, errno.ENOMEM, errno.EMFILE)
 TAKES_A_PROGRAM = ("program", "advise", "trace")  # after --, untouched
@@ -75,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
         with interruptible():
             return _main(argv)
     except Interrupted as signal:
-        return _say(f"stopped by {signal}: what is written is whole; the same command may be started again.", 130)
+        return _say(f"interrupted ({signal}); what is written is whole. Rerun the same command to resume.", 130)
     finally:
         sys.stderr.flush()
         sys.stderr = stderr
@@ -83,31 +84,34 @@ def main(argv: Sequence[str]) -> int:
 
 def _main(argv: Sequence[str]) -> int:
     if sys.stdout is None:
-        return _say("standard output is closed: send it somewhere, as in >out.txt or >/dev/null.", 1)
+        return _fail("standard output is closed: send it somewhere, as in >out.txt or >/dev/null.", 1)
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a locale without our letters is no reason to end
+        sys.stdout.reconfigure(errors="backslashreplace")  # a locale that lacks a character does not end the program
     try:
         code = _run_command(list(argv))
         sys.stdout.flush()  # here, where what does not fit can still be said
         return code
     except ConfigError as error:
-        return _say(str(error), 2)
+        return _fail(str(error), 2)
     except RecordError as error:
-        return _say(str(error), 1)
+        return _fail(str(error), 1)
     except BrokenPipeError:
         _drop_standard_output()
         return 1
     except OSError as error:
-        return _say(_os_error_sentence(error), 1)
+        return _fail(_os_error_sentence(error), 1)
     except MemoryError:
-        return _say("there is no memory left for this program: raise its limit (ulimit -v), or end other programs.", 1)
+        return _fail("no memory is left for this program: raise its limit (ulimit -v), or end other programs.", 1)
 
 
 def _os_error_sentence(error: OSError) -> str:
     """Describe an OSError. Without a file name it comes from a denied system call or a write to standard output."""
     reason = error.strerror or str(error)
     if error.filename is None and error.errno in DENIED_ERRNOS:
-        return f"this host does not permit a call that the program needs ({reason}): a seccomp filter or a container may block it."
+        return (
+            f"system call not permitted on this host ({reason}), perhaps by a seccomp filter or a container; see "
+            "docs/how-to/noisy-or-inconclusive.md, Restricted hosts."
+        )
     if error.filename is None:
         _drop_standard_output()
     return f"{error.filename or 'the output'} cannot be used: {reason}."
@@ -121,9 +125,14 @@ def _run_command(argv: list[str]) -> int:
     except FileNotFoundError as error:
         if error.filename is not None:
             raise
-        raise ConfigError("the folder that this was started in is not there any more: cd to one that is.") from error
+        raise ConfigError("the current folder no longer exists: cd to one that does.") from error
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
+
+
+def _fail(sentence: str, code: int) -> int:
+    print("\n".join(error_lines(sentence)), file=sys.stderr)
+    return code
 
 
 def _say(sentence: str, code: int) -> int:
@@ -178,11 +187,12 @@ def _parsers(command: str | None = None) -> dict[str, Parser]:
         )
     parser.add_argument("--version", action="store_true", help="print the version")
     parser.add_argument("--cfg", metavar="job", help="print the configuration of the first job and measure nothing")
-    parser.add_argument("-m", "--multirun", action="store_true", help="accepted, for every run is a sweep")
+    parser.add_argument("-m", "--multirun", action="store_true", help="accepted; every run is a sweep")
+    add_output(parser)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", prog=prog)
     made = {"": parser}
     for name, line in COMMANDS.items():
-        sentence = f"{line[0].upper()}{line[1:]}."
+        sentence = f"{line[0].upper()}{line[1:]}{'.' * (line[-1] != '.')}"
         made[name] = commands.add_parser(name, help=line, description=sentence, allow_abbrev=False)
     if command:
         ADD[command](made[command])
@@ -196,6 +206,7 @@ def measure(words: Sequence[str]) -> int:
     parser = Parser(prog="mallocost", add_help=False, allow_abbrev=False)
     parser.add_argument("-c", "--cfg", choices=("job",))
     parser.add_argument("overrides", nargs="*")
+    add_output(parser)
     options = parser.parse_intermixed_args(words)
     if options.cfg:
         print(compose.shown(options.overrides), end="")
@@ -203,7 +214,7 @@ def measure(words: Sequence[str]) -> int:
     try:
         study, jobs = compose.jobs_of(options.overrides)
     except ConfigError as error:
-        code = _say(str(error), 2)  # before the others are told, which may take a while
+        code = _fail(str(error), 2)  # before the others are told, which may take a while
         with contextlib.suppress(ConfigError):
             from bench.copies.launcher import which_copy
 
@@ -214,7 +225,7 @@ def measure(words: Sequence[str]) -> int:
         return code
     from bench.driver import sweep  # after the arguments are valid: an error is printed at once
 
-    return sweep.run(study, jobs)
+    return sweep.run(dataclasses.replace(study, **shown(options)), jobs)
 
 
 def _run_as_json(run: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
@@ -226,7 +237,7 @@ def _run_as_json(run: Callable[[argparse.Namespace], int], options: argparse.Nam
         try:
             code, answer = run(options), options.answer
         except (ConfigError, RecordError) as error:
-            code, answer = _say(str(error), 2 if isinstance(error, ConfigError) else 1), {"error": str(error)}
+            code, answer = _fail(str(error), 2 if isinstance(error, ConfigError) else 1), {"error": str(error)}
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
     print(json.dumps(document(options.command, code, answer), indent=2, allow_nan=False))

@@ -6,8 +6,9 @@
 #   install.sh system                 the arms' libraries and a static shell, from Debian's packages
 #   install.sh environment            Python packages from requirements.lock into /opt/bench/.venv, mimalloc 3 beside them
 #   install.sh torch2                 with TORCH2=1: a second Python and the newest PyTorch into /opt/bench/.venv-torch2
+#   install.sh traces FOLDER          the recorder and the replayer of traces, with a C compiler that is removed again
 #   install.sh project                the code: bytecode, image.json, permissions
-#   install.sh all                    the four in this order
+#   install.sh all                    the five in this order
 #
 # From the environment: TORCH_FLAVOR (pypi, or cpu with TORCH_WHEEL=URL#sha256=…), TORCH2 (1: the lock's; with TORCH2_WHEEL=URL#sha256=…
 # that wheel of PyTorch's CPU-only build in its place, and no CUDA libraries), IMAGE_BASE, IMAGE_REVISION, IMAGE_BUILDER.
@@ -149,6 +150,26 @@ compile() {
         "$compiler" -s -S -m compileall -q --invalidation-mode unchecked-hash >/dev/null
 }
 
+# Which compiler was there before is Debian's, and stays. The files carry the hash of their source: what is there is not built again.
+traces() {
+    built=1
+    for source in recorder replayer; do
+        digest=$(sha256sum <"$root/bench/workloads/replay/$source.c" | cut -c 1-12)
+        [ -x "$1/$source-$digest" ] || built=0
+    done
+    [ "$built" = 0 ] || return 0
+    brought=
+    if ! command -v cc >/dev/null; then
+        brought="gcc libc6-dev"
+        # shellcheck disable=SC2086  # a list of package names
+        debian $brought >/dev/null
+    fi
+    (cd "$root" && python3 -s -B -m bench.workloads.replay.build "$1") || fail "the recorder and the replayer could not be built"
+    # shellcheck disable=SC2086
+    [ -z "$brought" ] || DEBIAN_FRONTEND=noninteractive apt-get purge -y -qq --auto-remove $brought >/dev/null
+    chmod -R go+rX,go-w "$1"
+}
+
 project() {
     site=$("$python" -I -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     echo "$root" >"$site/bench.pth" # `python -I` looks neither at the current folder nor at PYTHONPATH
@@ -157,7 +178,8 @@ project() {
     chmod -R u+rwX,go+rX,go-w "$root/bench" "$root/conf" "$root/entrypoint.sh" "$root/scripts"
     chmod 755 "$root/entrypoint.sh" "$root/scripts/install.sh"
     ln -sf "$root/entrypoint.sh" /usr/local/bin/mallocost
-    manifest "$root/bench" "$root/conf" "$root/entrypoint.sh" "$root/scripts" "$root"/requirements*.lock "$root/packages.txt" >"$root/project.txt"
+    manifest "$root/bench" "$root/conf" "$root/entrypoint.sh" "$root/scripts" "$root"/requirements*.lock "$root/packages.txt" \
+        "$root/.venv/replay" >"$root/project.txt"
     "$python" -I - "$root" "$flavor" <<'PYTHON'
 import hashlib
 import json
@@ -185,6 +207,7 @@ PYTHON
 
 case ${1:-} in
     system | environment | torch2 | project) "$1" ;;
-    all) system; environment; torch2; project ;;
-    *) fail "say system, environment, torch2, project or all" ;;
+    traces) traces "${2:-$root/.venv/replay}" ;;
+    all) system; environment; torch2; traces "$root/.venv/replay"; project ;;
+    *) fail "say system, environment, torch2, traces, project or all" ;;
 esac

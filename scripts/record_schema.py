@@ -1,10 +1,11 @@
-"""Write record.schema.json and the tables of record.md in docs/reference from the declared fields of a record and of its ranks.
+"""Write the generated parts of docs/reference: the record's fields, the options of the commands, the keys of the configuration.
 
 .venv/bin/python scripts/record_schema.py
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import re
@@ -13,8 +14,9 @@ from typing import Any
 
 import msgspec
 
+from bench import cli
 from bench.job.job import PARTS, Job
-from bench.paths import CHECKOUT
+from bench.paths import CHECKOUT, CONF
 from bench.record import fields
 from bench.record.fields import Product, RecordFile
 from bench.workloads.gpt import fields as gpt_fields
@@ -114,6 +116,65 @@ def with_tables(text: str) -> str:
     return BLOCK.sub(lambda found: f"{found[1]}\n{table_of(found[2], schema)}\n{found[3]}", text)
 
 
+def options_text() -> str:
+    """Return a heading and a table of options for each command."""
+    parts = []
+    for name, line in cli.COMMANDS.items():
+        parser = cli._parsers(name)[name]
+        rows = [(shown, meaning) for shown, meaning in map(option, parser._actions) if meaning]
+        parts += [
+            f"### {name}\n\n{line[0].upper()}{line[1:]}{'.' * (line[-1] != '.')}\n\n",
+            lines_of(("option", "meaning"), rows),
+            "\n",
+        ]
+    return "".join(parts)
+
+
+def option(action: argparse.Action) -> tuple[str, str]:
+    """Return an option as it is written, and its meaning, which is empty for --help and what is not shown."""
+    if action.help in (None, argparse.SUPPRESS) or "--help" in action.option_strings:
+        return "", ""
+    name = str(action.metavar or (action.dest.upper() if action.option_strings else action.dest))
+    choices = f" {'|'.join(map(str, action.choices))}" if action.choices else f" {name}" if action.nargs != 0 else ""
+    shown = f"{', '.join(action.option_strings)}{choices}" if action.option_strings else name
+    return f"`{shown}`".replace("|", "\\|"), (str(action.help) % {"default": action.default}).replace("|", "\\|")
+
+
+def keys_text() -> str:
+    """Return the keys of conf/config.yaml and of sampled mode with their defaults and comments, as a table."""
+    rows = []
+    for path, group in ((CONF / "config.yaml", ""), (CONF / "measure/sampled.yaml", "measure.")):
+        prefix, of_group = group, ""
+        for line in path.read_text().splitlines():
+            found = re.fullmatch(r"( *)([a-z_0-9]+):\s*(.*?)\s*(?:# (.*))?", line)
+            if not found or found[2] in ("defaults", "mode"):
+                continue
+            indent, key, default, comment = found.groups()
+            prefix, of_group = (prefix, of_group) if indent else (group, "")
+            if default or key == "env":
+                rows.append((f"`{prefix if indent or group else ''}{key}`", f"`{default}`", comment or of_group))
+            else:
+                prefix, of_group = f"{key}.", comment or ""
+    return lines_of(("key", "default", "meaning"), rows)
+
+
+def with_block(text: str, name: str, content: str) -> str:
+    """Return the text with the block between `<!-- NAME -->` and `<!-- end -->` replaced."""
+    block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->\n)", re.DOTALL)
+    return block.sub(lambda found: f"{found[1]}\n{content}\n{found[2]}", text)
+
+
+def pages() -> dict[str, str]:
+    """Return the generated files by their names, as they should be."""
+    read = {name: (DOCS / name).read_text() for name in ("record.md", "commands.md", "configuration.md")}
+    return {
+        "record.schema.json": schema_text(),
+        "record.md": with_tables(read["record.md"]),
+        "commands.md": with_block(read["commands.md"], "options", options_text()),
+        "configuration.md": with_block(read["configuration.md"], "keys", keys_text()),
+    }
+
+
 if __name__ == "__main__":
-    (DOCS / "record.schema.json").write_text(schema_text())
-    (DOCS / "record.md").write_text(with_tables((DOCS / "record.md").read_text()))
+    for name, text in pages().items():
+        (DOCS / name).write_text(text)

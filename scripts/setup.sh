@@ -12,6 +12,15 @@ stamp() { sha256sum "$@" | sha256sum; }
 is_current() { [[ -x .venv/bin/python && -f .venv/$1 && $(<".venv/$1") == "$(stamp "${@:2}")" ]]; }
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
+# What runs below is quiet: one line, and the rest in a log, which is printed where the set-up fails.
+log=.tools/setup.log
+quiet() {
+    [[ -z ${terminal:-} ]] || return 0
+    mkdir -p .tools
+    printf 'setup    ' >&2
+    exec {terminal}>&2 2>"$log"
+    trap 'ended=$?; exec 2>&"$terminal"; [[ $ended == 0 ]] || { echo "failed (log: $log):"; tail -n 40 "$log"; } >&2; exit $ended' EXIT
+}
 as_root() { if [[ $EUID == 0 ]]; then "$@"; else sudo -n "$@"; fi; }
 apt() { as_root env DEBIAN_FRONTEND=noninteractive apt-get -y -q --no-install-recommends "$@" >&2; }
 # An old package list may do: when it does not, the installation says so.
@@ -122,7 +131,7 @@ lock_install() {  # ENVIRONMENT LOCK: sources are built with the locked setuptoo
 }
 
 prepare() {
-    mkdir -p .tools
+    quiet
     exec 9>.tools/lock
     flock -n 9 || { say "another set-up of this checkout is running; waiting for it"; flock 9; }
     unset PYTHONPATH PYTHONHOME VIRTUAL_ENV CONDA_PREFIX
@@ -158,7 +167,6 @@ make_environment() {
     mv .venv.new .venv
     rm -rf .tools/old-venv
     say ".venv is ready after $((SECONDS - started)) s"
-    say "./mallocost is ready; to type mallocost in any folder: ln -s '$PWD/mallocost' ~/.local/bin/"
 }
 
 if ! is_current setup.stamp requirements.lock; then
@@ -173,7 +181,7 @@ if [[ ${1:-} == dev ]] && ! is_current dev.stamp requirements.lock requirements-
     prepare
     say "adding the tools for tests and checks"
     rm -f .venv/execstack.stamp
-    mv .venv/setup.stamp .venv/setup.partial  # interrupted half way, this .venv is made anew
+    mv .venv/setup.stamp .venv/setup.partial  # interrupted half way, this .venv is made again
     ended=0; lock_install .venv requirements-dev.lock || ended=$?
     mv .venv/setup.partial .venv/setup.stamp
     [[ $ended == 0 ]] || die "could not install requirements-dev.lock (the reason is above); the next call tries again"
@@ -189,6 +197,14 @@ fi
 if command -v "${CC:-cc}" gcc clang >/dev/null; then
     .venv/bin/python -I -B -m bench.workloads.replay.build 2>&1 | while IFS= read -r line; do say "$line"; done || true
 fi
-# Tests start hundreds of processes, which write no bytecode and would each compile our modules anew.
+if [[ -n ${terminal:-} ]]; then
+    libraries=$(scripts/packages.sh wanted conf/allocator | sort -u | wc -l) lacking=$(missing | sort -u | wc -l)
+    printf '%s, PyTorch %s, %s allocator libraries; %s s (log: %s)\n' "$(.venv/bin/python --version)" \
+        "$(sed -n 's/^torch==\([0-9.]*\).*/\1/p' requirements.lock)" $((libraries - lacking)) $SECONDS "$log" >&"$terminal"
+    echo "         to type mallocost in any folder: ln -s '$PWD/mallocost' ~/.local/bin/" >&"$terminal"
+    exec 2>&"$terminal" {terminal}>&-
+    trap - EXIT
+fi
+# Tests start hundreds of processes, which write no bytecode and would each compile our modules again.
 [[ ${1:-} != dev ]] || .venv/bin/python -m compileall -q bench || true
 tell_missing

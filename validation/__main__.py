@@ -39,7 +39,11 @@ PARTS = {
     "interleave": Part("interleaved runs find what runs one after another find: faults within 2 %, ratios within 4 %", "1 h"),
     "overhead": Part("measuring costs a micro-batch less than 1 %", "15 min"),
     "foreign": Part("our GPT as a foreign program: `program` finds the ratio that the sweep finds", "40 to 60 min"),
+    "programs": Part("everyday programs: a verdict of a rate agrees with whole runs timed by hyperfine", "25 min"),
+    "program_overhead": Part("watching costs a user's program at most 1 %, upper limit of the interval included", "12 min"),
     "container_overhead": Part("the same job in Docker and in Apptainer: the same losses, times within 2 %", "15 min"),
+    "replay": Part("a replay of the published trace has the faults, system CPU time and peak memory of the training", "5 min"),
+    "replay_draws": Part("replays of one trace agree; a few calls more change glibc's faults", "15 min"),
     "faults": Part("no record lost, no hang, no process left, no wrong figure over faults at random moments", "10 min"),
     "aa": Part("one arm under two names is not called a difference", "35 min"),
 }  # fmt: skip

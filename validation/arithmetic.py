@@ -22,12 +22,11 @@ from typing import Any
 
 from run_job import micro_batch_seconds, parser_of, results, run_job
 
-from bench.host.products import product
+from bench.host.products import PATHS, product
 from bench.host.topology import cores
 from bench.report.verdicts import show
 from bench.statistics import stats
 
-PATHS = ("full", "stock")
 SAME = 0.05
 # By the path that the CPU could take: least ratio stock/full of the times, for the product and for the training.
 LEAST = {"AVX-512": {"product": 4.0, "training": 2.5}}

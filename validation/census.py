@@ -29,6 +29,7 @@ from pathlib import Path
 from run_job import parser_of
 
 from bench.allocators.environment import environment
+from bench.host.products import PATHS
 from bench.job import job
 from bench.job.sampling import kinds_of
 
@@ -129,9 +130,7 @@ def differences(megatron: Counter[int], published: Counter[int]) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     parser = parser_of(__doc__, out=False)
     parser.add_argument("--ops", nargs="+", choices=VARIANTS, default=["megatron", "published"])
-    parser.add_argument(
-        "--blas", nargs="+", choices=("full", "stock"), default=["full"], help="paths of the math library"
-    )
+    parser.add_argument("--blas", nargs="+", choices=PATHS, default=["full"], help="paths of the math library")
     parser.add_argument(
         "--iterations", type=int, default=3, help="the last counts: DDP rearranges its buckets in the 2nd"
     )

@@ -6,6 +6,8 @@ For our GPT, or for a program of the user's: advise [overrides] -- COMMAND ARGS.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import math
 import os
 import sys
@@ -18,7 +20,7 @@ from statistics import fmean
 
 from bench.allocators.catalogue import read_arms
 from bench.allocators.retention import is_usable
-from bench.commands.program import between_finalists, paste, print_failures, program_of, refuse_gpt_keys
+from bench.commands.program import print_failures, program_of, refuse_gpt_keys
 from bench.config.compose import jobs_of_arms
 from bench.config.study import Study
 from bench.copies.launcher import which_copy
@@ -30,8 +32,13 @@ from bench.job.job import Job, Program
 from bench.paths import results_directory
 from bench.record.records import Record
 from bench.report import verdict_json
-from bench.report.verdicts import show, verdict_sentence
+from bench.report.answer import SUMMARY, Line, between_finalists, columns, hanging, printed, setting
+from bench.report.sentences import cause_sentence
+from bench.report.tables import Table, gain_words
+from bench.report.terminal import print_lines
+from bench.report.verdicts import pair_sentence, verdict_text
 from bench.statistics import grouping
+from bench.statistics.pairing import Pair
 from bench.statistics.stats import Ratio, verdict
 from bench.workloads import reading
 from bench.workloads.catalogue import workload_of
@@ -48,8 +55,8 @@ def run(options: argparse.Namespace) -> int:
     copy = which_copy(os.environ)
     if copy.num_copies > 1:  # before anything runs
         raise ConfigError(
-            f"advise decides from run to run what to run next, on one host, and {copy.launcher} started {copy.num_copies} copies: start one "
-            "copy, or compare the arms that you name on all nodes with -m +allocator=a,b repeat=0,1,2."
+            f"advise works on one host, and {copy.launcher} started {copy.num_copies} copies: start one "
+            "copy, or compare allocators by name on all nodes with -m +allocator=a,b repeat=0,1,2."
         )
     if "--" in options.words and not options.after:
         raise ConfigError(
@@ -58,18 +65,16 @@ def run(options: argparse.Namespace) -> int:
     program, rest = program_of(options.overrides, options.after) if options.after else (None, options.overrides)
     jobs, limit_gib = candidates(rest, program), options.memory_limit_gib
     study = Study(f"advise-{datetime.now(timezone.utc):%Y%m%dT%H%M%S}", reference="glibc", html=False)
-    begun = time.monotonic()
     found, final = search(study, jobs, 60 * options.minutes, limit_gib)
     if not any(record["valid"] for record in found):
         print_failures(found)
-        raise RecordError(
-            f"no run ended well, so there is no advice; the first: {found[0]['error'] if found else 'none ran'}"
-        )
+        raise RecordError(f"no run was successful; the first: {found[0]['error'] if found else 'none ran'}")
     end = conclude(found, limit_gib, final)
-    print(advice(found, end, limit_gib, (time.monotonic() - begun) / 60, final))
+    folder = os.path.relpath(results_directory() / study.name)
+    report = Line("Report", f"{folder}/report.md    page: mallocost report {folder}")
+    print_lines(["", *printed([*advice(found, end, limit_gib, final), report], columns())])
     peaks = {name: peak_bytes(found, name) for name in end.ratios}
     options.answer = verdict_json.of_advice(end.arm, end.significant, end.ratios, peaks, limit_gib)
-    print(f"`report {os.path.relpath(results_directory() / study.name)}` writes the page.")
     return 0
 
 
@@ -122,7 +127,7 @@ def first_look(record: Record, jobs: Sequence[Job], budget_seconds: float) -> tu
 
 @dataclass
 class Search:
-    """The blocks so far. Each call runs the whole sweep, in which nothing is run again, so that tables and report are of all of it."""
+    """The blocks so far. Each call runs the whole sweep, which skips the runs that are measured, so that the report is of all."""
 
     study: Study
     budget_seconds: float
@@ -131,7 +136,8 @@ class Search:
 
     def run(self, jobs: Sequence[Job], block: int) -> Records:
         self.before += [job for job in (replace(job, repeat=block) for job in jobs) if job not in self.before]
-        code = sweep.run(self.study, self.before)
+        with contextlib.redirect_stdout(io.StringIO()):  # the answer comes once, at the end
+            code = sweep.run(self.study, self.before)
         if code == sweep.INTERRUPTED:
             raise SystemExit(code)
         wanted = {job.content_hash for job in self.before}
@@ -165,15 +171,14 @@ def search(study: Study, jobs: Sequence[Job], budget_seconds: float, limit_gib: 
     if not found or not found[0]["valid"]:
         return found, Final((), 0)
     left, job_seconds = first_look(found[0], left, budget_seconds)
-    print(
-        f"Plan for {budget_seconds / 60:g} minutes: a look at {len(left)} arms at {job_seconds:.0f} s a run is about "
-        f"{job_seconds * len(left) / 60:.1f} minutes; the slower half is dropped until half of the time is over; then fresh blocks of the "
-        f"last {FINALISTS} and glibc, in which nothing was chosen, confirm the answer.",
-        flush=True,
+    minutes = job_seconds * len(left) / 60
+    say(
+        "plan",
+        f"{budget_seconds / 60:g} min: one short run of {len(left)} allocators (about {minutes:.1f} min), then blocks of the faster half "
+        f"each time; the last {FINALISTS} are confirmed against glibc in independent blocks",
     )
     if len(left) < len(jobs):
-        left_out = ", ".join(job.allocator.name for job in jobs[len(left) :])
-        print(f"Left out, because a look at all would take more than a third of the time: {left_out}.", flush=True)
+        say("left out", f"{', '.join(job.allocator.name for job in jobs[len(left) :])}: too many for the time")
     if left[0].measure != shorter:
         one.before.clear()  # that run was longer than those that follow, and is not compared with them
     block = 0
@@ -227,14 +232,18 @@ def peak_bytes(found: Records, arm: str) -> int:
 class Conclusion:
     """``arm``: the fastest within the limit, glibc where none beats it, None where none fits.
 
-    ``ratios``: of each arm to glibc, by the blocks that had no part in choosing, because those that chose the winner were lucky
-    ones. ``between``: on the finalists.
+    ``pairs``: each arm against glibc, by the independent blocks alone, because those that chose the winner favor it. ``between``: on the
+    finalists.
     """
 
     arm: str | None
-    ratios: dict[str, Ratio]
+    pairs: dict[str, Pair]
     between: list[str]
     tied: bool
+
+    @property
+    def ratios(self) -> dict[str, Ratio]:
+        return {arm: pair.ratio for arm, pair in self.pairs.items() if pair.ratio}
 
     @property
     def faster(self) -> bool:
@@ -248,54 +257,63 @@ class Conclusion:
 def conclude(found: Records, limit_gib: float | None, final: Final) -> Conclusion:
     fresh = [record for record in found if record["job"]["repeat"] >= final.from_block]
     allowed = mean_seconds(found, limit_gib)
-    ratios = {c.arm: c.ratio for c in grouping.pairs(fresh, "glibc") if c.ratio}
+    pairs = {c.arm: c for c in grouping.pairs(fresh, "glibc") if c.ratio}
+    ratios = {arm: pair.ratio for arm, pair in pairs.items() if pair.ratio}
     order, between, tied = between_finalists(
         fresh, [arm for arm in final.arms if arm in allowed and (arm in ratios or not ratios)]
     )
     first = order[0] if order else "glibc"
     if "glibc" in allowed and first in ratios and ratios[first].value <= 1:
         first = "glibc"
-    return Conclusion(first if allowed else None, ratios, between, tied)
+    return Conclusion(first if allowed else None, pairs, between, tied)
 
 
-def advice(found: Records, end: Conclusion, limit_gib: float | None, minutes: float, final: Final) -> str:
-    """Return the answer in lines."""
+def advice(found: Records, end: Conclusion, limit_gib: float | None, final: Final) -> list[Line]:
+    """Return the answer."""
     within = f" within {limit_gib:g} GiB" if limit_gib else ""
     if end.arm is None:
         lowest = min(r["derived"]["peak_rss_bytes"] for r in found if r["valid"])
-        return f"\nNo arm stays{within}: the smallest peak is {lowest / 2**30:.2f} GiB."
-    lines = ["", f"After {minutes:.0f} minutes, against stock glibc on this host, confirmed in independent blocks:"]
-    for name, r in sorted(end.ratios.items(), key=lambda item: -item[1].value):
-        blocks = f"{r.num_blocks} block{'s' * (r.num_blocks > 1)}"
-        lines.append(f"  {name:18} {show(r):24} {blocks}, peak RSS {peak_bytes(found, name) / 2**30:.2f} GiB")
-    lines += given_up(found, limit_gib, final)
+        return [Line("Result", f"no allocator stays{within}: the smallest peak RSS is {lowest / 2**30:.2f} GiB")]
+    keep, more = Line("Setting", "none: keep glibc"), Line("Caution", "more time narrows the CI: --minutes")
+    eliminated = given_up(found, limit_gib, final)
     if not end.ratios and final.arms:
-        lines.append(
-            f"  none: {final.arms[0]} was the fastest at first, and no time was left to confirm it (give it more minutes)."
-        )
-        return "\n".join(lines)
+        said = f"inconclusive: {final.arms[0]} was the fastest of the short runs, and no time was left to confirm it"
+        return [Line("Result", said), keep, *eliminated, more]
+    table = ratio_table(found, end)
     if end.arm == "glibc":
-        return "\n".join([*lines, "", f"Stock glibc is the best of them{within}: change nothing."])
+        return [Line("Result", f"glibc is the fastest of them{within}", table=table), keep, *eliminated]
     winner = next(r for r in found if r["valid"] and r["job"]["allocator"]["name"] == end.arm)
-    allocator, command = winner["job"]["allocator"], (winner["job"].get("program") or {}).get("command")
-    lines += ["", f"{verdict_sentence(end.ratios[end.arm], end.arm, 'glibc')}.", *end.between]
-    if not end.faster and "glibc" in mean_seconds(found, limit_gib):
-        sure = "Fastest measured, not significant (give it more minutes)"
-    else:
-        sure = "Among the fastest" if end.tied else "Fastest"
-    lines += [f"{sure}{within}: {end.arm} ({allocator['shows']}). For your job script:", ""]
-    return "\n".join([*lines, paste(winner, command or ("python", "train.py", "...")), ""])
+    needed = "glibc" not in mean_seconds(found, limit_gib)
+    rank = ("among the fastest" if end.tied else "the fastest") + within if end.faster or needed else "not significant"
+    lines = [Line("Result", "; ".join([f"{pair_sentence(end.pairs[end.arm])}, {rank}", *end.between]), table=table)]
+    if (cause := end.pairs[end.arm].cause) and end.faster:
+        lines.append(Line("Cause", cause_sentence(cause, "glibc", end.arm)))
+    lines.append(setting(winner) if end.faster or needed else keep)
+    return [*lines, *eliminated, *([] if end.significant else [more])]
 
 
-def given_up(found: Records, limit_gib: float | None, final: Final) -> list[str]:
+def ratio_table(found: Records, end: Conclusion) -> Table:
+    """Return the confirmed arms, the fastest first, with the peak RSS of all of their runs."""
+    rows = [
+        [name, *gain_words(ratio), f"{peak_bytes(found, name) / 2**20:,.0f} MiB", verdict_text(ratio)]
+        for name, ratio in sorted(end.ratios.items(), key=lambda item: -item[1].value)
+    ]
+    return Table(SUMMARY, rows, left=("Allocator", "95% CI", "Verdict"))
+
+
+def given_up(found: Records, limit_gib: float | None, final: Final) -> list[Line]:
     """Return a line on the arms that were eliminated, and by how many runs: they may be as fast as the one that is advised."""
     before = [record for record in found if record["valid"] and record["job"]["repeat"] < final.from_block]
     times = mean_seconds(before, limit_gib)
     runs = Counter(record["job"]["allocator"]["name"] for record in before)
     best = min(times.values(), default=math.nan)
     said = [
-        f"{arm} ({runs[arm]} run{'s' * (runs[arm] > 1)}, {times[arm] / best - 1:.0%} slower than the fastest)"
+        f"{arm} ({runs[arm]} run{'s' * (runs[arm] > 1)}, {times[arm] / best - 1:+.0%})"
         for arm in sorted(times, key=lambda arm: times[arm])
         if arm not in (*final.arms, "glibc")
     ]
-    return [f"  eliminated by mean time alone, without an interval: {', '.join(said)}"] if said else []
+    return [Line("Caution", f"eliminated by mean time alone, without a CI: {', '.join(said)}")] if said else []
+
+
+def say(label: str, text: str) -> None:
+    print("\n".join(hanging(label, text, columns())), file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@ import argparse
 import math
 import re
 from collections.abc import Callable
+from typing import Any
 
 from bench.paths import given_path
 
@@ -55,13 +56,26 @@ HOSTS = text_of(f"{HOST}(,{HOST})*", "a list of host names, as in n1,n2")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    words = "one JSON object on standard output instead (docs/reference/json.md has its words)"
+    words = "print one JSON object instead (docs/reference/json.md)"
     parser.add_argument("--json", action="store_true", help=words)
 
 
+def add_output(parser: argparse.ArgumentParser, runs: bool = True) -> None:
+    """Add how much is printed; ``runs``: of a command that measures."""
+    parser.add_argument("-q", "--quiet", action="store_true", help="print the result, the cause and the setting only")
+    if runs:
+        parser.add_argument("-v", "--verbose", action="store_true", help="print a line for each run")
+    parser.add_argument("--tables", action="store_true", help="print the tables before the answer")
+
+
+def shown(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of `add_output`, as fields of a Study."""
+    return {name: getattr(options, name) for name in ("quiet", "verbose", "tables")}
+
+
 def add_reference(parser: argparse.ArgumentParser) -> None:
-    words = "the arm that the others are compared with (default: glibc)"
-    parser.add_argument("--reference", default="glibc", metavar="ARM", help=words)
+    words = "the allocator that the others are compared with (default: glibc)"
+    parser.add_argument("--baseline", "--reference", dest="reference", default="glibc", metavar="ALLOCATOR", help=words)
 
 
 def add_tolerance(parser: argparse.ArgumentParser) -> None:
@@ -73,18 +87,17 @@ def report(parser: argparse.ArgumentParser) -> None:
     words = "results folders, packs, or folders of packs; the report is written into the first"
     parser.add_argument("directories", metavar="DIR", nargs="+", type=given_path, help=words)
     add_reference(parser)
+    add_output(parser, runs=False)
     add_json(parser)
 
 
 def compare(parser: argparse.ArgumentParser) -> None:
-    words = (
-        "two results folders, packs, record.json or published.csv; one, or three and more: changes in the order of time"
-    )
+    words = "two results (folder, pack, record.json or published.csv); one, or three and more: changes over time"
     parser.add_argument("results", nargs="+", type=given_path, metavar="RESULT", help=words)
     add_tolerance(parser)
-    words = "be a gate: fail where an arm of B takes significantly more than this more time than in A, as in 3%% (docs/how-to/ci.md)"
+    words = "fail if an allocator of B takes significantly more time than in A by more than this, as in 3%% (docs/how-to/ci.md)"
     parser.add_argument("--max-regression", type=share, metavar="SHARE", help=words)
-    words = "with --max-regression: exit code 1 where more blocks would decide"
+    words = "with --max-regression: exit code 1 if more blocks would decide"
     parser.add_argument("--undecided-fails", action="store_true", help=words)
     add_reference(parser)
     add_json(parser)
@@ -93,7 +106,7 @@ def compare(parser: argparse.ArgumentParser) -> None:
 def pack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", nargs="?", type=given_path, help="a results folder")
     parser.add_argument("-o", "--output", metavar="FILE", type=given_path, help="the pack, such as results.tar.gz")
-    words = "check a pack that was sent in: is it whole, and does it name nobody?"
+    words = "check a pack: checksums, and no host, user or path names"
     parser.add_argument("--check", metavar="FILE", type=given_path, help=words)
 
 
@@ -103,18 +116,18 @@ def rerun(parser: argparse.ArgumentParser) -> None:
     )
     add_tolerance(parser)
     add_reference(parser)
-    parser.add_argument("--dry-run", action="store_true", help="print the jobs and start nothing")
-    words = "start the command, the interpreter and the allocator libraries that the records name; without it the first two are refused"
+    parser.add_argument("--dry-run", action="store_true", help="print the runs and start nothing")
+    words = "allow the command, the interpreter and the allocator libraries that the records name"
     parser.add_argument("--trust", action="store_true", help=words)
 
 
 def advise(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=positive_number, default=30.0, help="budget (default: %(default)g)")
-    words = "largest peak resident set of one rank that is allowed"
+    words = "largest peak RSS of one rank that is allowed"
     parser.add_argument("--memory-limit-gib", type=positive_number, help=words)
     parser.add_argument("-m", "--multirun", action="store_true", help=argparse.SUPPRESS)
     words = (
-        "what to train, e.g. model=tiny train.dropout=0, or rate='REGEX' check='REGEX' -- COMMAND ARGS... for a program of yours; "
+        "what to train, such as model=tiny train.dropout=0, or rate='REGEX' check='REGEX' -- COMMAND ARGS... for a program of yours; "
         "allocator=a,b searches only those"
     )
     parser.add_argument("overrides", nargs="*", help=words)
@@ -124,33 +137,35 @@ def advise(parser: argparse.ArgumentParser) -> None:
 def program(parser: argparse.ArgumentParser) -> None:
     words = (
         "rate='REGEX' check='REGEX' program.stop_after_steps=N allocator=a,b repeat=0,1,2 measure.blocks_max_minutes=M study=NAME; then -- "
-        "and the command, which is taken as it is"
+        "and the command, passed on unchanged"
     )
     parser.add_argument("overrides", nargs="*", help=words)
+    add_output(parser)
 
 
 def trace(parser: argparse.ArgumentParser) -> None:
     words = "beginning of the names of the files that are written, one for each process (default: %(default)s)"
     parser.add_argument("-o", "--output", metavar="NAME", type=given_path, default="calls", help=words)
     parser.add_argument("--android", action="store_true", help="write the text of Android's memory_replay too")
-    words = "leave out the blocks that begin and end before the first step"
+    words = "omit the blocks that begin and end before the first step"
     parser.add_argument("--shorten", action="store_true", help=words)
-    words = "what our GPT trains, as for a run; or -- and a command of yours, which is taken as it is"
+    words = "what our GPT trains, as for a run; or -- and a command of yours, passed on unchanged"
     parser.add_argument("overrides", nargs="*", help=words)
 
 
 def replay(parser: argparse.ArgumentParser) -> None:
     words = "of `trace`, or the text of Android's memory_replay"
     parser.add_argument("trace", metavar="TRACE", type=given_path, help=words)
-    words = "+allocator=a,b warmup_steps=N pace=none|original study=NAME"
+    words = "+allocator=a,b warmup_steps=N steps=N pace=none|original study=NAME"
     parser.add_argument("overrides", nargs="*", help=words)
+    add_output(parser)
 
 
 def plan(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s [options] [overrides]"
     words = "plan for N hosts like this one, a copy on each, as a launcher would start them (default: as started now)"
     parser.add_argument("--copies", type=positive_whole, metavar="N", help=words)
-    words = "run nothing: where no record helps, guess from the speed of matrix products"
+    words = "start no probe run: without records, estimate from the SGEMM speed"
     parser.add_argument("--no-look", action="store_true", help=words)
     parser.add_argument("overrides", nargs="*", help="what would be measured: +experiment=tcmalloc nodes=1,2")
     add_json(parser)
@@ -179,7 +194,7 @@ def jobscript(parser: argparse.ArgumentParser) -> None:
     add("--results", metavar="DIR", help="where records go (default: $BENCH_OUT as it is now, else results)")
     add("--launcher", choices=("srun", "mpirun", "ssh"), help="default: the batch system's own, srun for Slurm")
     add("--hosts", type=HOSTS, metavar="A,B", help="host names, for ssh, and for mpirun outside a scheduler")
-    add("overrides", nargs="*", help="what to measure, as without `slurm`: -m nodes=1,2 +allocator=glibc,tcmalloc")
+    add("overrides", nargs="*", help="what to measure: -m nodes=1,2 +allocator=glibc,tcmalloc")
 
 
 ADD: dict[str, Callable[[argparse.ArgumentParser], None]] = {

@@ -169,7 +169,9 @@ def largest_nodes(overrides: Sequence[str]) -> int:
     except ValueError:
         numbers = [0]
     if min(numbers) < 1:
-        raise ConfigError(f"nodes={','.join(map(str, found))}: say positive whole numbers, as in nodes=1,2,4.")
+        raise ConfigError(
+            f"nodes={','.join(map(str, found))}: this is no list of positive whole numbers; write it as nodes=1,2,4."
+        )
     return max(numbers)
 
 
@@ -195,9 +197,9 @@ def _check(options: argparse.Namespace) -> None:
             kind == "pbs" and not options.cpus_per_task,
         "--requeue is Slurm's, with srun: PBS and LSF run a job again by themselves (-r), and it goes on.":
             options.requeue and launcher != "srun",
-        "--array is of Slurm, PBS and LSF: elsewhere print a script for each share of the blocks, repeat=0,1 and repeat=2,3.":
+        "--array needs Slurm, PBS or LSF: elsewhere print a script for each share of the blocks, repeat=0,1 and repeat=2,3.":
             options.array and (kind == "flux" or hosts),
-        "--launcher ssh needs to know where: add --hosts A,B, the first one leads.":
+        "--launcher ssh needs hosts: add --hosts A,B, the leader first.":
             launcher == "ssh" and not hosts,
         f"--hosts is for --launcher ssh or mpirun; for Slurm say --directive=--nodelist={hosts}.":
             launcher == "srun" and hosts,
@@ -210,7 +212,7 @@ def _check(options: argparse.Namespace) -> None:
     if not options.image and not options.checkout and _in_image():
         options.image = os.environ.get("APPTAINER_CONTAINER")
         if not options.image:
-            raise ConfigError("this image does not know its own file; name it, as in --image bench.sif.")
+            raise ConfigError("the file of this image is unknown; name it, as in --image bench.sif.")
 
 
 def _in_image() -> bool:

@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
         why = f": {read.refused[0][1]}" if read.refused else "; run mallocost first."
         raise ConfigError(f"pack {options.directory}: there are no records{why}")
     packed = write_pack(options.output, read.records)
-    print(f"{options.output}: {len(packed)} records, each sealed again. Taken away:")
+    print(f"{options.output}: {len(packed)} records, with new checksums. Redacted:")
     for what, how in STRIPPED:
         print(f"- {what}: {how}")
     for sentence in [*read.left_out, *(why for _, why in read.refused)]:
@@ -48,9 +48,9 @@ def check(path: Path) -> int:
         print(f"{name}: {why}")
     if not read.records and not wrong:
         wrong = [("", "")]
-        print("There are no records in it.")
+        print("It has no records.")
     if wrong:
         return 1
     arms = ", ".join(sorted({record["job"]["allocator"]["name"] for record in read.records}))
-    print(f"{path} is fit to be taken in: {len(read.records)} whole records ({arms}) that name nobody.")
+    print(f"OK: {len(read.records)} records ({arms}), checksums valid, no host, user or path names")
     return 0

@@ -20,6 +20,8 @@ from bench.host.topology import cores
 from bench.job.job import Job, Measure
 from bench.paths import results_directory
 from bench.process.cpus import allowed_cpus
+from bench.report.answer import columns, printed
+from bench.report.terminal import print_lines
 from bench.workloads.catalogue import workload_of
 
 LOOK = "plan"  # the study of the looks: their records are earlier records for the next plan
@@ -44,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         check_hosts(jobs, copy, host)
         look(jobs[0])
         found = plan.plan(study, jobs, out, [host], copy.num_copies)
-    print("\n".join(plan.lines(found)))
+    print_lines(printed(plan.lines(found), columns()))
     options.answer = plan.as_data(found)
     check_hosts(jobs, copy, host)  # last, so that what is wanted and what is there have been said
     return 0

@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import math
 import os
 import re
-import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.allocators.retention import is_usable
+from bench.commands.arguments import shown
 from bench.config import compose
 from bench.config.overrides import refuse_unknown
 from bench.config.study import Study
@@ -28,10 +27,7 @@ from bench.job.errors import ConfigError, RecordError
 from bench.job.job import OWN_PARTS, Job, Program
 from bench.paths import results_directory
 from bench.record.records import Record
-from bench.report.sentences import setting_words
-from bench.report.verdicts import show, verdict_sentence
-from bench.statistics import grouping
-from bench.statistics.stats import FEWEST_BLOCKS, verdict
+from bench.statistics.stats import FEWEST_BLOCKS
 from bench.workloads import reading
 from bench.workloads.program.run import OUTPUT, last_lines, seen_environment
 
@@ -64,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     say(f"standard input is /dev/null{removed()}.")
     with locked(results_directory() / study.name, say):
         set_aside(results_directory() / study.name, program, seen_environment(os.environ) if resume else {})
-    code = sweep.run(study, jobs)
+    code = sweep.run(dataclasses.replace(study, **shown(options)), jobs)
     if code != sweep.INTERRUPTED:
         # Also further blocks of the same program, which measure.blocks=auto added.
         plain, hashes = dataclasses.asdict(program), {job.content_hash for job in jobs}
@@ -75,7 +71,6 @@ def run(options: argparse.Namespace) -> int:
             or (record["job"].get("program") == plain and record["job"]["seed"] == jobs[0].seed)
         ]
         print_failures(found)
-        print(advice(found, study.reference, program.command))
     return code
 
 
@@ -142,9 +137,7 @@ def as_type(name: str, text: str) -> Any:
 
 def check_command(word: str, directory: Path) -> None:
     if re.search(r"\s", word) and not (directory / word).exists():
-        raise ConfigError(
-            f"{word!r} is one word: give the words of the command without quotes around all of them: -- {word}"
-        )
+        raise ConfigError(f"{word!r} is one argument: write the command without quotes around all of it: -- {word}")
     if re.match(r"[A-Za-z_]\w*=", word) and not (directory / word).exists():
         raise ConfigError(f"{word} is a variable and no program: put `env` in front of it: -- env {word} ...")
     if "/" not in word:
@@ -197,7 +190,7 @@ def refuse_gpt_keys(words: Sequence[str]) -> set[str]:
     given = {word.lstrip("+").partition("=")[0] for word in words}
     for key in sorted(given):
         if key.split(".")[0] in (*OWN_PARTS["gpt"], "nodes", "ranks_per_node", "experiment"):
-            raise ConfigError(f"{key} is of our own GPT and means nothing to a program; remove it.")
+            raise ConfigError(f"{key} is a key of the GPT, and has no effect on a program; remove it.")
     return given
 
 
@@ -209,50 +202,3 @@ def print_failures(found: Sequence[Record]) -> None:
         lines = last_lines(output, SHOWN_LINES)
         if lines:
             print("\n".join([f"\nThe last lines of {os.path.relpath(output)}:", *(f"    {line}" for line in lines)]))
-
-
-def advice(found: Sequence[Record], reference: str, command: Sequence[str]) -> str:
-    """Return the lines to paste for the fastest arm that is significantly faster, or that there is nothing to change."""
-    of_arm = {record["job"]["allocator"]["name"]: record for record in found if record["valid"]}
-    compared = [pair for pair in grouping.pairs(found, reference) if pair.ratio]
-    if not compared:
-        return ""
-    by_arm = {pair.arm: pair for pair in compared if pair.arm in of_arm}  # the largest gain first
-    if not any(pair.word == "faster" for pair in by_arm.values()):
-        more = "give it more time (measure.blocks_max_minutes=60)"
-        return f"\nNo arm is significantly faster than {reference}: change nothing, or {more}."
-    # The significant ones first; the runner-up may be an arm with a larger gain and a wider interval.
-    order, between, tied = between_finalists(found, sorted(by_arm, key=lambda arm: by_arm[arm].word != "faster"))
-    best, record = by_arm[order[0]], of_arm[order[0]]
-    words = show(best.ratio) if best.ratio else ""
-    words += f", {1 / best.memory.value:.2f} times the peak memory" if best.memory else ""
-    sure = "Among the fastest" if tied else "Fastest"
-    head = f"{sure}: {best.arm} ({record['job']['allocator']['shows']}), {words}. To run with it:"
-    return "\n".join(["", *between, head, "", paste(record, command)])
-
-
-def between_finalists(found: Sequence[Record], order: list[str]) -> tuple[list[str], list[str], bool]:
-    """Return the finalists in order, a sentence on the first against the second, and whether they are tied.
-
-    The order in which they were chosen stays, unless the blocks of ``found`` show that the second is significantly faster.
-    """
-    if len(order) < 2:
-        return order, [], False
-    first, second = order[:2]
-    ratio = next((c.ratio for c in grouping.pairs(found, second) if c.arm == first and c.ratio), None)
-    if ratio is None:
-        return order, [f"{first} and {second} cannot be distinguished: no block holds both."], True
-    word = verdict(ratio).word
-    if word == "faster":
-        return order, [f"{verdict_sentence(ratio, first, second)}, the runner-up."], False
-    if word == "slower":
-        turned = dataclasses.replace(ratio, value=1 / ratio.value, low=1 / ratio.high, high=1 / ratio.low)
-        said = f"{verdict_sentence(turned, second, first)}, which was ahead before."
-        return [second, first, *order[2:]], [said], False
-    limits = "" if math.isnan(ratio.low) or ratio.says_nothing else f", 95 % {ratio.low:.3f} to {ratio.high:.3f}"
-    return order, [f"{first} and {second} cannot be distinguished (ratio {ratio.value:.3f}{limits})."], True
-
-
-def paste(record: Record, command: Sequence[str]) -> str:
-    """Return one `env` in front of the command, so that no shell and no helper runs under the preload."""
-    return "    " + " \\\n        ".join([shlex.join(["env", *setting_words(record)]), shlex.join(command)])

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.allocators.retention import is_usable
+from bench.commands.arguments import shown
 from bench.commands.program import ARMS, refuse_gpt_keys
 from bench.config import compose
 from bench.config.study import Study
@@ -16,13 +17,18 @@ from bench.host.files import file_sha256
 from bench.job.checks import check
 from bench.job.errors import ConfigError
 from bench.job.job import Job, Replay
+from bench.job.quantities import mebibytes
 from bench.paths import results_directory
 from bench.record.records import Record
+from bench.report.answer import Line, columns, printed
+from bench.report.tables import Table
+from bench.report.terminal import print_lines
 from bench.workloads import reading
 from bench.workloads.replay.build import built
 from bench.workloads.replay.trace import read
 
-KEYS = {"pace": str, "warmup_steps": int}  # of `replay`; all may leave out `replay.`
+STEPS = ("Allocator", "Minor faults", "System CPU time", "Peak RSS", "Replay")
+KEYS = {"pace": str, "warmup_steps": int, "steps": int}  # of `replay`; all may leave out `replay.`
 
 
 def run(options: argparse.Namespace) -> int:
@@ -30,12 +36,12 @@ def run(options: argparse.Namespace) -> int:
     replay, rest = replay_of(options.trace, options.overrides)
     built("replayer")
     study, jobs = jobs_of(replay, rest)
-    code = sweep.run(study, jobs)
+    code = sweep.run(dataclasses.replace(study, **shown(options)), jobs)
     hashes = {job.content_hash for job in jobs}
     found = reading.read_all([results_directory() / study.name])[0] if code != 130 else []
     ours = [record for record in found if record["content_hash"] in hashes and record["valid"]]
     if ours:
-        print(table(ours))
+        print_lines(printed([steps(ours)], columns()))
     return code
 
 
@@ -78,15 +84,15 @@ def jobs_of(replay: Replay, words: Sequence[str]) -> tuple[Study, list[Job]]:
     return study, jobs
 
 
-def table(found: Sequence[Record]) -> str:
-    """Return what a step of the trace takes under each arm, least time in the kernel first."""
-    rows = [("arm", "minor faults/step", "system s/step", "peak RSS MiB", "replay s")]
+def steps(found: Sequence[Record]) -> Line:
+    """Return what a step of the trace takes under each allocator, least system CPU time first."""
+    rows = []
     for record in sorted(found, key=lambda record: record["derived"]["system_seconds_per_it"]):
-        figures, segments = record["derived"], record["ranks"][0]["segments"]
-        counts = f"{figures['minor_faults_per_it']:,.0f}", f"{figures['system_seconds_per_it']:.3g}"
-        memory = f"{figures['peak_rss_bytes'] / 2**20:,.0f}", f"{sum(segments['seconds']):.1f}"
-        rows.append((record["job"]["allocator"]["name"], *counts, *memory))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in range(1, 5))]) for row in rows]
-    last = "Counts are the program's; the replay has none of its arithmetic, and predicts no speed-up of it."
-    return "\n".join(["", f"A step of the trace ({found[0]['derived']['notes']}):", "", *lines, "", last])
+        figures = record["derived"]
+        counts = f"{figures['minor_faults_per_it']:,.0f}", f"{figures['system_seconds_per_it']:.3g} s"
+        seconds = f"{sum(record['ranks'][0]['segments']['seconds']):.1f} s"
+        rows.append([record["job"]["allocator"]["name"], *counts, mebibytes(figures["peak_rss_bytes"]), seconds])
+    text = (
+        f"a step of the trace ({found[0]['derived']['notes']}); no arithmetic is replayed, so this predicts no speed-up"
+    )
+    return Line("Steps", text, table=Table(STEPS, rows, left=("Allocator",)))

@@ -25,16 +25,24 @@ def run(options: argparse.Namespace) -> int:
         read = reading.collect(with_packs(options.directories))
         found, refused = read.records, read.refused
         if not found:
-            why = f"; {len(refused)} files were refused, the first because {refused[0][1]}" if refused else ""
+            why = f"; {len(refused)} files could not be read, the first: {refused[0][1]}" if refused else ""
             raise ConfigError(
                 f"report {' '.join(map(str, options.directories))}: there are no records{why or '; run mallocost first.'}"
             )
         names = {record["job"]["allocator"]["name"] for record in found}
         if options.reference not in names and options.reference != "glibc":
             raise ConfigError(
-                f"--reference={options.reference} is not an arm here; there are {', '.join(sorted(names))}."
+                f"--baseline={options.reference} has no record here; there are {', '.join(sorted(names))}."
             )
-        parts = write_all(written_into(options.directories[0]), found, refused, options.reference, read.left_out)
+        parts = write_all(
+            written_into(options.directories[0]),
+            found,
+            refused,
+            options.reference,
+            read.left_out,
+            options.quiet,
+            options.tables,
+        )
         options.answer = verdict_json.of_report(parts, refused)
         return 0
     finally:

@@ -84,6 +84,6 @@ def own_arm(arm: Allocator, own: Sequence[Allocator]) -> Allocator:
         if (one.library, one.env) == (arm.library, arm.env):
             return dataclasses.replace(arm, instead=one.instead)
     raise ConfigError(
-        f"allocator={arm.name} of the record asks for library {arm.library} with {brief(arm.env)}, which no arm of this host's conf "
-        "does: add it to conf/allocator or $BENCH_CONF, or say --trust."
+        f"allocator={arm.name} of the record asks for library {arm.library} with {brief(arm.env)}, which no file of this host's "
+        "conf/allocator does: add one there or in $BENCH_CONF, or add --trust."
     )

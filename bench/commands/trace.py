@@ -45,17 +45,21 @@ def run(options: argparse.Namespace) -> int:
         )
         seconds = time.monotonic() - started
         kept = [one for path in sorted(raw.glob("*.raw")) if (one := keep(path, out, options))]
+        own_seconds = sum(seconds for _, _, seconds in kept)
     finally:
         if not any(raw.glob("*.raw")):
             remove(raw)
-    lines = [line for _, line in sorted(kept, reverse=True)]
+    lines = [line for _, line, _ in sorted(kept, reverse=True)]
     print("\n".join([*lines[:SHOWN], *([f"and {len(lines) - SHOWN} more processes"] if len(lines) > SHOWN else [])]))
     if not kept:
         error = error or "nothing was recorded: is the program static, or of another C library than glibc?"
     if error:
         print(f"mallocost: {printable(error)}", file=sys.stderr)
         return 1
-    print(f"It ran for {seconds:.1f} s while it was recorded.")
+    print(
+        f"It ran for {seconds:.1f} s while it was recorded; {own_seconds:.2g} s of that, over all threads, are the recorder's. On top come "
+        "page faults, because each large block was a mapping of its own."
+    )
     return 0
 
 
@@ -84,8 +88,10 @@ def on_event(run: int, rank: int, event: dict[str, Any]) -> None:
     """Drop the event: a recorded run shows no progress, and takes as long as a run of its shape."""
 
 
-def keep(path: Path, out: Path, options: argparse.Namespace) -> tuple[int, str] | None:
-    """Write one process's calls in the compact form; return how many there were and a line on it, None without any."""
+def keep(path: Path, out: Path, options: argparse.Namespace) -> tuple[int, str, float] | None:
+    """Write one process's calls in the compact form; return how many there were, a line on it, and the recorder's seconds.
+
+    None without any."""
     found = traces.read(path)
     steps = sum(1 for kind, _, _, block, *_ in found if kind == traces.MARK and block == traces.STEP)
     if options.shorten:
@@ -100,7 +106,8 @@ def keep(path: Path, out: Path, options: argparse.Namespace) -> tuple[int, str] 
     stopped = found.header["stopped"]
     why = f"; it ends early, where no more could be written ({os.strerror(stopped)})" if stopped else ""
     calls, threads = found.header["calls"], found.header["threads"]
-    return calls, f"{os.path.relpath(file)}: {calls:,} calls, {steps} steps, {threads} threads{why}"
+    line = f"{os.path.relpath(file)}: {calls:,} calls, {steps} steps, {threads} threads{why}"
+    return calls, line, found.header["recorder_seconds"]
 
 
 def remove(folder: Path) -> None:

@@ -68,7 +68,9 @@ def job_of(config: DictConfig, numa_domains: int = 1) -> Job:
     """Return the Job that ``config`` describes. ``numa_domains``: what ``ranks_per_node=auto`` means on this host."""
     values = _plain(config)
     sweep = {key: values.pop(key, {}) for key in OUTSIDE_JOB}["sweep"]
-    refuse_unknown(sweep, [f.name for f in dataclasses.fields(Study)[1:] if f.name not in OUTSIDE_MEASURE], "sweep.")
+    options = ("name", "quiet", "verbose", "tables")
+    keys = [f.name for f in dataclasses.fields(Study) if f.name not in (*options, *OUTSIDE_MEASURE)]
+    refuse_unknown(sweep, keys, "sweep.")
     if isinstance(values.get("measure"), dict):
         values["measure"] = {key: value for key, value in values["measure"].items() if key not in OUTSIDE_MEASURE}
     auto = values.get("ranks_per_node") == "auto"

@@ -19,3 +19,6 @@ class Study:
     blocks_max_minutes: Annotated[float, Meta(gt=0, le=1e6)] = 15.0
     max_minutes: Optional[Annotated[float, Meta(gt=0, le=1e9)]] = None  # of this sweep, after which no job is begun
     html: bool = True  # report.html, whose pictures take seconds to draw, is written at the end
+    quiet: bool = False  # these three are options, and no keys: print less of the answer,
+    verbose: bool = False  # a line for each run,
+    tables: bool = False  # the tables

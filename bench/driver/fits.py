@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.copies.launcher import Copy
-from bench.host.findings import huge_pages_allowed
+from bench.host.findings import THP_MADVISE, huge_pages_allowed
 from bench.host.interpreter import numbers, software
 from bench.job.errors import ConfigError
 from bench.job.job import Job, asks_for_huge_pages
@@ -26,8 +26,8 @@ def check_hosts(jobs: Sequence[Job], copy: Copy, host: Mapping[str, Any]) -> Non
             raise ConfigError(lacking)
         if asks_for_huge_pages(job.allocator.env) and not huge_pages_allowed():
             raise ConfigError(
-                f"allocator={job.allocator.name} asks for transparent huge pages, which this host never gives: leave the arm out, or "
-                "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled."
+                f"allocator={job.allocator.name} asks for transparent huge pages, which this host never gives: leave it out, or "
+                f"{THP_MADVISE}."
             )
 
 
@@ -37,7 +37,7 @@ def lacks_pytorch(job: Job) -> str | None:
         torch = software(job.launch.python or sys.executable)["packages"]["torch"]
         if numbers(torch) < OF_PYTORCH[name]:
             return (
-                f"allocator={job.allocator.name} sets {name}, which PyTorch {torch} does not know: leave the arm out, or give a "
+                f"allocator={job.allocator.name} sets {name}, which PyTorch {torch} does not support: leave the allocator out, or give a "
                 f"launch.python with PyTorch {'.'.join(map(str, OF_PYTORCH[name]))} or newer."
             )
     return None

@@ -33,7 +33,7 @@ def in_blocks(jobs: Sequence[Job], shuffle: bool) -> list[Job]:
     }
     if len(set(settings.values())) < len(settings):
         raise ConfigError(
-            "two arms of this sweep differ but have the same allocator.name: give each a file of its own in conf/allocator."
+            "two allocators of this sweep differ but have the same allocator.name: give each a file of its own in conf/allocator."
         )
     first_seen = {key: i for i, key in enumerate(dict.fromkeys(others(job) for job in jobs))}
     ordered: list[Job] = []
@@ -66,7 +66,7 @@ def runs_at_once(job: Job, hosts: Sequence[Mapping[str, Any]], interleave: str, 
     """
     workload = workload_of(job)
     if interleave == "false" or (interleave == "auto" and not workload.pauses):
-        return 1
+        return 1 if interleave == "false" else workload.side_by_side
     if not workload.pauses:
         raise ConfigError(f"sweep.interleave=true: a run of {workload.title(job)} cannot be paused; leave it at auto.")
     need = (workload.rank_bytes(job) or 0) * (job.num_ranks if alone else job.ranks_per_node)

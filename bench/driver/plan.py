@@ -25,20 +25,22 @@ from bench.job.job import Job
 from bench.job.quantities import nodes_text
 from bench.job.sampling import micro_batches
 from bench.record import records
+from bench.report.answer import Line
 from bench.statistics import grouping
 from bench.statistics.forecast import SOURCES, Duration, Forecast, duration, forecast, with_auto_blocks
 from bench.statistics.stats import FEWEST_BLOCKS, needed_blocks
 from bench.workloads import reading
 from bench.workloads.catalogue import workload_of
 
+MOST_NAMED = 6  # arms in the line of a plan
 MOST_READ = 300  # earlier records, the newest: a folder of thousands would take longer to read than it is worth
 RECORD_BYTES, BYTES_OF_A_MICRO_BATCH, REPORT_BYTES = 24_000, 260, 3_000_000
 FROM = {
-    "same job": "earlier blocks of the same job on this kind of host",
-    "same arm": "records of the same model and arm, measured for another time",
-    "another arm": "records of the same model under another arm",
+    "same job": "earlier blocks of the same run on this host class",
+    "same arm": "records of the same model and allocator of another length",
+    "another arm": "records of the same model under another allocator",
     "another width": "records of the same model at another number of nodes or ranks",
-    "products": "the speed of matrix products and the model's operations, a guess",
+    "products": "the SGEMM speed and the model's operations, a guess",
 }
 Host = Mapping[str, Any]
 
@@ -49,6 +51,8 @@ class Plan:
 
     study: str
     num_jobs: int
+    arms: tuple[str, ...]
+    num_blocks: int
     answered: tuple[tuple[str, str], ...]
     again: tuple[tuple[str, str], ...]
     forecasts: tuple[Forecast, ...]  # of the jobs that are to run
@@ -93,6 +97,8 @@ def plan(study: Study, jobs: Sequence[Job], out: Path, hosts: Sequence[Host], nu
     return Plan(
         study.name,
         len(jobs),
+        tuple(dict.fromkeys(job.allocator.name for job in jobs)),
+        len({job.repeat for job in jobs}),
         tuple(answered),
         tuple(again),
         tuple(forecasts),
@@ -180,49 +186,53 @@ def _amount(size: float | None) -> str:
 
 
 def head(found: Plan) -> str:
-    """Return the plan as one line, the minutes with where they come from and what each source may be off by."""
-    jobs = f"{found.num_jobs} job{'s' * (found.num_jobs != 1)}"
-    parts = [
-        f"plan: {f'blocks of {found.num_jobs} jobs until the intervals are narrow' if found.auto else jobs}"
-        + (f", {len(found.answered)} of them there already" if found.answered else ""),
-        nodes_text(found.nodes, found.simulated),
-    ]
-    if found.memory_needed_bytes is not None:
-        parts.append(f"memory {_amount(found.memory_needed_bytes)} of {_amount(found.memory_available_bytes)} free")
-    parts.append(f"disk {_amount(found.disk_needed_bytes)} of {_amount(found.disk_available_bytes)} free")
+    """Return the plan in a line: what runs, what of it is there already, and the minutes."""
+    few = len(found.arms) <= MOST_NAMED
+    parts = [", ".join(sorted(found.arms)) if few else f"{len(found.arms)} allocators"]
+    blocks = FEWEST_BLOCKS if found.auto else found.num_blocks
+    parts.append(f"{blocks} block{'s' * (blocks > 1)}{' or more' * found.auto}")
+    parts += [nodes_text(found.nodes, found.simulated)] if found.nodes > 1 else []
+    if found.answered:
+        parts.append(f"{len(found.answered)} of {found.num_jobs} runs measured already")
     if not found.forecasts and not found.auto:
-        return "; ".join([*parts, "nothing to measure."])
-    counts, num = Counter(one.source for one in found.forecasts), len(found.forecasts)
-    sources = [f"{FROM[s]} (within {SOURCES[s]:.0%}, {counts[s]} of {num} jobs)" for s in SOURCES if counts[s]]
-    blocks = f" for {found.duration.num_blocks} blocks" if found.duration.num_blocks else ""
-    parts.append(f"{minutes_text(found.duration)}{blocks}{', from ' if sources else ''}{'; '.join(sources)}.")
-    return "; ".join(parts)
+        return "; ".join([*parts, "nothing to measure"])
+    return "; ".join([*parts, minutes_text(found.duration), "safe to interrupt and rerun"])
 
 
-def lines(found: Plan) -> list[str]:
+def lines(found: Plan) -> list[Line]:
     """Return all of the plan, for the command `plan`."""
-    said = [head(found)]
-    for title, jobs in (("There already, and not run again:", found.answered), ("Run again:", found.again)):
-        if jobs:
-            said += ["", title, *(f"  {name}: {why.rstrip('.')}." for name, why in jobs)]
-    if found.forecasts:
-        said += ["", "To run, in this order, seconds each:"]
-        said += [f"  {one.job.directory}: {_seconds(one)}" for one in found.forecasts]
-    return said
+    counts, num = Counter(one.source for one in found.forecasts), len(found.forecasts)
+    sources = [f"{FROM[s]} (within {SOURCES[s]:.0%}, {counts[s]} of {num} runs)" for s in SOURCES if counts[s]]
+    blocks = f" for {found.duration.num_blocks} blocks" if found.duration.num_blocks else ""
+    said = [Line("Plan", head(found))]
+    if sources:
+        said.append(Line("Time", f"{minutes_text(found.duration)}{blocks}, from {'; '.join(sources)}"))
+    need = found.memory_needed_bytes
+    said += (
+        [Line("Memory", f"{_amount(need)} of {_amount(found.memory_available_bytes)} free")] if need is not None else []
+    )
+    said.append(Line("Disk", f"{_amount(found.disk_needed_bytes)} of {_amount(found.disk_available_bytes)} free"))
+    said += [Line("Done", f"{name}: {why.rstrip('.')}") for name, why in found.answered]
+    said += [Line("Again", f"{name}: {why.rstrip('.')}") for name, why in found.again]
+    return said + [Line("Run", f"{one.job.directory}: {_seconds(one)}") for one in found.forecasts]
 
 
 def _seconds(one: Forecast) -> str:
     if math.isnan(one.seconds):
         return "not known"
     of = f" of {one.num_records}" if one.num_records else ""
-    return f"{_round(one.seconds)} ({_round(one.low)} to {_round(one.high)}), {one.source}{of}"
+    return f"{_round(one.seconds)} s ({_round(one.low)} to {_round(one.high)}), {one.source}{of}"
 
 
 def as_data(found: Plan) -> dict[str, Any]:
     """Return what --json prints."""
     took = found.duration
     return {
-        **{key: value for key, value in vars(found).items() if key not in ("forecasts", "duration", "auto")},
+        **{
+            key: value
+            for key, value in vars(found).items()
+            if key not in ("forecasts", "duration", "auto", "arms", "num_blocks")
+        },
         **{key: [{"job": n, "why": why} for n, why in getattr(found, key)] for key in ("answered", "again")},
         "to_run": [
             {"job": one.job.directory, "seconds": one.seconds, "low": one.low, "high": one.high, "source": one.source}

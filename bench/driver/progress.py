@@ -13,6 +13,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from bench.job.job import Job
+from bench.report.answer import WIDEST, hanging
 from bench.statistics.stats import FEWEST_BLOCKS
 from bench.workloads.catalogue import workload_of
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from bench.statistics.pairing import Pair
 
 BAR_COLUMNS = 10
+LABEL = 15  # columns of the name of a block
 
 
 class Progress:
@@ -30,16 +32,20 @@ class Progress:
     """
 
     def __init__(
-        self, jobs: Sequence[Job], budget_seconds: float | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        jobs: Sequence[Job],
+        budget_seconds: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        verbose: bool = False,
     ):
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self.clock, self.started, self.budget_seconds = clock, clock(), budget_seconds
+        self.clock, self.started, self.budget_seconds, self.verbose = clock, clock(), budget_seconds, verbose
         self.jobs, self.ended = list(jobs), 0
         self.running: list[Job] = []  # of the runs under way, those whose record is not there yet
         self.begun = 0.0  # when the runs under way started
         self.turns: Counter[str] = Counter()  # of the runs under way, by arm
         self.took: list[float] = []  # seconds of the jobs that ended
-        self.ratios: dict[tuple[Any, ...], Any] = {}  # as printed last
+        self.arms: list[str] | None = None  # columns of the blocks
         self.bar: Bar | None = None
         if self.console.is_terminal:
             self.bar = Bar(
@@ -71,6 +77,16 @@ class Progress:
         """Print a line for the user."""
         self.console.print(f"mallocost: {sentence}", markup=False)
 
+    def note(self, words: str) -> None:
+        """Print what is of interest with --verbose alone."""
+        if self.verbose:
+            self.say(words)
+
+    def line(self, label: str, text: str) -> None:
+        """Print a line as those of the answer are."""
+        width = self.console.width if self.console.is_terminal else WIDEST
+        self.console.print("\n".join(hanging(label, text, min(width, WIDEST))), markup=False)
+
     def start(self, group: Sequence[Job]) -> None:
         """Begin the runs of ``group``, which are alive together.
 
@@ -85,7 +101,7 @@ class Progress:
             first, last = self.ended + 1, self.ended + len(group)
             numbers = f"{first}-{last}" if last > first else f"{first}"
             what = f"{' and '.join(label(job) for job in group)}{', interleaved' * (last > first)}"
-            self.say(f"job {numbers}/{len(self.jobs)} {what} ...{f' ({left})' if left else ''}")
+            self.note(f"run {numbers}/{len(self.jobs)} {what} ...{f' ({left})' if left else ''}")
 
     def step(self, job: Job, event: Mapping[str, Any], elapsed_seconds: float) -> None:
         """Show a turn of ``job``, ``elapsed_seconds`` after the runs under way started."""
@@ -101,22 +117,44 @@ class Progress:
         """Print the figures of a run, or why it failed."""
         self.ended += 1
         result = workload_of(job).summary(record["derived"]) if record["valid"] else f"failed: {record['error']}"
-        self.say(
-            f"{self.ended}/{len(self.jobs)} {label(job)}: {result}{' [already there]' * (job not in self.running)}"
-        )
+        say = self.note if record["valid"] else self.say
+        say(f"{self.ended}/{len(self.jobs)} {label(job)}: {result}{' [already measured]' * (job not in self.running)}")
         if record.get("wall_seconds") and record["valid"]:
             self.took.append(record["wall_seconds"])
         self.running = [other for other in self.running if other != job]
         self._show(job, "", 0.0, self.time_left())
 
-    def print_ratios(self, found: Sequence[Pair]) -> None:
-        """Print each ratio with its interval, after a block, where it is another than was printed last."""
-        for pair in found:
-            where = (pair.reference, pair.arm, pair.nodes, pair.simulated)
-            ratio = pair.ratio or pair.invalid
-            if self.ratios.get(where) != ratio:
-                self.ratios[where] = ratio
-                self.say(ratio_sentence(pair))
+    def block(self, records: Sequence[Mapping[str, Any]], found: Sequence[Pair]) -> None:
+        """Print the line of a block that has ended: ``records`` of its runs, and the speed-ups so far."""
+        good = [record for record in records if record["valid"]]
+        if not good:
+            return
+        one = good[0]["job"]
+        here = [pair for pair in found if pair.nodes == one["nodes"]]
+        unit = unit_of(good[0])
+        if self.arms is None:
+            self.arms = list(dict.fromkeys(job.allocator.name for job in self.jobs))
+            base = next((pair.reference for pair in here), self.arms[0])
+            self.arms.sort(key=lambda arm: arm != base)
+            self._row(unit, self.arms, "speed-up so far" if len(self.arms) < 3 else "best speed-up so far", "95% CI")
+        seconds: dict[str, float] = {}
+        for record in good:
+            seconds.setdefault(record["job"]["allocator"]["name"], record["derived"]["micro_batch_seconds"])
+        times = [f"{seconds[arm]:#.3g}".rstrip(".") if arm in seconds else "-" for arm in self.arms]
+        nodes = f", {one['nodes']} nodes" if one["nodes"] > 1 else ""
+        self._row(f"block {one['repeat'] + 1}{nodes}", times, *speed_up(here, len(self.arms) > 2))
+
+    def _row(self, label: str, times: Sequence[str], speed_up: str, limits: str) -> None:
+        """Print one line; arms that do not fit before the speed-up have no column, and one arm has no speed-up."""
+        arms, width = self.arms or [], self.console.width if self.console.is_terminal else WIDEST
+        cells = [label.ljust(LABEL)]
+        room = width - LABEL - 42
+        for arm, text in zip(arms, times):
+            room -= max(len(arm), 5) + 2
+            if room >= 0:
+                cells.append(text.ljust(max(len(arm), 5)))
+        cells += [speed_up.ljust(20), limits] if len(arms) > 1 else []
+        self.console.print("  ".join(cells).rstrip(), markup=False)
 
     def time_left(self, expected: float | None = None, elapsed: float = 0.0) -> str:
         """Return the time left of the whole sweep: ``9:00 left``; ``up to 9:00 left`` with a budget; empty while it is unknown.
@@ -142,7 +180,7 @@ class Progress:
         if self.bar:
             name = f"{job.allocator.name[:24]}{f' n{job.nodes}' if job.nodes > 1 else ''} r{job.repeat}"
             completed, room = self.ended + part, self.console.width - len(name) - BAR_COLUMNS - 2
-            counted = f"{completed:.1f}/{len(self.jobs)} jobs"
+            counted = f"{completed:.1f}/{len(self.jobs)} runs"
             rest = fitting((counted, left, state, f"{clock_text(self.clock() - self.started)} ran"), room)
             self.bar.update(self.task, label=name, rest=rest, completed=completed, refresh=True)
 
@@ -163,21 +201,22 @@ def clock_text(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
 
 
-def ratio_sentence(pair: Pair) -> str:
-    """Return the ratio of one arm so far, with its interval."""
-    from bench.report.verdicts import pair_sentence, verdict_text
+def unit_of(record: Mapping[str, Any]) -> str:
+    """Return the unit of a run's seconds: of its micro-batch, its step, or all of it."""
+    phases = record["derived"]["phases"]
+    return f"s/{next(iter(phases)) if len(phases) == 1 else 'micro-batch'}"
 
-    nodes = f" at {pair.nodes} {'simulated ' * pair.simulated}nodes" if pair.nodes > 1 else ""
-    ratio = pair.ratio
-    if ratio is None:
-        return f"so far{nodes}: {pair_sentence(pair)}"
-    said = f"after {ratio.num_blocks} block{'s' * (ratio.num_blocks > 1)}{nodes}: {pair.arm} {ratio.value:.2f}x against {pair.reference}"
+
+def speed_up(found: Sequence[Pair], named: bool) -> tuple[str, str]:
+    """Return the best speed-up so far, of the arm where it is to be ``named``, and its interval or why there is none."""
+    best = next((pair for pair in found if pair.ratio), None)
+    if best is None or best.ratio is None:
+        return "-", f"no comparison: {found[0].invalid}" if found else ""
+    ratio = best.ratio
+    value = f"{f'{best.arm} ' * named}{ratio.value:.2f}x"
     if ratio.num_blocks == 1:
-        return f"{said}; run-to-run variation needs two blocks or more: no verdict yet"
-    if ratio.says_nothing:
-        return f"{said}; no interval yet: the blocks disagree too much"
-    width = 100 * (math.sqrt(ratio.high / ratio.low) - 1)
-    return f"{said}, 95 % [{ratio.low:.2f}, {ratio.high:.2f}], +-{width:.1f} %: {verdict_text(ratio)}"
+        return value, "needs 2 blocks"
+    return value, "blocks disagree" if ratio.says_nothing else f"{ratio.low:.2f} to {ratio.high:.2f}"
 
 
 def label(job: Job) -> str:

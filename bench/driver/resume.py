@@ -154,7 +154,7 @@ def find_record(path: Path, job: Job, hosts: Sequence[Mapping[str, Any]]) -> tup
         raise RecordError(f"{path} is a folder: move it away.")
     if not any(path.parent.glob("record*.json")):
         return None, ""
-    now, why = conditions_here(job, hosts), "it failed, or its record is of another configuration" * path.exists()
+    now, why = conditions_here(job, hosts), "it failed, or its record has another configuration" * path.exists()
     try:
         record = valid_record(path, job)
     except RecordError as error:
@@ -162,11 +162,11 @@ def find_record(path: Path, job: Job, hosts: Sequence[Mapping[str, Any]]) -> tup
     if record is not None:
         if (then := conditions_of(record)) == now:
             when = record["started_at"][:16]
-            return record, f"its record of {when} is of this job, code and library, on hosts of this kind"
+            return record, f"its record of {when} has the same job, code and library, on this host class"
         why = f"its record is {difference(then, now)}"
     with contextlib.suppress(RecordError):
         if (record := valid_record(archived(path, now), job)) is not None:
-            return record, f"its record of {record['started_at'][:16]} was set aside and comes back"
+            return record, f"its record of {record['started_at'][:16]} was archived and comes back"
     return None, why
 
 
@@ -187,7 +187,7 @@ def take_record(path: Path, job: Job, hosts: Sequence[Mapping[str, Any]], say: S
         aside = archived(path, conditions_of(other))
         os.replace(path, aside)
         if not found and host_class(other["hosts"]) == host_class(hosts):
-            say(f"{path.parent.name}: {why}: it is set aside as {aside.name} and measured again.")
+            say(f"{path.parent.name}: {why}: it is archived as {aside.name} and measured again.")
     if found:
         os.replace(found["path"], path)
     return found and {**found, "path": str(path)}

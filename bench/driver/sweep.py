@@ -36,7 +36,7 @@ from bench.host.findings import findings
 from bench.host.foreign import dropped_environment
 from bench.host.interpreter import with_software
 from bench.host.interrupt import Interrupted, interruptible, raise_if_interrupted
-from bench.host.products import products, products_sentences
+from bench.host.products import products
 from bench.host.topology import cores
 from bench.job.errors import ConfigError
 from bench.job.job import Job, canonical, to_dict
@@ -76,7 +76,8 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
             "measured code": measured_code(jobs[0].workload),
         },
     }
-    progress = Progress(jobs, 60 * study.blocks_max_minutes if study.blocks == "auto" else None)
+    budget_seconds = 60 * study.blocks_max_minutes if study.blocks == "auto" else None
+    progress = Progress(jobs, budget_seconds, verbose=study.verbose)
     with interruptible(), contextlib.ExitStack() as stack:
         try:
             out = results_directory() / study.name
@@ -100,8 +101,7 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
             return Runner(study, out, leader, progress).run(jobs)
         except Interrupted as signal_name:
             progress.say(
-                f"stopped by {signal_name}: the records so far are whole, and {workload_of(jobs[0]).continued_by} goes on where this one "
-                "ended."
+                f"interrupted ({signal_name}); finished runs are saved. Rerun {workload_of(jobs[0]).continued_by} to resume."
             )
             return INTERRUPTED
         except PeersLost as error:
@@ -135,8 +135,8 @@ def tell_others(refused: str) -> None:
 
 
 WEAK = (
-    "BENCH_TOKEN is not set: the copies know each other by what their launcher told them, which others may know as well; set it to "
-    "one secret in all copies where other people use these machines."
+    "BENCH_TOKEN is not set: the copies authenticate by the launcher's job id, which other users may see; on shared machines set it "
+    "to one secret in all copies."
 )
 
 
@@ -153,24 +153,22 @@ class Runner:
     def run(self, jobs: Sequence[Job]) -> int:
         done: list[records.Record] = []
         ahead = self.plan(jobs)
-        for finding in findings(self.leader.facts[0], load.now(), needed_bytes=ahead.memory_needed_bytes):
-            if finding.level == "bad":
-                self.progress.say(f"{finding.what} {finding.advice}")
-        self.progress.say(head(ahead))
-        if self.study.blocks == "auto" and not ahead.forecasts:
-            self.progress.say(
-                "measure.blocks=auto adds further blocks to these while an interval is too wide, for up to "
-                f"measure.blocks_max_minutes={self.study.blocks_max_minutes:g} from now."
-            )
+        host = self.leader.facts[0]
+        bad = [one for one in findings(host, load.now(), needed_bytes=ahead.memory_needed_bytes) if one.level == "bad"]
+        self.progress.line("host", f"{host_text(host, ahead.memory_available_bytes)}{', idle' * (not bad)}")
+        for finding in bad:
+            self.progress.line("warning", f"{finding.what} {finding.advice}")
+        self.progress.line("plan", head(ahead))
         started = time.monotonic()
         with self.progress:
             block = list(jobs)
             while block:
                 for _, arms in itertools.groupby(block, key=others):
+                    before = len(done)
                     if not self.run_arms(list(arms), done, started):
                         self.publish(done, final=True)
                         return INTERRUPTED
-                    self.progress.print_ratios(pairs(done, self.study.reference))
+                    self.progress.block(done[before:], pairs(done, self.study.reference))
                 # By their records and not by the clock, because runs that were there already took no time.
                 job_seconds = sum(record["wall_seconds"] for record in done[-len(block) :]) / len(block)
                 block = self.next_block(jobs, done, time.monotonic() - started, job_seconds)
@@ -195,7 +193,8 @@ class Runner:
             number += 1
         hosts = self.leader.facts
         at_once = runs_at_once(todo[0], hosts, self.study.interleave, len(hosts) == 1) if todo else 1
-        for group in groups(todo, reference, at_once, number):
+        beside = reference if todo and workload_of(todo[0]).pauses else None
+        for group in groups(todo, beside, at_once, number):
             raise_if_interrupted()
             if done and self.time_is_over(started, group[0]):
                 return False
@@ -216,8 +215,6 @@ class Runner:
         if not ahead.forecasts or not any(workload_of(job).wants_products(job) for job in jobs):
             return ahead
         hosts[0]["products"] = products(len(cores(allowed_cpus())))
-        for sentence in products_sentences(hosts[0]):
-            self.progress.say(sentence)
         return plan(self.study, jobs, self.out, hosts, len(hosts))
 
     def time_is_over(self, started: float, job: Job) -> bool:
@@ -226,8 +223,7 @@ class Runner:
         if minutes is None or time.monotonic() - started < 60 * minutes:
             return False
         self.progress.say(
-            f"stopped by sweep.max_minutes={minutes:g}: the records so far are whole, and {workload_of(job).continued_by} goes on where this "
-            "one ended."
+            f"stopped by sweep.max_minutes={minutes:g}; finished runs are saved. Rerun {workload_of(job).continued_by} to resume."
         )
         return True
 
@@ -243,7 +239,7 @@ class Runner:
             return []
         found = pairs_with_records(done, study.reference)
         if not found:
-            self.progress.say("measure.blocks=auto ends: there is no ratio to narrow.")
+            self.progress.note("measure.blocks=auto ends: there is no ratio to narrow.")
             return []
         ratios = [pair.ratio for pair, *_ in found if pair.ratio]
         blocks = max(ratio.num_blocks for ratio in ratios)
@@ -252,7 +248,7 @@ class Runner:
         needed = max(each)
         _, ours, theirs = found[each.index(needed)]  # the widest
         if needed <= blocks:
-            self.progress.say(
+            self.progress.note(
                 f"measure.blocks=auto ends after {blocks} blocks: every interval is as narrow as {wanted}."
             )
             return []
@@ -268,7 +264,7 @@ class Runner:
                 goal = f"about +-{100 * ahead.half_width:.1f} %; {wanted} may take about {needed} blocks"
         # Fewer give no verdict that anybody could use: they are run, whatever they take.
         if blocks >= FEWEST_BLOCKS and job_seconds * len(first) > left:
-            self.progress.say(
+            self.progress.note(
                 f"measure.blocks=auto ends after {blocks} blocks: another would end after "
                 f"measure.blocks_max_minutes={study.blocks_max_minutes:g}; {wanted} may take about {needed} blocks."
             )
@@ -276,7 +272,7 @@ class Runner:
         if blocks > 1:
             more = max(ahead_blocks, FEWEST_BLOCKS, blocks + 1) - blocks
             minutes = more * job_seconds * len(first) / 60
-            self.progress.say(
+            self.progress.note(
                 f"{more} more block{'s' * (more > 1)}, about {minutes:.{int(minutes < 9.95)}f} minutes, to {goal}."
             )
         block = [dataclasses.replace(job, repeat=repeat, measure=measure) for job in first]
@@ -381,6 +377,12 @@ class Runner:
         records.write(path, record)
         keep_logs(path.parent, outcome.logs)
         return {**reading.with_figures(record), "path": str(path)}
+
+
+def host_text(host: Mapping[str, Any], available_bytes: int) -> str:
+    """Return the host in a line."""
+    num_cores = len(cores(allowed_cpus()))
+    return f"{host['cpu']['model'] or host['machine']}, {num_cores} cores, {available_bytes / 2**30:.1f} GiB free"
 
 
 def replace_iterations(job: Job, iterations: int) -> Job:

@@ -64,7 +64,7 @@ def _cpu(root: Path) -> dict[str, Any]:
     smt, boost, no_turbo = (read_int(system / f) for f in ("smt/active", "cpufreq/boost", "intel_pstate/no_turbo"))
     governors = {text for path in system.glob("cpufreq/policy*/scaling_governor") if (text := read_text(path))}
     vendor, model = arm_core(info) or (info.get("vendor_id"), info.get("model name") or info.get("cpu"))
-    ghz, source = _clock(root, info, model or "")
+    ghz, source = _clock(root)
     return {
         "model": model,
         "vendor": vendor,
@@ -82,20 +82,13 @@ def _cpu(root: Path) -> dict[str, Any]:
     }
 
 
-def _clock(root: Path, info: Mapping[str, str], model: str) -> tuple[float | None, str]:
+def _clock(root: Path) -> tuple[float | None, str]:
     """Return the clock in GHz, and where it was read. The highest before the present one, which is low on an idle core."""
     highest = max((read_int(path) or 0 for path in root.glob(f"{CPUS}/cpufreq/policy*/cpuinfo_max_freq")), default=0)
     if highest:
         return round(highest / 1e6, 3), "cpufreq maximum"
-    if (now := clock_now(root)) is not None:
-        return now, "present clock"
-    if in_name := re.search(r"@ ([0-9]+(?:\.[0-9]+)?)GHz", model):
-        return float(in_name.group(1)), "model name"
-    # On x86 BogoMIPS is twice the rate of the time-stamp counter, which runs at the nominal clock; on Arm it is a timer's.
-    counter = info.get("bogomips", "") if "constant_tsc" in info.get("flags", "").split() else ""
-    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", counter):
-        return round(float(counter) / 2000, 3), "time-stamp counter"
-    return None, "unknown"
+    now = clock_now(root)
+    return (None, "unknown") if now is None else (now, "present clock")
 
 
 def clock_now(root: Path) -> float | None:

@@ -110,7 +110,7 @@ def noise(before: Mapping[str, Any], after: Mapping[str, Any], own_cpu_seconds: 
         (faults > MAJOR_FAULTS_PER_SECOND * wall, f"{faults:.0f} major page faults waited for a disk."),
         (
             abs(set_by) > CLOCK_SECONDS,
-            f"The clock was set by {set_by:+.0f} s; durations are of another clock, and right.",
+            f"The clock was set by {set_by:+.0f} s; durations use another clock, and are right.",
         ),
     ]
     return [sentence for holds, sentence in found if holds]

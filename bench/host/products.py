@@ -12,9 +12,10 @@ from typing import Any
 
 from bench.host.foreign import FOREIGN
 from bench.host.vector import cores_allowed, limit_gflops
+from bench.job.checks import CHOICES
 
 LIMIT_SECONDS = 120.0
-PATHS = ("full", "stock")
+PATHS = CHOICES["launch.blas"]
 SLOW = 1.2  # times as fast on the best path as the library is by default: from here on it is worth a word
 Products = dict[str, dict[str, Any]]
 
@@ -77,7 +78,7 @@ def products_sentences(host: Mapping[str, Any]) -> list[str]:
         return []
     full, stock = found["full"], found["stock"]
     fast, slow = full["product_gflops"], stock["product_gflops"]
-    said = f"Matrix products: {full['library']} {full['version']}, {full['path']} path, {fast:.0f} GFLOP/s on {full['threads']} threads"
+    said = f"SGEMM: {full['library']} {full['version']}, {full['path']} path, {fast:.0f} GFLOP/s on {full['threads']} threads"
     limit = limit_gflops(host, full["threads"])
     if disturbed(full):
         said += f" (on {full['product_cpus']:.1f} cores: other programs had the rest, or the library uses no more)"

@@ -29,7 +29,7 @@ MOST = {"nodes": MOST_NODES, "seed": LARGEST}
 POSITIVE = (
     "nodes ranks_per_node model.layers model.hidden model.heads model.sequence model.vocabulary train.micro_batch_size "
     "train.global_batch_size train.lr parallel.tensor parallel.pipeline train.clip_grad launch.threads_per_rank launch.timeout_seconds "
-    "launch.collective_timeout_seconds launch.silence_seconds launch.job_timeout_seconds program.timeout_seconds"
+    "launch.collective_timeout_seconds launch.silence_seconds launch.job_timeout_seconds program.timeout_seconds replay.steps"
 ).split()
 POSITIVE_BY_MODE = {
     "full": ["measure.iterations"],
@@ -228,9 +228,10 @@ def check_program(program: Program) -> None:
             re.compile(pattern or "")
         except re.error as error:
             raise ConfigError(f"{key}={pattern} is not a regular expression: {error}.") from error
+    value = re.compile(program.check or "(.*)")
     require(
-        program.check is None or re.compile(program.check).groups == 1,
-        f"check={program.check} must have one group in parentheses: the value that all arms print alike.",
+        value.groups == 1 or (value.groups == 2 and value.groupindex.keys() == {"step", "value"}),
+        f"check={program.check} must have one group in parentheses: the value that all arms print alike; or (?P<step>...) and (?P<value>...).",
     )
     found, steps = re.compile(program.rate or ""), program.stop_after_steps
     require(

@@ -1,4 +1,4 @@
-"""Errors that a user can cause: one sentence each, with the key, the value and the way out."""
+"""Errors that a user can cause: one sentence each, `key=value: what is wrong`, then after a colon or semicolon what to do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class ConfigError(ValueError):
 
 
 class AllocatorError(RuntimeError):
-    """One sentence: what is missing or not as asked, and the way out."""
+    """One sentence: what is missing or not as asked, and what to do."""
 
 
 def printable(text: str) -> str:
@@ -25,6 +25,21 @@ def printable(text: str) -> str:
         if text.isprintable()
         else "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
     )
+
+
+# How the second part of an error begins, which is what to do.
+HINT = re.compile(
+    r"; (?=there (?:is|are) )|"
+    r"[;:] (?=(?:or )?(?:`|add |allow |apt-get |ask |bring |build |cd |choose |copy |correct |did you mean |free |give |install |keep |"
+    r"leave |link |list |make |mount |move |name |put |raise |read |record |remove |rename |rerun |run |save |say |see |send |set |start |"
+    r"unset |use |wait |write ))"
+)
+
+
+def error_lines(sentence: str) -> list[str]:
+    """Return an error as it is printed: what is wrong, and in a line of its own what to do."""
+    what, *rest = HINT.split(printable(sentence), maxsplit=1)
+    return [f"error: {what.rstrip('.')}", *(f"hint: {words.rstrip('.')}" for words in rest)]
 
 
 # How Python, torch (DefaultCPUAllocator), C and the loader say that there was no memory.

@@ -154,6 +154,7 @@ class Replay:
     trace: str = ""  # the file
     sha256: Optional[str] = None  # of the file
     warmup_steps: int = 2  # steps of the trace that are replayed and not counted
+    steps: Optional[int] = None  # that count after them; None: all
     pace: str = "none"  # when a call is made: `none` at once, `original` when the program made it
 
 

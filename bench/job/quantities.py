@@ -10,12 +10,12 @@ def significant(value: float, digits: int) -> float:
 
 
 def percent(share: float) -> str:
-    return f"{round(100 * share)} %"  # round gives no -0
+    return f"{round(100 * share)}%"  # round gives no -0
 
 
 def percent_bound(difference: float) -> str:
-    """Return a bound on a difference: one decimal, rounded up, never "0.0 %"."""
-    return f"{max(math.ceil(difference * 1000 - 1e-6), 1) / 10:.1f} %"
+    """Return a bound on a difference: one decimal, rounded up, never "0.0%"."""
+    return f"{max(math.ceil(difference * 1000 - 1e-6), 1) / 10:.1f}%"
 
 
 def seconds(value: float) -> str:

@@ -194,6 +194,16 @@ class Proof(TypedDict):
     tensor_memory: NotRequired[Annotated[Optional[str], doc("at the end: how a tensor's memory was verified")]]
 
 
+class Rank(TypedDict):
+    """What each workload's ranks have in common."""
+
+    rank: Annotated[int, doc("number of the process")]
+    node: Annotated[int, doc("number of its node")]
+    hostname: Annotated[str, doc("name of its host")]
+    pid: Annotated[int, doc("process number there")]
+    cpus: Annotated[list[int], doc("logical CPUs that it may use")]
+
+
 class RecordFile(TypedDict):
     schema: Annotated[int, doc("number of this layout")]
     sha256: Annotated[str, doc("over the canonical JSON (sorted keys, no spaces) of everything else in the record")]

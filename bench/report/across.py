@@ -22,18 +22,20 @@ from bench.workloads.catalogue import workload_of
 if TYPE_CHECKING:
     from bench.statistics.grouping import Section
 
-SOFTWARE_TITLE = "Does it still matter?"
-UNDER = "Arm,Version,glibc,PyTorch,Python,Sec/it,Minor faults,Kernel s,Huge pages,Gain,95 %,Blocks,Verdict".split(",")
+SOFTWARE_TITLE = "C libraries and PyTorch versions compared"
+UNDER = "Allocator,Version,glibc,PyTorch,Python,Sec/it,Minor faults,System time,Huge pages,Speed-up,95% CI,Blocks,Verdict".split(
+    ","
+)
 ANSWER = {
-    "faster": "it still matters",
-    "slower": "it is a loss there",
-    "cannot tell": "inconclusive, more blocks are needed",
-    "no difference": "it no longer matters",
-    "invalid": "no comparison is valid",
+    "faster": "faster under the newest too",
+    "slower": "slower under the newest",
+    "cannot tell": "inconclusive under the newest",
+    "no difference": "equivalent under the newest",
+    "invalid": "no valid comparison under the newest",
 }
-HOSTS_TITLE = "Hosts side by side"
-HOSTS_LEGEND = "Seconds of two hosts do not compare; ratios may. Each host has its own section with everything that was measured on it."
-ON_HOST = "Gain,95 %,Verdict,CPU,Cores,Versions,Kernel,C library,Page size,Huge pages,PyTorch,Result".split(",")
+HOSTS_TITLE = "Hosts compared"
+HOSTS_LEGEND = "Times of different hosts are not comparable; ratios may be. Each host has a section of its own."
+ON_HOST = "Speed-up,95% CI,Verdict,CPU,Cores,Versions,Kernel,C library,Page size,Huge pages,PyTorch,Result".split(",")
 
 
 # ---- under several C libraries and interpreters
@@ -93,7 +95,7 @@ def _under(section: Section, cell: Cell, pair: Pair | None) -> list[str]:
     return [
         *(name, cell.version[:24], *_software(section), number(cell.sec_per_it.value), count(faults), number(kernel)),
         *(mebibytes(cell.huge_bytes), *(gain_words(ratio) if pair else ("1", "-"))),
-        *(str(ratio.num_blocks) if ratio else "-", verdict_text(ratio) if pair else "reference"),
+        *(str(ratio.num_blocks) if ratio else "-", verdict_text(ratio) if pair else "baseline"),
     ]
 
 
@@ -110,10 +112,10 @@ def _software_sentences(rows: Sequence[tuple[Section, Cell, Pair | None]]) -> li
         ]
         differ = [i for i in range(2) if names[0][i] != names[1][i]] or [1]
         gains = ", ".join(
-            f"{' ['.join(gain_words(pair.ratio))}] under {' and '.join(name[i] for i in differ)}"
+            f"{' ('.join(gain_words(pair.ratio))}) under {' and '.join(name[i] for i in differ)}"
             for (_, pair), name in zip(ends, names)
         )
-        said.append(f"{arm}{f' at {nodes} nodes' if nodes > 1 else ''}: {gains}: {ANSWER[mine[-1][1].word]}.")
+        said.append(f"{arm}{f' at {nodes} nodes' if nodes > 1 else ''}: {gains}: {ANSWER[mine[-1][1].word]}")
     return said
 
 

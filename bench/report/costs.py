@@ -1,4 +1,4 @@
-"""The section "What else costs you time"."""
+"""The part "Other bottlenecks"."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from bench.statistics.costs import Costs, costs
 if TYPE_CHECKING:
     from bench.statistics.grouping import Section
 
-TITLE = "What else costs you time"
-HEADINGS = ("Arm", "Nodes", "GFLOP/s", "Of the peak", "Of the product", "Page faults", "Kernel", "Optimizer", "Sync")
-LEGEND = (
-    "GFLOP/s: of all ranks, recomputation counted. The peak: cores x clock x operations a clock. The product: a fixed matrix product, on the "
-    "path that the runs took. The rest are shares of an iteration: minor faults at the cost that the ranks measured, and system CPU time, "
-    "which includes them."
+TITLE = "Other bottlenecks"
+HEADINGS = (
+    "Allocator",
+    "Nodes",
+    "GFLOP/s",
+    "% of peak",
+    "% of SGEMM",
+    "Page faults",
+    "System time",
+    "Optimizer",
+    "Sync",
 )
-PARTS = {
-    "fault_share": "page faults take",
-    "optimizer_share": "the optimizer takes",
-    "sync_share": "synchronizing takes",
-}
+LEGEND = (
+    "GFLOP/s: of all ranks, recomputation counted. Peak: cores x clock x operations a clock. SGEMM: a microbenchmark on the path that the runs "
+    "took. The rest are shares of an iteration: minor faults x the cost that the ranks measured, and system CPU time, which includes them."
+)
 
 
 def costs_of(section: Section) -> list[Costs]:
@@ -58,9 +62,7 @@ def cost_sentences(section: Section) -> list[str]:
     said = [limit_sentence(section.host), *products_sentences(section.host)]
     page_bytes = section.host["memory"]["page_bytes"]
     if page_bytes != 4096:
-        said.append(
-            f"Pages are of {page_bytes >> 10} KiB here: a fault, its count and its cost, is that of one such page."
-        )
+        said.append(f"Pages have {page_bytes >> 10} KiB here: one fault maps one such page.")
     best = max(costs_of(section), key=lambda one: one.limit_share or one.product_share or 0.0, default=None)
     shares = reached_shares([best]) if best else []
     if best and shares:
@@ -73,22 +75,9 @@ def reached_shares(found: list[Costs]) -> list[str]:
     """Return what the best of ``found`` reaches, of the theoretical peak and of the matrix product."""
 
     def reached(share: float) -> str:  # one figure below one per cent, as a tiny model's is
-        return percent(share) if share >= 0.01 else f"{100 * share:.1g} %"
+        return percent(share) if share >= 0.01 else f"{100 * share:.1g}%"
 
     limits = [one.limit_share for one in found if one.limit_share is not None]
     products = [one.product_share for one in found if one.product_share is not None]
-    named = ((limits, "the theoretical peak"), (products, "the matrix product"))
+    named = ((limits, "the theoretical peak"), (products, "SGEMM"))
     return [f"{reached(max(values))} of {what}" for values, what in named if values]
-
-
-def summary_line(section: Section) -> str:
-    """Return the section in one line, for the terminal; empty where there is nothing to say."""
-    found = costs_of(section)
-    shares = reached_shares(found)
-    parts = [f"training reaches {', '.join(shares)}"] if shares else []
-    for key, name in PARTS.items():
-        values = {one.arm: value for one in found if (value := getattr(one, key)) is not None}
-        worst = max(values, key=lambda arm: values[arm], default=None)
-        if worst is not None and values[worst] >= 0.005:
-            parts.append(f"{name} {percent(values[worst])} of an iteration ({worst})")
-    return f"{TITLE}: {', '.join(parts)}." if parts else ""

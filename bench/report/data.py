@@ -13,7 +13,6 @@ from bench.host.likeness import fingerprint
 from bench.job.job import from_dict
 from bench.job.quantities import frequency_text, significant, truncated
 from bench.record.records import Record, write_bytes
-from bench.report.verdicts import verdict_text
 from bench.statistics.grouping import Section
 from bench.statistics.stats import Ratio
 from bench.workloads.catalogue import workload_of
@@ -79,7 +78,7 @@ def ratio_rows(found: Sequence[Section]) -> list[dict[str, Any]]:
             "blocks": pair.ratio.num_blocks if pair.ratio else None,
             **limits("ratio", pair.ratio),
             "smallest_detectable": pair.ratio.smallest_detectable if pair.ratio else None,
-            "verdict": verdict_text(pair.ratio) if pair.ratio else pair.invalid,
+            "verdict": pair.word if pair.ratio else pair.invalid,
             **limits("memory_ratio", pair.memory),
         }
         for section in found

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench.report import costs
 from bench.report.across import HOSTS_LEGEND, HOSTS_TITLE, SOFTWARE_TITLE, host_tables, software_tables
-from bench.report.sentences import cause_sentences, head_sentences, memory_sentences, notes_of, verdict_sentences
+from bench.report.answer import WIDEST, Line, answer, pasted
+from bench.report.sentences import cause_sentences, spread_sentences
 from bench.report.tables import (
     KEPT_LEGEND,
     PUBLISHED_MACHINE,
@@ -25,11 +26,10 @@ from bench.workloads.catalogue import workload_of
 if TYPE_CHECKING:
     from bench.statistics.grouping import Section
 
-MOST_CAUSES = 3  # on the first screen of the page, of the largest gains at the fewest nodes
-GAIN = "Gain: how many times less time than the reference. Peak memory: how many times as much (largest rank)."
+GAIN = "Speed-up: time of the baseline / time of the allocator, 95% CI over blocks. Peak memory: peak RSS / that of the baseline (largest rank)."
 SAVED = (
-    "The reference minus the arm, so that what is saved is positive. CPU time: of one thread (getrusage). Predicted: fewer minor faults times "
-    "what one costs here, measured alone (median of the reference's runs, and the range over all ranks)."
+    "Baseline minus allocator: positive is saved. System and user time: CPU time of one thread (getrusage). Cost per fault: measured alone on "
+    "this host, median of the baseline's runs and range over all ranks. Of it page faults (estimated): minor faults avoided x cost per fault."
 )
 
 
@@ -39,13 +39,12 @@ class Part:
 
     title: str
     level: int = 3
-    verdicts: Sequence[str] = ()
+    answer: Sequence[Line] = ()
     lead: Sequence[str] = ()  # on the page alone
     bullets: Sequence[Sequence[str]] = ()
     plots: Sequence[Any] = ()  # on the page alone
     tables: Sequence[Table] = ()
     legend: str = ""
-    after: Sequence[str] = ()
     folded: bool = False  # on the page
     kind: str = ""  # class on the page
 
@@ -64,14 +63,14 @@ def hosts_parts(found: Sequence[Section]) -> list[Part]:
 
 
 def section_parts(section: Section) -> list[Part]:
-    causes = cause_sentences(section)
-    notes = head_sentences(section), notes_of(section)
-    parts = [Part(section.title, 2, verdict_sentences(section), causes[:MOST_CAUSES], notes)]
+    parts = [Part(section.title, 2, answer(section)), Part("Spread of the runs", bullets=[spread_sentences(section)])]
     parts += [Part(table.title, tables=[table]) for table in workload_of(section.job).tables(section)]
     if section.pairs:
         against = compared(section)
-        parts.append(Part(against.title.capitalize(), tables=[against], legend=GAIN, after=memory_sentences(section)))
-        parts.append(Part("Why", bullets=[causes], tables=[saved_table(section)], legend=SAVED))
+        parts.append(Part(against.title.capitalize(), tables=[against], legend=GAIN))
+        parts.append(
+            Part("Page-fault overhead", bullets=[cause_sentences(section)], tables=[saved_table(section)], legend=SAVED)
+        )
     kept = kept_table(section)
     parts += [Part(kept.title, tables=[kept], legend=KEPT_LEGEND)] if kept.rows else []
     if section.cells:
@@ -83,10 +82,10 @@ def section_parts(section: Section) -> list[Part]:
 def end_parts(found: Sequence[Section], refused: Refused) -> list[Part]:
     parts = [Part(SOFTWARE_TITLE, 2, bullets=[said], tables=[table]) for said, table in software_tables(found)]
     invalid = [f"`{name}`: {why}" for name, why in unusable(found, refused)]
-    parts += [Part("Invalid, and why", 2, bullets=[invalid])] if invalid else []
+    parts += [Part("Excluded records", 2, legend="Not used in any figure above.", bullets=[invalid])] if invalid else []
     if not any(workload_of(section.job).is_published(section.job) for section in found):
         return parts
-    parts.append(Part(f"The published table ({PUBLISHED_MACHINE})", 2, kind="elsewhere"))
+    parts.append(Part(f"Published reference results ({PUBLISHED_MACHINE})", 2, kind="elsewhere"))
     return parts + [
         Part(f"{arm}, published", tables=[Table(HEADINGS, rows)]) for arm, rows in published_tables().items()
     ]
@@ -98,14 +97,25 @@ def end_parts(found: Sequence[Section], refused: Refused) -> list[Part]:
 def markdown(found: Sequence[Section], refused: Refused) -> str:
     lines = ["# Report", ""]
     for part in document(found, refused):
-        lines += [f"{'#' * part.level} {part.title}", "", *_bullets(f"**{verdict}**" for verdict in part.verdicts)]
+        lines += [f"{'#' * part.level} {part.title}", "", *answer_lines(part.answer)]
         for sentences in part.bullets:
             lines += _bullets(sentences)
         for table in part.tables:
             lines += markdown_table(table)
         lines += [part.legend, ""] if part.legend else []
-        lines += _bullets(part.after)
     return without_markup(lines)
+
+
+def answer_lines(lines: Iterable[Line]) -> list[str]:
+    """Return the answer in Markdown: an item for each line, a command as a block of code."""
+    text = []
+    for line in lines:
+        text.append(f"- **{line.label}** {line.text}")
+        if line.words:
+            text += ["", *(f"      {one}" for one in pasted(line.words, WIDEST)), ""]
+        if line.table:
+            text += ["", *markdown_table(line.table)]
+    return [*text, ""] if text and text[-1] else text
 
 
 def without_markup(lines: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""A history as a table: the steps of one question, in the order of time."""
+"""A history in lines: the steps of one question, in the order of time."""
 
 from __future__ import annotations
 
@@ -6,39 +6,38 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from bench.job.errors import printable
 from bench.job.job import from_dict
 from bench.job.quantities import nodes_text
-from bench.report.document import markdown_table, without_markup
-from bench.report.tables import Table
+from bench.report.answer import Line
+from bench.report.verdicts import blocks_text, show
 from bench.statistics.history import Series, Step
 from bench.workloads.catalogue import workload_of
 
-HEADINGS = ("Step", "From", "Blocks", "Gain", "95 %", "Against the step before", "What changed")
+CHANGE = {"first": "one state", "better": "better", "worse": "worse", "cannot tell": "no significant change"}
 
 
-def markdown(found: Sequence[Series]) -> str:
-    """Return a heading and a table for each series."""
-    lines = []
+def lines(found: Sequence[Series]) -> list[Line]:
+    """Return a line on each question, and below it one for each step."""
+    made = []
     for one in found:
         host, what = one.question["hosts"][0], workload_of(one.question).title(from_dict(one.question["job"]))
         where = f"{nodes_text(one.nodes, one.simulated)} of {host['cpu']['model'] or host['machine']}"
-        table = Table(HEADINGS, [_row(number, step) for number, step in enumerate(one.steps, 1)])
-        lines += [f"## {what}: {one.arm} against {one.reference}, {where}", "", *markdown_table(table)]
-    return without_markup(lines)
+        made.append(Line("Result", f"{what}, {where}: {one.arm} vs. {one.reference}: {CHANGE[one.steps[-1].word]}"))
+        made += [Line(f"Step {number}", _step(step)) for number, step in enumerate(one.steps, 1)]
+    return made
 
 
-def _row(number: int, step: Step) -> list[str]:
-    changed = "; ".join(f"{name}: {_short(before)} -> {_short(now)}" for name, before, now in step.changed) or "-"
+def _step(step: Step) -> str:
     when, ratio = step.first[:16].replace("T", " "), step.pair.ratio
     if ratio is None:
-        return [str(number), when, "0", "-", "-", step.pair.invalid.rstrip("."), changed]
-    limits = "-" if math.isnan(ratio.low) else f"{ratio.low:.3f} to {ratio.high:.3f}"
-    against = step.word
+        return f"{when}: no comparison: {step.pair.invalid.rstrip('.')}"
+    parts = [f"{when}, {blocks_text(ratio.num_blocks)}: {show(ratio)}"]
     if step.change is not None:
-        against += f", {step.change.value - 1:+.1%}"
-        if not math.isnan(step.change.low):
-            against += f" ({step.change.low - 1:+.1%} to {step.change.high - 1:+.1%})"
-    return [str(number), when, str(ratio.num_blocks), f"{ratio.value:.3f}x", limits, against, changed]
+        limits = f" (95% CI {step.change.low - 1:+.1%} to {step.change.high - 1:+.1%})"
+        parts.append(f"{CHANGE[step.word]}, {step.change.value - 1:+.1%}{limits * (not math.isnan(step.change.low))}")
+    changed = [f"{name}: {_short(before)} -> {_short(now)}" for name, before, now in step.changed]
+    return printable("; ".join([*parts, *changed]))
 
 
 def _short(value: Any) -> str:

@@ -16,6 +16,7 @@ from bench.job import identity
 from bench.job.errors import printable
 from bench.job.job import to_dict
 from bench.paths import TEMPLATES
+from bench.report.answer import WIDEST, pasted
 from bench.report.document import Part, end_parts, hosts_parts, section_parts
 from bench.report.sentences import setting_words
 from bench.report.tables import Refused, Table
@@ -24,12 +25,9 @@ from bench.workloads.catalogue import workload_of
 
 MOST_DRAWN = 4  # sections with pictures; the rest have their tables
 MOST_WARNINGS = 40
-MOST_VERDICTS = (
-    12  # sentences that stand open; the rest are folded, or they would push the pictures off the first screens
-)
 FACTS = ("Fact", "Value")
 DIFFERS = ("What", "First section", "Here")
-ARMS = ("Arm", "What it shows", "Library that provides malloc", "Version", "SHA-256", "Environment")
+ARMS = ("Allocator", "Purpose", "Library providing malloc", "Version", "SHA-256", "Environment")
 
 
 def page(found: Sequence[Section], refused: Refused) -> str:
@@ -37,6 +35,7 @@ def page(found: Sequence[Section], refused: Refused) -> str:
     how: Any = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=FileSystemLoader(TEMPLATES), **how)
     environment.filters["coded"] = coded
+    environment.filters["pasted"] = lambda words: "\n".join(pasted(words, WIDEST))
     started = sorted(record["started_at"] for section in found for record in section.all_records)
     parts = hosts_parts(found)
     for number, section in enumerate(found):
@@ -48,7 +47,6 @@ def page(found: Sequence[Section], refused: Refused) -> str:
     text = environment.get_template("report.html.j2").render(
         groups=groups,
         title=found[0].title if found else "",
-        most_verdicts=MOST_VERDICTS,
         version=__version__,
         first=started[0] if started else "",
         last=started[-1] if started else "",
@@ -58,7 +56,7 @@ def page(found: Sequence[Section], refused: Refused) -> str:
 
 
 def page_parts(section: Section, first: Section, number: int) -> list[Part]:
-    """Return the parts of report.md, with the pictures after the notes and the facts at the end."""
+    """Return the parts of report.md, with the figures after the answer and the facts at the end."""
     from bench.report.plots import plots
 
     head, *parts = section_parts(section)
@@ -67,10 +65,10 @@ def page_parts(section: Section, first: Section, number: int) -> list[Part]:
     warnings, described = warning_rows(section), workload_of(section.job).description(section.job)
     return [
         head,
-        *([_facts("Separate section: different settings or host", differing, DIFFERS)] if differing else []),
         *([Part("", plots=drawn)] if drawn else []),
+        *([_facts("Separate section: different settings or host", differing, DIFFERS)] if differing else []),
         *parts,
-        _facts("Allocators and their verification", arm_rows(section), ARMS, folded=True),
+        _facts("Allocators and verification", arm_rows(section), ARMS, folded=True),
         _facts("Configuration and launch", launch_rows(section), lead=[described], folded=True),
         _facts("Host", host_rows(section), folded=True),
         *([_facts("Runs with interference", warnings)] if warnings else []),

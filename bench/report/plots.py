@@ -119,12 +119,10 @@ def gains(section: Section) -> Drawing:
     name_rows(axes, labels)
     plain_log(axes.xaxis, [clip(x) for x in limits])
     # From the right: beside long names the axis is shorter than its words.
-    axes.set_xlabel(f"time of {section.reference} / time of the arm  (right of 1: faster)", loc="right")
+    axes.set_xlabel(f"time of {section.reference} / time of the allocator  (right of 1: faster)", loc="right")
     hollow = ", hollow marks are simulated nodes" if any(pair.simulated for pair, _ in found) else ""
-    caption = (
-        f"How many times less time an iteration takes, with the 95 % interval. Right of the line is faster{hollow}."
-    )
-    return f"Gain over {section.reference}", caption, figure
+    caption = f"Speed-up of an iteration with its 95% CI. Right of the line is faster{hollow}."
+    return f"Speed-up over {section.reference}", caption, figure
 
 
 def phases(section: Section) -> Drawing:
@@ -178,9 +176,9 @@ def samples(section: Section) -> Drawing:
         plain_log(axes.xaxis, ends)
     axes.set_xlabel(f"seconds per micro-batch{_at(cells)}")
     caption = "One row per block; gray: warm-up, circled: outliers (kept), line: mean of the steady ones." + (
-        " Of very long series, an even choice is drawn." if left_out else ""
+        " Long series are thinned evenly." if left_out else ""
     )
-    return "Every micro-batch", caption, figure
+    return "Micro-batches of all runs", caption, figure
 
 
 def over_time(section: Section) -> Drawing:
@@ -189,10 +187,10 @@ def over_time(section: Section) -> Drawing:
     cells = section.at_fewest_nodes
     left_out = len(cells) - len(runs)
     caption = (
-        "Median run of each arm. Gray: warm-up, not counted. An arm that returns memory to the kernel faults again in every micro-batch."
-        + (f" {left_out} more arms are in the other pictures." if left_out else "")
+        "Median run of each allocator. Gray: warm-up (discarded). An allocator that returns memory faults again in every micro-batch."
+        + (f" {left_out} more allocators are in the other figures." if left_out else "")
     )
-    return "One run, micro-batch by micro-batch", caption, series_figure(runs, looks(section.arms), _at(cells))
+    return "Micro-batch time series", caption, series_figure(runs, looks(section.arms), _at(cells))
 
 
 def typical_runs(section: Section) -> list[Series]:
@@ -222,7 +220,7 @@ def series_figure(runs: Sequence[Series], look: Mapping[str, Look], where: str =
             axes.plot(number[~steady], values[~steady], color=WARM_UP, **mark)
             label = run.arm if axes is panels[0] else None
             axes.plot(number[steady], values[steady], color=style.color, label=label, **mark)
-    for axes, label in zip(panels, ("seconds", "minor faults", "resident set (MiB)")):
+    for axes, label in zip(panels, ("seconds", "minor faults", "RSS (MiB)")):
         for start in {run.num_warm_up for run in runs}:
             axes.axvline(start + 0.5, color=INK, lw=0.7, linestyle=":")
         axes.set_ylabel(label)
@@ -269,7 +267,7 @@ def against_nodes(section: Section) -> Drawing:
     figure.legend(loc="outside upper left", ncols=2, columnspacing=1.0)
     simulated = any(cell.simulated for cell in section.cells)
     caption = (
-        "Logarithmic scales, 95 % intervals."
+        "Logarithmic scales, 95% CI."
         + (" Dashed and dotted gray: the published table, from another machine." if published else "")
         + (" Hollow: simulated nodes, ranks that share one host." if simulated else "")
     )
@@ -296,12 +294,10 @@ def pareto(section: Section) -> Drawing:
     axes.margins(0.12)
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
     axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
-    axes.set_xlabel(f"peak resident set of the largest rank (MiB){_at(cells)}")
+    axes.set_xlabel(f"peak RSS of the largest rank (MiB){_at(cells)}")
     axes.set_ylabel("seconds per iteration")
     figure.legend(loc="outside upper left", ncols=1)
-    caption = (
-        "Lower left is better; small marks are the blocks. The dashed line joins the arms that none beats in both."
-    )
+    caption = "Lower left is better; small marks are the blocks. The dashed line joins the allocators that none beats in both."
     return "Time against memory", caption, figure
 
 

@@ -1,20 +1,17 @@
-"""What was found in a section, in sentences: made once, for the terminal, report.md, the page and --json."""
+"""What was found in a section, in sentences, for the answer, report.md, the page and --json."""
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.host.products import SLOW, gain
 from bench.job.quantities import count, nodes_text, number, percent, seconds
-from bench.report.verdicts import SMALLER, note, pair_sentence, verdict_sentence
 from bench.statistics.cause import Cause
-from bench.statistics.costs import stock_gain, stock_seconds
-from bench.statistics.pairing import Losses, Pair
+from bench.statistics.costs import stock_gain
+from bench.statistics.pairing import Pair
 from bench.statistics.published import published_seconds
-from bench.workloads.catalogue import WORKLOADS
 
 if TYPE_CHECKING:
     from bench.record.records import Record
@@ -24,22 +21,6 @@ if TYPE_CHECKING:
 HUGE_BYTES = 64 << 20  # of huge pages: less is the interpreter's and the libraries' own
 
 
-# ---- the answer
-
-
-def verdict_sentences(section: Section) -> list[str]:
-    """Return a sentence for each comparison, with the gain on the math library's default path; without a ratio, the reason."""
-    said = []
-    for pair in section.pairs:
-        gain_there = gain_by_default(section, pair)
-        usual = f"; about {gain_there:.2f}x for a program started in the usual way" if gain_there else ""
-        said.append(_begun(section, pair, f"{pair_sentence(pair).rstrip('.')}{usual}."))
-    if not said and len(section.arms) == 1:
-        return [*(measured_sentence(section, cell) for cell in section.cells), next_step(section)]
-    why = "no two arms ran at the same number of nodes" if section.arms else "no run ended well"
-    return said or [f"Nothing to compare: {why}."]
-
-
 def gain_by_default(section: Section, pair: Pair) -> float | None:
     """Return the ratio as it would be on the math library's default path; None where it is not significant, or the path no other."""
     if pair.ratio is None or pair.word not in ("faster", "slower"):
@@ -47,45 +28,21 @@ def gain_by_default(section: Section, pair: Pair) -> float | None:
     return stock_gain(section.both(pair), pair.ratio.value, section.host)
 
 
-def head_sentences(section: Section) -> list[str]:
-    """Return what goes with the verdict: the reader's own gain, the lines for the job script, and the spread of the runs."""
-    return [*default_path_sentences(section), *setting_sentences(section), *spread_sentences(section)]
+def default_path_sentence(section: Section, pair: Pair | None = None) -> str:
+    """Return what the math library's default path costs, the variable that changes it, and the speed-up of ``pair`` there.
 
-
-def default_path_sentences(section: Section) -> list[str]:
-    """Return what the host's math library costs where it is slow by default, and why the gain is another there."""
+    Empty where the default path is not slow."""
     found = _slow_products(section)
     if not found:
-        return []
+        return ""
     full, stock = found["full"], found["stock"]
-    said = (
-        f"{full['library']} {full['version']} takes its {stock['path']} path by default on this CPU: {stock['product_gflops']:.0f} GFLOP/s "
-        f"in place of {full['product_gflops']:.0f}."
-    )
-    added = [(seconds, cell) for cell in section.cells if (seconds := stock_seconds(cell, section.host))]
-    if added:
-        times = sorted({f"{1 + seconds / cell.sec_per_it.value:.1f}" for seconds, cell in added}, key=float)
-        return [
-            f"{said} So a program like this one, started in the usual way, takes about {' to '.join(times[:: len(times) - 1 or 1])} times as "
-            "long, in which the allocator saves the same seconds (by counting operations, not measured)."
-        ]
-    if section.job.launch.blas == "stock":
-        said += " These runs took that path (launch.blas=stock), which hides a part of what an allocator does."
-    return [said]
-
-
-def setting_sentences(section: Section) -> list[str]:
-    """Return the lines for the job script: of the fastest arm that is significantly faster, and of the math library."""
-    faster = [(pair.ratio.value, pair) for pair in section.pairs if pair.ratio and pair.word == "faster"]
-    lines = []
-    if faster:
-        _, best = max(faster, key=lambda one: one[0])
-        words = setting_words(section.both(best)[1].records[0])
-        lines.append(f"`{shlex.join(['env', *words])}` before the command ({best.arm})")
-    if shell_line(section):
-        says = section.host["products"]["full"]["shell_says"].rstrip(".")
-        lines.append(f"`{shell_line(section)}` ({says})")
-    return [f"For your job script: {'; and '.join(lines)}."] if lines else []
+    figures = f"{stock['product_gflops']:.0f} of {full['product_gflops']:.0f} GFLOP/s"
+    said = f"{full['library']} takes its {stock['path']} path by default ({figures})"
+    said += f": `{shell_line(section)}`" if shell_line(section) else ""
+    there = gain_by_default(section, pair) if pair else None
+    if there:
+        return f"{said}; about {there:.2f}x without it" if shell_line(section) else f"{said}: about {there:.2f}x there"
+    return f"{said}; these runs took it (launch.blas=stock)" if section.job.launch.blas == "stock" else said
 
 
 def shell_line(section: Section) -> str | None:
@@ -131,10 +88,10 @@ def spread_sentences(section: Section) -> list[str]:
 def measured_sentence(section: Section, cell: Cell) -> str:
     """Return what one arm alone took, beside the published row where the workload is the published one."""
     interval = cell.sec_per_it
-    limits = f" (95 %: {number(interval.low)} to {number(interval.high)})" if cell.num_blocks > 1 else ""
+    limits = f" (95% CI {number(interval.low)} to {number(interval.high)})" if cell.num_blocks > 1 else ""
     said = f"{cell.arm} at {nodes_text(*cell.at)}: {number(interval.value)} s per iteration{limits}"
     theirs = published_seconds(section, cell.arm, cell.nodes)
-    return said + (f"; the published table has {number(theirs)} s, one run on another machine." if theirs else ".")
+    return said + (f"; the published table has {number(theirs)} s, one run on another machine" if theirs else "")
 
 
 def next_step(section: Section) -> str:
@@ -147,8 +104,8 @@ def next_step(section: Section) -> str:
     else:
         how = "the same `docker run` with" if image.get("built_by") == "docker" else "mallocost"
     return (
-        f"One arm alone is not compared with anything: {how} -m +allocator=glibc,{other if arm == 'glibc' else arm} (and the other words of "
-        f"this command, if there were any) adds {other} to this block, and runs only what is missing."
+        f"{how} -m +allocator=glibc,{other if arm == 'glibc' else arm} (and the other arguments of this command) adds {other} to compare "
+        "with, and runs only what is missing"
     )
 
 
@@ -158,84 +115,39 @@ def next_step(section: Section) -> str:
 def cause_sentences(section: Section) -> list[str]:
     """Return one for each comparison of two blocks or more: one shows no difference that could be explained."""
     explained = [(c, c.cause) for c in section.pairs if c.cause and c.ratio and c.ratio.num_blocks > 1]
-    return [_begun(section, c, cause_sentence(cause, c.reference, c.arm)) for c, cause in explained]
+    return [f"{row_name(section, c)}: {cause_sentence(cause, c.reference, c.arm)}." for c, cause in explained]
 
 
 def cause_sentence(cause: Cause, reference: str, arm: str) -> str:
-    """Return where the time that ``arm`` saves or loses went, as measured, and whether its page faults predict that."""
-    whole, unit = cause.whole, "an iteration" if len(cause.phases) > 1 else f"a {cause.phases[0].phase}"
-    faults = f"{count(abs(whole.minor_faults))} {'fewer' if whole.minor_faults >= 0 else 'more'} minor faults {unit}"
+    """Return the share of page faults in the time that ``arm`` saves or loses, as measured; without a full stop."""
+    whole, unit = cause.whole, "iteration" if len(cause.phases) > 1 else cause.phases[0].phase
+    faults = f"{count(abs(whole.minor_faults))} {'fewer' if whole.minor_faults >= 0 else 'more'} per {unit}"
     if not cause.significant:
-        return f"{arm} against {reference}: no significant difference to explain; {arm} has {faults}."
+        return f"no significant difference to explain; page faults: {faults}"
     what = "saved" if whole.seconds > 0 else "lost"
-    said = (
-        f"{arm}: of the {seconds(abs(whole.seconds))} {what} {unit}, {percent(cause.kernel_share)} is system CPU time, "
-        f"{percent(cause.user_share)} user CPU time and {percent(1 - cause.kernel_share - cause.user_share)} waiting"
-    )
+    share = f"{percent(cause.kernel_share)} of the time {what} is system CPU time"
     if whole.minor_faults * whole.seconds <= 0:
-        check = f"page faults are not the cause: {arm} has {faults}"
+        said = f"not page faults ({arm} has {faults}); {share}"
     elif cause.fault_seconds is None:
-        check = f"{arm} has {faults}, whose cost was not measured"
+        said = f"page faults: {faults} (cost not measured); {share}"
     elif cause.predicted_seconds is None:
-        check = f"{arm} has {faults}, whose cost is lost in the noise of this host"
+        said = f"page faults: {faults} (cost lost in the noise of this host); {share}"
+    elif cause.agrees:
+        said = f"page faults: {faults}; {share}"
     else:
-        figures = f"{faults} at {cause.fault_seconds * 1e6:.2f} µs each predict {seconds(abs(cause.predicted_seconds))}"
-        check = figures if cause.agrees else f"{figures}, which does not agree: the cause is not page faults alone"
-    huge = ""
+        said = f"not page faults alone: {faults} predict {percent(cause.predicted_seconds / whole.seconds)} of the time {what}; {share}"
     if max(cause.huge_bytes) > HUGE_BYTES:
         before, after = (size / 2**20 for size in cause.huge_bytes)
-        huge = f" Huge pages served {after:,.0f} MiB in place of {before:,.0f}, which saves address translation too."
-    return f"{said}; {check}.{huge}"
-
-
-# ---- notes
-
-
-def memory_sentences(section: Section) -> list[str]:
-    return [
-        _begun(
-            section, c, f"{verdict_sentence(c.memory, f'peak memory of {c.arm}', f'that of {c.reference}', SMALLER)}."
-        )
-        for c in section.pairs
-        if c.memory
-    ]
-
-
-def notes_of(section: Section) -> list[str]:
-    """Return what goes with the numbers: notes of the statistics, losses, cautions."""
-    few = dict.fromkeys(filter(None, (note(c.ratio) for c in section.pairs if c.ratio)))
-    unpaired = sum(c.unpaired_blocks for c in section.pairs)
-    said = [f"{words[0].upper()}{words[1:]}." for words in few]
-    said += [f"{unpaired} blocks lack one arm of a comparison and are left out of it."] if unpaired else []
-    return said + losses_sentences(section.losses) + list(section.cautions)
-
-
-def losses_sentences(checks: Sequence[Losses]) -> list[str]:
-    """Return a sentence for each number of nodes; one for all of them where all is well."""
-    several = [check for check in checks if check.num_records > 1]
-    if len(several) > 1 and not any(check.disagreeing for check in several):
-        worst = max(several, key=lambda check: check.largest_difference)
-        compared = sum(check.num_compared for check in several)
-        return [
-            f"At each number of nodes all records follow the same losses, {agreement(worst)} ({compared} values compared)."
-        ]
-    return [WORKLOADS[check.workload].agreement(check) for check in checks]
-
-
-def agreement(check: Losses) -> str:
-    return "bit for bit" if check.bit_for_bit else f"to {check.largest_difference:.1g} relative, not bit for bit"
+        said += f"; huge pages: {after:,.0f} MiB ({reference} {before:,.0f})"
+    return said
 
 
 def row_name(section: Section, pair: Pair) -> str:
     """``tcmalloc``, or ``tcmalloc, 2 nodes`` where the number of nodes is not plain."""
-    return f"{pair.arm}, {nodes_text(*pair.at)}" if _several_nodes(section, pair) else pair.arm
+    return pair.arm + place(section, pair).replace(" at", ",")
 
 
-def _begun(section: Section, pair: Pair, sentence: str) -> str:
-    """Return the sentence with its number of nodes, where that is not plain, and a capital, unless it begins with an arm's name."""
-    text = f"at {nodes_text(*pair.at)} {sentence}" if _several_nodes(section, pair) else sentence
-    return text[0].upper() + text[1:] if text.startswith(("at ", "cannot ", "no ", "peak ")) else text
-
-
-def _several_nodes(section: Section, pair: Pair) -> bool:
-    return pair.simulated or len({c.at for c in section.pairs}) > 1
+def place(section: Section, pair: Pair) -> str:
+    """Return " at 2 nodes"; empty where the number of nodes is plain."""
+    plain = not pair.simulated and len({c.at for c in section.pairs}) == 1
+    return "" if plain else f" at {nodes_text(*pair.at)}"

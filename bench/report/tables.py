@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from bench.statistics.pairing import Pair
 
 Refused = Sequence[tuple[Path, str]]
-PUBLISHED_MACHINE = "somebody else's machine: A64FX at 2.0 GHz, PyTorch 1.10, one run per row"
-ARMS = "Arm,Version,Blocks,Seconds,95 %,Peak RSS,Minor faults,In the kernel,Notes".split(",")
-COMPARED = "Nodes,Arm,Version,Gain,95 %,Peak memory,Blocks,Verdict,Published".split(",")
-SAVED = "Arm,Phase,Time saved,System CPU time,User CPU time,Fewer minor faults,A fault costs,Predicted by faults".split(
+PUBLISHED_MACHINE = "A64FX at 2.0 GHz, PyTorch 1.10, one run per row; not measured here"
+ARMS = "Allocator,Version,Blocks,Seconds,95% CI,Peak RSS,Minor faults,System time,Notes".split(",")
+COMPARED = "Nodes,Allocator,Version,Speed-up,95% CI,Peak memory,Blocks,Verdict,Published".split(",")
+SAVED = "Allocator,Phase,Time saved,System time,User time,Minor faults avoided,Cost per fault,Of it page faults".split(
     ","
 )
-KEPT = "Arm,Version,Minor faults,Kept,Huge pages,Peak RSS,Peak memory,Gain,95 %,Verdict".split(",")
-KEPT_TITLE = "What keeps memory here, and what that costs"
+KEPT = "Allocator,Version,Minor faults,Retained,Huge pages,Peak RSS,Peak memory,Speed-up,95% CI,Verdict".split(",")
+KEPT_TITLE = "Memory retention and footprint"
 KEPT_LEGEND = (
-    "Minor faults: of one micro-batch, or one step of a program. Kept: how much fewer they are than those of the arm that has most. Huge pages "
-    "need few faults for much memory, so an arm that has them may look as if it kept more. Peak memory: times the reference's."
+    "Minor faults: of one micro-batch, or one step of a program. Retained: how many fewer than the allocator with most. Huge pages need few "
+    "faults for much memory, so an allocator that has them seems to retain more. Peak memory: peak RSS / that of the baseline."
 )
 FEWEST_ARMS = 4  # of a table of what keeps memory: two or three are in the comparison itself
-LEFT = ("Version", "Notes", "Arm", "Verdict", "Phase")  # columns of words
+LEFT = ("Version", "Notes", "Allocator", "Verdict", "Phase")  # columns of words
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def compared(section: Section) -> Table:
         figures = *gain_words(pair.ratio), memory_text(pair), blocks, verdict_text(pair.ratio)
         version = version_text(section.both(pair)[1])
         rows.append([nodes, pair.arm, version, *figures, f"{published:.2f}x" if published else "-"])
-    return Table(COMPARED, rows, f"against {section.reference}")
+    return Table(COMPARED, rows, f"compared with {section.reference}")
 
 
 def gain_words(ratio: Ratio | None) -> tuple[str, str]:
@@ -115,7 +115,7 @@ def kept_table(section: Section) -> Table:
         against = (
             [memory_text(pair), *gain_words(pair.ratio), verdict_text(pair.ratio)]
             if pair
-            else ["1", "1", "-", "reference"]
+            else ["1", "1", "-", "baseline"]
         )
         sizes = percent(1 - faults[cell.arm] / most), mebibytes(cell.huge_bytes), mebibytes(cell.mean("peak_rss_bytes"))
         rows.append([cell.arm, cell.version[:24], count(faults[cell.arm]), *sizes, *against])

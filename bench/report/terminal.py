@@ -1,70 +1,77 @@
-"""The report on the terminal."""
+"""The report on the terminal: the answer, and the tables above it on request."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bench.report.across import HOSTS_TITLE, host_tables, software_tables
-from bench.report.costs import summary_line
+from bench.report.answer import MOST_CAUTIONS, SHORT, Line, answer, columns, printed
 from bench.report.document import markdown_table
-from bench.report.sentences import cause_sentences, head_sentences, notes_of, verdict_sentences
 from bench.report.tables import Refused, Table, compared, kept_table, unusable
 from bench.statistics.grouping import Section
 from bench.workloads.catalogue import workload_of
 
-if TYPE_CHECKING:
-    from rich.console import Console
 
-
-def show(found: Sequence[Section], refused: Refused, files: Sequence[Path]) -> None:
-    """Print the tables, the comparison, the cause and where the files are, on standard output."""
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+def show(
+    found: Sequence[Section], refused: Refused, end: Sequence[Line], quiet: bool = False, tables: bool = False
+) -> None:
+    """Print the answer of each section on standard output, and ``end`` after the last; before it the tables, where they are asked for."""
+    if tables:
+        show_tables(found)
+    lines: list[str] = []
     for section in found:
-        console.print(f"\n{section.title}", style="bold")
-        _show_tables(console, workload_of(section.job).tables(section))
-        for sentence in verdict_sentences(section):
-            console.print(sentence, style="bold")
-        for sentence in head_sentences(section):
-            console.print(sentence)
+        text = shortened(answer(section), quiet)
+        title = textwrap.wrap(section.title, columns()) if len(found) > 1 else []
+        lines += [*([""] if lines or not tables else []), *title, *printed(text, columns())]
+    across = [Line("Versions", sentence) for sentences, _ in software_tables(found) for sentence in sentences]
+    invalid = [Line("Invalid", f"{name}: {why}") for name, why in unusable(found, refused)]
+    more = [*across, *([] if quiet else [*invalid, *end])]
+    lines += ["", *printed(more, columns())] if more and len(found) > 1 else printed(more, columns())
+    print_lines(lines)
+
+
+def shortened(lines: Sequence[Line], quiet: bool) -> list[Line]:
+    """Return the lines that a terminal shows; the report has the rest of the cautions."""
+    if quiet:
+        return [line for line in lines if line.label in SHORT]
+    cautions = [line for line in lines if line.label == "Caution"]
+    kept = [line for line in lines if line.label != "Caution"] + cautions[:MOST_CAUTIONS]
+    rest = len(cautions) - MOST_CAUTIONS
+    return [*kept, Line("Caution", f"and {rest} more in the report")] if rest > 0 else kept
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines that are wrapped already; that of the result is bold on a terminal."""
+    bold = sys.stdout.isatty()
+    for line in lines:
+        print(f"\x1b[1m{line}\x1b[0m" if bold and line.startswith("Result") else line)
+
+
+def show_tables(found: Sequence[Section]) -> None:
+    """Print the tables of all sections."""
+    print()
+    for section in found:
         kept = kept_table(section)
-        _show_tables(console, [compared(section), replace(kept, title=kept.title.lower())])
-        for sentence in filter(None, [*cause_sentences(section), summary_line(section), *notes_of(section)]):
-            console.print(sentence)
-    for sentences, table in software_tables(found):
-        _show_tables(console, [table])
-        for sentence in sentences:
-            console.print(sentence, style="bold")
-    _show_tables(console, [replace(table, title=f"{HOSTS_TITLE}: {table.title}") for table in host_tables(found)])
-    for name, why in unusable(found, refused):
-        console.print(f"invalid: {name}: {why}")
-    if files:
-        console.print("\nFiles: " + "  ".join(os.path.relpath(path) for path in files))
+        tables = [*workload_of(section.job).tables(section), compared(section), replace(kept, title=kept.title.lower())]
+        print("\n".join([section.title, *table_lines(tables)]))
+    across = [table for _, table in software_tables(found)]
+    across += [replace(table, title=f"{HOSTS_TITLE}: {table.title}") for table in host_tables(found)]
+    print("\n".join(table_lines(across)), end="")
 
 
-def _show_tables(console: Console, tables: Sequence[Table]) -> None:
-    """Print tables as wide as the terminal; plain lines without a terminal, in a log or a pipe, where a table ends with a blank line."""
-    shown = [table for table in tables if table.rows]
-    if not console.is_terminal:
-        lines = [line for table in shown for line in (table.title, *markdown_table(table))]
-        console.print("\n".join(["", *lines])) if lines else None
-        return
-    from rich import box
-    from rich import table as rich_table
-
-    for table in shown:
-        style = {"title_justify": "left", "title_style": "bold", "box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
-        drawn = rich_table.Table(title=table.title, **style)  # type: ignore[arg-type]
-        for heading, *column in zip(table.headings, *table.rows):
-            # A narrow terminal wraps between words, and never within a number.
-            longest = max(len(word) for text in (heading, *column) for word in text.split())
-            left = heading in table.left
-            drawn.add_column(heading, justify="left" if left else "right", min_width=longest, overflow="fold")
-        for line in table.rows:
-            drawn.add_row(*line)
-        console.print(drawn)
+def table_lines(tables: Sequence[Table]) -> list[str]:
+    """Return tables as text; on a terminal that is too narrow for one, it is turned, if that is narrower."""
+    lines = []
+    for table in tables:
+        if table.rows:
+            text = markdown_table(table)
+            if sys.stdout.isatty() and len(text[0]) > shutil.get_terminal_size().columns:
+                turned = zip(*[table.headings, *table.rows])
+                first, *rest = turned
+                text = min(text, markdown_table(Table(first, rest, left=first[:1])), key=lambda one: len(one[0]))
+            lines += [table.title, *text]
+    return lines

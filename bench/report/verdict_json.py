@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.host.findings import Finding
 from bench.report import costs
-from bench.report.sentences import cause_sentence, default_path_sentences, gain_by_default, setting_words, shell_line
+from bench.report.sentences import cause_sentence, default_path_sentence, gain_by_default, setting_words, shell_line
 from bench.report.verdicts import agreement_sentence, gate_sentence, note, pair_sentence
 from bench.statistics import gate, history, reproduction, stats
 from bench.statistics.cells import Cell
@@ -74,7 +74,7 @@ def of_section(section: Section) -> dict[str, Any]:
         pairs=[of_pair(section, pair) for pair in section.pairs],
         cautions=section.cautions,
         what_else={
-            "sentences": [*default_path_sentences(section), *costs.cost_sentences(section)],
+            "sentences": [*filter(None, [default_path_sentence(section)]), *costs.cost_sentences(section)],
             "shell_line": shell_line(section),
             "product_gflops": {path: one["product_gflops"] for path, one in products.items()} if products else None,
             "arms": costs.costs_of(section),

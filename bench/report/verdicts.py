@@ -9,60 +9,67 @@ from bench.job.quantities import nodes_text, percent_bound
 from bench.statistics.gate import Gated
 from bench.statistics.pairing import Pair
 from bench.statistics.reproduction import Agreement
-from bench.statistics.stats import FEW_BLOCKS, NAN, Ratio, verdict
+from bench.statistics.stats import FEW_BLOCKS, Ratio, verdict
 
 TOO_WIDE = math.e - 1  # an interval that reaches 172 % to each side limits nothing
-FASTER, SMALLER = ("faster", "slower"), ("smaller", "larger")  # what a ratio above 1 is, and one below
 
 
 def verdict_text(ratio: Ratio | None) -> str:
-    """Return the verdict in a cell of a table: its word, and for "no difference" what it is not larger than."""
+    """Return the verdict in a cell of a table."""
     if ratio is None:
         return "invalid"
     found = verdict(ratio)
-    return f"{found.word} larger than {percent_bound(found.reach)}" if found.word == "no difference" else found.word
+    if found.word == "no difference":
+        return f"equivalent within {percent_bound(found.reach)}"
+    return "inconclusive" if found.word == "cannot tell" else found.word
 
 
-def verdict_sentence(ratio: Ratio, arm: str, reference: str, directions: tuple[str, str] = FASTER) -> str:
-    """Return what the interval supports, with the figures; without a full stop, because a clause may follow."""
-    word, figures = verdict(ratio).word, _figures(ratio.value, ratio.low, ratio.high)
-    if math.isnan(ratio.low):
-        seen = _times(ratio, arm, reference, directions)
-        return f"cannot tell: {seen} in one block; only more blocks show how much runs differ"
-    if ratio.says_nothing:
-        seen = f"ratio {_figures(ratio.value, NAN, NAN)}, with an interval unknown: the {ratio.num_blocks} blocks disagree too much"
-        return f"cannot tell {arm} from {reference}: {seen}; look for what disturbed them, or add blocks"
+def verdict_sentence(ratio: Ratio, arm: str, reference: str, where: str = "", more: str = "") -> str:
+    """Return what the interval supports, with its figures, and no full stop.
+
+    ``where`` and ``more`` follow the names and the number of blocks: " at 2 nodes", ", losses identical".
+    """
+    word, blocks = verdict(ratio).word, blocks_text(ratio.num_blocks) + more
+    if word in ("faster", "slower"):
+        seen = ratio.value, ratio.low, ratio.high
+        if word == "slower":  # 0.8x faster reads as faster: turn it round
+            seen = 1 / ratio.value, 1 / ratio.high, 1 / ratio.low
+        times, limits = _figures(*seen)
+        return f"{arm} is {times}x {word} than {reference}{where} (95% CI {limits}, {blocks})"
     if word == "no difference":
-        return f"{arm} against {reference}: {verdict_text(ratio)} (ratio {figures})"
-    if word != "cannot tell":
-        return _times(ratio, arm, reference, directions)
-    smallest = (
-        "of more than twofold"
-        if ratio.smallest_detectable > 1
-        else f"from {percent_bound(ratio.smallest_detectable)} on"
-    )
-    return f"cannot tell {arm} from {reference}: ratio {figures}; with this noise {ratio.num_blocks} blocks show only differences {smallest}"
+        reach = percent_bound(verdict(ratio).reach)
+        return f"equivalent: {arm} and {reference} differ by {reach} at most{where} (95% CI, {blocks})"
+    times, limits = _figures(ratio.value, ratio.low, ratio.high)
+    what = f"inconclusive: {arm} {times}x vs. {reference}{where}"
+    if math.isnan(ratio.low):
+        return f"{what} (no CI: needs 2 blocks{more})"
+    if ratio.says_nothing:
+        return f"{what} (no CI: the {blocks_text(ratio.num_blocks)} disagree too much{more})"
+    least = ratio.smallest_detectable
+    can = f"can detect {percent_bound(least)} or more" if least <= 1 else "can detect a factor of 2 or more"
+    return f"{what} (95% CI {limits}, {blocks}; {can})"
 
 
-def pair_sentence(pair: Pair) -> str:
+def pair_sentence(pair: Pair, where: str = "", more: str = "") -> str:
+    """Return the verdict on two arms, or why they are not compared."""
     if pair.ratio is None:
-        return f"no comparison of {pair.arm} with {pair.reference}: {pair.invalid}"
-    return verdict_sentence(pair.ratio, pair.arm, pair.reference)
+        return f"no comparison of {pair.arm} with {pair.reference}{where}: {pair.invalid.rstrip('.')}"
+    return verdict_sentence(pair.ratio, pair.arm, pair.reference, where, more)
+
+
+def blocks_text(blocks: int) -> str:
+    return f"{blocks} block{'s' * (blocks != 1)}"
 
 
 def note(ratio: Ratio) -> str:
     """Return a caution about the interval, or an empty string."""
-    if ratio.num_blocks == 1:
-        return "only 1 block: there is no interval before a second shows how runs differ"
-    if ratio.num_blocks < FEW_BLOCKS:
-        return f"only {ratio.num_blocks} blocks: between-block variance is poorly estimated, hence the wide interval"
-    return ""
+    return f"only {blocks_text(ratio.num_blocks)}" if ratio.num_blocks < FEW_BLOCKS else ""
 
 
 def show(ratio: Ratio) -> str:
     if math.isnan(ratio.low):
-        return f"{ratio.value:.2f}x (one run, no interval)"
-    return f"{ratio.value:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}]"
+        return f"{ratio.value:.2f}x (one run, no CI)"
+    return f"{ratio.value:.2f}x (95% CI {ratio.low:.2f} to {ratio.high:.2f})"
 
 
 def agreement_sentence(one: Agreement, tolerance: float) -> str:
@@ -117,7 +124,7 @@ def gate_sentence(one: Gated, limit: float) -> str:
     change = f"{measure} changed by {one.slower.value:+.1%}"
     if math.isnan(one.slower.low):
         return f"{what}: {change}, but {one.why}; measure 5 blocks on each side, repeat=0,1,2,3,4."
-    figures = f"{change} (95 %: {one.slower.low:+.1%} to {one.slower.high:+.1%})"
+    figures = f"{change} (95% CI {one.slower.low:+.1%} to {one.slower.high:+.1%})"
     if one.word != "undecided":
         return (
             f"{what}: {figures}, all of it {'beyond' if one.word == 'failed' else 'below'} the limit of {limit:+.1%}."
@@ -126,14 +133,7 @@ def gate_sentence(one: Gated, limit: float) -> str:
     return f"{what}: {figures} crosses the limit of {limit:+.1%}; {needed} blocks on each side would decide."
 
 
-def _figures(value: float, low: float, high: float) -> str:
+def _figures(value: float, low: float, high: float) -> tuple[str, str]:
+    """Return a ratio and its limits, with more digits where they are near 1."""
     digits = 3 if abs(value - 1) < 0.1 and abs(high - low) < 0.1 else 2
-    return f"{value:.{digits}f}" if math.isnan(low) else f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def _times(ratio: Ratio, arm: str, reference: str, directions: tuple[str, str]) -> str:
-    value, low, high, direction = ratio.value, ratio.low, ratio.high, directions[0]
-    if value < 1:  # 0.8x faster reads as faster: turn it round
-        value, low, high, direction = 1 / value, 1 / high, 1 / low, directions[1]
-    figures, _, limits = _figures(value, low, high).partition(" ")
-    return f"{arm} is {figures}x {limits + ' ' if limits else ''}{direction} than {reference}"
+    return f"{value:.{digits}f}", f"{low:.{digits}f} to {high:.{digits}f}"

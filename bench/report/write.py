@@ -13,6 +13,7 @@ from pathlib import Path
 from bench.config.study import Study
 from bench.record import records
 from bench.record.records import Record
+from bench.report.answer import Line
 from bench.report.data import COLUMNS, RATIOS, csv_text, ratio_rows, row, write_parquet
 from bench.report.document import markdown
 from bench.report.latex import latex
@@ -29,29 +30,40 @@ def write_sweep(out: Path, study: Study, done: Sequence[Record], final: bool) ->
     records.write_text(out / "results.csv", csv_text([row(record, out) for record in done], COLUMNS, exact=True))
     if final:
         found = sections(done, study.reference)
-        names = ("report.html", "report.md", "results.csv")[not study.html :]
         write_texts(out, found, [], study.html)
-        show(found, [], [out / name for name in names])
+        show(found, [], [report_line(out, study.html, study.tables)], study.quiet, study.tables)
 
 
 def write_all(
-    out: Path, found: Sequence[Record], refused: Refused, reference: str, left_out: Sequence[str] = ()
+    out: Path,
+    found: Sequence[Record],
+    refused: Refused,
+    reference: str,
+    left_out: Sequence[str] = (),
+    quiet: bool = False,
+    tables: bool = False,
 ) -> list[Section]:
-    """``left_out``: sentences on what lies there and is not counted; they stand with the notes of the first section."""
+    """Write every file of a report, and print the answer. ``left_out``: cautions on what lies there and is not counted."""
     parts, rows = sections(found, reference), [row(record, out) for record in found]
     if parts:
         parts[0] = dataclasses.replace(parts[0], cautions=(*left_out, *parts[0].cautions))
     if out.exists() and not os.access(out, os.W_OK):  # another's results, or a medium that is only read
-        show(parts, refused, [])
-        print(f"Nothing was written, because {out} is read-only: copy it, or `report` a pack of it.")
+        why = f"not written, because {out} is read-only: copy it, or `report` a pack of it"
+        show(parts, refused, [Line("Report", why)], quiet, tables)
         return parts
     records.write_text(out / "results.csv", csv_text(rows, COLUMNS, exact=True))
     records.write_text(out / "results.tex", latex(parts))
     write_parquet(out / "results.parquet", found, rows)
     write_texts(out, parts, refused)
-    names = ("report.html", "report.md", "results.csv", "ratios.csv", "results.parquet", "results.tex")
-    show(parts, refused, [out / name for name in names])
+    show(parts, refused, [report_line(out, True, tables)], quiet, tables)
     return parts
+
+
+def report_line(out: Path, html: bool, tables: bool) -> Line:
+    """Return where the report is, and how to see more of it."""
+    folder = os.path.relpath(out)
+    more = "" if tables else f"    more: mallocost report {folder} --tables"
+    return Line("Report", f"{folder}/report.{'html' if html else 'md'}{more}")
 
 
 def write_texts(out: Path, found: Sequence[Section], refused: Refused, html: bool = True) -> None:

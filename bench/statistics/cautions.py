@@ -20,27 +20,25 @@ def cautions_of(good: Sequence[Record], chosen: str, reference: str, num_arms: i
     """Return what a reader must know before believing this section, a sentence each."""
     said = []
     if num_arms > 1 and chosen != reference:
-        said.append(f"There is no valid record of {reference}: {chosen} stands in as the reference.")
+        said.append(f"There is no valid record of {reference}: {chosen} is the baseline instead.")
     if any(record["launch"]["simulated"] for record in good):
         said.append(
-            "Simulated nodes are ranks on one host, which share its cores and memory: their times say nothing about a cluster."
+            "Simulated nodes are ranks on one host that share its cores and memory: their times do not predict a cluster's."
         )
     mixed = sum(len({fingerprint(host) for host in record["hosts"]}) > 1 for record in good)
     if mixed:
-        said.append(
-            f"{mixed} of {len(good)} jobs ran on nodes that are not alike; the section is named after the first."
-        )
+        said.append(f"{mixed} of {len(good)} runs used nodes that are not alike; the section is named after the first.")
     torn = _torn_blocks(good)
     if torn:
         blocks = f"{torn} block{'s' * (torn > 1)}"
         said.append(
-            f"The jobs of {blocks} are not contiguous (the sweep was resumed): drift between them does not cancel."
+            f"The runs of {blocks} are not contiguous (the sweep was resumed): drift between them is not canceled."
         )
     of_jobs = Counter(caution for r in good for caution in (*huge_pages_of_glibc(r), *workload_of(r).cautions(r)))
-    said += [f"In {count} of {len(good)} jobs: {caution}" for caution, count in of_jobs.items()]
+    said += [f"In {count} of {len(good)} runs: {caution}" for caution, count in of_jobs.items()]
     noisy = [record for record in good if record["warnings"]]
     if noisy:
-        said.append(f"{len(noisy)} of {len(good)} jobs were noisy; for instance: {noisy[0]['warnings'][0]}")
+        said.append(f"interference in {len(noisy)} of {len(good)} runs, listed in the report")
     for what, values in (
         ("versions", {r["bench_version"] for r in good}),
         ("revisions", {(r["hosts"][0].get("git") or {}).get("revision") for r in good}),

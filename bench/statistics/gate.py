@@ -50,7 +50,7 @@ def gate(a: Side, b: Side, limit: float) -> list[Gated]:
             for point in a.ratios
         ]
     if not alike(a, b):
-        why = "A has no arm with a reference beside it, and the hosts are not alike, so that their times do not compare"
+        why = "A has no allocator with a baseline, and the host classes differ, so that times are not comparable"
         return [Gated(EVERYTHING, "failed", why=why)]
     return [
         _judged(point, log_mean(a.blocks[point]), log_mean(b.blocks[point]), limit, of_times=True)

@@ -83,7 +83,7 @@ def _steps(mine: Sequence[Record], base: Sequence[Record], reference: str) -> li
             base_cell = _cell(theirs)
             found = pair(base_cell, ours, check_losses([base_cell, ours], base_cell.arm))
         else:
-            why = "the reference has no record of this state beside it"
+            why = "the baseline has no record of this state"
             found = Pair(ours.arm, reference, *ours.at, "invalid", why)
         changed = tuple(_changed(before, records[0])) if before else ()
         made.append(Step(times[0], times[-1], key[1], found, changed, *_judged(made, found.ratio)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,15 +57,14 @@ class Pair:
 
 def check_losses(cells: Sequence[Cell], reference: str) -> Losses:
     """Compare every record at one number of nodes with the longest of the reference arm, as far as both go."""
-    everything = [(cell.arm, np.array(record["derived"]["losses"])) for cell in cells for record in cell.records]
-    base = max(range(len(everything)), key=lambda i: (everything[i][0] == reference, len(everything[i][1])))
+    everything = [(cell.arm, record["derived"]) for cell in cells for record in cell.records]
+    base = max(range(len(everything)), key=lambda i: (everything[i][0] == reference, len(everything[i][1]["losses"])))
     largest, num_compared, same_bits, disagreeing = 0.0, 0, True, []
-    for number, (arm, losses) in enumerate(everything):
-        length = min(len(everything[base][1]), len(losses))
-        if number == base or not length:
+    for number, (arm, figures) in enumerate(everything):
+        a, b = at_common_steps(everything[base][1], figures)
+        if number == base or not len(a):
             continue
-        a, b = everything[base][1][:length], losses[:length]
-        num_compared += length
+        num_compared += len(a)
         same_bits = same_bits and bool((a == b).all())
         difference = float(np.max(np.abs(a - b) / np.maximum(np.abs(a), 1e-30)))
         largest = max(largest, difference)
@@ -73,6 +72,15 @@ def check_losses(cells: Sequence[Cell], reference: str) -> Losses:
             disagreeing.append(arm)
     found = tuple(disagreeing), cells[0].job.workload
     return Losses(*cells[0].at, len(everything), num_compared, same_bits, largest, *found)
+
+
+def at_common_steps(one: Mapping[str, Any], two: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the losses of two runs at the steps that both have: by number, or by name where both name them."""
+    if "loss_steps" in one and "loss_steps" in two:
+        _, ours, theirs = np.intersect1d(one["loss_steps"], two["loss_steps"], return_indices=True)
+        return np.array(one["losses"])[ours], np.array(two["losses"])[theirs]
+    length = min(len(one["losses"]), len(two["losses"]))
+    return np.array(one["losses"][:length]), np.array(two["losses"][:length])
 
 
 def pairs_of(cells: Sequence[Cell], losses: Sequence[Losses], reference: str) -> list[Pair]:

@@ -131,7 +131,7 @@ def experiments_differ(a: Side, b: Side) -> tuple[list[str], list[str]]:
     These are how much was measured, and the content of a program under one label.
     """
     if not (a.job and b.job):
-        other = "the published table is of the defaults of model, train and parallel at one rank a node, and this is another workload"
+        other = "the published table has the default model, train and parallel keys at one rank a node, and this is another workload"
         return [] if a.is_published_workload and b.is_published_workload else [other], []
     keys = [key for key in sorted(a.job.keys() | b.job.keys()) if a.job.get(key) != b.job.get(key)]
     if "workload" in keys:  # then all of their own parts differ too
@@ -194,17 +194,17 @@ def agree(a: Side, b: Side, tolerance: float) -> dict[Point, Agreement]:
         }
     for point, (one, two, seen) in compared.items():
         if point[1] in a.arms and point[1] in b.arms and a.arms[point[1]] != b.arms[point[1]]:
-            why = f"{point[1]} is not the same arm in both (library, version or settings)"
+            why = f"{point[1]} differs between the two (library, version or settings)"
             found[point] = Agreement("not comparable", point, why, seen)
         else:
             found[point] = replace(_judged(one, two, tolerance, conditions), point=point, seen=seen)
-    nothing = f"no arm was measured in both against the reference, nor alone on like hosts: {arms(a)} and {arms(b)}"
+    nothing = f"no allocator was measured in both against the baseline, nor alone on hosts of one class: {arms(a)} and {arms(b)}"
     return found or {EVERYTHING: Agreement("not comparable", why=nothing)}
 
 
 def check_tolerance(tolerance: float) -> None:
     if not (math.isfinite(tolerance) and tolerance > 0):
-        raise ConfigError(f"--tolerance={tolerance:g} is not a tolerance: give a positive number such as 0.05 for 5 %.")
+        raise ConfigError(f"--tolerance={tolerance:g} is not a tolerance: give a positive number such as 0.05 for 5%.")
 
 
 def _judged(one: LogMean, two: LogMean, tolerance: float, conditions: tuple[str, ...]) -> Agreement:

@@ -112,10 +112,12 @@ def ratio(reference: Sequence[Sequence[float]], arm: Sequence[Sequence[float]]) 
     no limits: its samples do not show how runs differ.
     """
     if len(reference) != len(arm):
-        raise ValueError(f"the reference has {len(reference)} blocks, the arm {len(arm)}: pass only blocks with both")
+        raise ValueError(
+            f"the reference has {len(reference)} blocks, the allocator {len(arm)}: pass only blocks with both"
+        )
     if len(reference) == 0:
-        raise ValueError("there are no blocks to compare: pass at least one block that holds both arms")
-    sides = zip(_log_means(reference, " of the reference"), _log_means(arm, " of the arm"))
+        raise ValueError("there are no blocks to compare: pass at least one block with both")
+    sides = zip(_log_means(reference, " of the reference"), _log_means(arm, " of the allocator"))
     pairs = [(one - two, *_mean_variance([within, other])) for (one, within), (two, other) in sides]
     log_ratios = np.array([pair[0] for pair in pairs])
     num_blocks = len(pairs)

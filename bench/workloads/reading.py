@@ -133,7 +133,7 @@ def collect(directories: Iterable[Path]) -> Found:
         )
     if aside:
         said.append(
-            f"{len(aside)} record{'s' * (len(aside) > 1)} of other hosts or other code, set aside by a later sweep, "
+            f"{len(aside)} record{'s' * (len(aside) > 1)} of other hosts or other code, archived by a later sweep, "
             f"{'are' if len(aside) > 1 else 'is'} not counted: {aside[0]['path']}."
         )
     return Found([r for r in kept if Path(r["path"]).name == FILE_NAME], aside, refused, tuple(said))

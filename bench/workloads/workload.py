@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from bench.report.tables import Table
     from bench.statistics.cells import Cell
     from bench.statistics.grouping import Section
-    from bench.statistics.pairing import Losses
 
 OnEvent = Callable[[int, dict[str, Any]], None]  # number of the rank, what it sent
 OnRunEvent = Callable[[int, int, dict[str, Any]], None]  # the same, after the number of the run
@@ -33,6 +32,7 @@ class Workload:
 
     turn = "run"  # the smallest unit in which a run can be paused
     pauses = False  # whether a run can be paused between turns, so that the runs of a block can be interleaved
+    side_by_side = 1  # most runs of a block that one call of run_block gets, for runs that count rather than time
     shorter = "fewer steps"  # how a user makes a run shorter
     compared = "values"  # what all arms must compute alike, which is ``losses`` in the figures
     uses_pytorch = False  # its arithmetic is PyTorch's: the interpreter and the matrix library are part of the question
@@ -145,24 +145,6 @@ class Workload:
         """Return a sentence for each thing that a reader must know about this run."""
         return []
 
-    def agreement(self, check: Losses) -> str:
-        """Return a sentence on whether all arms computed the same."""
-        from bench.job.quantities import nodes_text
-        from bench.report.sentences import agreement
-
-        where = f"At {nodes_text(check.nodes, check.simulated)}"
-        if check.num_records < 2:
-            return f"{where} there is one record, so no {self.compared} to compare."
-        if check.disagreeing:
-            return (
-                f"{where} the {self.compared} of {', '.join(check.disagreeing)} disagree (by up to {check.largest_difference:.2g} "
-                "relative): they did not do the same work, and no comparison with them is valid."
-            )
-        return (
-            f"{where} all {check.num_records} records follow the same {self.compared}, {agreement(check)} "
-            f"({check.num_compared} values compared)."
-        )
-
     def columns(self, job: Job) -> dict[str, Any]:
         """Return the values of the columns of results.csv that are this workload's own."""
         return {}
@@ -171,7 +153,7 @@ class Workload:
         """Return the tables of a section's runs."""
         table = self.table_for_paper(section)
         what = next(iter(section.cells[0].records[0]["derived"]["phases"])) if table.rows else self.turn
-        return [replace(table, title=f"each arm, figures of one {what}")] if table.rows else []
+        return [replace(table, title=f"each allocator, figures of one {what}")] if table.rows else []
 
     def table_for_paper(self, section: Section) -> Table:
         """Return one table of all runs of a section."""

@@ -51,15 +51,14 @@ class Done:
 
     @property
     def said(self) -> list[str]:
-        """Its sentences on standard error, without progress, the plan, and what it says of a busy host."""
-        lines = self.stderr.splitlines()
-        return [
-            line
-            for line in lines
-            if not line.startswith(
-                ("mallocost: job ", "mallocost: plan: ", "mallocost: Other programs", "mallocost: The hypervisor")
-            )
-        ]
+        """Its sentences on standard error, an error with its hint, without the runs."""
+        lines = self.stderr.replace("\nhint: ", "; ").splitlines()
+        return [line for line in lines if line.startswith(("mallocost: ", "error: ")) and ": run " not in line]
+
+    @property
+    def answer(self) -> str:
+        """Standard output without its line breaks."""
+        return " ".join(self.stdout.split())
 
     def records(self) -> dict[str, Any]:
         """Every record by the name of its directory; each must be readable."""

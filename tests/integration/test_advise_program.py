@@ -21,9 +21,10 @@ def test_a_c_program_is_looked_at_confirmed_and_answered(
     command = [compiled(tmp_path, "work", WORK), "a b"]
     words = ["advise", "allocator=tcmalloc", "check=sum (.*)", "--minutes", "20", "--", *command]
     assert cli.main(words) == 0
-    said = capsys.readouterr().out
-    assert "Plan for 20 minutes: a look at 2 arms" in said
-    assert "confirmed in independent blocks" in said and "1 block, peak RSS" in said
+    caught = capsys.readouterr()
+    assert "20 min: one short run of 2 allocators" in " ".join(caught.err.split())
+    said = " ".join(caught.out.split())
+    assert "(no CI: needs 2 blocks" in said and said.count("Result ") == 1 and "Report " in said
     found = reading.read_all([tmp_path / "out"])[0]
     ran = {(r["job"]["allocator"]["name"], r["job"]["repeat"]): r for r in found if r["valid"]}
     assert sorted(ran) == [("glibc", 0), ("glibc", 1), ("tcmalloc", 0), ("tcmalloc", 1)]
@@ -38,5 +39,5 @@ def test_a_program_that_fails_under_every_arm_shows_its_words(
     command = ["sh", "-c", "sleep 0.1; echo no data here; exit 3"]
     assert cli.main(["advise", "allocator=tcmalloc", "--minutes", "20", "--", *command]) == 1
     caught = capsys.readouterr()
-    assert "no run ended well, so there is no advice; the first: sh ended with exit code 3" in caught.err
+    assert "no run was successful; the first: sh ended with exit code 3" in caught.err
     assert "    no data here" in caught.out

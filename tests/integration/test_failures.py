@@ -269,7 +269,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_runs(read
 def test_a_users_mistake_is_one_sentence_and_nothing_is_made(results: dict[str, Any], name: str) -> None:
     done, left = results[name]
     assert done.code == 2, done.stderr
-    assert done.stdout == "" and done.stderr.count("\n") == 1 and done.stderr.startswith("mallocost: "), done.stderr
+    assert done.stdout == "" and len(done.said) == 1 and done.stderr.startswith("error: "), done.stderr
     for words in WRONG[name][1]:
         assert words in done.stderr
     assert left == ["file"], "no results, no folders of Hydra's"

@@ -86,7 +86,7 @@ def test_the_report_has_a_section_for_each_and_one_table_across(sweeps: dict[str
     torches = [software(python)["packages"]["torch"] for python in pythons]
     assert len(set(torches)) == 2
     (report,) = sweeps["megatron"].out.glob("*/report.md")
-    rows = report.read_text().partition("## Does it still matter?")[2].splitlines()
+    rows = report.read_text().partition("## C libraries and PyTorch versions compared")[2].splitlines()
     assert all(any(f" {torch} |" in row and row.startswith("| glibc_tuned ") for row in rows) for torch in torches), (
         rows
     )

@@ -92,10 +92,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def sweep(out: Path) -> Swept:
-    first = bench(SWEEP, out)
+    first = bench([*SWEEP, "-v"], out)
     fresh = first.records()
     stamps = {"first": changed(out)}
-    again = bench([*SWEEP, NO_PAGE], out)
+    again = bench([*SWEEP, NO_PAGE, "-v"], out)
     stamps["again"] = changed(out)
     removed, edited = sorted(fresh)[0], sorted(fresh)[-1]
     (out / "smoke" / removed / "record.json").unlink()
@@ -104,7 +104,7 @@ def sweep(out: Path) -> Swept:
     record["wall_seconds"] /= 2
     path.write_text(json.dumps(record))
     os.utime(path, ns=(0, 0))
-    mended = bench([*SWEEP, NO_PAGE], out)
+    mended = bench([*SWEEP, NO_PAGE, "-v"], out)
     stamps["mended"] = changed(out)
     return Swept(first, fresh, again, mended, removed, edited, stamps)
 
@@ -146,7 +146,7 @@ def test_every_job_has_its_record_and_nothing_else_is_left(swept: Swept) -> None
 
 
 def test_each_block_visits_every_arm_before_the_next_begins(swept: Swept) -> None:
-    begun = [line for line in swept.first.stderr.splitlines() if line.startswith("mallocost: job ")]
+    begun = [line for line in swept.first.stderr.splitlines() if line.startswith("mallocost: run ")]
     assert len(begun) == 2 and all("interleaved" in line for line in begun)
     for block, line in enumerate(begun):
         assert sorted(re.findall(r"(\w+) n=1 repeat=(\d)", line)) == sorted((arm, str(block)) for arm in ARMS)
@@ -203,8 +203,8 @@ def test_results_csv_has_the_published_columns_first_and_a_row_for_each_job(swep
 def test_a_second_run_measures_nothing(swept: Swept) -> None:
     assert swept.again.code == 0
     assert swept.stamps["again"] == swept.stamps["first"]
-    assert "mallocost: job " not in swept.again.stderr
-    assert swept.again.stderr.count("[already there]") == len(swept.fresh)
+    assert "mallocost: run " not in swept.again.stderr
+    assert swept.again.stderr.count("[already measured]") == len(swept.fresh)
 
 
 def test_what_is_missing_or_was_edited_is_measured_again_and_nothing_else(swept: Swept) -> None:
@@ -214,7 +214,7 @@ def test_what_is_missing_or_was_edited_is_measured_again_and_nothing_else(swept:
     (companion,) = set(swept.mended.records()) - set(swept.fresh)
     assert companion.startswith("n001_glibc_r01g1-")
     assert {name for name in before if after[name] != before[name]} == {swept.removed, swept.edited}
-    assert swept.mended.stderr.count("mallocost: job ") == 2
+    assert swept.mended.stderr.count("mallocost: run ") == 2
     (sentence,) = [line for line in swept.mended.said if "changed after it was written" in line]
     assert swept.edited in sentence
     assert set(swept.mended.records()) == {*swept.fresh, companion}, "whole, and readable"

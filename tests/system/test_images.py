@@ -82,6 +82,17 @@ def test_the_smoke_sweep_leaves_records_that_belong_to_the_caller(way: Way, swee
     assert {path.stat().st_uid for path in (out / "smoke").rglob("*")} == {owner}
 
 
+def test_mallocost_is_the_command_in_the_image_too(way: Way) -> None:
+    """On the PATH of a shell that is opened in it, and ./mallocost in the checkout."""
+    if way.name == "native":
+        done = run([ROOT / "mallocost", "--version"])
+    elif way.name == "docker":
+        done = run(["docker", "run", "--rm", "--network=none", "--entrypoint=mallocost", way.image, "--version"])
+    else:
+        done = run(["apptainer", "--silent", "exec", way.image, "mallocost", "--version"])
+    assert (done.returncode, done.stdout) == (0, f"{bench.__version__}\n"), done.stderr
+
+
 def test_the_record_tells_the_image_and_how_the_root_is_mounted(way: Way, sweep: Sweep) -> None:
     host = records(sweep(way)[0])["tcmalloc"]["hosts"][0]
     if way.name == "native":
@@ -135,7 +146,7 @@ def test_arguments_arrive_as_they_were_given(way: Way, scratch: Path) -> None:
     assert shlex.split(line.removeprefix("# Printed by: ")) == ["python", "-m", "bench", *words]
     refused = way(["$(touch /tmp/bench-was-here) ${HOME} 'x'"], folder=scratch)
     assert refused.returncode == 2 and refused.stderr.startswith(
-        "mallocost: $(touch /tmp/bench-was-here) ${HOME} 'x' is not a command"
+        "error: $(touch /tmp/bench-was-here) ${HOME} 'x' is not a command"
     )
     assert not marker.exists() and sorted(scratch.iterdir()) == []
 

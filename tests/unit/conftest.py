@@ -112,13 +112,13 @@ def compose(command: Callable[..., tuple[int, list[Any]]]) -> Callable[..., tupl
 
 @pytest.fixture
 def refused(command: Callable[..., tuple[int, list[Any]]], capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """The one sentence with which the command line refuses its words, with exit code 2 and nothing run."""
+    """The error, and after a semicolon its hint, with which the command line refuses its arguments, with exit code 2 and nothing run."""
 
     def refusal(*words: str) -> str:
         assert command(*words) == (2, [])
         said = capsys.readouterr().err
-        assert said.startswith("mallocost: ") and said.count("\n") == 1 and "Traceback" not in said
-        return said[len("mallocost: ") :].strip()
+        assert said.startswith("error: ") and said.count("\n") <= 2 and "Traceback" not in said
+        return said[len("error: ") :].strip().replace("\nhint: ", "; ") + "."
 
     return refusal
 

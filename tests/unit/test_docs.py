@@ -7,13 +7,16 @@ A command is a line of an indented code block, or inline code, that begins with 
 from __future__ import annotations
 
 import argparse
+import ast
 import re
 import runpy
 import shlex
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from bench import cli
 from bench.commands.program import KEYS
@@ -205,6 +208,21 @@ def test_readme_is_within_its_budget() -> None:
     )  # the command and its answer, on the first screen
 
 
+def test_no_measured_ratio_stands_in_two_documents() -> None:
+    """A figure that is repeated is forgotten when it is measured again."""
+    places: dict[str, set[str]] = {}
+    for name in NAMES:
+        for figure in re.findall(r"\b\d\.\d{2,3}x|\d\.\d+ to \d\.\d+", (CHECKOUT / name).read_text()):
+            places.setdefault(figure, set()).add(name)
+    assert len(places) > 5
+    assert {figure: names for figure, names in places.items() if len(names) > 1} == {}
+
+
+def test_each_term_is_defined_once() -> None:
+    terms = re.findall(r"^#### (.*)$", text_of("docs/reference/glossary.md"), flags=re.MULTILINE)
+    assert len(terms) > 25 and terms == sorted(set(terms), key=str.lower)
+
+
 def test_each_page_of_the_docs_is_listed() -> None:
     listed = set(re.findall(r"\]\(([^)#\s]+)", text_of("docs/index.md")))
     pages = {str(path.relative_to(CHECKOUT / "docs")) for path in CHECKOUT.glob("docs/**/*.md")}
@@ -219,8 +237,53 @@ FORBIDDEN = re.compile(
 )
 
 
+# Private terms and idioms that a sentence for a person does not have; `arm`, `cannot tell` and the like are words of data and code.
+PRIVATE = re.compile(
+    r"\b(arms?(?! reference| nodes)|refused?|refuses|tells?|told|knows?|hears?|heard|there already|is of|are of|nobody|somebody|gain|quotient|"
+    r"way out|pictures?)\b|\d %|}} %"
+)
+DATA = ("cannot tell", "same arm", "another arm", "title reference arms num_records")  # values and names of fields
+
+
 def forbidden(text: str) -> list[str]:
     return [found[0] for found in FORBIDDEN.finditer(" ".join(text.split()))]
+
+
+def sentences_in(path: Path) -> Iterator[str]:
+    """The texts of a module that have a blank, but for its docstrings; what an f-string fills in is {}."""
+    tree = ast.parse(path.read_text())
+    skipped = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and isinstance(node.body[0], ast.Expr):
+            skipped.add(node.body[0].value)
+        if isinstance(node, ast.JoinedStr):
+            skipped.update(part for part in ast.walk(node) if isinstance(part, ast.Constant))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in skipped:
+            yield node.value
+
+
+PRINTING = sorted(
+    path
+    for pattern in ("bench/report/*.py", "bench/commands/*.py", "bench/cli.py", "bench/host/*.py", "bench/driver/*.py")
+    for path in CHECKOUT.glob(pattern)
+)
+
+
+@pytest.mark.parametrize("path", PRINTING, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_what_is_printed_has_no_forbidden_phrase_and_no_private_term(path: Path) -> None:
+    found = []
+    for text in sentences_in(path):
+        if " " in text.strip() and text not in DATA and "import " not in text:
+            found += [(word, text[:80]) for word in [*forbidden(text), *(one[0] for one in PRIVATE.finditer(text))]]
+    assert found == []
+
+
+def test_the_purpose_of_each_allocator_has_no_forbidden_phrase() -> None:
+    shows = [yaml.safe_load(path.read_text())["shows"] for path in CHECKOUT.glob("conf/allocator/*.yaml")]
+    assert len(shows) > 20 and [one for one in shows if forbidden(one) or PRIVATE.search(one)] == []
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("tests/")])
@@ -233,7 +296,8 @@ def test_a_document_has_no_forbidden_phrase(name: str) -> None:
 def test_help_has_no_forbidden_phrase_and_one_name(command: str) -> None:
     parser = cli._parsers(command or None)[command]
     text = parser.format_help()
-    assert forbidden(text) == [] and "python -m bench" not in text and "entrypoint" not in text
+    assert forbidden(text) == [] and PRIVATE.findall(text) == []
+    assert "python -m bench" not in text and "entrypoint" not in text
 
 
 @pytest.mark.parametrize("phrase", ["The library as it comes", "each is told from the rest", "one behind\nthe other"])

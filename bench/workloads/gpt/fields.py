@@ -13,6 +13,7 @@ from bench.record.fields import (
     Number,
     Positive,
     Proof,
+    Rank,
     doc,
 )
 
@@ -64,12 +65,7 @@ class Iterations(TypedDict):
     loss: Annotated[Column, doc("mean of its micro-batches")]
 
 
-class GptRank(TypedDict):
-    rank: Annotated[int, doc("number of the process")]
-    node: Annotated[int, doc("number of its node")]
-    hostname: Annotated[str, doc("name of its host")]
-    pid: Annotated[int, doc("process number there")]
-    cpus: Annotated[list[int], doc("logical CPUs that it is bound to")]
+class GptRank(Rank):
     threads: Annotated[Positive, doc("torch's threads")]
     openmp: NotRequired[Annotated[Optional[OpenMP], doc("how OpenMP's threads were bound")]]
     environment: NotRequired[

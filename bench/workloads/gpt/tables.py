@@ -13,11 +13,11 @@ from bench.statistics.grouping import Section
 from bench.statistics.published import HEADINGS
 from bench.workloads.gpt.figures import APART
 
-STAGES = "Nodes,Arm,Stage,Computing,Reducing,Waiting,Minor faults,Peak RSS,Gain".split(",")
+STAGES = "Nodes,Allocator,Stage,Computing,Reducing,Waiting,Minor faults,Peak RSS,Speed-up".split(",")
 STAGES_TITLE = (
     "an iteration on each stage: what its ranks compute, and what they exchange within it and wait for between stages"
 )
-OURS = ("95 % of Sec/it", "GFLOP/s", "Peak RSS", "Blocks")
+OURS = ("95% CI of Sec/it", "GFLOP/s", "Peak RSS", "Blocks")
 
 
 def columns(job: Job) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from bench.record.fields import (
     Number,
     Positive,
     Proof,
+    Rank,
     doc,
 )
 
@@ -52,12 +53,7 @@ class Steps(TypedDict):
     system_seconds_per_step: Annotated[Number, SYSTEM_SECONDS]
 
 
-class ProgramRank(TypedDict):
-    rank: Annotated[int, doc("0")]
-    node: Annotated[int, doc("0")]
-    hostname: Annotated[str, doc("name of the host")]
-    pid: Annotated[int, doc("process number of the command")]
-    cpus: Annotated[list[int], doc("logical CPUs that it was allowed")]
+class ProgramRank(Rank):
     threads: Annotated[Positive, doc("CPUs that it kept busy, on average, at least 1")]
     proof: Annotated[ProgramProof, doc("the arm's library, and each process with or without it")]
     environment_bytes: NotRequired[Annotated[int, doc("size of its environment, the same for all arms")]]
@@ -71,6 +67,9 @@ class ProgramRank(TypedDict):
     run: Annotated[Run, doc("the whole run, as the kernel accounts for the command and its children")]
     steps: Annotated[Optional[Steps], doc("what `program.rate` found; null where the run is the sample")]
     values: Annotated[list[Number], doc("what `program.check` found, how often, and the hash of its output")]
+    value_steps: NotRequired[
+        Annotated[list[Number], doc("the step that names each value, by `(?P<step>...)` in `program.check`")]
+    ]
     peak_rss_bytes: Annotated[int, doc("most memory of all its processes together, shared pages once")]
     huge_bytes: Annotated[int, doc("transparent huge pages, the most that was seen in one process")]
     fault_cost_seconds: Annotated[Optional[Number], doc("wall seconds of a minor fault, all threads faulting")]

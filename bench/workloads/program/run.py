@@ -1,4 +1,4 @@
-"""One run of a user's program under one arm: start the watcher, hear it out, and make the run's part of the record."""
+"""One run of a user's program under one arm: start the watcher, take its events, and make the run's part of the record."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ import os
 import re
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from bench.allocators import library, retention
 from bench.allocators.environment import bytes_of, in_force, padded
-from bench.copies.outcome import Outcome
 from bench.host.files import file_sha256
 from bench.host.foreign import OF_ALLOCATORS, foreign_variables
 from bench.host.interrupt import raise_if_interrupted
@@ -27,6 +25,7 @@ from bench.job.errors import AllocatorError
 from bench.job.job import Job, canonical
 from bench.process.cpus import allowed_cpus
 from bench.workloads.child import CannotStart, end_child, output_of, read_events, start_child
+from bench.workloads.workload import OnEvent, Outcome
 
 OURS = ("BENCH_DROPPED_ENVIRONMENT", "HYDRA_FULL_ERROR")
 OUTPUT = "output.txt"
@@ -36,91 +35,85 @@ END_SECONDS = 20.0  # for the watcher to end the program's tree
 LARGEST_OUTPUT = 64 << 20  # of which values are looked for
 
 
+Values = dict[float, float]  # what every arm must have alike, by the step that the line names, or by its number
+
+
 @dataclass(frozen=True)
-class First:
-    """What an arm's first run showed, which verifies it, warms caches up, and is not timed."""
+class Ended:
+    """A run that has ended. The first one of an arm verifies it, warms caches up, and is not timed."""
 
     wrong: str | None  # to follow the program's name
     event: dict[str, Any]  # the watcher's result; empty where it failed
-    values: list[float]
+    values: Values
 
 
 # By program and arm, and by program what its runs write among the files that its command names. Of this process: a file may be edited
 # before the next one.
-_first: dict[str, First] = {}
+_first: dict[str, Ended] = {}
 _written: dict[str, set[str]] = {}
 
 
-def run_program(job: Job, folder: Path, on_event: Callable[[int, dict[str, Any]], None]) -> Outcome:
+def run_program(job: Job, folder: Path, on_event: OnEvent) -> Outcome:
     """Run it once, and once more before it where the arm is new.
 
     Its output stays in ``folder``/output.txt. No process is left behind, whatever happens.
     """
     program = canonical(asdict(job.program))
-    written = _written.setdefault(program, set())
+    files, written = job.program.files.items(), _written.setdefault(program, set())
+    changed = [name for name, sha256 in files if name not in written and file_sha256(name) != sha256]
+    if changed:
+        return Outcome(
+            error=f"{changed[0]} is not the file that this job names by its SHA-256 (edited, or another host's): start `program` again."
+        )
     try:
-        refuse_changed({path: sha256 for path, sha256 in job.program.files.items() if path not in written})
         path, proof = library.resolve(job.allocator), retention.proof_of(canonical(asdict(job.allocator)))
-    except (AllocatorError, ProgramChanged) as error:
+    except AllocatorError as error:
         return Outcome(error=str(error))
     folder.mkdir(parents=True, exist_ok=True)
     env = environment(job, path, os.environ)
     orders: dict[str, Any] = {
-        "program": asdict(job.program),
-        "measure": asdict(job.measure),
-        "env": env,
-        "library": path,
-        "arm_env": in_force(job.allocator, path),
-        "output": str(folder / OUTPUT),
+        **{"program": asdict(job.program), "measure": asdict(job.measure), "output": str(folder / OUTPUT)},
+        **{"env": env, "library": path, "arm_env": in_force(job.allocator, path)},
     }
     arm = program + canonical(asdict(job.allocator))
     if arm not in _first:
-        with tempfile.TemporaryDirectory(prefix="bench-") as words:
-            _first[arm] = First(*ended(job, {**orders, "verify": words}, on_event))
-        written |= {name for name, sha256 in job.program.files.items() if file_sha256(name) != sha256}
-    first = _first[arm]
-    wrong, event, values = first.wrong, first.event, first.values
+        _first[arm] = run_once(job, orders, on_event)
+        written |= {name for name, sha256 in files if file_sha256(name) != sha256}
+    first = one = _first[arm]
     began = time.monotonic()
-    if not wrong:
-        wrong, event, values = ended(job, {**orders, "known": first.event["known"]}, on_event)
-    if wrong:
-        return Outcome(error=f"{job.program.command[0]} {wrong}")
-    if job.program.check is not None and not job.program.same_output and not repeats(first.values, values):
-        values = []
+    if not first.wrong:
+        one = run_once(job, {**orders, "known": first.event["known"]}, on_event)
+    if one.wrong:
+        return Outcome(error=f"{job.program.command[0]} {one.wrong}")
+    values = one.values if job.program.same_output or repeats(first.values, one.values) else {}
     proof = {**proof, "processes": first.event["processes"], "first_run_seconds": first.event["wall_seconds"]}
-    part = {**part_of(event, proof, values), **seen_environment(os.environ), "environment_bytes": bytes_of(env)}
-    part["notes"] = list(dict.fromkeys([*first.event["notes"], *event["notes"]]))
+    part = {
+        **part_of(one.event, proof, list(values.values())),
+        **seen_environment(os.environ),
+        **({"value_steps": list(values)} if names_steps(job) else {}),
+        "environment_bytes": bytes_of(env),
+        "notes": list(dict.fromkeys([*first.event["notes"], *one.event["notes"]])),
+    }
     return Outcome(ranks=[part], seconds=time.monotonic() - began)
 
 
-def ended(
-    job: Job, orders: dict[str, Any], on_event: Callable[[int, dict[str, Any]], None]
-) -> tuple[str | None, dict[str, Any], list[float]]:
-    """Run the watcher to its end. Return what is wrong, to follow the program's name; the watcher's result; the values."""
+def run_once(job: Job, orders: dict[str, Any], on_event: OnEvent) -> Ended:
     event = watched(orders, on_event)
     if event["event"] == "failed":
-        return event["error"], {}, []
+        return Ended(event["error"], {}, {})
     wrong, values = judge(job, event, Path(orders["output"]))
-    return wrong, event, values
+    return Ended(wrong, event, values)
 
 
-def repeats(first: Sequence[float], values: Sequence[float]) -> bool:
+def repeats(first: Values, values: Values) -> bool:
     """Return whether two runs of one arm printed the same values, as far as both go: lines that a clock draws are others each time."""
     from bench.statistics.pairing import LOSS_TOLERANCE
 
-    return all(math.isclose(a, b, rel_tol=LOSS_TOLERANCE) for a, b in zip(first, values))
+    return all(math.isclose(first[key], values[key], rel_tol=LOSS_TOLERANCE) for key in first.keys() & values.keys())
 
 
-class ProgramChanged(RuntimeError):
-    """One sentence: which file is another than when the command was given."""
-
-
-def refuse_changed(files: Mapping[str, str]) -> None:
-    for path, sha256 in files.items():
-        if file_sha256(path) != sha256:
-            raise ProgramChanged(
-                f"{path} is not the file that this job names by its SHA-256 (edited, or another host's): start `program` again."
-            )
+def names_steps(job: Job) -> bool:
+    return "(?P<step>" in (job.program.check or "")
 
 
 def environment(job: Job, path: str | None, base: Mapping[str, str]) -> dict[str, str]:
@@ -137,10 +130,7 @@ def kept(base: Mapping[str, str]) -> dict[str, str]:
 
 
 def seen_environment(base: Mapping[str, str]) -> dict[str, Any]:
-    """Return the caller's variables that steer threads, arithmetic or Python, and one hash over all.
-
-    Return the caller's variables that steer threads, arithmetic or Python, and one hash over all that the program gets of the caller,
-    less what another login or shell changes."""
+    """Return the caller's variables that steer threads, arithmetic or Python, and a hash of all but what a login or shell changes."""
     env = kept(base)
     content = canonical({name: value for name, value in env.items() if not name.startswith(OF_A_LOGIN)})
     return {
@@ -149,7 +139,7 @@ def seen_environment(base: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def watched(orders: dict[str, Any], on_event: Callable[[int, dict[str, Any]], None]) -> dict[str, Any]:
+def watched(orders: dict[str, Any], on_event: OnEvent) -> dict[str, Any]:
     """Run the watcher to its end. Return its last event, ``result`` or ``failed``."""
     try:
         child = start_child(
@@ -177,42 +167,44 @@ def watched(orders: dict[str, Any], on_event: Callable[[int, dict[str, Any]], No
         end_child(child, END_SECONDS)
 
 
-def judge(job: Job, event: Mapping[str, Any], output: Path) -> tuple[str | None, list[float]]:
+def judge(job: Job, event: Mapping[str, Any], output: Path) -> tuple[str | None, Values]:
     """Return what is wrong with a run that ended, to follow the program's name; and the values that every arm must have alike."""
     code, steps = event["exit_code"], event["steps"]
     last = f"; its last line: {words}" if (words := " ".join(last_lines(output, 1))) else ""
+    wrong = None
     if code is not None and code < 0:
         hint = " (often: out of memory)" if code == -signal.SIGKILL else ""
-        return f"was killed by {signal.Signals(-code).name}{hint}{last}.", []
-    if code:
-        return f"ended with exit code {code}{last}.", []
-    if event["error"]:
-        return f"was not measured under {job.allocator.name}: {event['error']}", []
-    if steps is not None and len(steps["seconds"]) < 2:
-        return (
-            f"printed {len(steps['seconds'])} steps that rate={job.program.rate} finds, and 2 are the least{last}.",
-            [],
-        )
-    values = []
+        wrong = f"was killed by {signal.Signals(-code).name}{hint}{last}."
+    elif code:
+        wrong = f"ended with exit code {code}{last}."
+    elif event["error"]:
+        wrong = f"was not measured under {job.allocator.name}: {event['error']}"
+    elif steps is not None and len(steps["seconds"]) < 2:
+        wrong = f"printed {len(steps['seconds'])} steps that rate={job.program.rate} finds, and 2 are the least{last}."
+    if wrong:
+        return wrong, {}
+    values: Values = {}
     if job.program.check is not None:
         with open(output, "rb") as f:
-            found = re.findall(job.program.check, f.read(LARGEST_OUTPUT).decode(errors="surrogateescape"), re.MULTILINE)
+            text = f.read(LARGEST_OUTPUT).decode(errors="surrogateescape")
+        found = list(re.finditer(job.program.check, text, re.MULTILINE))
         if not found:
-            return f"printed nothing that check={job.program.check} finds{last}.", []
-        values = [as_number(text) for text in found] + ([] if event["stopped"] else [float(len(found))])
+            return f"printed nothing that check={job.program.check} finds{last}.", {}
+        if names_steps(job):
+            values = {as_number(one["step"]): as_number(one["value"]) for one in found}
+        else:
+            count = [] if event["stopped"] else [float(len(found))]
+            values = dict(enumerate([*(as_number(one[1]) for one in found), *count]))
     if job.program.same_output:
-        values.append(as_number(f"sha256:{file_sha256(str(output))}"))
+        values[-1.0] = as_number(f"sha256:{file_sha256(str(output))}")
     return None, values
 
 
 def as_number(text: str) -> float:
     """Return a number as it is; any other word as one that no other word has."""
-    try:
-        value = float(text)
-        if value == value and abs(value) != float("inf"):
+    with contextlib.suppress(ValueError):
+        if math.isfinite(value := float(text)):
             return value
-    except ValueError:
-        pass
     return float(int(hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:13], 16))
 
 
@@ -231,12 +223,7 @@ def part_of(event: Mapping[str, Any], proof: dict[str, Any], values: list[float]
     run = ("wall_seconds", "exit_code", "stopped", "minor_faults", "major_faults", "user_seconds", "system_seconds")
     same = ("pid", "threads", "peak_rss_bytes", "huge_bytes", "fault_cost_seconds", "steps")
     return {
-        "rank": 0,
-        "node": 0,
-        "hostname": os.uname().nodename,
-        "cpus": allowed_cpus(),
-        "proof": proof,
+        **{"rank": 0, "node": 0, "hostname": os.uname().nodename, "cpus": allowed_cpus(), "proof": proof},
         **{key: event[key] for key in same},
-        "run": {key: event[key] for key in run},
-        "values": values,
+        **{"run": {key: event[key] for key in run}, "values": values},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -9,18 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.host.foreign import OF_ALLOCATORS
+from bench.job.checks import converted
 from bench.job.errors import ConfigError, printable
 from bench.job.job import Job
+from bench.job.sampling import WARM_UP_STEPS
+from bench.record.fields import COUNTERS
 from bench.record.records import Record
-from bench.workloads.program.figures import cautions, checked_ranks, derive, too_few_steps
+from bench.workloads.figures import plain_figures
+from bench.workloads.program.fields import ProgramRank
 from bench.workloads.program.run import run_program
 from bench.workloads.workload import OnEvent, Outcome, Workload
 
 if TYPE_CHECKING:
     from bench.copies.launcher import Copy
-    from bench.statistics.pairing import Losses
 
 STEPS_TO_LOOK = 12  # of which the first two do not count
+OTHER, OTHER_SECONDS = 2.0, 1.0  # times as long, and by so much: another first run than the rest
 
 
 class UserProgram(Workload):
@@ -28,7 +33,7 @@ class UserProgram(Workload):
 
     dropped: tuple[str, ...] = OF_ALLOCATORS
     continued_by = "the same command with program.resume=true"
-    code = tuple(f"workloads/program/watch/{name}.py" for name in ("steps", "output", "tree"))
+    code = tuple(f"workloads/program/watch/{name}.py" for name in ("output", "tree"))
 
     def title(self, job: Job) -> str:
         return printable(shlex.join(job.program.command))[:80]
@@ -61,29 +66,57 @@ class UserProgram(Workload):
         return f"{steps}{event['seconds']:.0f} s{'' if event['timed'] else ' (first run, not timed)'}"
 
     def checked_ranks(self, ranks: Any) -> list[dict[str, Any]]:
-        return checked_ranks(ranks)
+        found: list[dict[str, Any]] = converted(ranks, list[ProgramRank], "ranks")
+        return found
 
     def figures(self, record: Record) -> dict[str, Any]:
-        return derive(record)
+        """Return times and counters of a step of the program where its output shows steps, else of the whole run."""
+        part = record["ranks"][0]
+        run, steps = part["run"], part["steps"]
+        if steps is None:
+            samples, unit, notes = [run["wall_seconds"]], "run", "whole run"
+            counters = {counter: float(run[counter]) for counter in COUNTERS}
+        else:
+            samples = [seconds for seconds, steady in zip(steps["seconds"], steps["steady"]) if steady]
+            unit, notes = "step", f"{len(samples)} of {len(steps['seconds'])} steps"
+            counters = {counter: steps[f"{counter}_per_step"] for counter in COUNTERS}
+            if not steps["counted"]:  # too few steps to tell their faults from those of the start
+                counters = {counter: run[counter] / len(steps["seconds"]) for counter in COUNTERS}
+                notes += ", counters with the start"
+        figures = plain_figures(unit, samples, counters, part["peak_rss_bytes"], notes)
+        named = {"loss_steps": part["value_steps"]} if "value_steps" in part else {}
+        return {**figures, "losses": part["values"], **named, "ghz": record["hosts"][0]["cpu"]["ghz"]}
 
     def num_samples(self, record: Record) -> int:
         steps = record["ranks"][0]["steps"]
         return len(steps["seconds"]) if steps else 1
 
     def cautions(self, record: Record) -> list[str]:
-        return too_few_steps(record) + cautions(record)
+        """Return sentences on warm-up that counts, memory that is kept from the arm, another first run, values that do not repeat.
 
-    def agreement(self, check: Losses) -> str:
-        from bench.report.sentences import agreement
-
-        if check.disagreeing:
-            differ = f"{check.largest_difference:.2g} relative"
-            return f"{', '.join(check.disagreeing)} printed other values (by up to {differ}): no comparison is valid."
-        if not check.num_compared:
-            return (
-                f"All {check.num_records} runs ended as they should; what they computed was not compared "
-                "(check='REGEX' compares a value)."
+        Most are in every run alike, so they are no noise.
+        """
+        part, said = record["ranks"][0], []
+        run, steps = part["run"], (part["steps"] or {"steady": []})["steady"]
+        if counted := sum(steps[:WARM_UP_STEPS]):
+            said.append(
+                f"{counted} of the first {WARM_UP_STEPS} steps, which are warm-up, count{'s' * (counted == 1)}, because the run had "
+                f"{len(steps)} steps: raise measure.max_seconds, or let the program run longer."
             )
-        return (
-            f"All {check.num_records} runs printed the same values, {agreement(check)} ({check.num_compared} compared)."
-        )
+        served = [one for one in part["proof"]["processes"] if one["reached"] and one["why"]]
+        said += [f"{one['command'].split(' ')[0]} {one['why']}." for one in served]
+        said += part.get("notes", [])
+        first, seconds = part["proof"].get("first_run_seconds"), run["wall_seconds"]
+        other = first is not None and not run["stopped"] and abs(math.log(first / seconds)) > math.log(OTHER)
+        if other and abs(first - seconds) > OTHER_SECONDS:
+            said.append(
+                f"the first run under {record['job']['allocator']['name']}, which verifies and is not counted, took {first:.2g} s, about "
+                f"{float(f'{first / seconds:.1g}'):g} times as long as this one: it found or left something (a cache, a checkpoint, "
+                "an output), or has many short processes, which verifying slows down."
+            )
+        if record["job"]["program"].get("check") is not None and not part["values"]:
+            said.append(
+                "check= found other values in two runs of one arm (lines that a clock draws, a random number?), so that they are not "
+                "compared: match a line that each run prints at the same step, or name the step: (?P<step>[0-9]+) and (?P<value>...)."
+            )
+        return list(dict.fromkeys(said))

@@ -1,4 +1,7 @@
-"""The recorder and the replayer, built with the C compiler of this host: python -m bench.workloads.replay.build builds both."""
+"""The recorder and the replayer, built with the C compiler of this host.
+
+``python -m bench.workloads.replay.build [FOLDER]`` builds both, beside the packages of this Python or into FOLDER.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,8 @@ def built(name: str, folder: Path | None = None) -> Path:
         command = [compiler, "-O2", *WARNINGS, *FLAGS[name], "-o", str(part), str(source), "-lpthread", "-ldl"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            words = (done.stderr.strip().splitlines() or ["it printed nothing"])[0]
+            lines = done.stderr.strip().splitlines() or ["it printed nothing"]
+            words = next((line for line in lines if "error:" in line), lines[0])
             raise ConfigError(f"{source.name} could not be built with {compiler}: {words}")
         os.replace(part, target)
     except OSError as error:
@@ -62,6 +66,6 @@ def built(name: str, folder: Path | None = None) -> Path:
 if __name__ == "__main__":
     try:
         for one in FLAGS:
-            built(one, BESIDE)
+            built(one, Path(sys.argv[1]) if sys.argv[1:] else BESIDE)
     except ConfigError as error:
         sys.exit(str(error))

@@ -12,6 +12,7 @@ from bench.record.fields import (
     Number,
     Positive,
     Proof,
+    Rank,
     doc,
 )
 
@@ -29,12 +30,7 @@ class Segments(TypedDict):
     steady: Annotated[list[bool], doc("true for steps that count")]
 
 
-class ReplayRank(TypedDict):
-    rank: Annotated[int, doc("0")]
-    node: Annotated[int, doc("0")]
-    hostname: Annotated[str, doc("name of the host")]
-    pid: Annotated[int, doc("process number of the replayer")]
-    cpus: Annotated[list[int], doc("logical CPUs that it was allowed")]
+class ReplayRank(Rank):
     threads: Annotated[Positive, doc("threads that take turns, as recorded")]
     proof: Annotated[Proof, doc("the arm's library, which served the replayer before and after the replay")]
     environment_bytes: NotRequired[Annotated[int, doc("size of its environment, the same for all arms")]]

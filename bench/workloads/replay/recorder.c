@@ -1,16 +1,15 @@
-/* Preloaded in front of glibc: writes each call of malloc, calloc, realloc, the memalign family and free, of all threads, in one
-   total order, into $MALLOCOST_TRACE-PID-N.raw, one file for each process image. trace.py reads it.
+/* Preloaded in front of glibc: writes each call of malloc, calloc, realloc, the memalign family and free, of all threads, into
+   $MALLOCOST_TRACE-PID-N.raw, one file for each process image. trace.py reads it.
 
-   One lock holds from taking a place in the file to filling it. An allocation is written after the call and a free before it, so that
-   an address is never given out twice in the file's order; a realloc is two events for the same reason. The file is mapped, one window
-   at a time: what is written survives SIGKILL, memory is bounded by the window, and nothing here calls malloc. A window is opened by
-   path and closed at once, because a program may close or reuse any file descriptor. */
+   Each thread fills a window of the file of its own, which is copied to the file's end when it is full and filled again; one atomic
+   counter numbers the calls over all threads, and the reader sorts by it. An allocation takes its number after the call and a free before it, so that an address is never given out twice in that order; a
+   realloc is two events for the same reason. Windows are mapped, so that what is written survives SIGKILL and memory is bounded, and
+   nothing here calls malloc. The file is opened by path and closed at once, because a program may close or reuse any file descriptor. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <malloc.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -25,123 +24,154 @@ enum { MALLOC = 1, CALLOC, MEMALIGN, FREE, REALLOC_BEGIN, REALLOC_END, THREAD_EN
 
 struct event { /* as trace.RAW_EVENT */
     uint8_t kind, align_log2;
-    uint16_t thread;
+    uint16_t unused;
     uint32_t pages; /* resident when the block ends, of a block of LARGE bytes and more; else 0 */
-    uint64_t address, size, nanoseconds;
+    uint64_t number, address, size, nanoseconds;
 };
 
-struct header { /* as trace.RAW_HEADER; as long as an event */
+struct header { /* of a window, as trace.RAW_HEADER; as long as an event */
     char magic[8];
+    uint32_t bytes, thread; /* of this window */
     uint32_t page_bytes, pid;
-    uint32_t stopped; /* errno where the recorder had to stop */
+    uint32_t stopped; /* in the first: errno where the recorder had to stop */
     uint32_t forked;
-    uint64_t unused;
+    uint64_t own_nanoseconds; /* that this thread spent here so far: one call in SAMPLED is timed, and all that are slow */
 };
 
-#define WINDOW_EVENTS 32768
-#define WINDOW_BYTES (WINDOW_EVENTS * sizeof(struct event))
+#define WINDOW_BYTES ((size_t)65536) /* the largest page of any kernel */
 #define LARGE ((size_t)128 << 10) /* the tunable glibc.malloc.mmap_threshold that `mallocost trace` sets */
+#define SAMPLED 64
+#define TLS _Thread_local __attribute__((tls_model("initial-exec")))
 
 extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t), *__libc_memalign(size_t, size_t);
 extern void __libc_free(void *);
 
-static enum { UNBORN, RECORDING, OFF } state = UNBORN;
-static atomic_flag lock = ATOMIC_FLAG_INIT;
+static _Atomic enum { UNBORN, RECORDING, OFF } state = UNBORN;
 static char prefix[3072], path[3200];
-static struct event *window;
-static size_t next_event; /* in the window */
-static uint64_t windows;
-static uint32_t forked;
+static size_t page_bytes;
+static atomic_uint_least64_t calls, file_bytes;
 static atomic_uint threads;
+static atomic_int has_file; /* 1: some thread makes it; 2: it is there */
+static uint32_t forked;
 static pthread_key_t thread_key;
 static int has_key;
-static _Thread_local uint16_t my_thread __attribute__((tls_model("initial-exec")));
-static _Thread_local int busy __attribute__((tls_model("initial-exec")));
 
-static void take_lock(void) {
-    busy = 1; /* a signal's handler that allocates now is not recorded, and does not wait for itself */
-    for (int tries = 0; atomic_flag_test_and_set_explicit(&lock, memory_order_acquire); tries++)
-        if (tries > 64) sched_yield();
-}
+static TLS struct header *window;
+static TLS struct event *next, *last; /* in the window; equal: it is full, or there is none */
+static TLS uint32_t my_thread;
+static TLS uint64_t own_nanoseconds;
+static TLS unsigned since_timed;
+static TLS int busy; /* a signal's handler that allocates meanwhile is not recorded */
 
-static void give_lock(void) {
-    atomic_flag_clear_explicit(&lock, memory_order_release);
-    busy = 0;
+static uint64_t clock_ns(clockid_t clock) {
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
 static void stop(int error) {
-    int fd = windows ? open(path, O_WRONLY | O_CLOEXEC) : -1;
+    int fd = has_file == 2 ? open(path, O_WRONLY | O_CLOEXEC) : -1;
     uint32_t number = (uint32_t)error;
-    if (fd >= 0) {
-        if (pwrite(fd, &number, sizeof number, offsetof(struct header, stopped)) < 0) number = 0;
-        close(fd);
-    }
     state = OFF;
+    if (fd < 0) return;
+    if (pwrite(fd, &number, sizeof number, offsetof(struct header, stopped)) < 0) number = 0;
+    close(fd);
 }
 
-static int open_window(void) {
-    int fd = -1;
-    if (window) munmap(window, WINDOW_BYTES);
-    window = NULL;
-    if (windows) {
-        fd = open(path, O_RDWR | O_CLOEXEC);
-    } else {
+static int open_file(void) {
+    int nobody = 0, fd = -1;
+    if (atomic_compare_exchange_strong(&has_file, &nobody, 1)) {
         for (int number = 0; number < 10000; number++) { /* exec keeps the process's number */
             snprintf(path, sizeof path, "%s-%d-%d.raw", prefix, (int)getpid(), number);
             fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
             if (fd >= 0 || errno != EEXIST) break;
         }
+        has_file = fd < 0 ? 0 : 2;
+        return fd;
     }
-    if (fd < 0) return stop(errno), 0;
-    off_t at = (off_t)(windows * WINDOW_BYTES);
-    int error = posix_fallocate(fd, at, WINDOW_BYTES); /* a full disk is an error here, and would be SIGBUS later */
-    void *found = error ? MAP_FAILED : mmap(NULL, WINDOW_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, at);
+    while (has_file == 1) usleep(10);
+    return open(path, O_RDWR | O_CLOEXEC);
+}
+
+/* Append the full window to the file, and fill it again. A new page of a mapped file costs ten times as much as one that is written. */
+static void flush_window(void) {
+    off_t at = (off_t)atomic_fetch_add(&file_bytes, WINDOW_BYTES);
+    int fd = open_file();
+    if (fd < 0) return stop(errno);
+    ssize_t done = pwrite(fd, window, WINDOW_BYTES, at);
+    int error = done < 0 ? errno : ENOSPC;
+    close(fd);
+    if (done != (ssize_t)WINDOW_BYTES) return stop(error);
+    next = (struct event *)window + 1;
+}
+
+/* A thread's first window is a page, because many threads make few calls; the next one it keeps. */
+static void open_window(void) {
+    size_t bytes = window ? WINDOW_BYTES : page_bytes;
+    if (window && window->bytes == WINDOW_BYTES) return flush_window();
+    if (window) munmap(window, window->bytes);
+    window = NULL, next = last = NULL;
+    int fd = open_file();
+    if (fd < 0) return stop(errno);
+    off_t at = (off_t)atomic_fetch_add(&file_bytes, bytes);
+    int error = posix_fallocate(fd, at, (off_t)bytes); /* a full disk is an error here, and would be SIGBUS later */
+    void *found = error ? MAP_FAILED : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, at);
     if (!error && found == MAP_FAILED) error = errno;
     close(fd);
     if (error) {
-        stop(error);
-        if (!windows) unlink(path); /* nothing is in it */
-        return 0;
+        if (!at) { /* nothing is in it */
+            unlink(path);
+            has_file = 0;
+        }
+        return stop(error);
     }
-    window = found;
-    next_event = 0;
-    if (windows++ == 0) {
-        struct header header = {"MALLOCR1", (uint32_t)sysconf(_SC_PAGESIZE), (uint32_t)getpid(), 0, forked, 0};
-        memcpy(window, &header, sizeof header);
-        next_event = 1;
-    }
-    return 1;
-}
-
-static void write_event(int kind, uint64_t address, uint64_t size, unsigned align_log2, uint32_t pages) {
-    struct timespec now;
-    if (state != RECORDING || ((!window || next_event == WINDOW_EVENTS) && !open_window())) return;
     if (!my_thread) {
-        unsigned number = atomic_fetch_add(&threads, 1) + 1;
-        my_thread = number > 65535 ? 65535 : (uint16_t)number;
+        my_thread = atomic_fetch_add(&threads, 1) + 1;
         if (has_key) pthread_setspecific(thread_key, (void *)1);
     }
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    struct event *event = &window[next_event++];
-    event->align_log2 = (uint8_t)align_log2, event->thread = my_thread, event->pages = pages;
-    event->address = address, event->size = size;
-    event->nanoseconds = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-    __atomic_store_n(&event->kind, (uint8_t)kind, __ATOMIC_RELEASE); /* last: a kind of 0 ends the file */
+    struct header header = {"MALLOCR2", (uint32_t)bytes, my_thread, (uint32_t)page_bytes, (uint32_t)getpid(), 0, forked, 0};
+    window = memcpy(found, &header, sizeof header);
+    next = (struct event *)found + 1;
+    last = (struct event *)found + bytes / sizeof *next;
 }
 
-static void prepare(void) { take_lock(); }
-static void in_parent(void) { give_lock(); }
+/* The coarse clock is read in a few nanoseconds and is a few milliseconds late: enough for small blocks. */
+static void write_event(int kind, uint64_t address, uint64_t size, unsigned align_log2, uint32_t pages) {
+    int is_slow = next == last, is_timed = is_slow || ++since_timed == SAMPLED;
+    uint64_t begun = is_timed ? clock_ns(CLOCK_MONOTONIC) : 0;
+    if (next == last) open_window();
+    if (next == last) return;
+    struct event *event = next++;
+    __atomic_store_n(&event->kind, 0, __ATOMIC_RELEASE); /* what it was is in the file; a half of it is not read */
+    atomic_signal_fence(memory_order_seq_cst);
+    event->align_log2 = (uint8_t)align_log2, event->pages = pages, event->address = address, event->size = size;
+    event->nanoseconds = clock_ns(size >= LARGE || pages ? CLOCK_MONOTONIC : CLOCK_MONOTONIC_COARSE);
+    event->number = atomic_fetch_add_explicit(&calls, 1, memory_order_acq_rel);
+    __atomic_store_n(&event->kind, (uint8_t)kind, __ATOMIC_RELEASE); /* last */
+    if (!is_timed) return;
+    own_nanoseconds += (clock_ns(CLOCK_MONOTONIC) - begun) * (is_slow ? 1 : SAMPLED);
+    window->own_nanoseconds = own_nanoseconds;
+    since_timed = 0;
+}
+
+/* The child has this thread alone; what the others mapped of the parent's file stays mapped there, and nobody writes to it. */
 static void in_child(void) {
-    if (window) munmap(window, WINDOW_BYTES);
-    window = NULL, windows = 0, forked = 1;
+    if (window) munmap(window, window->bytes);
+    window = NULL, next = last = NULL;
+    has_file = 0;
+    file_bytes = 0;
+    forked = 1;
     if (state == OFF && prefix[0]) state = RECORDING;
-    give_lock();
 }
 
 static void record(int kind, void *address, size_t size, size_t align, uint32_t pages);
 static void end_thread(void *unused) {
     (void)unused;
     record(THREAD_END, NULL, 0, 1, 0);
+    busy = 1;
+    if (window) munmap(window, window->bytes);
+    window = NULL, next = last = NULL; /* calls of later destructors get another page */
+    busy = 0;
 }
 
 /* The C library sets the environment before any constructor runs, and the loader allocates before that: those calls are lost. */
@@ -150,42 +180,43 @@ static void start(void) {
     if (!environ) return;
     const char *wanted = getenv("MALLOCOST_TRACE");
     state = OFF;
-    if (!wanted || wanted[0] != '/' || strlen(wanted) >= sizeof prefix) return;
+    page_bytes = (size_t)sysconf(_SC_PAGESIZE);
+    if (!wanted || wanted[0] != '/' || strlen(wanted) >= sizeof prefix || page_bytes > WINDOW_BYTES) return;
     strcpy(prefix, wanted);
     busy = 1; /* these two may allocate */
     has_key = pthread_key_create(&thread_key, end_thread) == 0;
-    pthread_atfork(prepare, in_parent, in_child);
+    pthread_atfork(NULL, NULL, in_child);
     busy = 0;
     state = RECORDING;
 }
 
 static void record(int kind, void *address, size_t size, size_t align, uint32_t pages) {
-    int error = errno;
     if (busy) return;
+    busy = 1;
+    int error = errno;
     if (state == UNBORN) start();
-    if (state == RECORDING) {
-        take_lock();
-        write_event(kind, (uint64_t)(uintptr_t)address, size, (unsigned)__builtin_ctzl(align | (size_t)1 << 63), pages);
-        give_lock();
-    }
+    busy = 1;
+    if (state == RECORDING) write_event(kind, (uint64_t)(uintptr_t)address, size, (unsigned)__builtin_ctzl(align | (size_t)1 << 63), pages);
     errno = error;
+    busy = 0;
 }
 
 /* Pages of a large block that the kernel has given it. Exact where the block is a mapping of its own; else pages that an earlier block
    of the place touched count too. */
 static uint32_t resident(void *block) {
-    size_t size, page = 4096, count = 0;
+    size_t size, count = 0;
     unsigned char seen[4096];
     if (busy || state != RECORDING || (size = malloc_usable_size(block)) < LARGE) return 0;
     int error = errno;
-    page = (size_t)sysconf(_SC_PAGESIZE);
-    uintptr_t at = (uintptr_t)block & ~(page - 1), end = ((uintptr_t)block + size + page - 1) & ~(page - 1);
+    uint64_t begun = clock_ns(CLOCK_MONOTONIC);
+    uintptr_t at = (uintptr_t)block & ~(page_bytes - 1), end = ((uintptr_t)block + size + page_bytes - 1) & ~(page_bytes - 1);
     while (at < end) {
-        size_t length = end - at < sizeof seen * page ? end - at : sizeof seen * page;
+        size_t length = end - at < sizeof seen * page_bytes ? end - at : sizeof seen * page_bytes;
         if (mincore((void *)at, length, seen)) break;
-        for (size_t i = 0; i < length / page; i++) count += seen[i] & 1;
+        for (size_t i = 0; i < length / page_bytes; i++) count += seen[i] & 1;
         at += length;
     }
+    own_nanoseconds += clock_ns(CLOCK_MONOTONIC) - begun;
     errno = error;
     return count > 0 ? (uint32_t)count : 1;
 }

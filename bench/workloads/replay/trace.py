@@ -16,31 +16,49 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bench.job.errors import ConfigError
 
-MAGIC, RAW_MAGIC, FORMAT = b"MALLOCT1", b"MALLOCR1", 1
-RAW_HEADER = struct.Struct("<8sIIIIQ")  # magic, page size, process, errno where it stopped, forked, unused
-RAW_EVENT = struct.Struct("<BBHIQQQ")  # kind, log2 of the alignment, thread, pages, address, size, nanoseconds
-EVENT = struct.Struct(
-    "<BBHIIIQ"
-)  # kind, log2 of the alignment, thread, block, pages, microseconds since the last, size
+MAGIC, RAW_MAGIC, FORMAT = b"MALLOCT1", b"MALLOCR2", 1
+# Of a window: magic, its length, its thread, page size, process, errno where it stopped, forked,
+# nanoseconds that the thread spent in the recorder.
+RAW_HEADER = struct.Struct("<8sIIIIIIQ")
+RAW_EVENT = np.dtype(
+    "u1,u1,u2,u4,u8,u8,u8,u8"
+)  # kind, log2 of the alignment, thread (0 in the file), pages, number, address, size, nanoseconds
+# Kind, log2 of the alignment, thread, block, pages, microseconds since the last, size.
+EVENT = struct.Struct("<BBHIIIQ")
+EVENTS = np.dtype("u1,u1,u2,u4,u4,u4,u8")
 PAGES = struct.Struct("<I")
 PAGES_AT = 8  # in an event
 MALLOC, CALLOC, MEMALIGN, FREE, REALLOC, REALLOC_END, THREAD_END, MARK = range(1, 9)
 STEP = 1  # kind of the mark at which a step begins; any other kind ends it
 PAGE_BYTES = 4096
+MOST_THREADS = (1 << 16) - 1  # what more there are count as the last
 LARGEST_DELTA = (1 << 32) - 1
 
 
 @dataclass(frozen=True)
 class Trace:
-    """``header``: page_bytes, blocks (the most at once), threads, calls, and facts for the reader. ``events``: packed."""
+    """``header``: page_bytes, blocks and peak_bytes (the most at once), threads, calls, and facts for the reader. ``events``: packed."""
 
     header: dict[str, Any]
     events: bytes
 
     def __iter__(self) -> Iterator[tuple[int, int, int, int, int, int, int]]:
         return EVENT.iter_unpack(self.events)
+
+
+def peak_bytes(trace: Trace) -> int:
+    """Return the most bytes that are allocated at one time."""
+    sizes, live, most = [0] * (trace.header["blocks"] + 1), 0, 0
+    for kind, _, _, block, _, _, size in trace:
+        if kind < THREAD_END:
+            live += size - sizes[block]
+            sizes[block] = size  # of a free: 0
+            most = max(most, live)
+    return most
 
 
 class Builder:
@@ -132,17 +150,34 @@ class Builder:
             begin = place + EVENT.size
         header = {"format": FORMAT, "page_bytes": PAGE_BYTES, **facts, "blocks": self.num_blocks, "calls": self.calls}
         header.update(threads=max(len(self.threads), 1), unseen=self.unseen)
-        return Trace(header, b"".join([*parts, self.events[begin:]]))
+        found = Trace(header, b"".join([*parts, self.events[begin:]]))
+        return Trace({**header, "peak_bytes": peak_bytes(found)}, found.events)
 
 
 def of_raw(data: bytes, **facts: Any) -> Trace:
-    """Return the trace that the recorder left, up to its last event where the process was killed."""
-    _, page_bytes, pid, stopped, forked, _ = RAW_HEADER.unpack_from(data)
-    builder, whole = Builder(), (len(data) - RAW_HEADER.size) // RAW_EVENT.size * RAW_EVENT.size
-    for event in RAW_EVENT.iter_unpack(memoryview(data)[RAW_HEADER.size : RAW_HEADER.size + whole]):
-        if event[0] == 0:
-            break
-        builder.add_raw(*event)
+    """Return the trace that the recorder left, up to the last event of each thread where the process was killed."""
+    _, _, _, page_bytes, pid, stopped, forked, _ = RAW_HEADER.unpack_from(data)
+    own: dict[int, int] = {}
+    found, begin = [], 0
+    while begin + RAW_HEADER.size <= len(data):
+        magic, length, thread, *_, spent = RAW_HEADER.unpack_from(data, begin)
+        if magic != RAW_MAGIC:  # the process was killed before it filled this window
+            begin += PAGE_BYTES
+            continue
+        events = min(length, len(data) - begin) // RAW_EVENT.itemsize - 1
+        window = np.frombuffer(data, RAW_EVENT, events, begin + RAW_HEADER.size)
+        window = window[window["f0"] != 0].copy()
+        window["f2"] = min(thread, MOST_THREADS)
+        found.append(window)
+        own[thread] = max(own.get(thread, 0), spent)
+        begin += length
+    facts["recorder_seconds"] = sum(own.values()) / 1e9
+    events, builder = np.concatenate(found), Builder()
+    _, order = np.unique(
+        events["f4"], return_index=True
+    )  # what a window is filled over has a copy at the end of the file
+    for kind, align, thread, pages, _, *rest in events[order].tolist():
+        builder.add_raw(kind, align, thread, pages, *rest)
     return builder.trace(page_bytes=page_bytes, pid=pid, stopped=stopped, forked=bool(forked), **facts)
 
 
@@ -224,6 +259,21 @@ def shortened(trace: Trace) -> Trace:
     return Trace({**trace.header, "calls": trace.header["calls"] - len(dropped), "shortened": True}, bytes(kept))
 
 
+def num_calls(events: bytes) -> int:
+    """Return how many of the events are calls. Raises ValueError where they end within one."""
+    return int((~np.isin(np.frombuffer(events, EVENTS)["f0"], (MARK, THREAD_END))).sum())
+
+
+def first_steps(trace: Trace, steps: int) -> Trace:
+    """Return the trace up to the end of so many steps."""
+    rows = np.frombuffer(trace.events, EVENTS)
+    begins = np.flatnonzero((rows["f0"] == MARK) & (rows["f3"] == STEP))
+    if len(begins) <= steps:
+        return trace
+    events = trace.events[: int(begins[steps]) * EVENT.size]
+    return Trace({**trace.header, "calls": num_calls(events)}, events)
+
+
 def write(path: Path, trace: Trace) -> None:
     """Write the compact form; the same bytes from the same trace."""
     header = json.dumps(trace.header, sort_keys=True).encode()
@@ -267,8 +317,12 @@ def _of_compact(path: Path, data: bytes) -> Trace:
         begin = len(MAGIC) + PAGES.size
         (length,) = PAGES.unpack_from(data, len(MAGIC))
         header, events = json.loads(data[begin : begin + length]), data[begin + length :]
-        calls = sum(1 for kind, *_ in EVENT.iter_unpack(events) if kind not in (MARK, THREAD_END))
-        good = header["format"] == FORMAT and header["calls"] == calls and header["blocks"] < 1 << 32
+        good = (
+            header["format"] == FORMAT
+            and header["calls"] == num_calls(events)
+            and header["blocks"] < 1 << 32
+            and header["peak_bytes"] >= 0
+        )
     except (ValueError, LookupError, TypeError, struct.error) as error:
         raise ConfigError(f"{path} is cut off or damaged: copy it again.") from error
     if not good:

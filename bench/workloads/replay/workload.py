@@ -10,11 +10,12 @@ from bench.job.errors import ConfigError, printable
 from bench.job.job import Job
 from bench.record.records import Record
 from bench.workloads.replay.figures import checked_ranks, derive
-from bench.workloads.replay.run import run_replay, title
-from bench.workloads.workload import OnEvent, Outcome, Workload
+from bench.workloads.replay.run import run_replays, title
+from bench.workloads.workload import OnRunEvent, Outcome, Workload
 
 if TYPE_CHECKING:
     from bench.copies.launcher import Copy
+    from bench.copies.rendezvous import Part
 
 
 class TraceReplay(Workload):
@@ -22,6 +23,7 @@ class TraceReplay(Workload):
 
     shorter = "a trace of fewer steps"
     compared = "calls"
+    side_by_side = 8
     code = ("workloads/replay/replayer.c",)
 
     def title(self, job: Job) -> str:
@@ -37,8 +39,10 @@ class TraceReplay(Workload):
                 f"replay runs on one host, and {copy.launcher} started {copy.num_copies} copies: start one."
             )
 
-    def run(self, job: Job, folder: Path, on_event: OnEvent) -> Outcome:
-        return run_replay(job, folder, on_event)
+    def run_block(
+        self, jobs: Sequence[Job], folders: Sequence[Path], parts: Sequence[Part], on_event: OnRunEvent
+    ) -> list[Outcome]:
+        return run_replays(jobs, folders[0], on_event)
 
     def state(self, job: Job, event: Mapping[str, Any]) -> str:
         return f"mark {event['number']}" if event["event"] == "segment" else ""

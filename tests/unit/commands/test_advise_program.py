@@ -13,6 +13,7 @@ from bench import cli
 from bench.commands import advise, program
 from bench.job.errors import ConfigError
 from bench.job.job import Job, Program
+from bench.report.answer import setting
 
 COMMAND = ["sh", "-c", "exit 0", "--minutes=3"]
 
@@ -45,7 +46,7 @@ def test_each_arm_is_a_job_of_the_program_with_glibc_first() -> None:
     "words, said",
     [
         (["--"], "advise needs the command after --"),
-        (["model=tiny", "--", "true"], "model is of our own GPT and means nothing to a program"),
+        (["model=tiny", "--", "true"], "model is a key of the GPT, and has no effect on a program"),
         (["repeat=0,1", "--", "true"], "repeat: advise chooses the blocks"),
         (["rate=(", "allocator=tcmalloc", "--", "true"], "is not a regular expression"),
         (["--", "no-such-program"], "no-such-program is not a program in PATH"),
@@ -104,36 +105,6 @@ def test_too_few_minutes_name_what_would_do() -> None:
 def test_the_lines_to_paste_hold_the_users_command(tmp_path: Path) -> None:
     found = builders.study(tmp_path, {"glibc": {"seconds": 0.15}, "tcmalloc": {"seconds": 0.1}}, spread=0.001)
     for one in found:
-        one["job"]["program"] = dataclasses.asdict(Program(command=["python", "my train.py"]))
-    final = advise.Final(("tcmalloc",), 0)
-    text = advise.advice(found, advise.conclude(found, None, final), None, 5, final)
-    assert "LD_PRELOAD=/usr/lib/libtcmalloc.so.4" in text and "python 'my train.py'" in text
-    assert "python train.py ..." not in text
-
-
-@pytest.mark.parametrize(
-    "second, spread, words",
-    [
-        (0.12, 0.001, ["tcmalloc is 1.20x", "the runner-up.", "Fastest: tcmalloc ("]),
-        (
-            0.1003,
-            0.02,
-            ["tcmalloc and tcmalloc_release cannot be distinguished (ratio 1.0", "Among the fastest: tcmalloc ("],
-        ),
-        (0.2, 0.001, ["the runner-up.", "Fastest: tcmalloc ("]),
-    ],
-)
-def test_the_fastest_arm_of_a_program_is_compared_with_the_runner_up(
-    tmp_path: Path, second: float, spread: float, words: list[str]
-) -> None:
-    arms = {"glibc": {"seconds": 0.15}, "tcmalloc": {"seconds": 0.1}, "tcmalloc_release": {"seconds": second}}
-    found = builders.study(tmp_path, arms, spread=spread)
-    text = program.advice(found, "glibc", ["true"])
-    assert all(one in text for one in words) and "LD_PRELOAD=/usr/lib/libtcmalloc.so.4" in text
-
-
-def test_one_arm_that_is_faster_needs_no_runner_up_and_none_that_is_changes_nothing(tmp_path: Path) -> None:
-    two = builders.study(tmp_path / "a", {"glibc": {"seconds": 0.15}, "tcmalloc": {"seconds": 0.1}}, spread=0.001)
-    assert "Fastest: tcmalloc (" in program.advice(two, "glibc", ["true"])
-    slow = builders.study(tmp_path / "b", {"glibc": {"seconds": 0.1}, "tcmalloc": {"seconds": 0.1}}, spread=0.001)
-    assert "change nothing" in program.advice(slow, "glibc", ["true"])
+        one["job"].update(workload="program", program=dataclasses.asdict(Program(command=["python", "my train.py"])))
+    line = setting(next(one for one in found if one["job"]["allocator"]["name"] == "tcmalloc"))
+    assert line.words[-3:] == ("LD_PRELOAD=/usr/lib/libtcmalloc.so.4", "python", "my train.py")

@@ -29,9 +29,9 @@ def copied(tmp_path: Path) -> Path:
 
 def test_report_counts_three_blocks_and_says_what_it_left_out(copied: Path, capsys: pytest.CaptureFixture) -> None:
     assert builders.run_command("report", str(copied)) == 0
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert "6 copies of records were left out" in said and "1 file not called record.json was not read" in said
-    assert "Only 3 blocks" in said
+    assert "only 3 blocks" in said
     for name in ("report.md", "report.html"):
         assert "6 copies of records were left out" in (copied / name).read_text()
 
@@ -40,7 +40,7 @@ def test_compare_counts_three_blocks_and_says_so(copied: Path, capsys: pytest.Ca
     (ratio,) = reproduction.load_side(copied, "glibc").ratios.values()
     assert ratio.num_blocks == 3
     builders.run_command("compare", str(copied), str(copied / "smoke"))
-    assert f"Of {copied}: 6 copies of records were left out" in capsys.readouterr().out
+    assert f"of {copied}: 6 copies of records were left out" in " ".join(capsys.readouterr().out.split())
 
 
 def test_rerun_runs_each_job_once(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,6 +62,6 @@ def test_what_was_set_aside_is_not_merged(tmp_path: Path, capsys: pytest.Capture
     other = {**made[0], "hosts": [builders.HOST, {**builders.HOST, "machine": "aarch64"}]}
     builders.write([{**other, "path": str(Path(other["path"]).with_name("record-0123abcd.json"))}])
     builders.run_command("report", str(tmp_path))
-    said = capsys.readouterr().out
-    assert "1 record of other hosts or other code, set aside by a later sweep, is not counted" in said
-    assert "only 3 blocks" in said.lower()
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 record of other hosts or other code, archived by a later sweep, is not counted" in said
+    assert "only 3 blocks" in said

@@ -136,15 +136,15 @@ def test_report_and_compare_read_a_pack_like_its_folder(named: Path, capsys: pyt
     for one in (path, named.parent / "by hand", named):
         capsys.readouterr()
         code = builders.run_command("compare", str(one), str(one))
-        said.append((code, capsys.readouterr().out.replace(str(one), "IT")))
+        said.append((code, " ".join(capsys.readouterr().out.split()).replace(str(one), "IT")))
     assert said[0] == said[1] and "tcmalloc" in said[0][1]
-    assert said[2][0] == said[0][0] and said[2][1].splitlines()[3] == said[0][1].splitlines()[3]
+    assert said[2][0] == said[0][0] and said[2][1].partition(" A ")[0] == said[0][1].partition(" A ")[0]
 
 
 def test_a_pack_that_was_sent_in_is_checked(named: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = pack(named)
     assert builders.run_command("pack", "--check", str(path)) == 0
-    assert "6 whole records (glibc, tcmalloc) that name nobody" in capsys.readouterr().out
+    assert "6 records (glibc, tcmalloc), checksums valid, no host, user or path names" in capsys.readouterr().out
 
     def again(change: Any) -> str:
         bad = tmp_path / "bad.tar.gz"

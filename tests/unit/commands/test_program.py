@@ -28,7 +28,7 @@ RESULT: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["python3 train.py", "x"], "without quotes around all of them: -- python3 train.py"),
+        (["python3 train.py", "x"], "without quotes around all of it: -- python3 train.py"),
         (["./train.sh --fast"], "without quotes"),
         (["OMP_NUM_THREADS=2 python3 train.py"], "without quotes"),
         (["OMP_NUM_THREADS=2", "python3"], "put `env` in front of it: -- env OMP_NUM_THREADS=2"),
@@ -89,7 +89,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         found.append(orders)
         with open(orders["program"]["command"][-1], "a") as f:
             f.write("x")
-        Path(orders["output"]).write_text(f"loss {1 if 'verify' in orders else len(found)}\n")
+        Path(orders["output"]).write_text(f"loss {len(found) if 'known' in orders else 1}\n")
         return dict(RESULT)
 
     monkeypatch.setattr(run, "watched", watched)
@@ -108,11 +108,18 @@ def test_each_arm_runs_once_more_before_its_timed_runs_and_may_write_what_it_nam
     for repeat in range(2):
         outcome = run_program(Job(workload="program", repeat=repeat, program=mine), tmp_path / str(repeat), print)
         assert outcome.error is None and outcome.ranks[0]["proof"]["first_run_seconds"] == 1.0
-    assert ["verify" in orders for orders in runs] == [True, False, False]
+    assert ["known" in orders for orders in runs] == [False, True, True]
     (tmp_path / "run.log").unlink()
     (tmp_path / "script").write_text("1")
     edited = dataclasses.replace(mine, files={str(tmp_path / "script"): "0" * 64})
     assert "is not the file" in run_program(Job(workload="program", program=edited), tmp_path, print).error
+
+
+def test_values_of_a_progress_bar_are_by_their_step(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("1/9 loss=5.0\r4/9 loss=4.5\r4/9 loss=4.25\r")
+    mine = Program(command=["x"], check="(?P<step>[0-9]+)/9 loss=(?P<value>[0-9.]+)")
+    assert run.judge(Job(workload="program", program=mine), RESULT, tmp_path / "out") == (None, {1.0: 5.0, 4.0: 4.25})
+    assert repeats({1.0: 5.0, 4.0: 4.5}, {4.0: 4.5, 6.0: 4.0}) and not repeats({1.0: 5.0}, {1.0: 4.0})
 
 
 def test_values_that_two_runs_of_an_arm_do_not_share_are_not_compared(
@@ -120,4 +127,6 @@ def test_values_that_two_runs_of_an_arm_do_not_share_are_not_compared(
 ) -> None:
     mine = Program(command=["sh", str(tmp_path / "log")], check="loss (.*)")
     assert run_program(Job(workload="program", program=mine), tmp_path, print).ranks[0]["values"] == []
-    assert repeats([1.0, 2.0, 3.0], [1.0, 2.0 + 1e-9]) and not repeats([1.0, 2.0], [1.0, 2.1])
+    assert repeats({0: 1.0, 1: 2.0, 2: 3.0}, {0: 1.0, 1: 2.0 + 1e-9}) and not repeats(
+        {0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.1}
+    )

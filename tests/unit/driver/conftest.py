@@ -89,7 +89,8 @@ def run_sweep(
 
         leader = FakeLeader(here if isinstance(here, list) else [here or host], outcome)
         monkeypatch.setattr(Gpt, "run_block", lambda self, *arguments: leader.run_gpt(*arguments))
-        code = Runner(study or Study("main"), tmp_path, leader, Progress(jobs)).run(jobs)  # type: ignore[arg-type]
+        study = study or Study("main")
+        code = Runner(study, tmp_path, leader, Progress(jobs, verbose=study.verbose)).run(jobs)  # type: ignore[arg-type]
         assert [final for _, final in published] == [False] * (len(published) - 1) + [True]
         return code, leader.ran, published[-1][0]
 

@@ -110,7 +110,7 @@ def test_an_option_that_pytorch_does_not_have_yet_is_refused(
     if allowed:
         check_hosts([job], Copy(), UNLIMITED)
     else:
-        with pytest.raises(ConfigError, match=r"THP_MEM_ALLOC_ENABLE, which PyTorch 1\.10\.2\+cpu does not know"):
+        with pytest.raises(ConfigError, match=r"THP_MEM_ALLOC_ENABLE, which PyTorch 1\.10\.2\+cpu does not support"):
             check_hosts([job], Copy(), UNLIMITED)
     program = replace(job, workload="program", program=Program(command=["true"]))
     check_hosts([program], Copy(), UNLIMITED)  # whose PyTorch nobody knows

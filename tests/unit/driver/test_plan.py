@@ -36,10 +36,10 @@ def test_what_is_answered_is_said_with_its_reason_and_the_rest_is_foretold(
     before = files(tmp_path)
     found = of(jobs, tmp_path, host)
     assert [name for name, _ in found.answered] == [job.directory for job in jobs[:2]]
-    assert "of this job, code and library" in found.answered[0][1] and not found.again
+    assert "the same job, code and library" in found.answered[0][1] and not found.again
     assert [one.job for one in found.forecasts] == jobs[2:]
     assert files(tmp_path) == before
-    assert "3 jobs, 2 of them there already" in plan.head(found)
+    assert "2 of 3 runs measured already" in plan.head(found)
 
 
 def test_a_record_that_does_not_answer_says_why_and_is_not_moved(
@@ -109,7 +109,11 @@ def test_the_command_prints_it_for_people_and_for_a_script(
     monkeypatch.setenv("BENCH_OUT", str(tmp_path))
     words = ["plan", "--no-look", "+experiment=smoke", "-m", "repeat=0,1", "+allocator=glibc,glibc_tuned"]
     assert cli.main(words) == 0
-    assert "plan: 4 jobs; 1 node; memory" in capsys.readouterr().out and not list(tmp_path.iterdir())
+    assert (
+        "Plan     glibc, glibc_tuned; " in (out := capsys.readouterr().out)
+        and "\nMemory   " in out
+        and not list(tmp_path.iterdir())
+    )
     assert cli.main([*words[:1], "--json", *words[1:]]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["num_jobs"], len(found["to_run"]), found["minutes"]["value"]) == (4, 4, None)
@@ -150,4 +154,4 @@ def test_a_file_system_that_does_not_tell_its_room_is_no_reason_to_end(
 
     monkeypatch.setattr(plan.shutil, "disk_usage", refused)
     found = of(jobs, tmp_path, host)
-    assert found.disk_available_bytes is None and "disk" in plan.head(found)
+    assert found.disk_available_bytes is None and "free" in str(plan.lines(found))

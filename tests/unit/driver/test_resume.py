@@ -112,7 +112,7 @@ def test_the_measured_code_is_what_is_timed_whatever_its_comments_say(
     monkeypatch.setattr(resume, "CHECKOUT", tmp_path)
     assert (measured_code("gpt"), measured_code("program")) == now, "a copy elsewhere, as in an image, is the same code"
     of_gpt = ["workloads/gpt/rank/trainer.py", "workloads/gpt/rank/blas.py"]
-    of_program = ["workloads/program/watch/steps.py"]
+    of_program = ["workloads/program/watch/output.py"]
     for name in [*of_gpt, *of_program, "job/sampling.py", "process/counters.py", "report/style.py"]:
         path = tmp_path / "bench" / name
         text = path.read_text().replace('"""', '"""Another sentence. ', 1)

@@ -21,9 +21,9 @@ from bench.job.checks import checked
 from bench.job.errors import ConfigError, RecordError
 from bench.job.job import Allocator, Job, Program, to_dict
 from bench.record import records
-from bench.report.costs import summary_line
+from bench.report.answer import answer
 from bench.report.data import row
-from bench.report.sentences import head_sentences, notes_of
+from bench.report.sentences import spread_sentences
 from bench.statistics.grouping import sections
 from bench.workloads import reading
 from bench.workloads.catalogue import workload_of
@@ -90,7 +90,7 @@ def test_an_arm_of_a_record_is_run_only_when_this_host_has_it() -> None:
         "tcmalloc", "libtcmalloc_minimal.so.4", {messages: "1099511627776"}, instead={messages: {"A": "1"}}
     )
     assert own_arm(of_record, own).instead == {messages: {}}
-    with pytest.raises(ConfigError, match="allocator=mine of the record asks for library /tmp/evil.so .* say --trust"):
+    with pytest.raises(ConfigError, match="allocator=mine of the record asks for library /tmp/evil.so .* add --trust"):
         own_arm(Allocator("mine", "/tmp/evil.so"), own)
 
 
@@ -145,7 +145,7 @@ def read_by_all(path: Path) -> None:
     [(fingerprint(host), products_sentences(host)) for host in record["hosts"]]
     if record["valid"]:
         for section in sections([record], "glibc"):
-            head_sentences(section), summary_line(section), notes_of(section), workload_of(section.job).tables(section)
+            answer(section), spread_sentences(section), workload_of(section.job).tables(section)
 
 
 @given(place=st.sampled_from(PLACES), value=JSON | HOSTILE, remove=st.booleans())

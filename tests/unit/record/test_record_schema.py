@@ -12,6 +12,7 @@ import builders
 import jsonschema
 import pytest
 
+from bench import cli
 from bench.job.job import Job, Program, to_dict
 from bench.paths import CHECKOUT
 from bench.record.records import IN_MEMORY
@@ -53,11 +54,18 @@ def of_program(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_committed_files_are_what_the_code_generates() -> None:
-    """After a change of fields: .venv/bin/python scripts/record_schema.py"""
+    """After a change of fields, options or keys: .venv/bin/python scripts/record_schema.py"""
     jsonschema.Draft202012Validator.check_schema(SCRIPT["record_schema"]())
-    assert (DOCS / "record.schema.json").read_text() == SCRIPT["schema_text"]()
-    text = (DOCS / "record.md").read_text()
-    assert text == SCRIPT["with_tables"](text)
+    assert {name for name, text in SCRIPT["pages"]().items() if (DOCS / name).read_text() != text} == set()
+
+
+def test_each_key_and_each_option_has_its_row() -> None:
+    keys, options = ((DOCS / name).read_text() for name in ("configuration.md", "commands.md"))
+    given = [
+        key for key in SCRIPT["job_keys"]() if key.split(".")[0] in ("train", "launch") and key != "launch.software"
+    ]
+    assert [key for key in given if f"`{key}`" not in keys] == []
+    assert all(f"### {name}" in options for name in cli.COMMANDS) and "`--max-regression SHARE`" in options
 
 
 def test_record_md_has_a_table_of_each_group() -> None:

@@ -341,7 +341,7 @@ def test_what_was_set_aside_is_read_and_kept_apart(tmp_path: Path, record: dict[
     records.write(tmp_path / "job" / "record.json", record)
     records.write(tmp_path / "job" / "record-0123abcd.json", {**record, "started_at": "2026-01-02T00:00:00+00:00"})
     found = reading.collect([tmp_path])
-    assert len(found.records) == len(found.set_aside) == 1 and "set aside by a later sweep" in found.left_out[0]
+    assert len(found.records) == len(found.set_aside) == 1 and "archived by a later sweep" in found.left_out[0]
     assert len(reading.read_all([tmp_path])[0]) == 2
 
 

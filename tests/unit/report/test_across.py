@@ -45,13 +45,15 @@ def named(table: tables.Table) -> list[dict[str, str]]:
 def test_one_table_holds_each_interpreter_the_oldest_pytorch_first(tmp_path: Path) -> None:
     ((said, table),) = across.software_tables(sections(both(tmp_path), "glibc"))
     versions = ["1.10.2+cu102", "2.13.0+cpu"]
-    assert [(row["Arm"], row["PyTorch"]) for row in named(table)] == [
+    assert [(row["Allocator"], row["PyTorch"]) for row in named(table)] == [
         (a, v) for a in ("glibc", "tcmalloc") for v in versions
     ]
-    assert [float(row["Gain"].rstrip("x")) for row in named(table)] == pytest.approx([1, 1, 1.25, 1.5], rel=0.01)
-    assert said[0].startswith("tcmalloc: 1.25x [") and said[0].endswith(" under PyTorch 2.13.0+cpu: it still matters.")
+    assert [float(row["Speed-up"].rstrip("x")) for row in named(table)] == pytest.approx([1, 1, 1.25, 1.5], rel=0.01)
+    assert said[0].startswith("tcmalloc: 1.25x (") and said[0].endswith(
+        " under PyTorch 2.13.0+cpu: faster under the newest too"
+    )
     ((said, _),) = across.software_tables(sections(both(tmp_path, new_gain=1.0), "glibc"))
-    assert said[0].endswith(": it no longer matters.")
+    assert said[0].endswith(": equivalent under the newest")
 
 
 def test_one_table_holds_each_release_with_its_counts(tmp_path: Path) -> None:
@@ -62,7 +64,7 @@ def test_one_table_holds_each_release_with_its_counts(tmp_path: Path) -> None:
         records += under(tmp_path, "1.10.2", gain, host={"system": system, "image": {"content_sha256": glibc * 8}})
     ((said, table),) = across.software_tables(sections(records, "glibc"))
     assert [row["glibc"] for row in named(table)] == ["2.9", "2.36", "2.41"] * 2
-    assert all(row["Minor faults"] != "0" and row["Kernel s"] and row["Huge pages"] for row in named(table))
+    assert all(row["Minor faults"] != "0" and row["System time"] and row["Huge pages"] for row in named(table))
     assert "under glibc 2.9, " in said[0] and "PyTorch" not in said[0]
 
 
@@ -83,23 +85,25 @@ ARMS = {
 def test_what_keeps_memory_is_read_from_the_faults_of_the_training_itself(tmp_path: Path) -> None:
     (section,) = sections(b.study(tmp_path, ARMS), "glibc")
     rows = named(tables.kept_table(section))
-    assert [(row["Arm"], row["Kept"]) for row in rows] == [
-        ("tcmalloc_release", "0 %"),
-        ("glibc", "50 %"),
-        ("glibc_tuned_thp", "90 %"),
-        ("tcmalloc", "100 %"),
+    assert [(row["Allocator"], row["Retained"]) for row in rows] == [
+        ("tcmalloc_release", "0%"),
+        ("glibc", "50%"),
+        ("glibc_tuned_thp", "90%"),
+        ("tcmalloc", "100%"),
     ]
-    assert rows[3]["Peak memory"] == "1.50x" and rows[1]["Verdict"] == "reference"
+    assert rows[3]["Peak memory"] == "1.50x" and rows[1]["Verdict"] == "baseline"
 
 
 def test_every_form_of_the_report_has_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = sections(both(tmp_path / "a") + b.study(tmp_path / "b", ARMS, seconds=0.1), "glibc")
-    terminal.show(found, [], [])
+    terminal.show(found, [], [], tables=True)
     printed = capsys.readouterr().out
     assert "\n\n\n" not in printed and tables.KEPT_TITLE.lower() in printed
     for text in (document.markdown(found, []), html.page(found, []), printed):
         assert (
-            across.SOFTWARE_TITLE in text and "it still matters." in text and tables.KEPT_TITLE.lower() in text.lower()
+            across.SOFTWARE_TITLE in text
+            and "faster under the newest too" in text
+            and tables.KEPT_TITLE.lower() in text.lower()
         )
     three = sections(b.study(tmp_path, {arm: ARMS[arm] for arm in list(ARMS)[:3]}), "glibc")
     assert tables.KEPT_TITLE not in document.markdown(three, [])

@@ -28,7 +28,7 @@ FOUR = {
     "glibc_tuned_thp": {"seconds": 0.11, "faults": 0},
 }
 LABELS = {
-    "gains": "time of glibc / time of the arm",
+    "gains": "time of glibc / time of the allocator",
     "phases": "seconds per iteration",
     "samples": "seconds per micro-batch",
     "against_nodes": "seconds per iteration",
@@ -140,7 +140,7 @@ def test_a_run_without_a_cost_of_a_fault_has_no_bar_for_it() -> None:
 def test_long_series_are_thinned_and_it_is_said() -> None:
     many = sections(b.study(OUT, {"glibc": {}, "tcmalloc": {}}, blocks=40, num_iterations=30), "glibc")[0]
     caption, svg = picture(many, "samples")
-    assert "an even choice is drawn" in caption and len(svg) < 400_000
+    assert "thinned evenly" in caption and len(svg) < 400_000
 
 
 def test_a_run_is_drawn_micro_batch_by_micro_batch_on_plain_scales() -> None:
@@ -174,7 +174,7 @@ def test_a_logarithmic_axis_has_a_few_ticks_in_sight(low: float, high: float) ->
 
 
 def test_text_out_of_a_record_stays_in_its_place() -> None:
-    title = 'Gain over x" onload="alert(1)'
+    title = 'Speed-up over x" onload="alert(1)'
     svg = ElementTree.fromstring(svg_text(Figure(), "a", title))
     assert svg.attrib["aria-label"] == title and "onload" not in svg.attrib
     made = b.study(OUT, FOUR, blocks=2)

@@ -25,7 +25,7 @@ from typing import Any, Callable
 from bench.job.job import Measure, Program
 from bench.process.cpus import allowed_cpus
 from bench.process.fault_cost import fault_cost_seconds
-from bench.workloads.program.watch import trace, tree
+from bench.workloads.program.watch import tree
 from bench.workloads.program.watch.output import Output
 from bench.workloads.program.watch.verification import UNREACHED_SHARE, Verification, lacks_arm, words_of
 
@@ -54,7 +54,7 @@ def as_a_user_starts_it(traced: bool) -> None:
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if traced:
-        trace.ptrace(trace.TRACEME)
+        tree.ptrace(tree.TRACEME)
 
 
 def main() -> int:
@@ -87,18 +87,16 @@ def main() -> int:
 class Watch:
     """One run.
 
-    ``orders``: program, measure, env, library, arm_env, output (path of the file); ``verify``, a folder for the loader's words,
-    in the first run of an arm; in the others ``known``, what the first one found without the arm.
+    ``orders``: program, measure, env, library, arm_env, output (path of the file); ``known``, in a timed run: what the arm's first
+    run, which verifies, found without the arm.
     """
 
     def __init__(self, orders: dict[str, Any], tell: Callable[[dict[str, Any]], None]):
         self.orders, self.tell = orders, tell
         self.program, self.measure = Program(**orders["program"]), Measure(**orders["measure"])
-        self.verification = (
-            Verification(Path(orders["verify"]), orders["library"], orders["arm_env"]) if orders.get("verify") else None
-        )
-        self.tracer = trace.Tracer(self.look_closely) if self.verification else None
-        self.checked: dict[tuple[int, int, str], bool] = {}  # of a timed run: whether a program lacks the arm
+        self.verification = None if "known" in orders else Verification(orders["library"], orders["arm_env"])
+        self.tracer = tree.Tracer(self.verification.look_at) if self.verification else None
+        self.lacking: dict[tuple[int, int, int], bool | None] = {}  # of a timed run: whether a program lacks the arm
         self.astray: dict[int, tuple[float, str]] = {}  # CPU seconds and words of those that do, by pid
         self.reaped = tree.Counters()
         self.used_at_stop: tree.Counters | None = None
@@ -109,25 +107,18 @@ class Watch:
 
     def run(self) -> dict[str, Any]:
         woken, wake = os.pipe()
-        os.set_blocking(wake, False)
-        os.set_blocking(woken, False)
+        for end in (woken, wake):
+            os.set_blocking(end, False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         self.output = Output(self.program, self.measure, Path(self.orders["output"]), self.now_used)
-        self.start()
-        ended = self.follow(woken)
-        self.finish()
-        return self.result(ended)
-
-    def start(self) -> None:
-        env = {**self.orders["env"], **(self.verification.environment() if self.verification else {})}
         self.own_peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        self.started = time.monotonic()
+        self.started = self.next_look = self.told = time.monotonic()
         try:
             process = subprocess.Popen(
                 self.program.command,
                 cwd=self.program.directory or None,
-                env=env,
+                env=self.orders["env"],
                 stdin=subprocess.DEVNULL,
                 stdout=self.output.writer,
                 stderr=self.output.writer,
@@ -137,13 +128,14 @@ class Watch:
         except OSError as error:
             what = "has no #! line and is no program" if error.errno == 8 else f"cannot be started ({error.strerror})"
             raise CannotMeasure(what + ".") from error
-        process.returncode = 0  # it is waited for here, by wait4
-        self.pid = process.pid
+        self.pid, process.returncode = process.pid, 0  # it is waited for here, by wait4
         self.output.close_writer()
+        wall_seconds = self.follow(woken)
+        self.finish()
+        return self.result(wall_seconds)
 
     def follow(self, woken: int) -> float:
-        """Until the program has ended; its seconds."""
-        self.next_look = self.told = self.started
+        """Follow the program until it has ended or is to be stopped. Return its seconds."""
         with selectors.DefaultSelector() as selector:
             selector.register(woken, selectors.EVENT_READ)
             if self.output.reader is not None:
@@ -161,7 +153,7 @@ class Watch:
                     return now - self.started
 
     def tend(self, now: float) -> bool:
-        """Return what is due at ``now``: a look at the tree, a word to the driver. Whether the program is to be stopped."""
+        """Do what is due at ``now``: look at the tree, inform the driver. Return whether the program is to be stopped."""
         age = now - self.started
         if now >= self.next_look:
             self.next_look = now + pause_seconds(self.look(now), age, self.verification is not None)
@@ -181,10 +173,9 @@ class Watch:
         """See to it that nothing is left; what goes on running after the program has ended is a daemon, and was not measured."""
         if not self.stopped:
             deadline = time.monotonic() + LINGER_SECONDS
-            while time.monotonic() < deadline and self.living():
+            while (left := tree.living()) and time.monotonic() < deadline:
                 self.reap()
                 time.sleep(0.02)
-            left = self.living()
             if left and self.status == 0:
                 raise CannotMeasure(
                     f"ended and left {len(left)} process{'es' * (len(left) > 1)} running (process {left[0].pid}, {words_of(left[0].pid)}): what "
@@ -192,11 +183,8 @@ class Watch:
                 )
         tree.end_all(GRACE_SECONDS if self.stopped else 0.0, self.reap)
         self.output.finish()
-        if self.output.rate is not None:
+        if self.output.rate is not None and self.verification is None:  # looking closely delays the reading of lines
             self.output.rate.check_clock(self.started)
-
-    def living(self) -> list[tree.Stat]:
-        return [one for one in tree.descendants(os.getpid()) if one.state != "Z"]
 
     def reap(self) -> None:
         kinds = os.WEXITED | (os.WSTOPPED if self.tracer else 0)
@@ -206,22 +194,15 @@ class Watch:
                     self.tracer.go_on(ended.si_pid)
                     continue
                 # Until it is waited for, the kernel still has what it used to its very end.
-                last = tree.stat(ended.si_pid)
-                if last is not None and self.verification:
+                if self.verification and (last := tree.stat(ended.si_pid)):
                     self.verification.charge(last)
                 pid, status, used = os.wait4(ended.si_pid, 0)
-                self.reaped = self.reaped.plus(
-                    tree.Counters(used.ru_minflt, used.ru_majflt, used.ru_utime, used.ru_stime)
-                )
+                self.reaped = self.reaped.plus(tree.counters_of(used))
                 if pid == self.pid:
                     self.status = status
 
     def look(self, now: float) -> float:
-        """Look at all processes of the tree: their memory, and their allocator.
-
-        Return what that cost, in seconds of our own CPU time: time that this process waited for a core was no cost to the
-        program.
-        """
+        """Look at all processes of the tree: their memory, and their allocator. Return what that cost, in seconds of CPU time."""
         began = time.thread_time()
         found = tree.descendants(os.getpid())
         if self.verification:
@@ -231,14 +212,8 @@ class Watch:
         self.weigh(found)
         return time.thread_time() - began
 
-    def look_closely(self, pid: int) -> None:
-        """Look at a process that stands still in a run that verifies; a thread may stand still too, which is no process."""
-        stat = tree.stat(pid)
-        if stat and self.verification and tree.is_process(pid):
-            self.verification.look_at(stat)
-
     def weigh(self, found: list[tree.Stat]) -> None:
-        """Keep the most memory that the tree held. One process is its resident set; what several share is counted where it grew."""
+        """Keep the most memory of the tree: of one process its resident set; of several, shared pages once, where it grew."""
         resident = sum(one.rss_bytes for one in found)
         if len(found) == 1:
             self.peak_bytes = max(self.peak_bytes, resident)
@@ -251,18 +226,12 @@ class Watch:
 
     def check(self, found: list[tree.Stat]) -> None:
         """Ask each program of a timed run once whether the arm is there, as it was in the first run."""
-        known = self.orders.get("known", ())
         for one in found:
-            with contextlib.suppress(OSError):
-                program = os.readlink(f"/proc/{one.pid}/exe")
-                key = one.pid, one.born, program
-                if program not in known and key not in self.checked:
-                    lacks = lacks_arm(one.pid, self.orders["library"], known)
-                    if lacks is None:
-                        continue
-                    self.checked[key] = lacks
-                if self.checked.get(key):
-                    self.astray[one.pid] = one.own_cpu_seconds, words_of(one.pid)
+            key = one.pid, one.born, one.stack
+            if self.lacking.get(key) is None:
+                self.lacking[key] = lacks_arm(one.pid, self.orders["library"], self.orders["known"])
+            if self.lacking[key]:
+                self.astray[one.pid] = one.own_cpu_seconds, words_of(one.pid)
 
     def now_used(self) -> tree.Counters:
         """By the tree so far: those that live, those that they have waited for, and those that came to us."""
@@ -274,20 +243,11 @@ class Watch:
     def result(self, wall_seconds: float) -> dict[str, Any]:
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
         # Of a program that we ended, what it did to end is no part of the measurement.
-        used = self.used_at_stop or tree.Counters(
-            children.ru_minflt, children.ru_majflt, children.ru_utime, children.ru_stime
-        )
+        used = self.used_at_stop or tree.counters_of(children)
         cpu = used.user_seconds + used.system_seconds
         busy = max(1, min(len(allowed_cpus()), round(cpu / wall_seconds))) if wall_seconds > 0 else 1
         largest = children.ru_maxrss * 1024  # of one process; no less than this process's own, which it is forked from
-        status = self.status
-        code = (
-            None
-            if self.stopped or status is None
-            else -os.WTERMSIG(status)
-            if os.WIFSIGNALED(status)
-            else os.WEXITSTATUS(status)
-        )
+        code = None if self.stopped or self.status is None else os.waitstatus_to_exitcode(self.status)
         account = self.verification.account(cpu, wall_seconds) if self.verification else self.checks(cpu, wall_seconds)
         return {
             "wall_seconds": wall_seconds,

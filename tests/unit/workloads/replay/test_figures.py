@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench.driver.resume import measured_code
 from bench.job.errors import AllocatorError
-from bench.job.job import Job, Replay
+from bench.job.job import Allocator, Job, Replay
 from bench.workloads.replay.figures import columns, derive
-from bench.workloads.replay.run import SYMBOLS, refuse_other
+from bench.workloads.replay.run import SYMBOLS, refuse_other, run_replays
+from bench.workloads.replay.trace import EVENT, FREE, MALLOC, MARK, STEP, Trace, write
 
 
 def segment(kind: int, number: int, faults: int) -> dict[str, Any]:
@@ -73,3 +76,33 @@ def test_the_trace_counts_by_its_content_and_the_replayer_by_its_source() -> Non
     assert one.content_hash == other.content_hash
     assert one.content_hash != Job(workload="replay", replay=Replay(trace="/a/b", sha256="1" * 64)).content_hash
     assert measured_code("replay") not in (measured_code("gpt"), measured_code("program"))
+
+
+def rows(*kinds: int) -> bytes:
+    """A step for each pair of calls: a block of a megabyte that lives for a moment."""
+    return b"".join(EVENT.pack(kind, 0, 0, STEP if kind == MARK else 0, 0, 0, 1 << 20) for kind in kinds)
+
+
+def test_the_replays_of_a_block_run_side_by_side_and_each_has_its_own_outcome(tmp_path: Path) -> None:
+    events = rows(*[MARK, MALLOC, FREE] * 3)
+    header = {"format": 1, "page_bytes": 4096, "blocks": 1, "threads": 1, "calls": 6, "peak_bytes": 1 << 20}
+    write(tmp_path / "a.trace.gz", Trace(header, events))
+    replay = Replay(trace=str(tmp_path / "a.trace.gz"), warmup_steps=1, steps=1)
+    job = Job(workload="replay", replay=replay)
+    missing = Allocator(name="none", library="/nothing/here.so")
+    jobs = [job, replace(job, allocator=missing), replace(job, repeat=1)]
+    seen: list[int] = []
+    outcomes = run_replays(jobs, tmp_path / "run", lambda number, rank, event: seen.append(number))
+    assert [outcome.error is None for outcome in outcomes] == [True, False, True] and set(seen) == {0, 2}
+    assert not list((tmp_path / "run").iterdir())
+    for outcome in (outcomes[0], outcomes[2]):
+        (rank,) = outcome.ranks or []
+        assert rank["segments"]["steady"] == [False, False, True] and rank["calls"] == 4
+
+
+def test_a_trace_that_changed_meanwhile_fails_each_run(tmp_path: Path) -> None:
+    header = {"format": 1, "page_bytes": 4096, "blocks": 1, "threads": 1, "calls": 2, "peak_bytes": 1 << 20}
+    write(tmp_path / "a.trace.gz", Trace(header, rows(MARK, MALLOC, FREE)))
+    job = Job(workload="replay", replay=Replay(trace=str(tmp_path / "a.trace.gz"), sha256="0" * 64))
+    outcomes = run_replays([job, job], tmp_path / "run", lambda number, rank, event: None)
+    assert all("SHA-256" in str(outcome.error) for outcome in outcomes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from bench.job.errors import AllocatorError, ConfigError
 from bench.job.job import Allocator
 from bench.workloads.replay import build
 from bench.workloads.replay.trace import CALLOC, EVENT, FREE, MALLOC, MARK, MEMALIGN, REALLOC, THREAD_END, Trace, read
+
+pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="both programs are built with a C compiler")
 
 PROGRAM = r"""
 #define _GNU_SOURCE
@@ -213,7 +216,7 @@ def test_where_no_more_can_be_written_the_program_goes_on(tmp_path: Path) -> Non
     assert (done.stdout, done.stderr) == ("200000\n", "")
     (path,) = tmp_path.iterdir()
     trace = read(path)
-    assert trace.header["stopped"] and 60000 < trace.header["calls"] < 66000
+    assert trace.header["stopped"] and 50000 < trace.header["calls"] < 52000
 
 
 def test_a_numpy_program_prints_the_same(tmp_path: Path) -> None:

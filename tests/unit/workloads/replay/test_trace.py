@@ -6,6 +6,7 @@ import gzip
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from bench.workloads.replay.trace import (
     MALLOC,
     MARK,
     MEMALIGN,
+    PAGE_BYTES,
     RAW_EVENT,
     RAW_HEADER,
     RAW_MAGIC,
@@ -26,6 +28,7 @@ from bench.workloads.replay.trace import (
     THREAD_END,
     Trace,
     android_lines,
+    first_steps,
     of_android,
     of_raw,
     read,
@@ -49,9 +52,14 @@ LIFE = [  # kind, log2 of the alignment, thread, pages, address, size, nanosecon
 ]
 
 
-def raw(events: list, stopped: int = 0) -> bytes:
-    head = RAW_HEADER.pack(RAW_MAGIC, 4096, 42, stopped, 0, 0)
-    return head + b"".join(RAW_EVENT.pack(*event) for event in events)
+def raw(events: list, stopped: int = 0, copied: bool = False) -> bytes:
+    """Each thread's calls in a window of its own. ``copied``: a window at the end has them once more, as when one was filled again."""
+    windows = []
+    for thread in dict.fromkeys([event[2] for event in events] or [1]):
+        rows = [(k, a, 0, pages, i, *rest) for i, (k, a, t, pages, *rest) in enumerate(events) if t == thread]
+        data = np.array(rows, RAW_EVENT).tobytes()
+        windows.append(RAW_HEADER.pack(RAW_MAGIC, RAW_HEADER.size + len(data), thread, 4096, 42, stopped, 0, 0) + data)
+    return b"".join(windows * (1 + copied))
 
 
 def calls(trace: Trace) -> list[tuple]:
@@ -79,8 +87,17 @@ def test_a_recording_becomes_numbers_of_blocks_and_threads() -> None:
 def test_what_was_written_before_a_kill_is_a_trace(tmp_path: Path, cut: int) -> None:
     """The window behind the last event is zeros, and the file may end within an event."""
     path = tmp_path / "calls-1-0.raw"
-    path.write_bytes(raw(LIFE[:3]) + bytes(RAW_EVENT.size * 4 + cut))
+    path.write_bytes(raw(LIFE[:3]) + bytes(RAW_EVENT.itemsize * 4 + cut))
     assert calls(read(path)) == calls(of_raw(raw(LIFE[:2])))
+
+
+def test_a_window_that_was_filled_again_counts_once_and_one_that_was_never_filled_not_at_all() -> None:
+    data = raw(LIFE)
+    assert of_raw(raw(LIFE, copied=True)) == of_raw(data)
+    first = raw(LIFE[:3])
+    later = raw([(kind, align, 8, *rest) for kind, align, _, *rest in LIFE[:1]])
+    padding = bytes(-len(first) % PAGE_BYTES)
+    assert of_raw(first + padding + bytes(PAGE_BYTES) + later + padding).header["threads"] == 1
 
 
 def test_a_realloc_to_nothing_frees_and_one_that_fails_leaves_the_block() -> None:
@@ -187,3 +204,12 @@ def test_a_shortened_trace_keeps_of_the_start_what_lives_on() -> None:
     assert sum(event[5] for event in short) == sum(event[5] for event in trace)
     unmarked = of_raw(raw(LIFE[:7]))
     assert shortened(unmarked) == unmarked
+
+
+def test_a_trace_can_end_after_some_of_its_steps() -> None:
+    marks = [(MARK, 0, 1, 0, kind, number, 0) for number in range(3) for kind in (STEP, 2)]
+    rows = [event for mark in marks for event in (mark, (MALLOC, 0, 1, 0, 16 * (1 + mark[5] * 2 + mark[4]), 1, 0))]
+    trace = of_raw(raw(rows))
+    two = first_steps(trace, 2)
+    assert calls(two) == calls(trace)[:8] and two.header["calls"] == 4
+    assert first_steps(trace, 3) == first_steps(trace, 9) == trace

@@ -26,7 +26,7 @@ def test_what_a_process_used_to_its_end_is_known() -> None:
 
 def test_the_same_file_started_again_is_another_program() -> None:
     """As launchers do that set variables for their own interpreter."""
-    again = f"import os, sys; os.execve(sys.executable, ['python', '-c', '{BUSY.format(0.3)}'], {{}})"
+    again = f"import os, sys, time; time.sleep(0.2); os.execve(sys.executable, ['python', '-c', '{BUSY.format(0.3)}'], {{}})"
     said = watched([sys.executable, "-c", again.replace("\n", "\\n")], None, MINE="1")
     assert sorted(one["reached"] for one in said["processes"]) == [False, True]
     assert "was started with another MINE" in said["error"]
@@ -56,11 +56,11 @@ def test_bytes_that_are_no_text_reach_the_program_and_its_output() -> None:
     assert watched([sys.executable, "-c", code, "\udcff"], ODD="\udcfe")["exit_code"] == 0
 
 
-def test_a_look_at_the_moment_of_an_exec_sees_one_program(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+def test_a_look_at_the_moment_of_an_exec_sees_one_program(monkeypatch: pytest.MonkeyPatch) -> None:
     """The list of processes was read before the exec and the program's file after it; or the kernel had set up no stack yet."""
     child = subprocess.Popen(["sleep", "60"])
     try:
-        one, real = Verification(tmp_path, None, {}), tree.stat
+        one, real = Verification(None, {}), tree.stat
         listed = real(child.pid)._replace(stack=1)
         for in_the_middle in (True, False, False):
             monkeypatch.setattr(

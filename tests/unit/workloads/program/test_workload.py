@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from bench.workloads.program.figures import cautions, too_few_steps
-from bench.workloads.program.watch.steps import steady_from
+from bench.workloads.program.watch.output import steady_from
+from bench.workloads.program.workload import UserProgram
 
 
 def process(command: str, reached: bool | None, why: str | None) -> dict[str, Any]:
@@ -19,6 +19,7 @@ def record(
         "proof": {"processes": processes, "first_run_seconds": first},
         "run": {"wall_seconds": 0.5, "stopped": False},
         "values": [],
+        "steps": None,
         **part,
     }
     return {"ranks": [rank], "job": {"allocator": {"name": "glibc"}, "program": {"check": check}}}
@@ -32,23 +33,29 @@ def test_memory_that_the_arm_does_not_serve_is_stated_once_for_each_program() ->
         process("sh -c x", True, None),
         process("busybox", False, "is a static program"),  # judged by its share, which fails the arm or marks the run
     ]
-    assert cautions(record(processes, notes=["It waits."])) == [f"/usr/bin/python3 {arrow}.", "It waits."]
+    assert UserProgram().cautions(record(processes, notes=["It waits."])) == [f"/usr/bin/python3 {arrow}.", "It waits."]
 
 
 def test_a_first_run_that_took_much_longer_or_much_less_is_stated() -> None:
-    assert "took 3.5 s, about 7 times as long" in cautions(record([], 3.5))[0]
-    assert "about 0.1 times as long" in cautions(record([], 0.5, run={"wall_seconds": 5.0, "stopped": False}))[0]
-    assert cautions(record([], 1.2)) == [] == cautions(record([], 3.5, run={"wall_seconds": 0.5, "stopped": True}))
+    assert "took 3.5 s, about 7 times as long" in UserProgram().cautions(record([], 3.5))[0]
+    assert (
+        "about 0.1 times as long"
+        in UserProgram().cautions(record([], 0.5, run={"wall_seconds": 5.0, "stopped": False}))[0]
+    )
+    assert (
+        UserProgram().cautions(record([], 1.2))
+        == []
+        == UserProgram().cautions(record([], 3.5, run={"wall_seconds": 0.5, "stopped": True}))
+    )
 
 
 def test_values_that_one_arm_does_not_repeat_are_stated() -> None:
-    assert "other values in two runs of one arm" in cautions(record([], check="loss (.*)"))[0]
-    assert cautions(record([], check="loss (.*)", values=[1.0])) == []
+    assert "other values in two runs of one arm" in UserProgram().cautions(record([], check="loss (.*)"))[0]
+    assert UserProgram().cautions(record([], check="loss (.*)", values=[1.0])) == []
 
 
 @pytest.mark.parametrize("count, words", [(2, "1 of the first 2"), (3, "1 of the first 2"), (4, None), (30, None)])
 def test_a_run_of_few_steps_says_that_its_warm_up_counts(count: int, words: str | None) -> None:
     steps = {"steady": [number >= steady_from([1.0] * count) for number in range(count)]}
-    said = too_few_steps({"ranks": [{"steps": steps}]})
+    said = UserProgram().cautions(record([], steps=steps, first=0.5))
     assert [one.startswith(f"{words} steps, which are warm-up, counts") for one in said] == ([True] if words else [])
-    assert too_few_steps({"ranks": [{"steps": None}]}) == []

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from bench.job.job import Measure
-from bench.workloads.program.watch.steps import MOST_JUDGED, Rate, enough, grouped, steady_from
+from bench.job.job import Measure, Program
+from bench.workloads.program.watch.output import MOST_JUDGED, Output, Rate, enough, grouped, steady_from
+from bench.workloads.program.watch.tree import Counters
 
 
 @pytest.mark.parametrize(
@@ -77,6 +80,14 @@ def test_steps_are_held_against_the_clock() -> None:
     wrong_unit = lines(Rate("took ([0-9.]+) s"), *(10 + 0.01 * i for i in range(1, 200)))
     with pytest.raises(ValueError, match="where 1.99 s passed: name the unit"):
         wrong_unit.check_clock(10.0)
+
+
+def test_counters_are_of_a_step_where_a_line_is_ten(tmp_path: Path) -> None:
+    one = Output(Program(command=["x"], rate="took ([0-9.]+) s"), Measure(), tmp_path / "out", Counters)
+    lines(one.rate, *range(11, 20))
+    one.counted = [(3, Counters(1000, 0, 1.0, 0.0)), (8, Counters(6000, 0, 2.0, 0.0))]
+    columns = one.columns()
+    assert columns["minor_faults_per_step"] == pytest.approx(100.0) and "a line is not a step" in one.notes()[0]
 
 
 def test_lines_out_of_a_buffer_are_no_clock() -> None:

@@ -1,0 +1,168 @@
+"""Programs of everyday use under glibc, tcmalloc and jemalloc: what `program` finds and states, and whether hyperfine finds the same.
+
+    python -m validation programs [--out FOLDER] [--python PATH] [--blocks 5] [NAMES]
+
+Each command of programs.yaml runs in blocks, as a user would start it. Those that print a rate are timed by hyperfine too, in whole
+runs. Prints the tables of docs/explanation/programs.md in Markdown. The programs are Debian's, and for `--python` numpy,
+scikit-learn, pandas and polars in a virtual environment. With `--out`, what is measured already stays.
+
+Goal: hyperfine's ratio agrees with that of the rate: the 95 % interval of their ratio holds 1. Exit code 1 where one does not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from run_job import COMMAND, parser_of, results
+
+from bench.record.records import Record
+from bench.report.verdicts import show
+from bench.statistics.grouping import pairs
+from bench.statistics.stats import Ratio, difference, of_ratio, ratio
+from bench.workloads import reading
+
+ARMS = ("glibc", "tcmalloc", "jemalloc")
+
+
+@dataclass(frozen=True)
+class Program:
+    """See programs.yaml."""
+
+    command: str
+    code: str = ""
+    rate: str | None = None
+
+    def words(self, python: str) -> list[str]:
+        code = self.code.replace("{timed}", DATA["timed"])
+        return [*shlex.split(self.command.replace("{python}", python)), *([code] if code else [])]
+
+
+DATA: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
+PROGRAMS = {name: Program(**fields) for name, fields in DATA["programs"].items()}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one program gave: its verdicts, by arm; what was stated; hyperfine's ratios, by arm."""
+
+    name: str
+    report: dict[str, Any]
+    errors: dict[str, str]
+    ratios: dict[str, Ratio]
+    whole: dict[str, Ratio]
+
+
+def measure(name: str, folder: Path, out: Path, python: str, blocks: int) -> Found:
+    """Run one program under each arm, and under hyperfine if it prints a rate; records that are there stay."""
+    program, study = PROGRAMS[name], re.sub(r"\W+", "_", name)
+    words = program.words(python)
+    rate = [] if program.rate is None else [f"rate={program.rate}"]
+    if not (out / study / f"done-{blocks}").exists():
+        repeat = ",".join(map(str, range(blocks)))
+        sweep = [f"allocator={','.join(ARMS)}", f"repeat={repeat}", f"study={study}", "sweep.html=false"]
+        sweep += ["program.resume=true", f"program.directory={folder}", *rate]
+        env = {**os.environ, "BENCH_OUT": str(out)}
+        with open(out / f"{study}.log", "w") as log:
+            done = subprocess.run(
+                [*COMMAND, "program", *sweep, "--", *words], env=env, stdout=log, stderr=subprocess.STDOUT
+            )
+        if done.returncode > 1:
+            sys.exit(f"{name} ended with {done.returncode}: {(out / f'{study}.log').read_text()}")
+        (out / study / f"done-{blocks}").touch()
+    report = json.loads(subprocess.run([*COMMAND, "report", out / study, "--json"], capture_output=True).stdout)
+    records = reading.read_all([out / study])[0]
+    settings = {pair["arm"]: pair["setting"] for one in report["sections"] for pair in one["pairs"]}
+    ratios = {pair.arm: pair.ratio for pair in pairs(records, "glibc") if pair.ratio}
+    whole = {}
+    if rate and ratios and blocks > 1:
+        whole = by_hyperfine(
+            words, {arm: settings[arm] for arm in ratios}, folder, out / f"{study}-{blocks}.json", blocks
+        )
+    return Found(name, report, errors_of(records), ratios, whole)
+
+
+def errors_of(records: Sequence[Record]) -> dict[str, str]:
+    return {record["job"]["allocator"]["name"]: record["error"] for record in records if not record["valid"]}
+
+
+def by_hyperfine(
+    words: list[str], settings: dict[str, list[str]], folder: Path, file: Path, runs: int
+) -> dict[str, Ratio]:
+    """Return glibc's time over each arm's, of whole runs."""
+    if not file.exists():
+        commands = [shlex.join(words), *(shlex.join(["env", *setting, *words]) for setting in settings.values())]
+        timing = ["hyperfine", "-N", "--warmup", "1", "--runs", str(runs), "--export-json", str(file), *commands]
+        subprocess.run(timing, cwd=folder, check=True, capture_output=True)
+    base, *rest = [[[time] for time in one["times"]] for one in json.loads(file.read_text())["results"]]
+    return {arm: ratio(base, times) for arm, times in zip(settings, rest)}
+
+
+def agree(one: Ratio, two: Ratio) -> bool:
+    value, half = difference(of_ratio(one), of_ratio(two))
+    return abs(value) <= half
+
+
+def cell(found: Found, arm: str) -> str:
+    """Return the verdict of one arm for the table."""
+    pair = next((pair for one in found.report["sections"] for pair in one["pairs"] if pair["arm"] == arm), None)
+    if pair is None or arm not in found.ratios:
+        return "failed" if arm in found.errors else "no comparison"
+    shown = show(found.ratios[arm])
+    return f"**{shown}**" if pair["verdict"] in ("faster", "slower") else f"{pair['verdict']}: {shown}"
+
+
+def tables(found: Sequence[Found]) -> str:
+    """Return both tables: the verdicts, and causes and statements."""
+    lines = ["| program | command | tcmalloc | jemalloc | whole runs by hyperfine |", "| --- | --- | --- | --- | --- |"]
+    for one in found:
+        command, code = PROGRAMS[one.name].command.replace("{python}", "python"), PROGRAMS[one.name].code
+        shown = f"{command} {code if len(code) < 70 and code.count(chr(10)) < 2 else '...'}".strip().replace("|", r"\|")
+        whole = ", ".join(f"{arm} {show(ratio)}" for arm, ratio in one.whole.items())
+        lines.append(f"| {one.name} | `{shown}` | {cell(one, 'tcmalloc')} | {cell(one, 'jemalloc')} | {whole} |")
+    lines += ["", "| program | cause | stated |", "| --- | --- | --- |"]
+    for one in found:
+        sections = one.report["sections"]
+        causes = [f"{p['arm']}: {p['cause']}" for s in sections for p in s["pairs"] if p["cause"]]
+        said = [
+            *(f"{arm} failed: {error}" for arm, error in one.errors.items()),
+            *(c for s in sections for c in s["cautions"]),
+        ]
+        lines.append(f"| {one.name} | {' '.join(causes)} | {' '.join(said)} |".replace("\n", " "))
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = parser_of(__doc__)
+    parser.add_argument("--python", default=sys.executable, help="one that has numpy, scikit-learn, pandas and polars")
+    parser.add_argument("--blocks", type=int, default=5)
+    parser.add_argument("names", nargs="*", default=[])
+    options = parser.parse_args(argv)
+    found, missed = [], []
+    with results(options.out) as out:
+        folder = out / "work"
+        if not (folder / "history" / "file").exists():
+            folder.mkdir(exist_ok=True)
+            subprocess.run([sys.executable, "-c", DATA["inputs"]], cwd=folder, check=True)
+        for name in options.names or PROGRAMS:
+            one = measure(name, folder, out, options.python, options.blocks)
+            found.append(one)
+            apart = [arm for arm in one.whole if not agree(one.ratios[arm], one.whole[arm])]
+            missed += [f"{name} under {arm}" for arm in apart]
+            print(f"{name}: {', '.join(f'{arm} {cell(one, arm)}' for arm in ARMS[1:])}", file=sys.stderr, flush=True)
+    print(tables(found))
+    print(f"\nHyperfine disagrees: {', '.join(missed) or 'nowhere'}.")
+    return int(bool(missed))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
