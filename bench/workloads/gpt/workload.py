@@ -39,7 +39,9 @@ class Gpt(Workload):
     pictures = ("gains", "phases", "samples", "over_time", "against_nodes", "pareto")
 
     def title(self, job: Job) -> str:
-        return job.model.name
+        sizes = (("TP", job.parallel.tensor), ("PP", job.parallel.pipeline))
+        divided = ", ".join(f"{name} {size}" for name, size in sizes if size > 1)
+        return f"{job.model.name} ({divided})" if divided else job.model.name
 
     def description(self, job: Job) -> str:
         model, train = job.model, job.train
