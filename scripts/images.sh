@@ -12,7 +12,7 @@
 #                                the signature covers it, and its SHA-256 is a label (bench.sbom.sha256)
 #   images.sh compare A B        two images (Docker names or SIF files): exit 1 if installed packages or files differ
 #   images.sh root PATH          the stand-in base as a folder, or as PATH.tar: a minimal Debian with Python 3.9, in which tests/system tries releases;
-#                                SUITE=noble or resolute: Ubuntu 24.04 or 26.04
+#                                SUITE=noble: Ubuntu 24.04
 #
 # SUITE=bookworm, trixie or sid is the Debian release of all of them (default bookworm); IMAGE and SIF are then bench:trixie and
 # bench-trixie.sif, unless they are given. No public image has Python 3.9 on sid: there it is the stand-in, or what BASE_IMAGE names.
@@ -24,7 +24,7 @@ suite=${SUITE:-bookworm}
 case $suite in
     bookworm) image=bench sif=bench.sif ;;
     trixie | sid) image=bench:$suite sif=bench-$suite.sif ;;
-    noble | resolute) [ "${1:-}" = root ] || { echo "images: SUITE=$suite is for root alone; images are of bookworm, trixie or sid" >&2; exit 2; }
+    noble) [ "${1:-}" = root ] || { echo "images: SUITE=$suite is for root alone; images are of bookworm, trixie or sid" >&2; exit 2; }
         image="" sif="" ;;
     *) echo "images: SUITE=$suite is not bookworm, trixie or sid; BASE_IMAGE=NAME takes another base image with Python 3.9" >&2; exit 2 ;;
 esac
@@ -136,7 +136,7 @@ HOOK
     chmod +x "$work/hook"
     set -- "$suite" "$1"
     case $suite in
-        noble | resolute)
+        noble)
             keyring=${UBUNTU_KEYRING:-/usr/share/keyrings/ubuntu-archive-keyring.gpg}
             [ -f "$keyring" ] || fail "a root of Ubuntu needs its archive's keys, in Debian 13's package ubuntu-keyring; UBUNTU_KEYRING=FILE names them"
             for part in "$suite" "$suite-updates"; do set -- "$@" "deb http://archive.ubuntu.com/ubuntu $part main universe"; done
