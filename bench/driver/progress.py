@@ -104,7 +104,8 @@ class Progress:
         if not self.bar:
             first, last = self.ended + 1, self.ended + len(group)
             numbers = f"{first}-{last}" if last > first else f"{first}"
-            what = f"{' and '.join(label(job) for job in group)}{', interleaved' * (last > first)}"
+            how = ", interleaved" if workload_of(group[0]).pauses else ", side by side"
+            what = f"{' and '.join(label(job) for job in group)}{how * (last > first)}"
             self.note(f"run {numbers}/{len(self.jobs)} {what} ...{f' ({left})' if left else ''}")
 
     def step(self, job: Job, event: Mapping[str, Any], elapsed_seconds: float) -> None:
