@@ -32,7 +32,7 @@ from bench.process.counters import usage
 
 TENSOR, ARMS = (1, 2, 3, 4, 6, 12), ("glibc", "tcmalloc", "jemalloc")
 CONTROL = (4, 4)  # tensor, micro-batch size
-WARM_UP, COUNTED = 4, 10  # iterations of one micro-batch, as a sampled run has; micro-batches of the counted one
+WARM_UP, COUNTED = 4, 6  # iterations of one micro-batch, as a sampled run has; micro-batches of the counted one
 SHOWN = 5  # sizes of blocks in the table
 
 
@@ -97,7 +97,7 @@ def show_blocks(label: str, found: Counter[int], score_bytes: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tensor", type=int, nargs="+", default=list(TENSOR))
+    parser.add_argument("--tensor", type=int, nargs="*", default=list(TENSOR))
     parser.add_argument("--arms", nargs="*", default=list(ARMS), help="none: the census alone")
     parser.add_argument("--control", action="store_true")
     parser.add_argument("--json", type=Path, help="keep what was counted")

@@ -60,7 +60,8 @@ def test_the_report_has_each_stage_apart(results: dict[str, Any], split: str) ->
         assert sum(times) == pytest.approx(stage["sec_per_it"]) and min(times) >= 0 < stage["minor_faults_per_it"]
         assert (stage["collective_seconds"] > 0) == (split != "stages")
         assert (stage["waiting_seconds"] > 0) == (split != "slices")
-    assert "within it and wait for between stages" in results[split].stdout
+    said = {"slices": "(TP 4)", "stages": "(PP 2)", "both": "(TP 2, PP 2)"}[split]
+    assert said in results[split].stdout and "within it and wait for between stages" in results[split].stdout
     (section,) = sections(list(results[split].records().values()), "glibc")
     assert (section.job.parallel.tensor, section.job.parallel.pipeline, section.job.dp) == {
         "slices": (4, 1, 1),

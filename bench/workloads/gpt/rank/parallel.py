@@ -56,10 +56,14 @@ class Groups:
         return self.pipeline.rank == self.pipeline.size - 1
 
     def all_reduce(self, x: Tensor, handle: Any, op: Any = dist.ReduceOp.SUM) -> Tensor:
-        """Return ``x``, reduced in place over a group."""
+        """Return ``x``, reduced in place over a group. Where that is over stages, the seconds are of waiting for the others."""
         since = time.perf_counter()
         dist.all_reduce(x, op, handle)
-        self.collective_seconds += time.perf_counter() - since
+        seconds = time.perf_counter() - since
+        if self.pipeline.size > 1 and handle is not self.tensor.handle:
+            self.waiting_seconds += seconds
+        else:
+            self.collective_seconds += seconds
         return x
 
 

@@ -25,7 +25,7 @@ from bench.workloads.gpt.rank.trainer import Trainer
 
 MODEL = Model("divided", layers=4, hidden=32, heads=4, sequence=12, vocabulary=250, padded_vocabulary=256)
 TRAIN = Train(global_batch_size=8, dropout=0.0, lr=1e-3)
-ITERATIONS = 3
+ITERATIONS = 2
 
 
 def job_of(ranks: int = 1, tensor: int = 1, pipeline: int = 1, **changes: Any) -> Job:
@@ -89,7 +89,8 @@ SPLITS = {
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Job, list[dict[str, Any]]]]:
-    jobs = {(name, ops): job_of(*split, ops=ops) for ops in ("megatron", "lean") for name, split in SPLITS.items()}
+    jobs = {(name, "megatron"): job_of(*split) for name, split in SPLITS.items()}
+    jobs.update({(name, "lean"): job_of(*SPLITS[name], ops="lean") for name in ("t2", "p2")})
     jobs.update({("whole", ops): job_of(ops=ops) for ops in ("megatron", "lean")})
     jobs["t2 p2 d2", "lean"] = job_of(8, 2, 2, ops="lean", activation_checkpointing=False)
     jobs["t2", "no overlap"] = job_of(4, 2, 1, overlap_grad_reduce=False)
@@ -134,7 +135,8 @@ def test_seconds_in_collectives_and_between_stages_are_apart(trained: dict[str, 
             columns = rank["columns"]
             for phase in ("forward", "backward"):
                 reducing, waiting = columns[f"{phase}_collective_seconds"], columns[f"{phase}_waiting_seconds"]
-                assert (min(reducing) > 0) == tensor and (max(waiting) > 0) == pipeline, name
+                assert all(reducing) if tensor else not any(reducing), name
+                assert (max(waiting) > 0) == pipeline, name
                 both = [a + b for a, b in zip(reducing, waiting)]
                 assert all(a <= b for a, b in zip(both, columns[f"{phase}_seconds"])), name
     assert "forward_waiting_seconds" not in trained["whole megatron"][1][0]["columns"]
