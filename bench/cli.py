@@ -21,6 +21,7 @@ import importlib
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TextIO, cast
 
@@ -47,8 +48,8 @@ COMMANDS = {
 DENIED_ERRNOS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EAFNOSUPPORT, errno.EAGAIN, errno.ENOMEM, errno.EMFILE)
 TAKES_A_PROGRAM = ("program", "advise", "trace")  # after --, untouched
 USAGE = """\
-mallocost [overrides]           measure one job, e.g.  +allocator=tcmalloc nodes=2
-       mallocost -m [overrides]        sweep, e.g.  -m repeat=0,1,2 +allocator=glibc,tcmalloc
+mallocost [overrides]           measure one run, as in  +allocator=tcmalloc nodes=2
+       mallocost -m [overrides]        sweep, as in  -m repeat=0,1,2 +allocator=glibc,tcmalloc
        mallocost COMMAND [options]     `mallocost COMMAND --help` lists the options of a command
 """
 CHOICES = """\
@@ -56,7 +57,7 @@ experiments: {experiment}
 allocators:  {allocator}
 models:      {model}
 Results go to $BENCH_OUT, else ./results; $BENCH_CONF is a folder of your own YAML.
-Exit codes: 0 fine, 1 a job failed or the verdict is negative, 2 invalid arguments, 130 interrupted.
+Exit codes: 0 fine, 1 a run failed or the verdict is negative, 2 invalid arguments, 130 interrupted.
 """
 
 
@@ -182,11 +183,11 @@ def _parsers(command: str | None = None) -> dict[str, Parser]:
     if command is None:
         from bench.config import files
 
-        parser.epilog = CHOICES.format(
-            **{group: ", ".join(files.choices(group)) for group in ("experiment", "allocator", "model")}
-        )
+        groups = {group: ", ".join(files.choices(group)) for group in ("experiment", "allocator", "model")}
+        how: dict[str, Any] = {"subsequent_indent": " " * 13, "break_on_hyphens": False}
+        parser.epilog = CHOICES.format(**{group: textwrap.fill(names, 66, **how) for group, names in groups.items()})
     parser.add_argument("--version", action="store_true", help="print the version")
-    parser.add_argument("--cfg", metavar="job", help="print the configuration of the first job and measure nothing")
+    parser.add_argument("--cfg", metavar="job", help="print the configuration of the first run and measure nothing")
     parser.add_argument("-m", "--multirun", action="store_true", help="accepted; every run is a sweep")
     add_output(parser)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", prog=prog)

@@ -156,7 +156,7 @@ def silence(codes: Sequence[int], said: str, name: str) -> str | None:
     if "Traceback" in said:
         return "a traceback: " + said[said.index("Traceback") :].strip().splitlines()[-1]
     ended = any(code > 0 for code in codes)
-    if ended and name != "reader of the output gone" and "mallocost: " not in said:
+    if ended and name != "reader of the output gone" and "mallocost: " not in said and "error: " not in said:
         return f"no sentence, exit codes {list(codes)}: {said[-200:]!r}"
     return None
 

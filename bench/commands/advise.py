@@ -29,6 +29,7 @@ from bench.driver.fits import lacks_pytorch
 from bench.job.checks import check
 from bench.job.errors import ConfigError, RecordError
 from bench.job.job import Job, Program
+from bench.job.quantities import seconds
 from bench.paths import results_directory
 from bench.record.records import Record
 from bench.report import verdict_json
@@ -64,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
         )
     program, rest = program_of(options.overrides, options.after) if options.after else (None, options.overrides)
     jobs, limit_gib = candidates(rest, program), options.memory_limit_gib
-    study = Study(f"advise-{datetime.now(timezone.utc):%Y%m%dT%H%M%S}", reference="glibc", html=False)
+    study = Study(f"advise-{datetime.now(timezone.utc):%Y%m%dT%H%M%S}", reference="glibc", html=False, quiet=True)
     found, final = search(study, jobs, 60 * options.minutes, limit_gib)
     if not any(record["valid"] for record in found):
         print_failures(found)
@@ -141,8 +142,14 @@ class Search:
         if code == sweep.INTERRUPTED:
             raise SystemExit(code)
         wanted = {job.content_hash for job in self.before}
-        found = reading.collect([results_directory() / self.study.name]).records
-        return [record for record in found if record["content_hash"] in wanted]
+        read = reading.collect([results_directory() / self.study.name]).records
+        found = [record for record in read if record["content_hash"] in wanted]
+        times = mean_seconds([record for record in found if record["job"]["repeat"] == block], None)
+        say(
+            f"block {block + 1}",
+            ", ".join(f"{arm} {seconds(time)}" for arm, time in sorted(times.items(), key=lambda one: one[1])),
+        )
+        return found
 
     def fits(self, jobs: Sequence[Job], found: Records, share: float) -> bool:
         """Return whether one more block of these ends within ``share`` of the budget, by what the runs took so far."""

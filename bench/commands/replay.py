@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 from bench.allocators.retention import is_usable
 from bench.commands.arguments import shown
@@ -28,6 +29,7 @@ from bench.workloads.replay.build import built
 from bench.workloads.replay.trace import read
 
 STEPS = ("Allocator", "Minor faults", "System CPU time", "Peak RSS", "Replay")
+ENOUGH_FAULTS = 100_000  # of a step, whose system CPU time is then that of its faults
 KEYS = {"pace": str, "warmup_steps": int, "steps": int}  # of `replay`; all may leave out `replay.`
 
 
@@ -41,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     found = reading.read_all([results_directory() / study.name])[0] if code != 130 else []
     ours = [record for record in found if record["content_hash"] in hashes and record["valid"]]
     if ours:
-        print_lines(printed([steps(ours)], columns()))
+        print_lines(printed([steps(ours), *fault_cost(ours)], columns()))
     return code
 
 
@@ -96,3 +98,16 @@ def steps(found: Sequence[Record]) -> Line:
         f"a step of the trace ({found[0]['derived']['notes']}); no arithmetic is replayed, so this predicts no speed-up"
     )
     return Line("Steps", text, table=Table(STEPS, rows, left=("Allocator",)))
+
+
+def fault_cost(found: Sequence[Record]) -> list[Line]:
+    """Return what a minor fault takes here, over the counted steps that have enough of them; nothing without such steps."""
+    costs = []
+    for record in found:
+        segments = record["ranks"][0]["segments"]
+        rows = zip(segments["minor_faults"], segments["system_seconds"], segments["steady"])
+        costs += [1e6 * seconds / faults for faults, seconds, steady in rows if steady and faults >= ENOUGH_FAULTS]
+    if not costs:
+        return []
+    where = f"{min(costs):.2f} to {max(costs):.2f} over {len(costs)} step{'s' * (len(costs) > 1)} of {ENOUGH_FAULTS:,} faults and more"
+    return [Line("Fault cost", f"{fmean(costs):.2f} µs of system CPU time ({where})")]

@@ -22,7 +22,7 @@ from bench.host.likeness import host_class
 from bench.job.errors import RecordError
 from bench.job.identity import content_hash
 from bench.job.job import Job
-from bench.job.quantities import nodes_text
+from bench.job.quantities import nodes_text, significant
 from bench.job.sampling import micro_batches
 from bench.record import records
 from bench.report.answer import Line
@@ -171,12 +171,8 @@ def minutes_text(took: Duration) -> str:
     if math.isnan(took.seconds):
         return "minutes not known (no record of this workload on this kind of host)"
     unit, word = (60.0, "minutes") if took.seconds >= 120 else (1.0, "seconds")
-    low, value, high = (_round(seconds / unit) for seconds in (took.low, took.seconds, took.high))
+    low, value, high = (f"{significant(seconds / unit, 2):g}" for seconds in (took.low, took.seconds, took.high))
     return f"about {value} {word} ({low} to {high})"
-
-
-def _round(value: float) -> str:
-    return f"{value:.1f}" if value < 9.95 else f"{value:.0f}" if value < 300 else f"{float(f'{value:.2g}'):.0f}"
 
 
 def _amount(size: float | None) -> str:
@@ -221,7 +217,8 @@ def _seconds(one: Forecast) -> str:
     if math.isnan(one.seconds):
         return "not known"
     of = f" of {one.num_records}" if one.num_records else ""
-    return f"{_round(one.seconds)} s ({_round(one.low)} to {_round(one.high)}), {one.source}{of}"
+    seconds, low, high = (f"{significant(value, 2):g}" for value in (one.seconds, one.low, one.high))
+    return f"{seconds} s ({low} to {high}), {one.source}{of}"
 
 
 def as_data(found: Plan) -> dict[str, Any]:

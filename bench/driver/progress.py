@@ -37,6 +37,7 @@ class Progress:
         budget_seconds: float | None = None,
         clock: Callable[[], float] = time.monotonic,
         verbose: bool = False,
+        quiet: bool = False,
     ):
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self.clock, self.started, self.budget_seconds, self.verbose = clock, clock(), budget_seconds, verbose
@@ -46,6 +47,7 @@ class Progress:
         self.turns: Counter[str] = Counter()  # of the runs under way, by arm
         self.took: list[float] = []  # seconds of the jobs that ended
         self.arms: list[str] | None = None  # columns of the blocks
+        self.quiet = quiet
         self.bar: Bar | None = None
         if self.console.is_terminal:
             self.bar = Bar(
@@ -83,7 +85,9 @@ class Progress:
             self.say(words)
 
     def line(self, label: str, text: str) -> None:
-        """Print a line as those of the answer are."""
+        """Print a line as those of the answer are, unless quiet."""
+        if self.quiet:
+            return
         width = self.console.width if self.console.is_terminal else WIDEST
         self.console.print("\n".join(hanging(label, text, min(width, WIDEST))), markup=False)
 
@@ -100,7 +104,8 @@ class Progress:
         if not self.bar:
             first, last = self.ended + 1, self.ended + len(group)
             numbers = f"{first}-{last}" if last > first else f"{first}"
-            what = f"{' and '.join(label(job) for job in group)}{', interleaved' * (last > first)}"
+            how = ", interleaved" if workload_of(group[0]).pauses else ", side by side"
+            what = f"{' and '.join(label(job) for job in group)}{how * (last > first)}"
             self.note(f"run {numbers}/{len(self.jobs)} {what} ...{f' ({left})' if left else ''}")
 
     def step(self, job: Job, event: Mapping[str, Any], elapsed_seconds: float) -> None:
@@ -127,7 +132,7 @@ class Progress:
     def block(self, records: Sequence[Mapping[str, Any]], found: Sequence[Pair]) -> None:
         """Print the line of a block that has ended: ``records`` of its runs, and the speed-ups so far."""
         good = [record for record in records if record["valid"]]
-        if not good:
+        if not good or self.quiet:
             return
         one = good[0]["job"]
         here = [pair for pair in found if pair.nodes == one["nodes"]]

@@ -40,6 +40,7 @@ from bench.host.products import products
 from bench.host.topology import cores
 from bench.job.errors import ConfigError
 from bench.job.job import Job, canonical, to_dict
+from bench.job.quantities import significant
 from bench.paths import results_directory
 from bench.process.cpus import allowed_cpus
 from bench.record import records
@@ -77,7 +78,7 @@ def run(study: Study, jobs: Sequence[Job]) -> int:
         },
     }
     budget_seconds = 60 * study.blocks_max_minutes if study.blocks == "auto" else None
-    progress = Progress(jobs, budget_seconds, verbose=study.verbose)
+    progress = Progress(jobs, budget_seconds, verbose=study.verbose, quiet=study.quiet)
     with interruptible(), contextlib.ExitStack() as stack:
         try:
             out = results_directory() / study.name
@@ -273,7 +274,7 @@ class Runner:
             more = max(ahead_blocks, FEWEST_BLOCKS, blocks + 1) - blocks
             minutes = more * job_seconds * len(first) / 60
             self.progress.note(
-                f"{more} more block{'s' * (more > 1)}, about {minutes:.{int(minutes < 9.95)}f} minutes, to {goal}."
+                f"{more} more block{'s' * (more > 1)}, about {significant(minutes, 2):g} minutes, to {goal}."
             )
         block = [dataclasses.replace(job, repeat=repeat, measure=measure) for job in first]
         block = in_blocks(self.as_measured(block), study.shuffle_arms)

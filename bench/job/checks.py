@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -247,35 +247,3 @@ def check_program(program: Program) -> None:
         not program.same_output or program.rate is None,
         "program.same_output=true compares whole outputs, and rate='REGEX' may stop a run before its end.",
     )
-
-
-def check_fits(
-    job: Job,
-    ranks_here: int,
-    num_cpus: int,
-    available_bytes: int,
-    domains: Sequence[tuple[int, int, int]] = (),
-) -> None:
-    """Refuse a job whose ranks on this host are more than it has CPUs or memory for. Raises ConfigError.
-
-    ``domains``: (NUMA node, ranks whose memory is bound to it, bytes free there).
-    """
-    require(
-        ranks_here <= num_cpus or job.launch.oversubscribe,
-        f"nodes={job.nodes} with ranks_per_node={job.ranks_per_node} starts {ranks_here} ranks on this host, which has "
-        f"{num_cpus} cores: use fewer, start one copy per host, or set launch.oversubscribe=true (times then mean nothing).",
-    )
-    need, model = ranks_here * job.rank_bytes, job.model.name
-    require(
-        need <= available_bytes,
-        f"model={model} with {ranks_here} ranks on this host needs about {need / 2**30:.1f} GiB, and "
-        f"{available_bytes / 2**30:.1f} GiB are free: use a smaller model or fewer ranks.",
-    )
-    for node, ranks, free in domains:
-        need = ranks * job.rank_bytes
-        require(
-            need <= free,
-            f"model={model} with ranks_per_node={job.ranks_per_node} binds {ranks} ranks to NUMA node {node} of this host, where they "
-            f"need about {need / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free: use a smaller model or fewer ranks, or free that "
-            "node's memory (numactl --hardware shows it).",
-        )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.job.identity import BEGIN, last_part
+from bench.job.job import from_dict
 from bench.record import records
 from bench.record.records import Record, first_seal
 
@@ -134,12 +135,10 @@ def write_pack(path: Path, found: Sequence[Record]) -> list[Record]:
 
 
 def named(found: Iterable[Record]) -> dict[str, Record]:
-    """Return the records by a folder name that is made of the job alone."""
+    """Return the records by the names of their folders."""
     made: dict[str, Record] = {}
     for record in found:
-        job = record["job"]
-        arm = re.sub(r"[^\w.-]", "_", job["allocator"]["name"])
-        name = f"n{job['nodes']:03d}_{arm}_r{job['repeat']:02d}-{record['content_hash'][:8]}"
+        name = from_dict(record["job"]).directory
         made[name if name not in made else f"{name}-{record['packed_from'][:8]}"] = record
     return made
 

@@ -33,7 +33,7 @@ from bench.workloads.catalogue import workload_of
 if TYPE_CHECKING:
     from bench.record.records import Record
     from bench.statistics.grouping import Section
-    from bench.statistics.pairing import Pair
+    from bench.statistics.pairing import Losses, Pair
 
 WIDEST = 100  # columns
 INDENT = 9  # of the text; a label and a blank stand before it
@@ -89,9 +89,12 @@ def _about(section: Section, best: Pair, alone: bool) -> list[Line]:
 def pair_text(section: Section, pair: Pair) -> str:
     """Return the verdict on a pair, with its number of nodes and whether both computed the same."""
     check = next(one for one in section.losses if (one.nodes, one.simulated) == pair.at)
+    return pair_sentence(pair, place(section, pair), _same(section, check))
+
+
+def _same(section: Section, check: Losses) -> str:
     how = "identical" if check.bit_for_bit else f"equal to {check.largest_difference:.1g}"
-    same = f", {workload_of(section.job).compared} {how}" if check.num_compared else ""
-    return pair_sentence(pair, place(section, pair), same)
+    return f", {workload_of(section.job).compared} {how}" if check.num_compared else ""
 
 
 def best_of(section: Section) -> tuple[Pair, list[str], bool]:
@@ -157,6 +160,9 @@ def _without_a_ratio(section: Section) -> list[Line]:
     if len(section.arms) == 1:
         lines = [Line("Result", measured_sentence(section, cell)) for cell in section.cells]
         return [*lines, Line("Next", next_step(section))]
+    if section.arms and not workload_of(section.job).compares_times:
+        text = "no allocator is called faster or slower, because the times are not those of the program"
+        return [Line("Result", f"{text}{_same(section, section.losses[0])}")]
     why = "no two allocators ran at the same number of nodes" if section.arms else "no run was successful"
     return [Line("Result", f"nothing to compare: {why}")]
 

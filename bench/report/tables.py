@@ -13,6 +13,7 @@ from bench.report.sentences import row_name
 from bench.report.verdicts import verdict_text
 from bench.statistics.published import published_gain
 from bench.statistics.stats import SAYS_NOTHING, Ratio
+from bench.workloads.catalogue import workload_of
 
 if TYPE_CHECKING:
     from bench.statistics.cells import Cell
@@ -119,7 +120,8 @@ def kept_table(section: Section) -> Table:
         )
         sizes = percent(1 - faults[cell.arm] / most), mebibytes(cell.huge_bytes), mebibytes(cell.mean("peak_rss_bytes"))
         rows.append([cell.arm, cell.version[:24], count(faults[cell.arm]), *sizes, *against])
-    return Table(KEPT, rows if len(cells) >= FEWEST_ARMS else [], KEPT_TITLE)
+    is_asked = len(cells) >= FEWEST_ARMS and workload_of(section.job).compares_times
+    return Table(KEPT, rows if is_asked else [], KEPT_TITLE)
 
 
 def unusable(found: Sequence[Section], refused: Refused) -> list[tuple[str, str]]:

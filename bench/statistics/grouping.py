@@ -131,7 +131,7 @@ def _section(group: Sequence[Record], reference: str) -> Section:
         reference=chosen,
         arms=arms,
         losses=losses,
-        pairs=tuple(pairs_of(cells, losses, chosen)),
+        pairs=tuple(pairs_of(cells, losses, chosen)) if workload_of(job).compares_times else (),
         cautions=(*without_reference(cells, arms), *cautions_of([r for r, _, _ in good], chosen, reference, len(arms))),
     )
 

@@ -32,6 +32,7 @@ class Workload:
 
     turn = "run"  # the smallest unit in which a run can be paused
     pauses = False  # whether a run can be paused between turns, so that the runs of a block can be interleaved
+    compares_times = True  # whether the ratio of two arms' times answers a user's question
     side_by_side = 1  # most runs of a block that one call of run_block gets, for runs that count rather than time
     shorter = "fewer steps"  # how a user makes a run shorter
     compared = "values"  # what all arms must compute alike, which is ``losses`` in the figures

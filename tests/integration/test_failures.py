@@ -220,7 +220,7 @@ def test_an_interrupted_sweep_keeps_what_it_has_and_leaves_no_process(
     done, left = results[name]
     assert done.code == 130
     (sentence,) = [line for line in done.said if "s/it" not in line]
-    assert f"stopped by {name}" in sentence and "records so far are whole" in sentence
+    assert f"interrupted ({name})" in sentence and "finished runs are saved" in sentence
     assert not left, "the ranks ended before the command did"
     assert [record["valid"] for record in done.records().values()] == [True] * num_records
     assert nothing_half_written(done.out)

@@ -38,15 +38,6 @@ int main(int argc, char **argv) {
     return 0;
 }
 """
-OWN_MALLOC = """
-#include <stddef.h>
-static char heap[256 << 20];
-static size_t used;
-void *malloc(size_t size) { void *block = heap + used; used += (size + 15) & ~(size_t)15; return block; }
-void *calloc(size_t n, size_t size) { return malloc(n * size); }
-void *realloc(void *old, size_t size) { (void)old; return malloc(size); }
-void free(void *block) { (void)block; used = used > (200 << 20) ? 100 << 20 : used; }
-"""
 STEPS = """
 import sys, time
 import numpy as np
@@ -205,18 +196,6 @@ def test_a_program_that_drops_the_preload_fails_where_one_was_asked_for(tmp_path
     assert done.code == 1
     assert errors(done)["glibc"] is None
     assert "took LD_PRELOAD away" in errors(done)["tcmalloc"]
-
-
-def test_a_program_that_brings_a_preload_is_not_glibc(tmp_path: Path, work: str) -> None:
-    other = library.resolve(Allocator("tcmalloc_minimal", "libtcmalloc_minimal.so.4"))
-    done = program(tmp_path, [script(tmp_path, "brings.sh", f"LD_PRELOAD={other} exec '{work}'\n")], "allocator=glibc")
-    assert done.code == 1 and "is served by" in errors(done)["glibc"]
-
-
-def test_a_malloc_of_its_own_is_named(tmp_path: Path) -> None:
-    done = program(tmp_path, [compiled(tmp_path, "own", OWN_MALLOC + WORK, "-rdynamic")])
-    assert done.code == 1
-    assert all("has a malloc of its own inside" in error for error in errors(done).values())
 
 
 def test_failing_in_one_arm_shows_its_last_lines(tmp_path: Path, work: str) -> None:

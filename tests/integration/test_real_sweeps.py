@@ -233,7 +233,9 @@ def check_columns(record: dict[str, Any]) -> None:
     job, (rank,) = from_dict(record["job"]), record["ranks"]
     mb, it = rank["micro_batches"], rank["iterations"]
     full = job.measure.mode == "full"
-    counts = [job.num_micro_batches if full else 1 if i < 4 else 6 for i in it["iteration"]]
+    counts = [
+        job.num_micro_batches if full else 1 if i < 4 else job.measure.iteration_micro_batches for i in it["iteration"]
+    ]
     assert {len(column) for column in mb.values()} == {sum(counts)}
     assert {len(column) for column in it.values()} == {len(counts)}
     assert it["iteration"] == list(range(len(counts)))

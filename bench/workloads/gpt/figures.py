@@ -137,13 +137,13 @@ def derive_rank(job: Job, rank: dict[str, Any]) -> dict[str, Any]:
         return fmean(column[i] for i in (kinds[kind] or multiplied))
 
     def whole(column: Sequence[float]) -> tuple[float, float]:
-        """n micro-batches without what synchronising adds; and that."""
+        """Return n micro-batches without what synchronizing adds, and that."""
         middle = mean(column, "middle")
         first = mean(column, "first") - middle if n > 1 else 0.0
         return n * middle + first + settling_of(column), last * (mean(column, "last") - middle)
 
     def settling_of(column: Sequence[float]) -> float:
-        """What they add to as many middle ones."""
+        """Return what they add to as many middle ones."""
         return max(0, min(settling, n - 1 - last)) * (mean(column, "settling") - mean(column, "middle"))
 
     seconds = [f + b for f, b in zip(mb["forward_seconds"], mb["backward_seconds"])]

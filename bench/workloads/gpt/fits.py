@@ -13,7 +13,7 @@ import psutil
 from bench.copies.launcher import Copy, chosen_interface
 from bench.host import facts
 from bench.host.topology import needs_of_domains, shares_here
-from bench.job.checks import check_fits
+from bench.job.checks import require
 from bench.job.errors import ConfigError
 from bench.job.job import Job
 from bench.process.cpus import allowed_cpus
@@ -22,16 +22,47 @@ from bench.process.cpus import allowed_cpus
 def check_host(jobs: Sequence[Job], copy: Copy, host: Mapping[str, Any]) -> None:
     """Raise ConfigError for jobs whose ranks on this host are more than it has CPUs or memory for."""
     cpus, available = len(allowed_cpus()), facts.usable_memory(host)
-    domains = functools.lru_cache(
-        lambda ranks, threads: needs_of_domains(shares_here(ranks, threads))
-    )  # a sweep has few
+    # A sweep has few.
+    domains = functools.lru_cache(lambda ranks, threads: needs_of_domains(shares_here(ranks, threads)))
     for job in jobs:
-        if copy.num_copies > 1 and job.nodes > copy.num_copies:
-            raise ConfigError(
-                f"nodes={job.nodes}, but {copy.launcher} started {copy.num_copies} copies: start one on each of {job.nodes} nodes."
-            )
+        require(
+            copy.num_copies == 1 or job.nodes <= copy.num_copies,
+            f"nodes={job.nodes}, but {copy.launcher} started {copy.num_copies} copies: start one on each of {job.nodes} nodes.",
+        )
         ranks = job.num_ranks if copy.num_copies == 1 else job.ranks_per_node
         check_fits(job, ranks, cpus, available, domains(ranks, job.launch.threads_per_rank))
+
+
+def check_fits(
+    job: Job,
+    ranks_here: int,
+    num_cpus: int,
+    available_bytes: int,
+    domains: Sequence[tuple[int, int, int]] = (),
+) -> None:
+    """Raise ConfigError for a job whose ranks on this host are more than it has CPUs or memory for.
+
+    ``domains``: (NUMA node, ranks whose memory is bound to it, bytes free there).
+    """
+    require(
+        ranks_here <= num_cpus or job.launch.oversubscribe,
+        f"nodes={job.nodes} with ranks_per_node={job.ranks_per_node} starts {ranks_here} ranks on this host, which has "
+        f"{num_cpus} cores: use fewer, start one copy per host, or set launch.oversubscribe=true (times then mean nothing).",
+    )
+    need, model = ranks_here * job.rank_bytes, job.model.name
+    require(
+        need <= available_bytes,
+        f"model={model} with {ranks_here} ranks on this host needs about {need / 2**30:.1f} GiB, and "
+        f"{available_bytes / 2**30:.1f} GiB are free: use a smaller model or fewer ranks.",
+    )
+    for node, ranks, free in domains:
+        need = ranks * job.rank_bytes
+        require(
+            need <= free,
+            f"model={model} with ranks_per_node={job.ranks_per_node} binds {ranks} ranks to NUMA node {node} of this host, where they "
+            f"need about {need / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free: use a smaller model or fewer ranks, or free that "
+            "node's memory (numactl --hardware shows it).",
+        )
 
 
 def check_network(jobs: Sequence[Job], copy: Copy) -> None:

@@ -278,7 +278,7 @@ class Run:
 
 
 def state_of(rank: Rank) -> str | None:
-    """What the kernel says of a rank that says nothing, where that explains it."""
+    """Return the kernel's state of a rank that sends nothing, where that explains it."""
     try:
         status = psutil.Process(rank.process.pid).status()
     except (psutil.Error, OSError):  # psutil reads /proc/stat too, which a /proc of processes only does not have
@@ -287,8 +287,10 @@ def state_of(rank: Rank) -> str | None:
 
 
 def cause_of(rank: Rank, ranks: list[Rank]) -> str:
-    """One sentence on why this rank ended: a rank that was killed comes before those that only lost their connection to it.
-    An allocator's, or gloo's, last words are in it."""
+    """Return one sentence on why this rank ended, with an allocator's, or gloo's, last words.
+
+    A rank that was killed comes before those that only lost their connection to it.
+    """
     try:
         code = rank.process.wait(EXIT_SECONDS)
     except subprocess.TimeoutExpired:
@@ -305,7 +307,7 @@ def cause_of(rank: Rank, ranks: list[Rank]) -> str:
 
 
 def last_words(text: str, count: int = 1) -> str:
-    """The last ``count`` lines before Python's own account of where it was, and PyTorch's (frame #0: ...), as one."""
+    """Return the last ``count`` lines before Python's own account of where it was, and PyTorch's (frame #0: ...), as one."""
     lines = text.partition("Fatal Python error:")[0].partition("\nframe #0:")[0].strip().splitlines()
     return "; ".join(line.strip() for line in lines[-count:])[:500]
 

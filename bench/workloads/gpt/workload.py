@@ -96,7 +96,7 @@ class Gpt(Workload):
         return f"iteration {event['iteration']}.{event['index']}{loss}"
 
     def expected_seconds(self, job: Job, turns: int, elapsed_seconds: float) -> float | None:
-        """The warm-up and all iterations; in sampled mode one counted iteration at least, and more within measure.max_seconds."""
+        """Return the time of all iterations; in sampled mode of one counted iteration at least, and of more within measure.max_seconds."""
         pace, measure = elapsed_seconds / turns, job.measure
         least, least_of_all = pace * micro_batches(job), pace * micro_batches(job, 1)
         if measure.mode == "full":
@@ -113,7 +113,7 @@ class Gpt(Workload):
         return tflops(job, sec_per_it)
 
     def is_published(self, job: Job) -> bool:
-        """The published program is what the defaults describe: its operations, dropout and checkpointing too."""
+        """Return whether it is the published program, which the defaults describe: its operations, dropout and checkpointing too."""
         published = (Model(), Train(), Parallel(), 1)
         return (replace(job.model, name=Model.name), job.train, job.parallel, job.ranks_per_node) == published
 

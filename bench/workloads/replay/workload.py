@@ -23,7 +23,9 @@ class TraceReplay(Workload):
 
     shorter = "a trace of fewer steps"
     compared = "calls"
+    compares_times = False
     side_by_side = 8
+    pictures = ()
     code = ("workloads/replay/replayer.c",)
 
     def title(self, job: Job) -> str:

@@ -14,9 +14,10 @@ from omegaconf import OmegaConf
 from bench import cli
 from bench.config import compose
 from bench.config.compose import job_of
-from bench.job.checks import check, check_fits
+from bench.job.checks import check
 from bench.job.errors import ConfigError
 from bench.job.job import Job, to_dict
+from bench.workloads.gpt.fits import check_fits
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from bench.driver.sweep import Runner
 from bench.host import facts
 from bench.job.job import Job
 from bench.report import write
-from bench.workloads.gpt.ranks import given
+from bench.workloads.gpt import ranks
 from bench.workloads.gpt.workload import Gpt
 
 # A loop over jobs, with a leader that only pretends
@@ -79,7 +80,7 @@ def run_sweep(
                     ranks=[
                         {
                             **(made := make_rank(rank=i)),
-                            **given(job, job.num_ranks if len(leader.facts) < job.nodes else job.ranks_per_node),
+                            **ranks.given(job, job.num_ranks if len(leader.facts) < job.nodes else job.ranks_per_node),
                             "proof": {**made["proof"], **(proof or {})},
                         }
                         for i in range(job.num_ranks)
@@ -90,7 +91,11 @@ def run_sweep(
         leader = FakeLeader(here if isinstance(here, list) else [here or host], outcome)
         monkeypatch.setattr(Gpt, "run_block", lambda self, *arguments: leader.run_gpt(*arguments))
         study = study or Study("main")
-        code = Runner(study, tmp_path, leader, Progress(jobs, verbose=study.verbose)).run(jobs)  # type: ignore[arg-type]
+        with monkeypatch.context() as patch:  # what takes most of the time, and is looked at elsewhere
+            patch.setattr("bench.driver.plan.earlier_records", lambda *arguments: [])
+            patch.setattr("bench.workloads.gpt.ranks.shares_here", functools.lru_cache(maxsize=None)(ranks.shares_here))
+            progress = Progress(jobs, verbose=study.verbose)
+            code = Runner(study, tmp_path, leader, progress).run(jobs)  # type: ignore[arg-type]
         assert [final for _, final in published] == [False] * (len(published) - 1) + [True]
         return code, leader.ran, published[-1][0]
 

@@ -60,26 +60,14 @@ def test_a_record_that_does_not_answer_says_why_and_is_not_moved(
     assert files(tmp_path) == before
 
 
-def test_a_record_that_was_set_aside_answers_too(
-    run_sweep: Sweep, jobs: list[Job], tmp_path: Path, host: dict[str, Any]
-) -> None:
-    other = {**host, "cpu": {**host["cpu"], "model": "another machine"}}
-    run_sweep(jobs[:1])
-    run_sweep(jobs[:1], here=other)
-    assert "comes back" in of(jobs[:1], tmp_path, host).answered[0][1]
-
-
 def test_memory_is_of_all_ranks_on_the_host(jobs: list[Job], tmp_path: Path, host: dict[str, Any]) -> None:
     wide = [dataclasses.replace(job, nodes=2, ranks_per_node=2) for job in jobs]
     alone, cluster = (plan.plan(Study("main"), wide, tmp_path, [host], copies) for copies in (1, 2))
+    small = {**host, "container": {**host["container"], "memory_limit_bytes": 1 << 20}}
+    assert of(jobs, tmp_path, small).memory_available_bytes == 1 << 20
     assert alone.memory_needed_bytes == 4 * wide[0].rank_bytes and alone.simulated
     assert cluster.memory_needed_bytes == 2 * wide[0].rank_bytes and not cluster.simulated
     assert "2 simulated nodes" in plan.head(alone) and "2 nodes" in plan.head(cluster)
-
-
-def test_the_limit_of_a_container_is_what_is_there(jobs: list[Job], tmp_path: Path, host: dict[str, Any]) -> None:
-    small = {**host, "container": {**host["container"], "memory_limit_bytes": 1 << 20}}
-    assert of(jobs, tmp_path, small).memory_available_bytes == 1 << 20
 
 
 def test_a_program_has_no_memory_that_is_known(jobs: list[Job], tmp_path: Path, host: dict[str, Any]) -> None:

@@ -55,6 +55,7 @@ def test_records_of_another_host_are_set_aside_and_kept(
     assert code == 0 and ran == jobs[:1]
     assert reading.read(aside)["hosts"][0]["cpu"]["model"] == "another machine"
     assert len(reading.read_all([tmp_path])[0]) == 2
+    assert "comes back" in find_record(record_path(tmp_path, jobs[0]), jobs[0], [other])[1], "and a plan says so"
     for here in (other, host, other):
         assert run_sweep(jobs[:1], here=here)[1] == [], "it comes back when the sweep does, and nothing is lost"
         assert len(reading.read_all([tmp_path])[0]) == 2
@@ -182,15 +183,6 @@ def test_one_command_at_a_time_writes_into_a_study(tmp_path: Path) -> None:
         pass
 
 
-def test_results_that_cannot_be_written_are_refused_before_anything_runs(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with (
-        pytest.raises(ConfigError, match="BENCH_OUT=.*file: results cannot be written there"),
-        locked(tmp_path / "file" / "main", print),
-    ):
-        pass
-
-
 def test_a_folder_in_the_place_of_a_record_is_said_before_the_job_is_measured(tmp_path: Path, small_job: Job) -> None:
     """Nothing can be renamed over it: each start would measure the job again and lose it."""
     (tmp_path / "record.json").mkdir()
@@ -198,9 +190,23 @@ def test_a_folder_in_the_place_of_a_record_is_said_before_the_job_is_measured(tm
         find_record(tmp_path / "record.json", small_job, [])
 
 
-@pytest.mark.parametrize("name, words", [("main/.lock", "No such device or address"), ("main", "main is no folder")])
-def test_a_pipe_in_the_place_of_the_lock_or_the_study_is_not_waited_for(tmp_path: Path, name: str, words: str) -> None:
-    (tmp_path / name).parent.mkdir(exist_ok=True)
-    os.mkfifo(tmp_path / name)
-    with pytest.raises(ConfigError, match=words), locked(tmp_path / "main", print):
+@pytest.mark.parametrize(
+    "name, make, words",
+    [
+        ("main/.lock", os.mkfifo, "No such device or address"),
+        ("main", os.mkfifo, "main is no folder"),
+        ("", Path.touch, ""),
+    ],
+)
+def test_a_folder_that_cannot_be_locked_is_refused_before_anything_runs(
+    tmp_path: Path, name: str, make: Callable[[Path], Any], words: str
+) -> None:
+    """A pipe is not waited for."""
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    make(path)
+    with (
+        pytest.raises(ConfigError, match=f"BENCH_OUT=.*results cannot be written there .*{words}"),
+        locked(tmp_path / "out" / "main", print),
+    ):
         pass

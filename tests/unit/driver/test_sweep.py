@@ -13,7 +13,7 @@ import pytest
 from bench.config.compose import jobs_of
 from bench.config.files import conf_folders
 from bench.config.study import Study
-from bench.copies.control import PeersLost
+from bench.copies.control import PeersLost, without_amount
 from bench.copies.launcher import Copy
 from bench.copies.outcome import Outcome
 from bench.driver import sweep
@@ -134,16 +134,6 @@ def test_nodes_are_simulated_on_one_machine_whatever_its_names(
     assert ("simulated" in record["derived"]["notes"]) is simulated
 
 
-def test_memory_is_looked_at_for_all_ranks_on_the_host(
-    run_sweep: Sweep, small_job: Job, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    needed: list[float] = []
-    monkeypatch.setattr(sweep, "findings", lambda *found, needed_bytes, **more: needed.append(needed_bytes) or [])
-    one = replace(small_job, nodes=2, ranks_per_node=2)
-    run_sweep([one])
-    assert needed == [4 * one.rank_bytes], "all on this host, which simulates the nodes"
-
-
 def test_blocks_auto_always_runs_three_blocks(run_sweep: Sweep, small_job: Job) -> None:
     jobs = [replace(small_job, allocator=Allocator(arm)) for arm in ("glibc", "b")]
     for study, repeats in ((Study("main"), {0}), (Study("main", blocks="auto", blocks_max_minutes=0.0), {1, 2})):
@@ -180,6 +170,9 @@ def test_blocks_that_an_earlier_command_added_answer_whatever_is_planned_now(tmp
     done = builders.study(tmp_path, arms, blocks=2, spread=0.3)
     runner = sweep.Runner(Study("main", blocks="auto"), tmp_path, None, sweep.Progress(jobs, verbose=True))  # type: ignore[arg-type]
     planned = runner.next_block(jobs, done, 0.0, 10.0)
+    assert {without_amount(job) for job in planned} == {without_amount(job) for job in jobs}, (
+        "other copies run them too"
+    )
     other = 9 - planned[0].measure.iterations
     for job in planned:
         path = tmp_path / sweep.replace_iterations(job, other).directory / "record.json"
@@ -248,21 +241,31 @@ def whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_job: Job) -
     return run
 
 
+class Late:
+    """Sends a signal while Python calls back: it is dropped, and all later ones are ignored."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(("late", "kept"), [(False, [0]), (True, [0, 1])])
 def test_an_interrupted_sweep_keeps_what_is_done(
-    whole_run: Callable[..., int], tmp_path: Path, make_rank: Callable, capsys: pytest.CaptureFixture[str]
+    whole_run: Callable[..., int], tmp_path: Path, make_rank: Callable, capsys: Any, late: bool, kept: list[int]
 ) -> None:
     def act(job: Job) -> Outcome:
-        if job.repeat == 1:
+        if job.repeat == 1 and late:
+            Late()
+        elif job.repeat == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return Outcome(ranks=[make_rank()])
 
     assert whole_run(act) == 130
-    assert [r["job"]["repeat"] for r in reading.read_all([tmp_path])[0]] == [0]
+    assert [r["job"]["repeat"] for r in reading.read_all([tmp_path])[0]] == kept
     assert "interrupted (SIGTERM)" in capsys.readouterr().err
 
 
 def test_a_part_that_is_none_fails_the_job(whole_run: Callable[..., int], tmp_path: Path, make_rank: Callable) -> None:
-    """It came over the network from a node of another version, say: it was a traceback."""
     wrong = {**make_rank(), "micro_batches": {"loss": 1}}
     assert whole_run(lambda job: Outcome(ranks=[wrong if job.repeat else make_rank()])) == 1
     found = {r["job"]["repeat"]: r["error"] for r in reading.read_all([tmp_path])[0]}
@@ -276,27 +279,6 @@ def test_facts_that_are_none_are_refused(
     monkeypatch.setattr(sweep.Leader, "__init__", lambda self, *words: self.__dict__.update(gathered))
     with pytest.raises(ConfigError, match="facts of node 1.machine is missing"):
         whole_run(lambda job: Outcome())
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_signal_that_python_drops_ends_the_sweep_before_the_next_job(
-    whole_run: Callable[..., int], tmp_path: Path, make_rank: Callable, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It came while Python called back, and all later ones are ignored: the sweep could be ended by kill -9 alone."""
-
-    class Late:
-        def __del__(self) -> None:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def act(job: Job) -> Outcome:
-        if job.repeat == 1:
-            late = Late()
-            del late
-        return Outcome(ranks=[make_rank()])
-
-    assert whole_run(act) == 130
-    assert [r["job"]["repeat"] for r in reading.read_all([tmp_path])[0]] == [0, 1]
-    assert "interrupted (SIGTERM)" in capsys.readouterr().err
 
 
 def test_lost_peers_are_said_and_fail(whole_run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:

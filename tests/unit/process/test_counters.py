@@ -59,10 +59,6 @@ def test_memory_is_of_this_process_and_its_peak_not_its_parents() -> None:
     assert mine["huge_bytes"] >= 0
 
 
-def test_fields_that_cannot_be_read_are_left_out() -> None:
-    assert counters._kib_fields("/nowhere/at/all") == {}
-
-
 def test_price_of_a_fault_times_its_faults_is_the_measured_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     """First writing - second writing + unmapping, the smallest of three rounds of each, by an injected clock and counter."""
     rounds = [(10.0, 4.0, 1.0), (8.0, 5.0, 0.5), (9.0, 3.0, 2.0)]  # seconds of first writing, second writing, unmapping
@@ -148,7 +144,7 @@ def test_memory_is_bound_to_nodes_of_any_number(node: int, tmp_path: Path, monke
 
 
 def test_a_proc_that_cannot_be_read_is_said_and_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert counters.unreadable() == []
+    assert counters.unreadable() == [] and counters._kib_fields("/nowhere/at/all") == {}
     monkeypatch.setattr(counters, "_kib_fields", lambda path: {})
     assert len(counters.unreadable()) == 2
     assert counters.memory()["peak_rss_bytes"] > MIB

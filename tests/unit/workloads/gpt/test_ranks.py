@@ -3,54 +3,26 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 from unittest import mock
 
-import psutil
 import pytest
 
 from bench.copies.launcher import Copy
 from bench.copies.rendezvous import Leading, RankFailed
 from bench.copies.wire import Connection
 from bench.job.job import Allocator, Job, from_dict
-from bench.workloads.child import end_child, read_events
 from bench.workloads.gpt import ranks, turns
 from bench.workloads.gpt.ranks import Rank
 from bench.workloads.gpt.turns import run_ranks
 from bench.workloads.gpt.watchdog import Watchdog
-
-# What ranks say
-
-
-def pipe_rank(process: Any = None) -> tuple[Rank, int]:
-    receive, send = os.pipe()
-    return Rank(process, os.fdopen(receive, "rb", buffering=0), tempfile.TemporaryFile(), number=3), send
-
-
-@pytest.mark.parametrize("cut", range(1, 60, 7))
-def test_events_are_whole_wherever_the_pipe_cuts_them(cut: int) -> None:
-    events = [{"event": "micro_batch", "loss": 1.5}, {"event": "é"}, {"event": "after", "values": {}}]
-    text = b"".join(json.dumps(event, ensure_ascii=False).encode() + b"\n" for event in events)
-    rank, send = pipe_rank()
-    got: list[dict[str, Any]] = []
-    for start in range(0, len(text), cut):
-        os.write(send, text[start : start + cut])
-        got += read_events(rank) or []
-    assert got == events and rank.pending == b""
-    os.write(send, b'{"event": "cut sho')
-    os.close(send)
-    assert read_events(rank) == [] and read_events(rank) is None, "half a line at the end was never said"
-
 
 START = (
     "import json, os, signal, sys, time; orders = json.loads(sys.stdin.readline()); n = orders['rank']\n"
@@ -379,21 +351,6 @@ stuck_here()
 def test_a_rank_that_is_stopped_is_called_so(ranks_run: Callable[..., Any], impatient: Watchdog) -> None:
     outcome, _ = ranks_run("tell({'event': 'micro_batch'}); os.kill(os.getpid(), signal.SIGSTOP)", dog=impatient)
     assert "ranks 0, 1 (stopped by a signal), after 1 micro-batches" in outcome.error
-
-
-def test_ending_a_rank_ends_what_it_started_and_twice_is_no_error() -> None:
-    code = "import os, time; print(os.fork() or os.getpid(), flush=True); time.sleep(60)"
-    command = [sys.executable, "-I", "-S", "-c", code]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
-        assert process.stdout is not None
-        pids = {int(process.stdout.readline()) for _ in range(2)}
-        (child,) = map(psutil.Process, pids - {process.pid})
-        rank, send = pipe_rank(process)
-        os.close(send)
-        end_child(rank)
-        end_child(rank)
-        assert process.returncode == -signal.SIGKILL
-        assert child.wait(5) is None or not child.is_running()
 
 
 # Interleaved runs

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.job.errors import ConfigError
+from bench.paths import CHECKOUT
 from bench.workloads.replay.trace import (
     CALLOC,
     FREE,
@@ -213,3 +214,15 @@ def test_a_trace_can_end_after_some_of_its_steps() -> None:
     two = first_steps(trace, 2)
     assert calls(two) == calls(trace)[:8] and two.header["calls"] == 4
     assert first_steps(trace, 3) == first_steps(trace, 9) == trace
+
+
+PUBLISHED = sorted((CHECKOUT / "gallery" / "traces").glob("*.trace.gz"))
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.name)
+def test_every_published_trace_can_be_replayed_and_is_described(path: Path) -> None:
+    trace, page = read(path), (path.parent / "README.md").read_text()
+    steps = sum((kind, block) == (MARK, STEP) for kind, _, _, block, *_ in trace)
+    (line,) = [line for line in page.splitlines() if f"`{path.name}` |" in line]
+    assert line.endswith(f"| {max(steps, 1)} | {trace.header['calls']:,} |")
+    assert not trace.header["unseen"] and not trace.header["stopped"]
