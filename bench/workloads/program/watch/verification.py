@@ -93,7 +93,7 @@ class Seen:
     words: str  # its command line, cut short
     program: str  # the file that runs; empty where the kernel does not name it to us
     mapped: tuple[str, ...] = ()
-    environment: tuple[str, ...] | None = None  # as it began: a program may write its title over it
+    environment: tuple[str, ...] | None = None  # as the exec gave it: servers write their title over it, and fork
     file: Elf = field(default_factory=Elf)  # read while the process lived: a script may remove it
     malloc: str = ""  # the file that serves it
     cpu_seconds: float = 0.0
@@ -107,6 +107,7 @@ class Verification:
         self.library, self.env = library, env
         # By pid and birth; then by program and stack, one exec after another.
         self.seen: dict[tuple[int, int], dict[tuple[str, int], Seen]] = defaultdict(dict)
+        self.began: dict[tuple[str, int], Seen] = {}  # the first of each exec, of which forks have program and stack
         self.present: dict[str, float] = defaultdict(float)  # seconds in which a program was there
         self.last: float | None = None
 
@@ -130,8 +131,7 @@ class Verification:
         if program_of(stat.pid) != key:
             return None
         one = self.seen[stat.pid, stat.born].setdefault(key, now)
-        if one.environment is None:
-            one.environment = now.environment
+        one.environment = self.began.setdefault(key, now).environment or now.environment
         if now.mapped and (not one.malloc or now.mapped != one.mapped):
             one.mapped, one.malloc = now.mapped, malloc_of(now, preloads(one)) or one.malloc
         one.peak_rss_bytes = max(one.peak_rss_bytes, stat.rss_bytes)
