@@ -219,6 +219,11 @@ def test_what_nobody_saw_and_work_elsewhere_are_stated(files: dict[str, str]) ->
 def test_an_allocator_beside_the_arm_is_named_and_one_that_only_looks_so_is_not(files: dict[str, str]) -> None:
     assert private(seen(files["plain"], "/lib/libmpg123.so.0"), None) == []
     assert private(seen(files["plain"], "/lib/libtcmalloc_minimal.so.4"), None) != []
+    assert private(seen(files["plain"], "/jvm/lib/server/libjvm.so"), None) == ["Java's heap"]
+    assert private(seen("/usr/bin/node"), None) == ["JavaScript's heap"]
+    go = seen(files["plain"])
+    go.file = Elf(go=True)
+    assert private(go, None) == ["the heap of Go"]
     said = account([seen(files["plain"], files["arrow"])], 1.0)
     assert said["error"] is None and said["notes"] == [] and "Arrow" in said["processes"][0]["why"]
 
