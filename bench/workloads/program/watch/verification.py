@@ -286,7 +286,7 @@ def private(one: Seen, library: str | None) -> list[str]:
         known = next((words for pattern, words in PRIVATE if pattern.search(path)), None)
         inside = sorted(read_elf(path).defined & PRIVATE_SYMBOLS)
         if known is None and ALLOCATORS.search(name):
-            known = f"{name}, loaded beside it"
+            known = f"{name}, loaded in addition"
         elif known is None and inside:
             known = f"{inside[0]} inside {name}"
         if known:
