@@ -11,7 +11,8 @@
 #                                A file in the image and no object of the SIF: Docker's image has the same one, what is made of it keeps it,
 #                                the signature covers it, and its SHA-256 is a label (bench.sbom.sha256)
 #   images.sh compare A B        two images (Docker names or SIF files): exit 1 if installed packages or files differ
-#   images.sh root PATH          the stand-in base as a folder, or as PATH.tar: a minimal Debian with Python 3.9, in which tests/system tries releases
+#   images.sh root PATH          the stand-in base as a folder, or as PATH.tar: a minimal Debian with Python 3.9, in which tests/system tries releases;
+#                                SUITE=noble: Ubuntu 24.04
 #
 # SUITE=bookworm, trixie or sid is the Debian release of all of them (default bookworm); IMAGE and SIF are then bench:trixie and
 # bench-trixie.sif, unless they are given. No public image has Python 3.9 on sid: there it is the stand-in, or what BASE_IMAGE names.
@@ -23,6 +24,8 @@ suite=${SUITE:-bookworm}
 case $suite in
     bookworm) image=bench sif=bench.sif ;;
     trixie | sid) image=bench:$suite sif=bench-$suite.sif ;;
+    noble) [ "${1:-}" = root ] || { echo "images: SUITE=$suite is for root alone; images are of bookworm, trixie or sid" >&2; exit 2; }
+        image="" sif="" ;;
     *) echo "images: SUITE=$suite is not bookworm, trixie or sid; BASE_IMAGE=NAME takes another base image with Python 3.9" >&2; exit 2 ;;
 esac
 image=${IMAGE:-$image}
@@ -131,11 +134,19 @@ if [ -f /etc/ssl/certs/ca-certificates.crt ]; then
 fi
 HOOK
     chmod +x "$work/hook"
+    set -- "$suite" "$1"
+    case $suite in
+        noble)
+            keyring=${UBUNTU_KEYRING:-/usr/share/keyrings/ubuntu-archive-keyring.gpg}
+            [ -f "$keyring" ] || fail "a root of Ubuntu needs its archive's keys, in Debian 13's package ubuntu-keyring; UBUNTU_KEYRING=FILE names them"
+            for part in "$suite" "$suite-updates"; do set -- "$@" "deb http://archive.ubuntu.com/ubuntu $part main universe"; done
+            set -- --keyring="$keyring" "$@" ;;
+    esac
     # Check-Valid-Until: a mirror frozen at some day serves lists that are out of date by their own word. Debian 12's names of the
     # packages do for the later releases too, whose libssl3t64 provides libssl3.
     TREE=$tree mmdebstrap --quiet --variant=minbase --aptopt='Acquire::Check-Valid-Until "false"' \
-        --include=ca-certificates,libssl3,libsqlite3-0,libffi8,zlib1g,libbz2-1.0,liblzma5,libreadline8,libncursesw6,libexpat1,libuuid1,netbase,tzdata \
-        --customize-hook="$work/hook" "$suite" "$1" || fail "the root of $suite was not made (the reason is above)"
+        --include=apt,ca-certificates,libssl3,libsqlite3-0,libffi8,zlib1g,libbz2-1.0,liblzma5,libreadline8,libncursesw6,libexpat1,libuuid1,netbase,tzdata \
+        --customize-hook="$work/hook" "$@" || fail "the root of $suite was not made (the reason is above)"
     rm -rf "$work"
 }
 

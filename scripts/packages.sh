@@ -35,7 +35,7 @@ names() {
 possible() {
     # shellcheck disable=SC1090  # the machine's own file
     case $({ . "${OS_RELEASE:-/etc/os-release}" && echo "${VERSION_CODENAME:-}"; } 2>/dev/null) in
-        bookworm) lacks='librpmalloc.so.1|libmimalloc.so.3' ;;
+        bookworm | noble) lacks='librpmalloc.so.1|libmimalloc.so.3' ;;
         trixie) lacks='librpmalloc.so.1|libmimalloc.so.2' ;;
         sid | forky) lacks='libmimalloc.so.2' ;;
         *) lacks=none ;;

@@ -82,7 +82,12 @@ def test_setup_misses_what_the_loader_does_not_know(tmp_path: Path) -> None:
 
 
 KNOWN = "libatomic.so.1 libjemalloc.so.2 libtbbmalloc_proxy.so.2 libtcmalloc.so.4 libtcmalloc_minimal.so.4"
-HAS = {"bookworm": "libmimalloc.so.2", "trixie": "libmimalloc.so.3", "sid": "libmimalloc.so.3 librpmalloc.so.1"}
+HAS = {
+    "bookworm": "libmimalloc.so.2",
+    "noble": "libmimalloc.so.2",
+    "trixie": "libmimalloc.so.3",
+    "sid": "libmimalloc.so.3 librpmalloc.so.1",
+}
 
 
 @pytest.mark.parametrize("has_lists", ["true", "false"])
