@@ -170,7 +170,9 @@ def parse(argv: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int], arg
     here = words.index("--") if argv[0] in TAKES_A_PROGRAM and "--" in words else len(words)
     # -m may stand anywhere among the overrides; argparse would end their list there.
     rest = [word for word in words[:here] if argv[0] != "plan" or word not in ("-m", "--multirun")]
-    options = _parsers(argv[0])[argv[0]].parse_args(rest)
+    parser = _parsers(argv[0])[argv[0]]
+    # Options may stand among the overrides, but where these follow -- (an override may be -m there).
+    options = parser.parse_args(rest) if "--" in rest else parser.parse_intermixed_args(rest)
     options.command, options.words, options.after, options.answer = argv[0], words, words[here + 1 :], {}
     module = importlib.import_module(f"bench.commands.{'jobscript' if argv[0] == 'slurm' else argv[0]}")
     return module.run, options

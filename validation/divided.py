@@ -1,6 +1,7 @@
 """Count the blocks and the page faults of a rank where tensor parallelism divides the model.
 
-    python -m validation divided [--tensor 1 2 3 4 6 12] [--arms glibc tcmalloc jemalloc] [--control] [--json FILE] [--figure FILE]
+    python -m validation divided [--tensor 1 2 3 4 6 12] [--arms glibc tcmalloc jemalloc] [--control] [--layers 12] [--json FILE]
+                                [--figure FILE]
 
 One rank of t trains the real 124M model by itself: every collective of its tensor-parallel group returns at once what it was given, so
 that sizes, lifetimes and the number of blocks are those of such a rank, and losses mean nothing. Not seen are gloo's own blocks, in its
@@ -26,7 +27,7 @@ from census import MIB, MICRO_BATCHES, counting_library, preloaded
 
 from bench.allocators.catalogue import arms as known_arms
 from bench.allocators.library import resolve
-from bench.job.job import Allocator, Job, Parallel, Train
+from bench.job.job import Allocator, Job, Model, Parallel, Train
 from bench.job.sampling import kinds_of
 from bench.process.counters import usage
 
@@ -36,7 +37,7 @@ WARM_UP, COUNTED = 4, 6  # iterations of one micro-batch, as a sampled run has; 
 SHOWN = 5  # sizes of blocks in the table
 
 
-def train_alone(tensor: int, size: int) -> Any:
+def train_alone(tensor: int, size: int, layers: int) -> Any:
     """Return the trainer of the first rank of ``tensor``, whose collectives return what they are given."""
     import torch.distributed as dist
 
@@ -46,15 +47,15 @@ def train_alone(tensor: int, size: int) -> Any:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     dist.all_reduce = lambda *given, **named: None
     train = Train(micro_batch_size=size, global_batch_size=1024 * size)
-    job = Job(nodes=tensor, parallel=Parallel(tensor=tensor), train=train)
+    job = Job(nodes=tensor, model=Model(layers=layers), parallel=Parallel(tensor=tensor), train=train)
     return Trainer(job, groups=Groups(tensor=Group(0, tensor)))
 
 
-def count_blocks(tensor: int, size: int) -> dict[str, int]:
+def count_blocks(tensor: int, size: int, layers: int) -> dict[str, int]:
     """In a process with census.so preloaded: return {bytes: calls} of an iteration."""
     process = ctypes.CDLL(None)
     process.census_count.restype = ctypes.c_size_t
-    trainer = train_alone(tensor, size)
+    trainer = train_alone(tensor, size, layers)
     for number in range(3):
         process.census_reset()
         trainer.iteration(number, kinds_of(MICRO_BATCHES), lambda event: None)
@@ -62,11 +63,11 @@ def count_blocks(tensor: int, size: int) -> dict[str, int]:
     return Counter(map(str, sizes[: process.census_count()]))
 
 
-def count_faults(tensor: int, size: int) -> dict[str, float]:
+def count_faults(tensor: int, size: int, layers: int) -> dict[str, float]:
     """In a process with an arm's library preloaded: return the minor faults and the peak of a middle micro-batch's process."""
     from bench.process.counters import memory
 
-    trainer = train_alone(tensor, size)
+    trainer = train_alone(tensor, size, layers)
     for number in range(WARM_UP):
         trainer.iteration(number, kinds_of(1), lambda event: None)
     begun = usage()
@@ -81,9 +82,10 @@ def count_faults(tensor: int, size: int) -> dict[str, float]:
     }
 
 
-def ask(what: str, tensor: int, size: int, arm: Allocator, library: str | None) -> dict[str, Any]:
+def ask(what: str, tensor: int, size: int, layers: int, arm: Allocator, library: str | None) -> dict[str, Any]:
     """Run one of the two counts in a fresh process that serves ``library``."""
-    command = [sys.executable, "-W", "ignore", __file__, "--inside", what, "--tensor", str(tensor), "--size", str(size)]
+    options = ["--inside", what, "--tensor", str(tensor), "--size", str(size), "--layers", str(layers)]
+    command = [sys.executable, "-W", "ignore", __file__, *options]
     found: dict[str, Any] = json.loads(preloaded(command, arm, library))
     return found
 
@@ -100,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tensor", type=int, nargs="*", default=list(TENSOR))
     parser.add_argument("--arms", nargs="*", default=list(ARMS), help="none: the census alone")
     parser.add_argument("--control", action="store_true")
+    parser.add_argument("--layers", type=int, default=Model().layers, help="of the model; three have the same sizes")
     parser.add_argument("--json", type=Path, help="keep what was counted")
     parser.add_argument("--figure", type=Path, help="draw the faults")
     parser.add_argument("--inside", choices=("blocks", "faults"), help=argparse.SUPPRESS)
@@ -107,14 +110,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.inside:
         counted = count_blocks if args.inside == "blocks" else count_faults
-        print(json.dumps(counted(args.tensor[0], args.size)))
+        print(json.dumps(counted(args.tensor[0], args.size, args.layers)))
         return 0
     model, cells = Job().model, [(tensor, 1) for tensor in args.tensor] + [CONTROL] * args.control
     rows, missed = [], []
     print(f"{'t, MBS':12}{'GiB':>8}{'blocks':>8}{'scores':>8}   the sizes in MiB that are most bytes")
     for tensor, size in cells:
         with counting_library() as library:
-            blocks = ask("blocks", tensor, size, Allocator(), library)
+            blocks = ask("blocks", tensor, size, args.layers, Allocator(), library)
         found = Counter({int(b): calls for b, calls in blocks.items()})
         score_bytes = 4 * size * model.heads // tensor * model.sequence**2
         show_blocks(f"{tensor}, {size}", found, score_bytes)
@@ -128,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for row in rows if args.arms else ():
         for name in args.arms:
             arm = next(arm for arm in known_arms() if arm.name == name)
-            row["arms"][name] = ask("faults", row["tensor"], row["micro_batch_size"], arm, resolve(arm))
+            row["arms"][name] = ask("faults", row["tensor"], row["micro_batch_size"], args.layers, arm, resolve(arm))
         faults = "".join(f"{row['arms'][name]['minor_faults']:14,.0f}" for name in args.arms)
         print(f"{row['tensor']}, {row['micro_batch_size']}".ljust(12) + faults, flush=True)
     if args.json:

@@ -3,7 +3,7 @@
     python -m validation programs [--out FOLDER] [--python PATH] [--blocks 5] [NAMES]
 
 Each command of programs.yaml runs in blocks, as a user would start it. Those that print a rate are timed by hyperfine too, in whole
-runs. Prints the tables of docs/explanation/programs.md in Markdown. The programs are Debian's, and for `--python` numpy,
+runs. Prints the table of docs/explanation/programs.md in Markdown. The programs are Debian's, and for `--python` numpy,
 scikit-learn, pandas and polars in a virtual environment. With `--out`, what is measured already stays.
 
 Goal: hyperfine's ratio agrees with that of the rate: the 95 % interval of their ratio holds 1. Exit code 1 where one does not.
@@ -20,16 +20,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
 from run_job import COMMAND, parser_of, results
 
-from bench.record.records import Record
+from bench.job.quantities import count
 from bench.report.verdicts import show
 from bench.statistics.grouping import pairs
 from bench.statistics.stats import Ratio, difference, of_ratio, ratio
 from bench.workloads import reading
+from bench.workloads.program.workload import UserProgram
 
 ARMS = ("glibc", "tcmalloc", "jemalloc")
 
@@ -53,13 +55,14 @@ PROGRAMS = {name: Program(**fields) for name, fields in DATA["programs"].items()
 
 @dataclass(frozen=True)
 class Found:
-    """What one program gave: its verdicts, by arm; what was stated; hyperfine's ratios, by arm."""
+    """What one program gave."""
 
     name: str
-    report: dict[str, Any]
-    errors: dict[str, str]
-    ratios: dict[str, Ratio]
-    whole: dict[str, Ratio]
+    pairs: list[dict[str, Any]]  # of `report --json`
+    faults: dict[str, float]  # minor faults of a step or run, by arm
+    said: list[str]  # sentences on failures, and on what was beyond an arm or odd
+    ratios: dict[str, Ratio]  # by arm, to glibc
+    whole: dict[str, Ratio]  # the same of whole runs, by hyperfine
 
 
 def measure(name: str, folder: Path, out: Path, python: str, blocks: int) -> Found:
@@ -80,19 +83,25 @@ def measure(name: str, folder: Path, out: Path, python: str, blocks: int) -> Fou
             sys.exit(f"{name} ended with {done.returncode}: {(out / f'{study}.log').read_text()}")
         (out / study / f"done-{blocks}").touch()
     report = json.loads(subprocess.run([*COMMAND, "report", out / study, "--json"], capture_output=True).stdout)
+    compared = [pair for one in report["sections"] for pair in one["pairs"] if pair["reference"] == "glibc"]
     records = reading.read_all([out / study])[0]
-    settings = {pair["arm"]: pair["setting"] for one in report["sections"] for pair in one["pairs"]}
+    faults: dict[str, list[float]] = {}
+    said = []
+    for record in records:
+        arm = record["job"]["allocator"]["name"]
+        if record["valid"]:
+            faults.setdefault(arm, []).append(record["derived"]["minor_faults_per_it"])
+            said += UserProgram().cautions(record)
+        else:
+            said.append(f"{arm} failed: {record['error']}")
     ratios = {pair.arm: pair.ratio for pair in pairs(records, "glibc") if pair.ratio}
     whole = {}
     if rate and ratios and blocks > 1:
-        whole = by_hyperfine(
-            words, {arm: settings[arm] for arm in ratios}, folder, out / f"{study}-{blocks}.json", blocks
-        )
-    return Found(name, report, errors_of(records), ratios, whole)
-
-
-def errors_of(records: Sequence[Record]) -> dict[str, str]:
-    return {record["job"]["allocator"]["name"]: record["error"] for record in records if not record["valid"]}
+        settings = {pair["arm"]: pair["setting"] for pair in compared}
+        whole = by_hyperfine(words, settings, folder, out / f"{study}-{blocks}.json", blocks)
+    return Found(
+        name, compared, {arm: fmean(each) for arm, each in faults.items()}, list(dict.fromkeys(said)), ratios, whole
+    )
 
 
 def by_hyperfine(
@@ -114,31 +123,44 @@ def agree(one: Ratio, two: Ratio) -> bool:
 
 def cell(found: Found, arm: str) -> str:
     """Return the verdict of one arm for the table."""
-    pair = next((pair for one in found.report["sections"] for pair in one["pairs"] if pair["arm"] == arm), None)
+    pair = next((pair for pair in found.pairs if pair["arm"] == arm), None)
     if pair is None or arm not in found.ratios:
-        return "failed" if arm in found.errors else "no comparison"
+        return "no comparison"
     shown = show(found.ratios[arm])
     return f"**{shown}**" if pair["verdict"] in ("faster", "slower") else f"{pair['verdict']}: {shown}"
 
 
-def tables(found: Sequence[Found]) -> str:
-    """Return both tables: the verdicts, and causes and statements."""
-    lines = ["| program | command | tcmalloc | jemalloc | whole runs by hyperfine |", "| --- | --- | --- | --- | --- |"]
+def table(found: Sequence[Found]) -> str:
+    """Return the verdicts, minor faults, causes and statements as a table in Markdown."""
+    head = (
+        "program",
+        "command",
+        "tcmalloc",
+        "jemalloc",
+        "by hyperfine",
+        f"minor faults: {', '.join(ARMS)}",
+        "cause, and what was stated",
+    )
+    lines = [head, ("---",) * len(head)]
     for one in found:
         command, code = PROGRAMS[one.name].command.replace("{python}", "python"), PROGRAMS[one.name].code
-        shown = f"{command} {code if len(code) < 70 and code.count(chr(10)) < 2 else '...'}".strip().replace("|", r"\|")
+        shown = f"`{command} {code if len(code) < 70 and code.count(chr(10)) < 2 else '...'}`".replace(
+            " `", "`"
+        ).strip()
         whole = ", ".join(f"{arm} {show(ratio)}" for arm, ratio in one.whole.items())
-        lines.append(f"| {one.name} | `{shown}` | {cell(one, 'tcmalloc')} | {cell(one, 'jemalloc')} | {whole} |")
-    lines += ["", "| program | cause | stated |", "| --- | --- | --- |"]
-    for one in found:
-        sections = one.report["sections"]
-        causes = [f"{p['arm']}: {p['cause']}" for s in sections for p in s["pairs"] if p["cause"]]
-        said = [
-            *(f"{arm} failed: {error}" for arm, error in one.errors.items()),
-            *(c for s in sections for c in s["cautions"]),
-        ]
-        lines.append(f"| {one.name} | {' '.join(causes)} | {' '.join(said)} |".replace("\n", " "))
-    return "\n".join(lines)
+        faults = ", ".join(count(one.faults[arm]) if arm in one.faults else "-" for arm in ARMS)
+        causes = [f"{pair['arm']}: {pair['cause']}" for pair in one.pairs if pair["verdict"] in ("faster", "slower")]
+        cells = (
+            one.name,
+            shown,
+            cell(one, "tcmalloc"),
+            cell(one, "jemalloc"),
+            whole,
+            faults,
+            " ".join([*causes, *one.said]),
+        )
+        lines.append(tuple(text.replace("|", r"\|").replace("\n", " ") for text in cells))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -159,7 +181,7 @@ def main(argv: Sequence[str]) -> int:
             apart = [arm for arm in one.whole if not agree(one.ratios[arm], one.whole[arm])]
             missed += [f"{name} under {arm}" for arm in apart]
             print(f"{name}: {', '.join(f'{arm} {cell(one, arm)}' for arm in ARMS[1:])}", file=sys.stderr, flush=True)
-    print(tables(found))
+    print(table(found))
     print(f"\nHyperfine disagrees: {', '.join(missed) or 'nowhere'}.")
     return int(bool(missed))
 

@@ -63,8 +63,10 @@ def answer(section: Section) -> list[Line]:
     if len(section.pairs) == 1:
         lines = [Line("Result", pair_text(section, compared[0]))]
     elif best.word == "faster":
-        head = f"{'among the fastest' if tied else 'the fastest'} of {len({p.arm for p in compared})} allocators"
-        lines = [Line("Result", "; ".join([f"{pair_text(section, best)}, {head}", *between]), table=summary(section))]
+        num = len({pair.arm for pair in compared})
+        rank = f", {'among the fastest' if tied else 'the fastest'} of {num} allocators" if num > 1 else ""
+        text = "; ".join([pair_text(section, best) + rank, *between])
+        lines = [Line("Result", text, table=summary(section))]
     else:
         lines = [
             Line("Result", f"no allocator is significantly faster than {section.reference}", table=summary(section))
@@ -98,13 +100,17 @@ def _same(section: Section, check: Losses) -> str:
 
 
 def best_of(section: Section) -> tuple[Pair, list[str], bool]:
-    """Return the best pair at the fewest nodes, a sentence on it against the second, and whether the two are tied."""
-    here = [pair for pair in section.pairs if pair.ratio and pair.at == next(p.at for p in section.pairs if p.ratio)]
+    """Return the best pair, a sentence on it against the second, and whether the two are tied.
+
+    Of the pairs at the fewest nodes at which one is significantly faster; the first pair where none is."""
+    pairs = [pair for pair in section.pairs if pair.ratio]
+    first = next((pair for pair in pairs if pair.word == "faster"), pairs[0])
+    here = [pair for pair in pairs if pair.at == first.at]
     by_arm = {pair.arm: pair for pair in here}
     # The significant ones first; the second may be an arm with a larger gain and a wider interval.
     arms = sorted(by_arm, key=lambda arm: by_arm[arm].word != "faster")
-    if by_arm[arms[0]].word != "faster":
-        return by_arm[arms[0]], [], False
+    if first.word != "faster":
+        return first, [], False
     records = [record for cell in section.cells if cell.at == here[0].at for record in cell.records]
     order, between, tied = between_finalists(records, arms)
     return by_arm[order[0]], between, tied

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -68,6 +69,11 @@ def pace_of(record: Record, factor: float = 1.0) -> Pace:
 
 def job_seconds(job: Job, pace: Pace) -> float:
     """Return the seconds of start-up and of the rank's own iterations, each as long as ``pace`` has it, until its own rule ends them."""
+    if job.measure.mode == "full":  # by multiplication: there may be a million iterations
+        warm = sampling.warm_up(job)
+        steps = sum(1 for _ in itertools.takewhile(lambda one: one.warm_up, sampling.iterations(job)))
+        work = warm * pace.warm_seconds + (sampling.micro_batches(job) - warm) * pace.micro_seconds
+        return pace.startup_seconds + work + (steps + job.measure.iterations) * pace.step_seconds
     elapsed, done = 0.0, 0
     for kinds, warm_up in sampling.iterations(job):
         took = len(kinds) * (pace.warm_seconds if warm_up else pace.micro_seconds) + pace.step_seconds

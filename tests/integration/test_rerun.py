@@ -71,7 +71,7 @@ def test_a_ratio_ten_thousand_times_away_is_not_reproduced(results: dict[str, An
 def test_another_arm_does_not_reproduce_it(results: dict[str, Any]) -> None:
     done = bench(["compare", study(results["first"]), study(results["other arm"])], results["first"].out)
     assert done.code == 1
-    assert "not comparable because no arm was measured in both against the reference" in done.answer
+    assert "not comparable because no allocator was measured in both against the baseline" in done.answer
 
 
 def test_one_record_can_be_run_again(results: dict[str, Any]) -> None:

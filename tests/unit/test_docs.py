@@ -99,6 +99,9 @@ def few_points(words: list[str]) -> list[str]:
     ]
 
 
+PARSING = ("parse_args", "parse_known_args", "parse_intermixed_args")
+
+
 class Parsed(BaseException):
     """Thrown by argparse as soon as it has read the words, so that nothing runs. No `except Exception` catches it."""
 
@@ -122,7 +125,7 @@ def parse_only(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]],
 
         return parse
 
-    methods = {name: ending(getattr(argparse.ArgumentParser, name)) for name in ("parse_args", "parse_known_args")}
+    methods = {name: ending(getattr(argparse.ArgumentParser, name)) for name in PARSING}
 
     def check(run: Callable[[], Any]) -> None:
         with monkeypatch.context() as patched, pytest.raises(Parsed):

@@ -15,7 +15,7 @@ from bench.job.quantities import count, number, percent_bound, seconds
         *((seconds, v, t) for v, t in ((1234.5, "1234 s"), (12.34, "12.3 s"), (1.234, "1.23 s"))),
         *((seconds, v, t) for v, t in ((0.01234, "12.3 ms"), (2e-6, "2 µs"), (0.0, "0 µs"))),
         *((count, v, t) for v, t in ((812e6, "812 million"), (999_999, "1 million"), (5013, "5,013"), (-3, "-3"))),
-        *((percent_bound, v, t) for v, t in ((0.0121, "1.3 %"), (0.012, "1.2 %"), (0.0, "0.1 %"))),
+        *((percent_bound, v, t) for v, t in ((0.0121, "1.3%"), (0.012, "1.2%"), (0.0, "0.1%"))),
     ],
 )
 def test_a_number_keeps_three_figures_and_a_bound_is_rounded_up(

@@ -155,7 +155,7 @@ def test_a_folder_of_packs_gives_a_page_that_begins_with_a_row_for_each_host(
     gallery: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(html, "MOST_DRAWN", 0)
-    assert b.run_command("report", str(gallery)) == 0
+    assert b.run_command("report", str(gallery), "--tables") == 0
     page, said = (gallery / "report.html").read_text(), (gallery / "report.md").read_text()
     first = page[page.index("<table") : page.index("</table>")]
     assert re.findall(r'<th[^>]*scope="col">([^<]*)</th>', first) == list(across.ON_HOST)

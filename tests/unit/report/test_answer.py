@@ -86,6 +86,17 @@ def test_with_several_allocators_a_table_and_whether_the_first_two_differ() -> N
     }
 
 
+def test_on_several_numbers_of_nodes_the_result_is_where_there_is_one() -> None:
+    at = {1: {"glibc": 0.1, "tcmalloc": 0.1}, 2: {"glibc": 0.2, "tcmalloc": 0.1}}
+    jobs = [
+        (b.job(arm, r, nodes), seconds) for r in range(5) for nodes, arms in at.items() for arm, seconds in arms.items()
+    ]
+    (found,) = sections([b.record(OUT, job, seconds=seconds) for job, seconds in jobs], "glibc")
+    first = answer(found)[0]
+    assert first.text.startswith("tcmalloc is 1.99x faster than glibc at 2 nodes (95% CI") and "of 1" not in first.text
+    assert first.table and [row[0] for row in first.table.rows][::2] == ["glibc, 1 node", "glibc, 2 nodes"]
+
+
 def test_a_wide_interval_has_the_command_and_the_minutes_that_narrow_it() -> None:
     records = [
         b.record(OUT, b.job(arm, r), seconds=0.2 * (1 + 0.05 * r)) for r in range(3) for arm in ("glibc", "tcmalloc")

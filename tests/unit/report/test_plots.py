@@ -32,7 +32,7 @@ LABELS = {
     "phases": "seconds per iteration",
     "samples": "seconds per micro-batch",
     "against_nodes": "seconds per iteration",
-    "over_time": "resident set (MiB)",
+    "over_time": "RSS (MiB)",
     "pareto": "(MiB)",
 }
 

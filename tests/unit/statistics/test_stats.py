@@ -123,7 +123,7 @@ def test_equal_values_and_wild_values_stay_finite():
         ([], [], "no blocks"),
         ([[1.0]], [[1.0], [1.0]], "1 blocks, the allocator 2"),
         ([[1.0], []], [[1.0], [1.0]], "block 1 of the reference"),
-        ([[1.0]], [[math.nan]], "block 0 of the arm: sample 0 is not a finite"),
+        ([[1.0]], [[math.nan]], "block 0 of the allocator: sample 0 is not a finite"),
         ([[1.0, math.inf]], [[1.0]], "sample 1 is not a finite"),
         ([[1.0]], [[1.0, 0.0]], "not positive"),
         ([[1.0]], [[-2.0]], "not positive"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import programs
 import pytest
 
@@ -30,9 +28,14 @@ def test_hyperfine_agrees_where_the_ratio_of_both_may_be_one(faster: float, same
 
 def test_a_cell_has_the_verdict_and_the_interval_or_why_there_is_none() -> None:
     faster = ratio([[2.0], [2.2], [2.1]], [[1.0], [1.1], [1.2]])
-    report = {"sections": [{"pairs": [{"arm": "tcmalloc", "verdict": "faster"}]}]}
-    found = programs.Found("jq", report, {"jemalloc": "jq ended with exit code 1."}, {"tcmalloc": faster}, {})
-    assert programs.cell(found, "tcmalloc").startswith("**1.91x [")
-    assert programs.cell(found, "jemalloc") == "failed"
-    report["sections"][0]["pairs"][0]["verdict"] = "no difference"
-    assert programs.cell(dataclasses.replace(found, report=report), "tcmalloc").startswith("no difference: 1.91x")
+    pairs = [{"arm": "tcmalloc", "verdict": "faster", "cause": "page faults"}]
+    said = ["jemalloc failed: jq ended with exit code 1."]
+    found = programs.Found("jq", pairs, {"glibc": 1e6}, said, {"tcmalloc": faster}, {})
+    assert programs.cell(found, "tcmalloc").startswith("**1.9")
+    assert programs.cell(found, "jemalloc") == "no comparison"
+    row = programs.table([found]).splitlines()[-1]
+    assert (
+        "1 million, -, - | tcmalloc: page faults jemalloc failed: jq ended" in row.replace("1.00", "1") and r"\|" in row
+    )
+    pairs[0]["verdict"] = "no difference"
+    assert programs.cell(found, "tcmalloc").startswith("no difference: 1.9")

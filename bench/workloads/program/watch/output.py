@@ -205,7 +205,7 @@ class Output:
         if share > LEAST_OF_CLOCK:
             return []
         return [
-            f"The printed seconds are {100 * share:.0f} % of the time between two lines, so that a line is not a step: faults and CPU "
+            f"The printed seconds are {100 * share:.2g} % of the time between two lines, so that a line is not a step: faults and CPU "
             "time are given for that share."
         ]
 

@@ -20,7 +20,7 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
 from elftools.elf.hash import ELFHashTable, GNUHashTable
-from elftools.elf.segments import InterpSegment
+from elftools.elf.segments import InterpSegment, NoteSegment
 
 from bench.workloads.program.watch import tree
 
@@ -33,6 +33,8 @@ PRIVATE = (
     (re.compile(r"polars.*\.so"), "the jemalloc or mimalloc inside Polars"),
     (re.compile(r"duckdb.*\.so"), "the jemalloc inside DuckDB"),
     (re.compile(r"/ray/.*libjemalloc"), "the jemalloc inside Ray"),
+    (re.compile(r"/libjvm\.so"), "Java's heap"),
+    (re.compile(r"/node(js)?$|/libnode\.so"), "JavaScript's heap"),
 )
 PRIVATE_SYMBOLS = {"mi_malloc", "je_malloc", "_rjem_malloc", "duckdb_je_malloc", "je_arrow_malloc"}
 UNREACHED_SHARE = 0.05  # of CPU time or memory: what lies beyond it is no longer the arm that was measured
@@ -50,6 +52,7 @@ class Elf:
     name: str = ""
     needed: tuple[str, ...] = ()
     defined: frozenset[str] = frozenset()  # of `malloc` and PRIVATE_SYMBOLS
+    go: bool = False  # written in Go, which has a heap of its own
 
 
 _of_file: dict[tuple[int, int, int], Elf] = {}
@@ -70,9 +73,10 @@ def read_elf(path: str) -> Elf:
 
 
 def _read(file: Any) -> Elf:
-    name, needed, defined, loaded = "", [], set(), False
+    name, needed, defined, loaded, go = "", [], set(), False, False
     for segment in file.iter_segments():
         loaded |= isinstance(segment, InterpSegment)
+        go |= isinstance(segment, NoteSegment) and any(note["n_name"] == "Go" for note in segment.iter_notes())
         if isinstance(segment, DynamicSegment):
             needed = [tag.needed for tag in segment.iter_tags("DT_NEEDED")]
             name = next((tag.soname for tag in segment.iter_tags("DT_SONAME")), "")
@@ -82,7 +86,7 @@ def _read(file: Any) -> Elf:
                     found = {symbol: table.get_symbol(symbol) for symbol in ("malloc", *PRIVATE_SYMBOLS)}
                     defined = {key for key, symbol in found.items() if symbol and symbol["st_shndx"] != "SHN_UNDEF"}
                     break
-    return Elf(not loaded, name, tuple(needed), frozenset(defined))
+    return Elf(not loaded, name, tuple(needed), frozenset(defined), go)
 
 
 @dataclass
@@ -93,7 +97,7 @@ class Seen:
     words: str  # its command line, cut short
     program: str  # the file that runs; empty where the kernel does not name it to us
     mapped: tuple[str, ...] = ()
-    environment: tuple[str, ...] | None = None  # as it began: a program may write its title over it
+    environment: tuple[str, ...] | None = None  # as the exec gave it: servers write their title over it, and fork
     file: Elf = field(default_factory=Elf)  # read while the process lived: a script may remove it
     malloc: str = ""  # the file that serves it
     cpu_seconds: float = 0.0
@@ -107,6 +111,7 @@ class Verification:
         self.library, self.env = library, env
         # By pid and birth; then by program and stack, one exec after another.
         self.seen: dict[tuple[int, int], dict[tuple[str, int], Seen]] = defaultdict(dict)
+        self.began: dict[tuple[str, int], Seen] = {}  # the first of each exec, of which forks have program and stack
         self.present: dict[str, float] = defaultdict(float)  # seconds in which a program was there
         self.last: float | None = None
 
@@ -130,8 +135,7 @@ class Verification:
         if program_of(stat.pid) != key:
             return None
         one = self.seen[stat.pid, stat.born].setdefault(key, now)
-        if one.environment is None:
-            one.environment = now.environment
+        one.environment = self.began.setdefault(key, now).environment or now.environment
         if now.mapped and (not one.malloc or now.mapped != one.mapped):
             one.mapped, one.malloc = now.mapped, malloc_of(now, preloads(one)) or one.malloc
         one.peak_rss_bytes = max(one.peak_rss_bytes, stat.rss_bytes)
@@ -274,15 +278,15 @@ def private(one: Seen, library: str | None) -> list[str]:
     """Return the allocators of its own that a process holds beside the arm's: memory asked of them by name is not the arm's."""
     arms_own = os.path.realpath(library) if library else ""
     served = {os.path.basename(arms_own), *read_elf(arms_own).needed}  # its proxy's own library too
-    found = []
+    found = ["the heap of Go"] if one.file.go else []
     for path in one.mapped:
         name = os.path.basename(path)
-        if ".so" not in path or os.path.realpath(path) == arms_own or name in served:
+        if (".so" not in path and path != one.program) or os.path.realpath(path) == arms_own or name in served:
             continue
         known = next((words for pattern, words in PRIVATE if pattern.search(path)), None)
         inside = sorted(read_elf(path).defined & PRIVATE_SYMBOLS)
         if known is None and ALLOCATORS.search(name):
-            known = f"{name}, loaded beside it"
+            known = f"{name}, loaded in addition"
         elif known is None and inside:
             known = f"{inside[0]} inside {name}"
         if known:

@@ -131,13 +131,20 @@ def test_each_way_past_the_arm_is_named(
 TITLE = """
 #include <string.h>
 extern char **environ;
-int main(void) { for (char **e = environ; *e; e++) memset(*e, 'x', strlen(*e)); struct timespec t = {0, 100000000}; nanosleep(&t, 0); return 0; }
+int main(void) {
+    for (char **e = environ; *e; e++) memset(*e, 'x', strlen(*e));
+    pid_t worker = fork();
+    struct timespec t = {0, 100000000};
+    nanosleep(&t, 0);
+    if (worker) wait(0);
+    return 0;
+}
 """
 
 
 def test_what_only_looks_like_a_way_past_the_arm(files: dict[str, str], tmp_path: Path) -> None:
     """A title over the environment, as servers write it; a library with a malloc that is loaded when the program's is bound."""
-    title = made(tmp_path, "title", "#include <time.h>\n" + TITLE)
+    title = made(tmp_path, "title", "#include <time.h>\n#include <sys/wait.h>\n#include <unistd.h>\n" + TITLE)
     assert watched([title], files["library"], MINE="1")["error"] is None
     later = f"import ctypes, time; ctypes.CDLL('{files['library']}'); time.sleep(0.1)"
     assert watched([sys.executable, "-c", later])["error"] is None
@@ -212,6 +219,11 @@ def test_what_nobody_saw_and_work_elsewhere_are_stated(files: dict[str, str]) ->
 def test_an_allocator_beside_the_arm_is_named_and_one_that_only_looks_so_is_not(files: dict[str, str]) -> None:
     assert private(seen(files["plain"], "/lib/libmpg123.so.0"), None) == []
     assert private(seen(files["plain"], "/lib/libtcmalloc_minimal.so.4"), None) != []
+    assert private(seen(files["plain"], "/jvm/lib/server/libjvm.so"), None) == ["Java's heap"]
+    assert private(seen("/usr/bin/node"), None) == ["JavaScript's heap"]
+    go = seen(files["plain"])
+    go.file = Elf(go=True)
+    assert private(go, None) == ["the heap of Go"]
     said = account([seen(files["plain"], files["arrow"])], 1.0)
     assert said["error"] is None and said["notes"] == [] and "Arrow" in said["processes"][0]["why"]
 
