@@ -99,7 +99,7 @@ def test_a_sweep_can_do_without_the_page(tmp_path: Path, capsys: pytest.CaptureF
     write.write_sweep(tmp_path, study, b.study(tmp_path, FAST, blocks=1), True)
     assert files_in(tmp_path) == {"results.csv", "ratios.csv", "report.md"}
     said = capsys.readouterr().out
-    assert "report.md " in said and "report.html" not in said
+    assert "report.md" in said and "report.html" not in said
 
 
 def test_the_end_of_a_sweep_prints_the_answer_and_the_tables_before_it_on_request(
