@@ -62,7 +62,7 @@ def write_all(
 def report_line(out: Path, html: bool, tables: bool) -> Line:
     """Return where the report is, and how to see more of it."""
     folder = os.path.relpath(out)
-    more = "" if tables else f"    more: mallocost report {folder} --tables"
+    more = "" if tables else f"    more: `mallocost report {folder} --tables`"
     return Line("Report", f"{folder}/report.{'html' if html else 'md'}{more}")
 
 

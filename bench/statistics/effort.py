@@ -57,6 +57,8 @@ def plan_rest(
     for n in range(1, MOST_ITERATIONS + 1):
         block = run_seconds + n * iteration_seconds
         spread = math.sqrt(between + within / n)
+        if n > 1 and block > left_seconds:
+            break  # the fewest blocks are run whatever they take, but with one iteration a run then
         room = max(FEWEST_BLOCKS - done, int(left_seconds / block), 0)
         for more in range(min(room, MOST_BLOCKS) + 1):
             blocks = done + more

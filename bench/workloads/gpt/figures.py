@@ -163,11 +163,12 @@ def derive_rank(job: Job, rank: dict[str, Any]) -> dict[str, Any]:
     else:
         sec_per_it = everything + sync + optimizer
         # Of 1,024 micro-batches all but three are middle ones, so that their spread is that of Sec/it. Those of one iteration are one
-        # observation; where there is one iteration only, they are all there is.
+        # observation. Earlier records, whose job counts no iterations, may have a single one, of which its micro-batches are all there is.
         draws: dict[int, list[float]] = {}
         for i in multiplied:
             draws.setdefault(mb["iteration"][i], []).append(seconds[i])
-        means = [fmean(draw) for draw in draws.values()] if len(draws) > 1 else [seconds[i] for i in multiplied]
+        by_draw = len(draws) > 1 or job.measure.iterations > 0
+        means = [fmean(draw) for draw in draws.values()] if by_draw else [seconds[i] for i in multiplied]
         samples = [sec_per_it * one / fmean(means) for one in means]
     apart = {}
     if "forward_collective_seconds" in mb:

@@ -84,6 +84,16 @@ def test_what_settles_behind_a_step_counts_once_and_stands_for_no_others(
     assert few["sec_per_it"] == pytest.approx(3.0 + 2.5 + 2.5 + 0.5)
 
 
+@pytest.mark.parametrize(("asked", "samples"), [(0, 4), (1, 1)])
+def test_a_single_iteration_is_one_observation(
+    small_job: Job, make_rank: Callable[..., dict[str, Any]], asked: int, samples: int
+) -> None:
+    """Its micro-batches share one layout of the heap. Earlier jobs, which count no iterations, keep the figures that they had."""
+    job = replace(small_job, measure=replace(small_job.measure, iterations=asked))
+    derived = derive(record_of(job, [make_rank(iterations=1, count=6, jitter=lambda i: 0.01 * i)]))
+    assert len(derived["samples"]) == samples
+
+
 def test_sampled_mode_extrapolates(small_job: Job, make_rank: Callable[..., dict[str, Any]]) -> None:
     job = replace(small_job, train=replace(small_job.train, global_batch_size=100))
     derived = derive(record_of(job, [make_rank(first=3.0, middle=2.0, last=2.5, optimizer=0.5)]))

@@ -47,6 +47,12 @@ def test_it_stops_where_the_width_is_reached_and_never_before_three_blocks() -> 
     assert wide.half_width > 0.04 and wide.seconds <= 600
 
 
+def test_a_block_that_must_be_run_has_no_more_iterations_than_the_time_holds() -> None:
+    spread_within = [[0.1, 0.7], [0.7, 0.1]]  # many iterations would be best
+    assert plan_rest(spread_within, 100.0, 50.0, 120.0, 0.04).iterations == 1
+    assert plan_rest(spread_within, 100.0, 50.0, 260.0, 0.04).iterations == 3
+
+
 def test_costs_and_draws_are_read_from_records(tmp_path: Path) -> None:
     ours, theirs = (
         builders.record(tmp_path, builders.job(arm), seconds=s) for arm, s in (("glibc", 0.2), ("tcmalloc", 0.1))

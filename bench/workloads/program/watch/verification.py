@@ -258,7 +258,7 @@ def verdict(one: Seen, library: str | None, env: Mapping[str, str]) -> tuple[boo
         # glibc before 2.37 ends the words of GLIBC_TUNABLES in place, so that a colon reads as an end.
         settings = "\0" + "\0".join(one.environment).replace(":", "\0") + "\0"
         changed = [name for name, value in env.items() if f"\0{name}={value}\0".replace(":", "\0") not in settings]
-        why = f"was started with another {', '.join(changed)} than the arm's" if changed else None
+        why = f"was started with another {', '.join(changed)} than the allocator's setting" if changed else None
     if why or one.malloc:
         return not why, why
     return None, None if one.program else "belongs to another user, so that nothing of it can be read"
@@ -343,7 +343,7 @@ def rows(verdicts: Sequence[tuple[Seen, bool | None, str | None]], library: str 
     found: dict[tuple[str, bool | None, str | None], dict[str, Any]] = {}
     for one, reached, why in verdicts:
         if reached and (holds := private(one, library)):
-            why = f"holds {'; '.join(holds)}: memory asked of it is not the arm's, and how much cannot be seen"
+            why = f"holds {'; '.join(holds)}: memory asked of it is not the tested allocator's, and how much cannot be seen"
         new = {"pid": one.pid, "command": one.words, "reached": reached, "why": why, "more": -1}
         row = found.setdefault((one.words, reached, why), {**new, "cpu_seconds": 0.0, "peak_rss_bytes": 0})
         row["more"] += 1

@@ -168,7 +168,9 @@ def test_signals_threads_and_stops_reach_a_traced_program() -> None:
     said = watched([sys.executable, "-c", code])
     assert said["exit_code"] == 0 and said["error"] is None
     first = said["processes"][0]["command"]
-    assert "more)" not in first or first.endswith("(and 1 more)"), "threads are no processes; a child before its exec is one"
+    assert "more)" not in first or first.endswith("(and 1 more)"), (
+        "threads are no processes; a child before its exec is one"
+    )
 
 
 def test_a_timed_run_notices_that_the_arm_is_gone(files: dict[str, str]) -> None:
