@@ -61,7 +61,8 @@ def test_the_report_has_each_stage_apart(results: dict[str, Any], split: str) ->
         assert (stage["collective_seconds"] > 0) == (split != "stages")
         assert (stage["waiting_seconds"] > 0) == (split != "slices")
     said = {"slices": "(TP 4)", "stages": "(PP 2)", "both": "(TP 2, PP 2)"}[split]
-    assert said in results[split].stdout and "within it and wait for between stages" in results[split].stdout
+    page = (results[split].out / "smoke" / "report.md").read_text()
+    assert said in page and "within it and wait for between stages" in page
     (section,) = sections(list(results[split].records().values()), "glibc")
     assert (section.job.parallel.tensor, section.job.parallel.pipeline, section.job.dp) == {
         "slices": (4, 1, 1),
@@ -80,6 +81,6 @@ def test_a_rank_killed_while_activations_pass_is_one_sentence_and_leaves_nothing
 def test_what_does_not_divide_is_refused(results: dict[str, Any]) -> None:
     done = results["wrong"]
     assert done.code == 2 and done.said == [
-        "mallocost: parallel.tensor=4 must be such that parallel.tensor * parallel.pipeline = 4 * 1 divides "
-        "nodes * ranks_per_node = 2 * 1."
+        "error: parallel.tensor=4 must be such that parallel.tensor * parallel.pipeline = 4 * 1 divides "
+        "nodes * ranks_per_node = 2 * 1"
     ]

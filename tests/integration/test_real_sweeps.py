@@ -270,7 +270,7 @@ def test_sampled_mode_counts_the_iterations_that_were_asked_for(results: dict[st
     for iterations in (1, 4):
         record = results["sampled"].one(measure__iterations=iterations)
         parts = record["derived"]
-        assert parts["notes"] == f"sampled {2 * iterations}/16" and len(parts["samples"]) == max(2, iterations)
+        assert parts["notes"] == f"sampled {2 * iterations}/16" and len(parts["samples"]) == iterations
         whole = (
             16 * parts["micro_batch_seconds"]
             + parts["first_seconds"]
@@ -279,7 +279,8 @@ def test_sampled_mode_counts_the_iterations_that_were_asked_for(results: dict[st
             + parts["optimizer_seconds"]
         )
         assert parts["sec_per_it"] == pytest.approx(whole)
-        assert parts["sec_per_it_low"] < parts["sec_per_it"] < parts["sec_per_it_high"]
+        if iterations > 1:  # one has no interval
+            assert parts["sec_per_it_low"] < parts["sec_per_it"] < parts["sec_per_it_high"]
 
 
 def test_a_real_text_is_seen_to_be_learnt(results: dict[str, Any]) -> None:
