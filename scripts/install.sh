@@ -43,11 +43,15 @@ debian() {
     if ! dpkg-query -W "$@" >/dev/null 2>&1; then
         apt-get update -qq
         DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
-        # Caches and logs carry times, and would make two builds differ.
-        rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/ldconfig/aux-cache /var/cache/debconf/*-old \
-            /var/lib/dpkg/*-old /var/log/apt /var/log/dpkg.log /var/log/alternatives.log
+        clean
     fi
     dpkg-query -W "$@"
+}
+
+# Caches and logs carry times, and would make two builds differ.
+clean() {
+    rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/ldconfig/aux-cache /var/cache/debconf/*-old \
+        /var/lib/dpkg/*-old /var/log/apt /var/log/dpkg.log /var/log/alternatives.log
 }
 
 # A lock's entries for packages whose names match $2 only ($1 = 1), or all but those ($1 = 0).
@@ -165,8 +169,11 @@ traces() {
         debian $brought >/dev/null
     fi
     (cd "$root" && python3 -s -B -m bench.workloads.replay.build "$1") || fail "the recorder and the replayer could not be built"
-    # shellcheck disable=SC2086
-    [ -z "$brought" ] || DEBIAN_FRONTEND=noninteractive apt-get purge -y -qq --auto-remove $brought >/dev/null
+    if [ -n "$brought" ]; then
+        # shellcheck disable=SC2086
+        DEBIAN_FRONTEND=noninteractive apt-get purge -y -qq --auto-remove $brought >/dev/null
+        clean
+    fi
     chmod -R go+rX,go-w "$1"
 }
 

@@ -128,7 +128,7 @@ def test_a_job_that_goes_back_into_the_queue_ends_what_is_missing_and_nothing_el
         words = cluster.run(cluster.head, ["scontrol", "show", "job", "--oneliner", number]).stdout.split()
         return set(wanted) <= set(words)
 
-    wait_for(lambda: said("block 1 "), 120, "second job under way")
+    wait_for(lambda: list(out.glob("*/*_r00-*/record.json")), 120, "end of the first run")
     assert cluster.run(cluster.head, ["scancel", "--batch", "--signal=USR1", number]).returncode == 0
     wait_for(lambda: is_now("JobState=PENDING", "Restarts=1"), 30, f"requeued job {number}")
     first = next(out.glob("*/*_r00-*/record.json"))
