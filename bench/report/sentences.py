@@ -135,7 +135,9 @@ def cause_sentence(cause: Cause, reference: str, arm: str) -> str:
     elif cause.agrees:
         said = f"page faults: {faults}; {share}"
     else:
-        said = f"not page faults alone: {faults} predict {percent(cause.predicted_seconds / whole.seconds)} of the time {what}; {share}"
+        predicted = cause.predicted_seconds / whole.seconds
+        lead = "page faults" if predicted > 1 else "not page faults alone"
+        said = f"{lead}: {faults} (the model predicts {percent(predicted)} of the time {what}); {share}"
     if max(cause.huge_bytes) > HUGE_BYTES:
         before, after = (size / 2**20 for size in cause.huge_bytes)
         said += f"; huge pages: {after:,.0f} MiB ({reference} {before:,.0f})"

@@ -34,7 +34,7 @@ FEWER = "6 million fewer per iteration"
         ({"fault_seconds": None}, f"page faults: {FEWER} (cost not measured); 100% of"),
         ({"fault_seconds": -1e-7}, f"page faults: {FEWER} (cost lost in the noise of this host); 100% of"),
         ({"whole": replace(ALL.whole, minor_faults=-5e3)}, "not page faults (tcmalloc has 5,000 more per iteration); 100% of"),
-        ({"share_range": (1.9, 2.1)}, f"not page faults alone: {FEWER} predict 100% of the time saved; 100% of"),
+        ({"share_range": (1.9, 2.1)}, f"not page faults alone: {FEWER} (the model predicts 100% of the time saved); 100% of"),
         ({"huge_bytes": (0, 2 << 30)}, "; huge pages: 2,048 MiB (glibc 0)"),
     ],
 )  # fmt: skip

@@ -34,7 +34,7 @@ def test_events_are_whole_wherever_the_pipe_cuts_them(cut: int) -> None:
     assert got == events and one.pending == b""
     os.write(send, b'{"event": "cut sho')
     os.close(send)
-    assert read_events(one) == [] and read_events(one) is None, "half a line at the end was never said"
+    assert read_events(one) == [] and read_events(one) is None, "half a line at the end is no event"
 
 
 def test_ending_a_process_ends_what_it_started_and_twice_is_no_error() -> None:
