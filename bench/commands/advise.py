@@ -288,7 +288,7 @@ def advice(found: Records, end: Conclusion, limit_gib: float | None, final: Fina
         return [Line("Result", said), keep, *eliminated, more]
     table = ratio_table(found, end)
     if end.arm == "glibc":
-        return [Line("Result", f"glibc is the fastest of them{within}", table=table), keep, *eliminated]
+        return [Line("Result", f"none was faster than glibc{within}", table=table), keep, *eliminated]
     winner = next(r for r in found if r["valid"] and r["job"]["allocator"]["name"] == end.arm)
     needed = "glibc" not in mean_seconds(found, limit_gib)
     rank = ("among the fastest" if end.tied else "the fastest") + within if end.faster or needed else "not significant"
