@@ -151,7 +151,7 @@ class Host(TypedDict):
 
 class Busy(TypedDict):
     time: Annotated[Number, doc("seconds of the wall clock")]
-    monotonic: NotRequired[Annotated[Number, doc("seconds of the clock that nobody sets, for durations")]]
+    monotonic: NotRequired[Annotated[Number, doc("seconds of the monotonic clock, for durations")]]
     load_1min: Annotated[Optional[Number], doc("load average of a minute")]
     cpu_total_seconds: Annotated[Optional[Number], SINCE_BOOT]
     cpu_user_seconds: Annotated[Optional[Number], SINCE_BOOT]
@@ -189,7 +189,7 @@ class Proof(TypedDict):
     unconfirmed: NotRequired[Annotated[list[str], doc("options that are set and cannot be asked for")]]
     dropped: NotRequired[Annotated[list[str], doc("options that this version dropped (`allocator.instead`)")]]
     tunables: NotRequired[Annotated[dict[str, str], doc("`glibc.malloc.*` of the loader, from glibc 2.33 on")]]
-    libraries: NotRequired[Annotated[dict[str, str], doc("SHA-256 of each library of the arm, by path")]]
+    libraries: NotRequired[Annotated[dict[str, str], doc("SHA-256 of each library of the allocator, by path")]]
     library_path: NotRequired[Annotated[Optional[str], doc("the rank's `LD_LIBRARY_PATH`")]]
     tensor_memory: NotRequired[Annotated[Optional[str], doc("at the end: how a tensor's memory was verified")]]
 

@@ -43,7 +43,8 @@ class Cell:
             return stats.Interval(self.records[0]["derived"]["sec_per_it"], math.nan, math.nan)
         logs = stats.mean_interval([math.log(record["derived"]["sec_per_it"]) for record in self.records])
         limits = (logs.low, logs.high) if self.num_blocks > 1 else (math.nan, math.nan)
-        return stats.Interval(*(stats.bounded_exp(x) for x in (logs.value, *limits)))
+        rounded = max(record["derived"].get("resolution", 0.0) for record in self.records)
+        return stats.Interval(*(stats.bounded_exp(x) for x in (logs.value, *limits))).at_least(rounded)
 
     @property
     def num_blocks(self) -> int:

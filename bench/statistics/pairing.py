@@ -106,7 +106,8 @@ def pair(base: Cell, cell: Cell, losses: Losses) -> Pair:
     if not ours:
         return Pair(*names, "invalid", "no block holds both.")
     try:
-        ratio = stats.ratio(*([r["derived"]["samples"] for r in side] for side in (ours, theirs)))
+        rounded = sum(max(r["derived"].get("resolution", 0.0) for r in side) for side in (ours, theirs))
+        ratio = stats.ratio(*([r["derived"]["samples"] for r in side] for side in (ours, theirs))).at_least(rounded)
         memory = stats.ratio(*([[r["derived"]["peak_rss_bytes"]] for r in side] for side in (ours, theirs)))
     except ValueError as error:
         return Pair(*names, "invalid", f"{error}.")

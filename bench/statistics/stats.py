@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import nctdtrinc, stdtrit
@@ -39,6 +39,12 @@ class Interval:
     low: float
     high: float
 
+    def at_least(self, share: float) -> Interval:
+        """Return the interval with limits no nearer to the value than ``share`` of it; NaN stays."""
+        if math.isnan(self.low) or not share:
+            return self
+        return Interval(self.value, min(self.low, self.value / (1 + share)), max(self.high, self.value * (1 + share)))
+
 
 @dataclass(frozen=True)
 class Ratio:
@@ -56,6 +62,20 @@ class Ratio:
     @property
     def says_nothing(self) -> bool:
         return self.high > SAYS_NOTHING * self.value
+
+    def at_least(self, share: float) -> Ratio:
+        """Return the ratio with limits no nearer to it than ``share``, and a standard error that has such limits."""
+        if math.isnan(self.low) or not share:
+            return self
+        error = max(self.standard_error, math.log1p(share) / _t(self.degrees))
+        half = _t(self.degrees) * error
+        return replace(
+            self,
+            low=self.value * bounded_exp(-half),
+            high=self.value * bounded_exp(half),
+            standard_error=error,
+            smallest_detectable=_smallest_detectable(error, self.degrees),
+        )
 
 
 @dataclass(frozen=True)

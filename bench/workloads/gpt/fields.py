@@ -71,7 +71,9 @@ class GptRank(Rank):
     environment: NotRequired[
         Annotated[dict[str, str], doc("variables that steer threads, arithmetic and the allocator, as given")]
     ]
-    environment_bytes: NotRequired[Annotated[Optional[int], doc("size of its environment, the same for all arms")]]
+    environment_bytes: NotRequired[
+        Annotated[Optional[int], doc("size of its environment, the same for all allocators")]
+    ]
     memory_node: Annotated[Optional[int], doc("NUMA node that its memory is bound to; null where it is not bound")]
     proof: Annotated[Proof, doc("which library answers `malloc`, before torch is imported")]
     proof_end: Annotated[Optional[Proof], doc("the same at the end")]

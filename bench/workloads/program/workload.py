@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bench.copies.launcher import Copy
 
 STEPS_TO_LOOK = 12  # of which the first two do not count
+COARSE = 0.005  # of a step: coarser numbers are stated
 OTHER, OTHER_SECONDS = 2.0, 1.0  # times as long, and by so much: another first run than the rest
 
 
@@ -74,16 +75,20 @@ class UserProgram(Workload):
         part = record["ranks"][0]
         run, steps = part["run"], part["steps"]
         if steps is None:
-            samples, unit, notes = [run["wall_seconds"]], "run", "whole run"
+            samples, unit, notes, resolution = [run["wall_seconds"]], "run", "whole run", 0.0
             counters = {counter: float(run[counter]) for counter in COUNTERS}
         else:
             samples = [seconds for seconds, steady in zip(steps["seconds"], steps["steady"]) if steady]
-            unit, notes = "step", f"{len(samples)} of {len(steps['seconds'])} steps"
+            unit, notes, resolution = (
+                "step",
+                f"{len(samples)} of {len(steps['seconds'])} steps",
+                steps.get("resolution", 0.0),
+            )
             counters = {counter: steps[f"{counter}_per_step"] for counter in COUNTERS}
             if not steps["counted"]:  # too few steps to tell their faults from those of the start
                 counters = {counter: run[counter] / len(steps["seconds"]) for counter in COUNTERS}
                 notes += ", counters with the start"
-        figures = plain_figures(unit, samples, counters, part["peak_rss_bytes"], notes)
+        figures = plain_figures(unit, samples, counters, part["peak_rss_bytes"], notes, resolution)
         named = {"loss_steps": part["value_steps"]} if "value_steps" in part else {}
         return {**figures, "losses": part["values"], **named, "ghz": record["hosts"][0]["cpu"]["ghz"]}
 
@@ -103,6 +108,12 @@ class UserProgram(Workload):
                 f"{counted} of the first {WARM_UP_STEPS} steps, which are warm-up, count{'s' * (counted == 1)}, because the run had "
                 f"{len(steps)} steps: raise measure.max_seconds, or let the program run longer."
             )
+        resolution = (part["steps"] or {}).get("resolution", 0.0)
+        if resolution > COARSE:
+            said.append(
+                f"the printed numbers are rounded to {2 * resolution:.1%} of a step, and a difference below that is not seen: print more "
+                "digits, or leave out the group of rate= to take the time between lines."
+            )
         served = [one for one in part["proof"]["processes"] if one["reached"] and one["why"]]
         said += [f"{one['command'].split(' ')[0]} {one['why']}." for one in served]
         said += part.get("notes", [])
@@ -116,7 +127,7 @@ class UserProgram(Workload):
             )
         if record["job"]["program"].get("check") is not None and not part["values"]:
             said.append(
-                "check= found other values in two runs of one arm (lines that a clock draws, a random number?), so that they are not "
+                "check= found other values in two runs of one allocator (lines that a clock draws, a random number?), so that they are not "
                 "compared: match a line that each run prints at the same step, or name the step: (?P<step>[0-9]+) and (?P<value>...)."
             )
         return list(dict.fromkeys(said))

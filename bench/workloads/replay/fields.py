@@ -32,8 +32,8 @@ class Segments(TypedDict):
 
 class ReplayRank(Rank):
     threads: Annotated[Positive, doc("threads that take turns, as recorded")]
-    proof: Annotated[Proof, doc("the arm's library, which served the replayer before and after the replay")]
-    environment_bytes: NotRequired[Annotated[int, doc("size of its environment, the same for all arms")]]
+    proof: Annotated[Proof, doc("the allocator's library, which served the replayer before and after the replay")]
+    environment_bytes: NotRequired[Annotated[int, doc("size of its environment, the same for all allocators")]]
     segments: Annotated[Segments, doc("the trace from mark to mark, one entry each")]
     calls: Annotated[Positive, doc("calls that were made")]
     calls_hash: Annotated[int, doc("over kind, thread, block, alignment and size of each call in its order, 52 bits")]

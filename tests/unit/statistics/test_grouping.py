@@ -32,6 +32,19 @@ def test_quotient_of_the_tables_is_the_ratio():
     assert glibc.sec_per_it.low < glibc.sec_per_it.value < glibc.sec_per_it.high
 
 
+def test_no_interval_is_narrower_than_what_printed_numbers_resolve():
+    alike = b.study(OUT, {"glibc": {"seconds": 0.1}, "tcmalloc": {"seconds": 0.1}})
+    exact = only(alike).pairs[0]
+    assert exact.word == "no difference"
+    for record in alike:
+        record["derived"]["resolution"] = 0.05
+    section = only(alike)
+    rounded = section.pairs[0]
+    assert rounded.word == "cannot tell" and rounded.ratio.value == exact.ratio.value
+    assert rounded.ratio.low < 0.91 * exact.ratio.value and rounded.ratio.high > 1.1 * exact.ratio.value - 1e-9
+    assert section.cells[0].sec_per_it.high >= 1.05 * section.cells[0].sec_per_it.value
+
+
 def test_the_spread_of_runs_is_that_of_their_micro_batches_and_one_run_has_none():
     cell = only(b.study(OUT, FAST)).cells[0]
     runs = [record["derived"]["micro_batch_seconds"] for record in cell.records]

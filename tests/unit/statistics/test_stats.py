@@ -38,6 +38,16 @@ def test_mean_interval_is_the_textbook_one():
     assert (got.low, got.high) == (pytest.approx(-0.5297804), pytest.approx(2.0297804))
 
 
+def test_limits_are_never_nearer_than_a_given_share():
+    one = stats.ratio([[2.0], [2.1], [1.9]], [[1.0], [1.05], [0.95]])
+    wide = one.at_least(0.1)
+    assert (wide.low, wide.high) == (pytest.approx(one.value / 1.1), pytest.approx(one.value * 1.1))
+    assert wide.smallest_detectable > one.smallest_detectable and wide.standard_error > one.standard_error
+    assert one.at_least(0.0) is one
+    noisy = stats.ratio([[2.0], [4.0], [1.0]], [[1.0], [1.0], [1.0]])
+    assert noisy.at_least(0.1).high == pytest.approx(noisy.high)
+
+
 def test_ratio_and_limits_are_those_of_a_calculation_by_hand():
     # Log ratios log 2 and log 8: mean log 4, standard error log 2; t(0.975, 1) = 12.7062.
     got = stats.ratio([[2.0], [8.0]], [[1.0], [1.0]])

@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, pstdev
 from typing import Any, Callable
 
 from bench.job.job import Measure, Program
@@ -31,6 +31,7 @@ AT_LEAST_SECONDS = 2.0  # of steps: two hundred steps of a millisecond are too s
 MOST_JUDGED = 200  # samples that the rules look at; more are put together in groups
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(\x07|\x1b\\)")  # colors and titles of a terminal
 NUMBER = re.compile(r"[-+]?(\d+|\d{1,3}(,\d{3})+)(\.\d*)?([eE][-+]?\d+)?|[-+]?\.\d+([eE][-+]?\d+)?")
+AVERAGED = 0.5  # standard deviation, in units of the last digit, from which on the mean of rounded numbers is that of the exact ones
 
 
 class Rate:
@@ -45,6 +46,7 @@ class Rate:
         self.pattern = re.compile(pattern)
         self.last: float | None = None
         self.seconds: list[float] = []
+        self.units: list[float] = []  # of the last digit of each number, as a share of it
         self.arrived: list[float] = []  # when the line of each step came
 
     def line(self, text: str, now: float) -> bool:
@@ -56,6 +58,7 @@ class Rate:
         began, self.last = self.last, now
         if self.pattern.groups:
             number = self.number_in(text, match)
+            self.units.append(last_digit(text[slice(*match.span(match.lastindex or 0))]) / number)
             self.seconds.append(
                 {"per_second": 1 / number, "milliseconds": number / 1000}.get(match.lastgroup or "", number)
             )
@@ -66,11 +69,31 @@ class Rate:
         self.arrived.append(now)
         return True
 
+    def share_out(self) -> None:
+        """Share the time before lines that came in one read among them, where the time between lines is that of a step."""
+        if not self.pattern.groups and self.arrived:
+            others = (n for n, at in enumerate(reversed(self.arrived)) if at != self.arrived[-1])
+            together = next(others, len(self.arrived))
+            self.seconds[-together:] = [sum(self.seconds[-together:]) / together] * together
+
+    def resolution(self, start: int) -> float:
+        """Return by how much rounding of the printed numbers may move the mean of the steps from ``start`` on, as a share of it.
+
+        Half a unit of the last digit; nothing where the numbers vary by more than that unit's half, because rounding then averages out
+        (Widrow, Kollar & Liu, IEEE Trans. Instrum. Meas. 45, 1996).
+        """
+        seconds, units = self.seconds[start:], self.units[start:]
+        if not units:
+            return 0.0
+        unit = fmean(units)
+        varies = pstdev(seconds) / fmean(seconds) >= AVERAGED * unit
+        return 0.0 if varies else unit / 2
+
     def number_in(self, text: str, match: re.Match) -> float:
         start, end = match.span(match.lastindex or 0)
         where = f"rate={self.pattern.pattern} found {text[start:end]!r} in: {text.strip()[:80]}"
-        cut_before = match.start() == start and re.search(r"\d[.,]?$", text[:start])
-        if cut_before or (match.end() == end and re.match(r"[.,]?\d", text[end:])):
+        cut_before = match.start() == start and re.search(r"\d[.,:]?$", text[:start])
+        if cut_before or (match.end() == end and re.match(r"[.,:]?\d", text[end:])):
             raise ValueError(f"{where}; the number continues outside the group: widen the group.")
         if not NUMBER.fullmatch(text[start:end]):
             raise ValueError(
@@ -99,13 +122,27 @@ class Rate:
                 "printed most of its lines at once, out of a buffer, so that the time between them is not that of a step: use "
                 "program.terminal=true, or start it with `stdbuf -oL`."
             )
+        while self.seconds and not self.seconds[0]:  # came with the first line, so that nothing is known of their time
+            del self.seconds[0], self.arrived[0]
         total, passed = sum(self.seconds), self.arrived[-1] - began if self.arrived else 0.0
         shown = max(self.share_of_clock(), total / passed if passed > CLOCK_SECONDS else 0.0)
         if shown > MOST_OF_CLOCK:
+            grows = self.seconds == sorted(self.seconds) and self.seconds[-1] > 2 * self.seconds[0]
+            hint = "they grow, as the time since the start does: leave out the group, so that the time between lines is measured"
+            if not grows:
+                hint = (
+                    f"name the unit in rate={self.pattern.pattern}, as in (?P<milliseconds>...) or (?P<per_second>...), or match one "
+                    "process's lines only"
+                )
             raise ValueError(
-                f"printed {total:.3g} s in {len(self.seconds)} steps, where {passed:.3g} s passed: name the unit in "
-                f"rate={self.pattern.pattern}, as in (?P<milliseconds>...) or (?P<per_second>...), or match one process's lines only."
+                f"printed {total:.3g} s in {len(self.seconds)} steps, where {passed:.3g} s passed: {hint}."
             )
+
+
+def last_digit(number: str) -> float:
+    """Return the unit of the last digit of a printed number, e.g. 0.01 for 1.25 and 100 for 1.25e4."""
+    mantissa, _, exponent = number.lower().partition("e")
+    return float(10 ** (int(exponent or 0) - len(mantissa.partition(".")[2])))
 
 
 def grouped(samples: Sequence[float]) -> list[float]:
@@ -177,6 +214,8 @@ class Output:
             ):
                 self.last_counted = now
                 self.counted.append((self.steps, self.used()))
+        if self.rate:
+            self.rate.share_out()
         return bool(chunk)
 
     def enough(self, now: float) -> bool:
@@ -224,5 +263,6 @@ class Output:
             "seconds": self.rate.seconds,
             "steady": [i >= start for i in range(self.steps)],
             "counted": len(steady) > 1,
+            **({"resolution": rounded} if (rounded := self.rate.resolution(start)) else {}),
             **{f"{name}_per_step": value for name, value in per_step.items()},
         }

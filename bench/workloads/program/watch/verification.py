@@ -319,7 +319,7 @@ def judge(
         one, why = max(beyond, key=lambda pair: pair[0].cpu_seconds)
         sentence = (
             f"process {one.pid} ({one.words}) {why}: {100 * shares[0]:.0f} % of the CPU time, {100 * wall:.0f} % of the wall time and "
-            f"{100 * shares[1]:.0f} % of the memory are beyond the arm."
+            f"{100 * shares[1]:.0f} % of the memory are not the allocator's."
         )
         if max(shares) > UNREACHED_SHARE:
             error = sentence
@@ -333,7 +333,7 @@ def judge(
             "what they carry is not known."
         )
     if not error and not any(reached for _, reached, _ in verdicts):
-        error = "no process could be verified, so that the arm is not proved."
+        error = "no process could be verified, so that the allocator is not verified."
     known = {one.program for one, _ in beyond} | allocators_in(path for one in seen for path in one.mapped)
     return {"processes": rows(verdicts, library), "error": error, "notes": notes, "known": sorted(known)}
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from bench.record.fields import COUNTERS
 from bench.workloads.program.watch.output import steady_from
 from bench.workloads.program.workload import UserProgram
 
@@ -50,7 +51,7 @@ def test_a_first_run_that_took_much_longer_or_much_less_is_stated() -> None:
 
 
 def test_values_that_one_arm_does_not_repeat_are_stated() -> None:
-    assert "other values in two runs of one arm" in UserProgram().cautions(record([], check="loss (.*)"))[0]
+    assert "other values in two runs of one allocator" in UserProgram().cautions(record([], check="loss (.*)"))[0]
     assert UserProgram().cautions(record([], check="loss (.*)", values=[1.0])) == []
 
 
@@ -59,3 +60,15 @@ def test_a_run_of_few_steps_says_that_its_warm_up_counts(count: int, words: str 
     steps = {"steady": [number >= steady_from([1.0] * count) for number in range(count)]}
     said = UserProgram().cautions(record([], steps=steps, first=0.5))
     assert [one.startswith(f"{words} steps, which are warm-up, counts") for one in said] == ([True] if words else [])
+
+
+def test_printed_numbers_of_few_digits_are_stated_and_no_interval_is_narrower() -> None:
+    steps = {"seconds": [0.1] * 12, "steady": [False] * 2 + [True] * 10, "counted": False, "resolution": 0.05}
+    steps.update({f"{name}_per_step": 0.0 for name in COUNTERS})
+    run = {"wall_seconds": 1.2, "stopped": False, **dict.fromkeys(COUNTERS, 0)}
+    one = {**record([], steps=steps, run=run, peak_rss_bytes=1), "hosts": [{"cpu": {"ghz": None}}]}
+    assert "rounded to 10.0% of a step" in UserProgram().cautions(one)[0]
+    figures = UserProgram().figures(one)
+    assert (
+        figures["resolution"] == 0.05 and figures["sec_per_it_low"] <= 0.1 / 1.05 < 0.105 <= figures["sec_per_it_high"]
+    )

@@ -51,6 +51,7 @@ def test_the_unit_that_the_line_has() -> None:
         (r"took (\S+)", "took nan", "not a number"),
         (r"([0-9.]+) ms", "eval 101,96 ms per token", "continues outside the group"),
         (r"took ([0-9]+)", "took 0.25 s", "continues outside the group"),
+        (r"took ([0-9.]+)", "took 0:01.35", "continues outside the group"),
         (r"([0-9.,]+) ms", "eval 101,96 ms per token", "LC_ALL=C"),
     ],
 )
@@ -70,6 +71,36 @@ def lines(rate: Rate, *moments: float, text: str = "step took 0.1 s") -> Rate:
     return rate
 
 
+def test_lines_that_came_in_one_read_share_the_time_before_them() -> None:
+    rate = Rate("^step")
+    for moments in ((10.0, 10.0), (11.0,), (12.0, 12.0), (13.0,)):
+        lines(rate, *moments)
+        rate.share_out()
+    rate.check_clock(9.0)
+    assert rate.seconds == [1.0, 0.5, 0.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "resolution"),
+    [
+        (["0.1"] * 8, 0.5),  # 0.05 to 0.15
+        (["0.10"] * 8, 0.05),
+        (["0.10"] * 7 + ["0.11"], 0.049),
+        (["0.09", "0.10", "0.11", "0.10"] * 2, 0.0),  # varies by more than half a unit, so that rounding averages out
+        (["2e1", "2e1", "2e1"], 0.25),
+    ],
+)
+def test_rounding_of_printed_numbers_limits_what_their_mean_shows(numbers: list[str], resolution: float) -> None:
+    rate = Rate("took ([0-9.e]+) s")
+    for second, number in enumerate(numbers):
+        rate.line(f"took {number} s", float(second))
+    assert rate.resolution(0) == pytest.approx(resolution, rel=0.02)
+
+
+def test_the_time_between_lines_is_not_rounded() -> None:
+    assert lines(Rate("^step"), 1.0, 2.0, 3.0).resolution(0) == 0.0
+
+
 def test_steps_are_held_against_the_clock() -> None:
     fits = lines(Rate("took ([0-9.]+) s"), *(10 + 0.1 * i for i in range(1, 20)))
     fits.check_clock(10.0)
@@ -80,6 +111,11 @@ def test_steps_are_held_against_the_clock() -> None:
     wrong_unit = lines(Rate("took ([0-9.]+) s"), *(10 + 0.01 * i for i in range(1, 200)))
     with pytest.raises(ValueError, match="where 1.99 s passed: name the unit"):
         wrong_unit.check_clock(10.0)
+    since_start = Rate("took ([0-9.]+) s")
+    for second in range(1, 20):
+        since_start.line(f"took {second} s", 10.0 + second)
+    with pytest.raises(ValueError, match="leave out the group"):
+        since_start.check_clock(10.0)
 
 
 def test_counters_are_of_a_step_where_a_line_is_ten(tmp_path: Path) -> None:
