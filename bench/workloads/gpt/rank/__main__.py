@@ -179,8 +179,10 @@ def empty_tensor(size_bytes: int) -> tuple:
 
 
 def after_training(what: str, ask: Callable[[], Any], without: list) -> Any:
-    """What ``ask()`` gives, or None and a sentence more in ``without``. Only another allocator or matrix library than was
-    asked for is an error."""
+    """Return what ``ask()`` gives, or None and a sentence more in ``without``.
+
+    Only another allocator or matrix library than was asked for is an error.
+    """
     try:
         return ask()
     except (AllocatorError, blas.BlasError):
@@ -191,7 +193,7 @@ def after_training(what: str, ask: Callable[[], Any], without: list) -> Any:
 
 
 def sentence(error: Exception) -> str:
-    """The first line of what went wrong, with its kind where the words alone do not tell."""
+    """Return the first line of an error, with its kind where the text alone is not clear."""
     words = str(error).strip().splitlines() or ["no message"]
     if "Timed out waiting" in words[0]:  # gloo's words for a peer that is stopped, or out of reach
         return (

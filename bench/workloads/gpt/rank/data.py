@@ -37,7 +37,7 @@ class Tokens:
         return torch.randint(self.model.vocabulary, (length,), generator=generator)
 
     def batch(self, numbers: range) -> tuple[Tensor, Tensor]:
-        """tokens and labels, int64 [B, S] each."""
+        """Return tokens and labels, int64 [B, S] each."""
         samples = torch.stack([self.sample(number) for number in numbers])
         return samples[:, :-1].contiguous(), samples[:, 1:].contiguous()
 

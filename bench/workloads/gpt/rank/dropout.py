@@ -33,8 +33,10 @@ def keys(count: int) -> list[list[int]]:
 
 
 def noise_(out: Tensor, dropped: float, key: list[int]) -> Tensor:
-    """Fill ``out`` (float32, contiguous) with 0 where a unit is dropped, with probability ``dropped``, and with 1/(1 - dropped)
-    elsewhere. Eight passes over it, no block of its own: x(2x + 1) is x + 2 x x, which addcmul does in one."""
+    """Fill ``out`` (float32, contiguous) with 0 where a unit is dropped, with probability ``dropped``, else with 1/(1 - dropped).
+
+    Eight passes over it, no block of its own: x(2x + 1) is x + 2 x x, which addcmul does in one.
+    """
     threshold = round((1 - dropped) * 2**31)
     (scale,) = struct.unpack("i", struct.pack("f", 2**31 / threshold))  # the bits of a float32
     x = out.view(torch.int32).view(-1)

@@ -98,13 +98,13 @@ class GPT(nn.Module):
             self.ln_f = nn.LayerNorm(model.hidden, eps=1e-5)
 
     def embed(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """tokens [B, S] -> activations [S, B, H], and the weight for the head."""
+        """Return the activations [S, B, H] of tokens [B, S], and the weight for the head."""
         x, head = vocabulary_parallel_embedding(self.ops.embedding, tokens, self.wte.weight, self.groups)
         x = x + self.wpe(torch.arange(tokens.size(1)).unsqueeze(0))  # [B, S, H]
         return self.ops.dropout(x.transpose(0, 1).contiguous(), self.dropout), head  # [S, B, H]
 
     def logits(self, x: Tensor) -> Tensor:
-        """tokens [B, S], or the activations of the stage before -> logits [B, S, V], or the activations for the next stage."""
+        """Return the logits [B, S, V], or the activations for the next stage, of tokens [B, S] or the activations of the stage before."""
         head = None
         if self.groups.is_first:
             x, head = self.embed(x)

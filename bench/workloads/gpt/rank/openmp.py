@@ -12,7 +12,7 @@ from bench.process.cpus import cpu_list, cpu_numbers
 
 
 def threads(count: int, environ: Mapping[str, str], library: ctypes.CDLL) -> dict[str, Any]:
-    """What the threads were told, and what the kernel says of each.
+    """Return what the threads were given, and what the kernel reports of each.
 
     A parallel region is run in which each of the ``count`` threads gives its number; that is what torch and MKL use, so these
     are the threads that computed. ``library``: libtorch_cpu.so with all it depends on. Raises AttributeError where its
@@ -41,7 +41,7 @@ def allowed_of(thread: int) -> str:
 
 
 def unbound(facts: Mapping[str, Any] | None, cpus: Sequence[int]) -> list[str]:
-    """A sentence where threads that were to be bound are not: one place each, all ``cpus`` in use before any has two."""
+    """Return a sentence where threads are not bound as asked: one place each, all ``cpus`` in use before any has two."""
     if facts is None or (facts["proc_bind"] or "false").lower() == "false":
         return []
     places = [cpu_numbers(text) for text in facts["allowed"]]

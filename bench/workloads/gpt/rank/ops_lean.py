@@ -48,16 +48,21 @@ class LeanGelu(torch.autograd.Function):
 
 
 class LeanAttention(torch.autograd.Function):
-    """Attention of the lean variant, head by head, so that a head's scores [S, S] are still in the cache when the next
-    operation wants them. Each head's query, key and value lie together: the products that read them from a row of all heads' took a
-    quarter longer than this copy. Softmax works in place."""
+    """Attention of the lean variant, head by head.
+
+    A head's scores [S, S] are still in the cache when the next operation needs them. Each head's query, key and value are contiguous:
+    the products that read them from a row of all heads' took a quarter longer than this copy. Softmax works in place.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float, dropped: float, kept: bool
     ) -> Tensor:
-        """query, key, value: [S, B*heads, H/heads]; bias: [S, S]. ``kept``: whether there will be a backward, which wants the
-        probabilities and the noise of all heads. Without, as in the first pass under checkpointing, one head's room serves all."""
+        """Return the context [S, B*heads, H/heads] of query, key and value of that shape; bias: [S, S].
+
+        ``kept``: whether a backward follows, which needs the probabilities and the noise of all heads. Without one, as in the first pass
+        under checkpointing, one head's memory serves all.
+        """
         sequence, heads, _ = query.shape
         query, key, value = (x.transpose(0, 1).contiguous() for x in (query, key, value))
         probs = torch.empty(heads if kept else 1, sequence, sequence)
@@ -119,8 +124,10 @@ class LeanEmbedding(torch.autograd.Function):
 
 
 class LeanCrossEntropy(torch.autograd.Function):
-    """The same, a few rows at a time, while they are in the cache; the sums stay beside the exponentials, so that the division is one
-    with the product of the backward."""
+    """The same, a few rows at a time, while they are in the cache.
+
+    The sums are kept next to the exponentials, so that the division is one with the product of the backward.
+    """
 
     ROWS = 4
 

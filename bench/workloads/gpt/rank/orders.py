@@ -21,7 +21,7 @@ class Orders:
         self.counts: dict[str, int] = {}
 
     def next(self) -> dict[str, Any]:
-        """The next order. Raises EOFError when the driver is gone."""
+        """Return the next order. Raises EOFError when the driver is gone."""
         while not self.orders:
             self.take(None)
         return self.orders.pop(0)

@@ -34,8 +34,11 @@ class Neighbors:
         want_activations: bool = False,
         want_gradient: bool = False,
     ) -> Received:
-        """Send activations on and a gradient back, and receive what is wanted, all at once: two stages that both sent first would wait
-        for each other for ever. gloo reads and writes the tensors until the last wait, so they are kept until then."""
+        """Send activations on and a gradient back, and receive what is wanted, all at once.
+
+        Two stages that both sent first would wait for each other forever. gloo reads and writes the tensors until the last wait, so they
+        are kept until then.
+        """
         since = time.perf_counter()
         # What is sent, then what is received: each with the stage at the other end.
         sent = [

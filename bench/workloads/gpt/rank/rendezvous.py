@@ -15,8 +15,10 @@ from bench.workloads.gpt.rank.orders import Orders, Tell
 
 
 class RankStore(dist.Store):
-    """Sends what this rank publishes to all others; a wait reads on until all keys are there. Raises TimeoutError after
-    ``timeout_seconds``."""
+    """A store that sends what this rank publishes to all others; a wait reads on until all keys are there.
+
+    Raises TimeoutError after ``timeout_seconds``.
+    """
 
     def __init__(self, orders: Orders, tell: Tell, timeout_seconds: float):
         super().__init__()

@@ -9,6 +9,8 @@ from torch import Tensor
 
 
 def slices(rows: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """``rows`` for each thread, of all ``tensors`` at once, by their first dimension: each core has a cache of its own, and works on its
-    own rows. The same bits however many threads there are."""
+    """Yield ``rows`` for each thread, of all ``tensors`` at once, by their first dimension.
+
+    Each core has a cache of its own, and works on its own rows. The bits are the same for any number of threads.
+    """
     return zip(*(x.split(rows * torch.get_num_threads()) for x in tensors))

@@ -16,9 +16,12 @@ SIZE_BYTES = 33 << 20
 
 
 def tensor_memory(name: str, live: str, make: Callable[[int], tuple[int, Any]]) -> str:
-    """How it was shown that the library ``live`` serves tensors: ``owned`` (the allocator knows the address), ``counted`` (what it
-    counts as given out grew with the tensor), or ``not told`` where it can be asked neither. ``make`` takes a size in bytes and
-    gives a tensor's address and what keeps it alive. Raises AllocatorError where the tensor is another's."""
+    """Return how it was shown that the library ``live`` serves tensors.
+
+    ``owned``: the allocator recognizes the address; ``counted``: what it counts as given out grew with the tensor; ``not available``:
+    it offers neither. ``make`` takes a size in bytes and returns a tensor's address and what keeps it alive. Raises AllocatorError where
+    the tensor is another's.
+    """
     process = ctypes.CDLL(None)
     count, owns = counter(process, live), owner(process, live)
     before = count() if count else 0
@@ -29,7 +32,7 @@ def tensor_memory(name: str, live: str, make: Callable[[int], tuple[int, Any]]) 
         # As a glibc before 2.33 counts in 32 bits, so do we; other threads may give something back meanwhile.
         good, how = SIZE_BYTES - (1 << 20) <= (count() - before) % (1 << 32) < SIZE_BYTES + (64 << 20), "counted"
     else:
-        good, how = True, "not told"
+        good, how = True, "not available"
     del tensor
     if not good:
         raise AllocatorError(
@@ -40,7 +43,7 @@ def tensor_memory(name: str, live: str, make: Callable[[int], tuple[int, Any]]) 
 
 
 def owner(process: Any, live: str) -> Callable[[int], bool] | None:
-    """A question to the allocator whether an address is its own."""
+    """Return a function that asks the allocator whether an address is its own."""
     asks = []
     # mimalloc 2 has a map of its memory below 20 TiB, and what it reserves at once lies above: that is known by the pages of this thread's heap.
     for symbol in ("mi_is_in_heap_region", "mi_check_owned"):

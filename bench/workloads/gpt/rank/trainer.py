@@ -98,8 +98,11 @@ class Trainer:
         )
 
     def pipelined(self, iteration: int, kinds: Sequence[str], tell: Tell) -> None:
-        """Run the iteration's passes of this stage. A pass's seconds include what it waits for before it; what follows the last backward
-        pass, as the gradients' reduction, is the last one's."""
+        """Run the iteration's passes of this stage.
+
+        A pass's seconds include what it waits for before it; what follows the last backward pass, as the gradients' reduction, is the last
+        one's.
+        """
         job, groups, count = self.job, self.groups, len(kinds)
         before = len(self.micro_batches["loss"])
         held: list[
@@ -175,7 +178,7 @@ class Trainer:
         return [f + b for f, b in zip(self.micro_batches["forward_seconds"], self.micro_batches["backward_seconds"])]
 
     def run(self, tell: Tell) -> None:
-        """Iterations until the measurement is good enough or its ceiling is reached; then marks what was steady."""
+        """Run iterations until the measurement is good enough or its ceiling is reached; then mark what was steady."""
         started = self.clock()
         gc.collect()
         gc.disable()  # a collection in the middle of a sample is noise
@@ -245,7 +248,7 @@ class Laps:
 
 
 def all_reduce_gradients(model: GPT, data: Group) -> None:
-    """Serial reduction after the backward, in buckets as large as DDP's: what overlap is compared with."""
+    """Reduce the gradients after the backward, in buckets as large as DDP's: what overlap is compared with."""
     gradients = [parameter.grad for parameter in model.parameters()]
     while gradients:
         bucket = [gradients.pop()]
