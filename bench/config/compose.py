@@ -126,7 +126,7 @@ def jobs_of_arms(arguments: Sequence[str], arms: Sequence[str]) -> list[Job]:
         for key, values in given.items():
             if len(values) > 1:
                 raise ConfigError(
-                    f"{key} has {len(values)} values, and advise compares arms at one point: give it one."
+                    f"{key} has {len(values)} values, and advise compares allocators at one point: give it one."
                 )
         point = [line for (line,) in given.values()]
         return [job_of(one, numa_domains()) for one in _configurations([[*point, f"+allocator={a}"] for a in arms])]

@@ -85,7 +85,7 @@ class Leader:
         )
         if strangers:
             sentence += (
-                f" {strangers} connections there did not know this job's secret: give all copies the same BENCH_TOKEN."
+                f" {strangers} connections there did not have this job's secret: give all copies the same BENCH_TOKEN."
             )
         return sentence if absent else ""
 
@@ -145,7 +145,7 @@ def completed(job: Job, part: Leading, outcome: Outcome) -> Outcome:
     ranks = sorted((rank for node in part.reached["sent"].values() for rank in node), key=lambda rank: rank["rank"])
     numbers = [rank["rank"] for rank in ranks]
     if numbers != list(range(job.num_ranks)):
-        return replace(outcome, error=f"the nodes told of ranks {numbers}, and there are {job.num_ranks}.", ranks=None)
+        return replace(outcome, error=f"the nodes reported ranks {numbers}, and there are {job.num_ranks}.", ranks=None)
     return replace(outcome, ranks=ranks)
 
 

@@ -119,7 +119,7 @@ def signs_of_others(environ: Mapping[str, str]) -> Iterator[str]:
         yield from half_set(environ, rank, size)
     for name in (*NODE_COUNTS, *NODE_LISTS, *NODE_FILES):
         if are_several(environ, name):
-            yield f"{name}={environ[name]} is of several nodes, but nothing says which copy this is"
+            yield f"{name}={environ[name]} has several nodes, but nothing says which copy this is"
 
 
 def are_several(environ: Mapping[str, str], name: str) -> bool:

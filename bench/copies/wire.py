@@ -169,7 +169,7 @@ def authenticate(sock: socket.socket, secret: Secret, timeout_seconds: float, le
             if proves_now:
                 sock.sendall(proof)
             elif not hmac.compare_digest(receive_bytes(sock, deadline), proof):
-                raise Refused("it does not know this job's secret")
+                raise Refused("it does not have this job's secret")
         return Connection(sock, timeout_seconds, mac(b"session"), leads)
     except (Refused, OSError) as error:
         sock.close()

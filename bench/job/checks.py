@@ -218,7 +218,7 @@ def check_middle(job: Job) -> None:
         "measure.iteration_micro_batches",
         job.measure.mode == "full" or given >= least,
         f"at least {least}: a first one, one in which memory settles, {ends}, and one between "
-        "them, which stands for the rest",
+        "them, which is multiplied",
     )
 
 
@@ -231,7 +231,8 @@ def check_program(program: Program) -> None:
     value = re.compile(program.check or "(.*)")
     require(
         value.groups == 1 or (value.groups == 2 and value.groupindex.keys() == {"step", "value"}),
-        f"check={program.check} must have one group in parentheses: the value that all arms print alike; or (?P<step>...) and (?P<value>...).",
+        f"check={program.check} must have one group in parentheses, around a value that is the same under all allocators; "
+        "or (?P<step>...) and (?P<value>...).",
     )
     found, steps = re.compile(program.rate or ""), program.stop_after_steps
     require(

@@ -146,7 +146,7 @@ def test_help_of_each_command_waits_for_no_library_that_only_running_needs() -> 
         (["compare"], "compare: the following arguments are required: RESULT"),
         (["compare", "a", "b", "--tolerance=nan"], "'nan' is not a number greater than 0"),
         (["advise", "--minutes=inf"], "'inf' is not a number greater than 0"),
-        (["advise", "nodes=1,2"], "nodes has 2 values, and advise compares arms at one point"),
+        (["advise", "nodes=1,2"], "nodes has 2 values, and advise compares allocators at one point"),
         (["slurm", "--time=soon"], "slurm: argument --time: 'soon' is not a time"),
         (["doctor", "x"], "doctor: unrecognized arguments: x"),
     ],

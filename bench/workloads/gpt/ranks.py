@@ -274,7 +274,7 @@ class Run:
         states = {state for rank in self.ranks if rank.number in done and (state := state_of(rank))}
         note = f" ({', '.join(sorted(states))})" if states else ""
         subject = f"rank{'s' * (len(done) > 1)} {named}{note}, after {count} micro-batches,"
-        return f"{subject} {what}; where it was is in rank-N.log beside the record."
+        return f"{subject} {what}; rank-N.log next to the record has the place."
 
 
 def state_of(rank: Rank) -> str | None:

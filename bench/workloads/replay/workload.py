@@ -57,6 +57,6 @@ class TraceReplay(Workload):
 
     def cautions(self, record: Record) -> list[str]:
         return [
-            "A replay makes the calls of a program and none of its arithmetic: faults, time in the kernel and memory are the "
-            "program's, to a few percent; times and ratios are of the replay alone and predict no speed-up of the program."
+            "A replay makes the calls of a program and none of its arithmetic: faults, system CPU time and memory agree "
+            "with the program's to a few percent; its times and ratios predict no speed-up of the program."
         ]

@@ -177,7 +177,7 @@ def test_a_node_tells_of_its_own_ranks(numbers: list[int], cluster: Callable[...
     leader = two.leader()
     outcome = two.run(leader, on(2))
     assert (
-        outcome.error == f"the nodes told of ranks {sorted([0, *numbers])}, and there are 2." and outcome.ranks is None
+        outcome.error == f"the nodes reported ranks {sorted([0, *numbers])}, and there are 2." and outcome.ranks is None
     )
     leader.end()
 

@@ -158,7 +158,7 @@ def test_a_hundred_half_open_connections_do_not_keep_the_copies_out(
 def test_a_stranger_who_knows_the_port_and_not_the_secret_cannot_end_the_sweep(cluster: Callable[..., Cluster]) -> None:
     two = cluster(2, begin=False)
     two.follower(1, hello(1, refused="the stranger's words."), timeout=0.3, secret=OTHER)
-    with pytest.raises(PeersLost, match="nodes 1 of 2 did not reach .* did not know this job's secret: .* BENCH_TOKEN"):
+    with pytest.raises(PeersLost, match="nodes 1 of 2 did not reach .* did not have this job's secret: .* BENCH_TOKEN"):
         two.leader(timeout=0.4)
     two.join()
     assert "something answers there, but is not the first copy of this job" in str(two.errors[1])

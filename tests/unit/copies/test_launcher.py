@@ -90,12 +90,12 @@ def test_slurm_without_its_variables_is_refused(monkeypatch: pytest.MonkeyPatch)
         ({"FLUX_TASK_RANK": "0", "FLUX_JOB_SIZE": "4"}, "FLUX_JOB_SIZE=4: the launcher started several copies"),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_SIZE=2, but OMPI_COMM_WORLD_RANK is not set"),
         ({"SLURM_STEP_NUM_TASKS": "2"}, "SLURM_STEP_NUM_TASKS=2, but SLURM_PROCID is not set"),
-        ({"SLURM_NNODES": "2"}, "SLURM_NNODES=2 is of several nodes, but nothing says which copy"),
-        ({"LSB_HOSTS": "n1 n1 n2"}, "LSB_HOSTS=n1 n1 n2 is of several nodes, but nothing says which copy"),
-        ({"LSB_MCPU_HOSTS": "n1 4 n2 4"}, "LSB_MCPU_HOSTS=n1 4 n2 4 is of several nodes, but nothing says which copy"),
+        ({"SLURM_NNODES": "2"}, "SLURM_NNODES=2 has several nodes, but nothing says which copy"),
+        ({"LSB_HOSTS": "n1 n1 n2"}, "LSB_HOSTS=n1 n1 n2 has several nodes, but nothing says which copy"),
+        ({"LSB_MCPU_HOSTS": "n1 4 n2 4"}, "LSB_MCPU_HOSTS=n1 4 n2 4 has several nodes, but nothing says which copy"),
         (
             {"SLURM_JOB_NODELIST": "n[1-2]"},
-            r"SLURM_JOB_NODELIST=n\[1-2\] is of several nodes, but nothing says which copy",
+            r"SLURM_JOB_NODELIST=n\[1-2\] has several nodes, but nothing says which copy",
         ),
     ],
 )
@@ -113,7 +113,7 @@ def test_a_batch_job_of_several_nodes_that_started_one_copy_is_refused(name: str
     path.write_text("n1 4\nn1 4\n")
     assert which_copy({name: str(path)}) == Copy(), "one node"
     path.write_text("n1 4\nn2 4\n\n")
-    with pytest.raises(ConfigError, match=f"{name}=.* is of several nodes, but nothing says which copy this is"):
+    with pytest.raises(ConfigError, match=f"{name}=.* has several nodes, but nothing says which copy this is"):
         which_copy({name: str(path)})
     assert which_copy({name: str(path), "BENCH_NODE_RANK": "0", "BENCH_NUM_NODES": "1"}) == Copy("bench")
     assert which_copy({name: str(tmp_path / "gone")}) == Copy()
