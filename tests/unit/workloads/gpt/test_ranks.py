@@ -323,7 +323,7 @@ def test_an_exception_on_the_way_leaves_no_process(
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch, small_job: Job) -> Watchdog:
     impatient_clock(monkeypatch)
-    return Watchdog(replace(small_job, launch=replace(small_job.launch, silence_seconds=0.5)))
+    return Watchdog(replace(small_job, launch=replace(small_job.launch, silence_seconds=1.5)))
 
 
 def impatient_clock(monkeypatch: pytest.MonkeyPatch) -> None:
