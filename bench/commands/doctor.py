@@ -58,6 +58,6 @@ def run(options: argparse.Namespace) -> int:
     lines += [Line(LABELS[one.level], f"{one.what} {one.advice}".rstrip()) for one in found]
     left = ("Allocator", "Library", "Version")
     table = Table(("Allocator", "Library", "Version", "Faults a round"), rows, left=left)
-    print_lines(printed([*lines, Line("Arms", RETENTION, table=table)], columns()))
+    print_lines(printed([*lines, Line("Memory", RETENTION, table=table)], columns()))
     options.answer = verdict_json.of_findings(found, [arm.name for arm in arms], proofs)
     return 1 if any(finding.level == "bad" for finding in found) else 0
