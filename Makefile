@@ -42,11 +42,12 @@ unit:  ## the unit tests alone, side by side: what to run while one writes
 	@scripts/setup.sh dev
 	@$(QUICK) tests/unit $(ARGS)
 
-check:  ## lint, types and imports: ruff, mypy, import-linter, and shellcheck where it is installed
+check:  ## lint, types, imports and language: ruff, mypy, import-linter, tests/unit/test_docs.py, and shellcheck where it is installed
 	@scripts/setup.sh dev
 	@$(PYTHON) -m ruff check --output-format concise .
 	@$(PYTHON) -m mypy
 	@.venv/bin/lint-imports --no-cache
+	@$(PYTHON) -m pytest -q tests/unit/test_docs.py
 	@if command -v shellcheck >/dev/null; then git ls-files -z -co --exclude-standard '*.sh' .ci/run | xargs -0r shellcheck; \
 	 else echo "shellcheck is not installed: the shell scripts were not checked"; fi
 
