@@ -52,7 +52,7 @@ def check_fits(
     need, model = ranks_here * job.rank_bytes, job.model.name
     require(
         need <= available_bytes,
-        f"model={model} with {ranks_here} ranks on this host needs about {need / 2**30:.1f} GiB, and "
+        f"model={model} with {ranks_here} rank{'s' * (ranks_here != 1)} on this host needs about {need / 2**30:.1f} GiB, and "
         f"{available_bytes / 2**30:.1f} GiB are free: use a smaller model or fewer ranks.",
     )
     for node, ranks, free in domains:
