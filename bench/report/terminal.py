@@ -28,10 +28,18 @@ def show(
         title = textwrap.wrap(section.title, columns()) if len(found) > 1 else []
         lines += [*([""] if lines or not tables else []), *title, *printed(text, columns())]
     across = [Line("Versions", sentence) for sentences, _ in software_tables(found) for sentence in sentences]
-    invalid = [Line("Invalid", f"{name}: {why}") for name, why in unusable(found, refused)]
+    invalid = [Line("Invalid", text) for text in by_reason(unusable(found, refused))]
     more = [*across, *([] if quiet else [*invalid, *end])]
     lines += ["", *printed(more, columns())] if more and len(found) > 1 else printed(more, columns())
     print_lines(lines)
+
+
+def by_reason(records: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a sentence for each reason, with the name of the record, or how many records it has."""
+    names: dict[str, list[str]] = {}
+    for name, why in records:
+        names.setdefault(why, []).append(name)
+    return [f"{of[0] if len(of) == 1 else f'{len(of)} runs'}: {why}" for why, of in names.items()]
 
 
 def shortened(lines: Sequence[Line], quiet: bool) -> list[Line]:

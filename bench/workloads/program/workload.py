@@ -120,10 +120,11 @@ class UserProgram(Workload):
         first, seconds = part["proof"].get("first_run_seconds"), run["wall_seconds"]
         other = first is not None and not run["stopped"] and abs(math.log(first / seconds)) > math.log(OTHER)
         if other and abs(first - seconds) > OTHER_SECONDS:
+            # Without the number of this run, so that the sentence is one for all runs that it is true of.
             said.append(
-                f"the first run under {record['job']['allocator']['name']}, which verifies and is not counted, took {first:.2g} s, about "
-                f"{float(f'{first / seconds:.1g}'):g} times as long as this one: it found or left something (a cache, a checkpoint, "
-                "an output), or has many short processes, which verifying slows down."
+                f"the first run under {record['job']['allocator']['name']}, which verifies and is not counted, took {first:.2g} s, "
+                f"{'more than twice' if first > seconds else 'less than half'} as long as a timed one: it found or left something (a "
+                "cache, a checkpoint, an output), or has many short processes, which verifying slows down."
             )
         if record["job"]["program"].get("check") is not None and not part["values"]:
             said.append(

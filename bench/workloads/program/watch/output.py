@@ -101,7 +101,10 @@ class Rate:
             )
         number = float(text[start:end].replace(",", ""))
         if not 0 < number < math.inf:
-            raise ValueError(f"{where}; a time or a rate is greater than 0.")
+            raise ValueError(
+                f"{where}; a time or a rate is greater than 0: print more digits, or leave out the group, so that the time between lines "
+                "is measured."
+            )
         return number
 
     def share_of_clock(self) -> float:
