@@ -215,8 +215,8 @@ class Watch:
     def weigh(self, found: list[tree.Stat]) -> None:
         """Keep the most memory of the tree: of one process its resident set; of several, shared pages once, where it grew."""
         resident = sum(one.rss_bytes for one in found)
-        if len(found) == 1:
-            self.peak_bytes = max(self.peak_bytes, resident)
+        # What one process holds is the least that all hold: of several, some may end while their shares are read.
+        self.peak_bytes = max([self.peak_bytes, *(one.rss_bytes for one in found)])
         if resident > GROWN * self.counted_bytes:
             self.counted_bytes = resident
             held, huge = tree.shared_once(one.pid for one in found)
