@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from functools import partial
@@ -42,8 +43,8 @@ def stand_in(folder: Path) -> str:
     for entry in real.iterdir():
         if entry.name not in ("version.py", "__pycache__"):
             (site / "torch" / entry.name).symlink_to(entry)
-    words = (real / "version.py").read_text()
-    (site / "torch" / "version.py").write_text(f"{words}\n__version__ = '1.10.9+stand.in'\n")
+    words = re.sub("(?m)^__version__ = .*", "__version__ = '1.10.9+stand.in'", (real / "version.py").read_text())
+    (site / "torch" / "version.py").write_text(words)
     (site / "torch-1.10.9.dist-info").mkdir()
     (site / "torch-1.10.9.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 1.10.9\n")
     (site / "others.pth").write_text(f"{real.parent}\n")
