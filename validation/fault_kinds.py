@@ -27,6 +27,7 @@ ALONE, COPIES = "alone", "copies"
 INTERLEAVED, INTERLEAVED_COPIES = "interleaved", "interleaved copies"  # two arms, whose runs alternate
 ALL = ("r0", "r2")  # repeats of the records that are there before
 PAUSE_SECONDS = 2.0
+STOPPED_SECONDS = 150.0  # a rank that is stopped before its first micro-batch has the 120 s of the longest start
 
 
 @dataclass(frozen=True)
@@ -149,11 +150,11 @@ KINDS: dict[str, Kind] = {
     "rank gets SIGSEGV": Kind(send("rank", signal.SIGSEGV), BOTH),
     "rank gets SIGABRT": Kind(send("rank", signal.SIGABRT)),
     "rank stopped for a while": Kind(pause("rank"), BOTH),
-    "rank stopped for good": Kind(send("rank", signal.SIGSTOP), BOTH, training=True, limit_seconds=90),
+    "rank stopped for good": Kind(send("rank", signal.SIGSTOP), BOTH, training=True, limit_seconds=STOPPED_SECONDS),
     "follower killed": Kind(send("driver", signal.SIGKILL, 1), (COPIES,)),
     "follower gets SIGTERM": Kind(send("driver", signal.SIGTERM, 1), (COPIES,)),
     "follower stopped for a while": Kind(pause("driver", 1), (COPIES,)),
-    "follower stopped for good": Kind(send("driver", signal.SIGSTOP, 1), (COPIES,), training=True, limit_seconds=150),
+    "follower stopped for good": Kind(send("driver", signal.SIGSTOP, 1), (COPIES,), training=True, limit_seconds=STOPPED_SECONDS),
     "follower's rank killed": Kind(send("rank", signal.SIGKILL, 1), (COPIES,)),
     "record truncated": Kind(truncate, BOTH, before=True, touches=("r2",)),
     "record truncated meanwhile": Kind(truncate, touches=("r2",)),
@@ -172,8 +173,8 @@ KINDS: dict[str, Kind] = {
     "fewer CPUs": Kind(fewer_cpus),
     "rank in its turn killed": Kind(send_by_turn(signal.SIGKILL, True), TURNS, training=True),
     "rank that waits killed": Kind(send_by_turn(signal.SIGKILL, False), TURNS, training=True),
-    "rank in its turn stopped for good": Kind(send_by_turn(signal.SIGSTOP, True), TURNS, training=True, limit_seconds=90),
-    "rank that waits stopped for good": Kind(send_by_turn(signal.SIGSTOP, False), TURNS, training=True, limit_seconds=90),
+    "rank in its turn stopped for good": Kind(send_by_turn(signal.SIGSTOP, True), TURNS, training=True, limit_seconds=STOPPED_SECONDS),
+    "rank that waits stopped for good": Kind(send_by_turn(signal.SIGSTOP, False), TURNS, training=True, limit_seconds=STOPPED_SECONDS),
     "Ctrl-C between turns": Kind(send("driver", signal.SIGINT), (INTERLEAVED,), training=True),
     "driver killed between turns": Kind(send("driver", signal.SIGKILL), TURNS, training=True),
 }  # fmt: skip

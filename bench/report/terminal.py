@@ -39,7 +39,7 @@ def by_reason(records: Iterable[tuple[str, str]]) -> list[str]:
     names: dict[str, list[str]] = {}
     for name, why in records:
         names.setdefault(why, []).append(name)
-    return [f"{of[0] if len(of) == 1 else f'{len(of)} runs'}: {why}" for why, of in names.items()]
+    return [f"{of[0] if len(of) == 1 else f'{len(of)} records'}: {why}" for why, of in names.items()]
 
 
 def shortened(lines: Sequence[Line], quiet: bool) -> list[Line]:

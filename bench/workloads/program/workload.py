@@ -29,6 +29,11 @@ COARSE = 0.005  # of a step: coarser numbers are stated
 OTHER, OTHER_SECONDS = 2.0, 1.0  # times as long, and by so much: another first run than the rest
 
 
+def resolution_of(steps: Mapping[str, Any] | None) -> float:
+    """Return by how much rounding may move the mean of the steps, as a share; 0 where the clock of who reads them timed them."""
+    return float((steps or {}).get("resolution", 0.0))
+
+
 class UserProgram(Workload):
     """A command, seen from outside: its steps where its output shows them, else the whole run."""
 
@@ -75,20 +80,16 @@ class UserProgram(Workload):
         part = record["ranks"][0]
         run, steps = part["run"], part["steps"]
         if steps is None:
-            samples, unit, notes, resolution = [run["wall_seconds"]], "run", "whole run", 0.0
+            samples, unit, notes = [run["wall_seconds"]], "run", "whole run"
             counters = {counter: float(run[counter]) for counter in COUNTERS}
         else:
             samples = [seconds for seconds, steady in zip(steps["seconds"], steps["steady"]) if steady]
-            unit, notes, resolution = (
-                "step",
-                f"{len(samples)} of {len(steps['seconds'])} steps",
-                steps.get("resolution", 0.0),
-            )
+            unit, notes = "step", f"{len(samples)} of {len(steps['seconds'])} steps"
             counters = {counter: steps[f"{counter}_per_step"] for counter in COUNTERS}
             if not steps["counted"]:  # too few steps to tell their faults from those of the start
                 counters = {counter: run[counter] / len(steps["seconds"]) for counter in COUNTERS}
                 notes += ", counters with the start"
-        figures = plain_figures(unit, samples, counters, part["peak_rss_bytes"], notes, resolution)
+        figures = plain_figures(unit, samples, counters, part["peak_rss_bytes"], notes, resolution_of(steps))
         named = {"loss_steps": part["value_steps"]} if "value_steps" in part else {}
         return {**figures, "losses": part["values"], **named, "ghz": record["hosts"][0]["cpu"]["ghz"]}
 
@@ -108,8 +109,7 @@ class UserProgram(Workload):
                 f"{counted} of the first {WARM_UP_STEPS} steps, which are warm-up, count{'s' * (counted == 1)}, because the run had "
                 f"{len(steps)} steps: raise measure.max_seconds, or let the program run longer."
             )
-        resolution = (part["steps"] or {}).get("resolution", 0.0)
-        if resolution > COARSE:
+        if (resolution := resolution_of(part["steps"])) > COARSE:
             said.append(
                 f"the printed numbers are rounded to {2 * resolution:.1%} of a step, and a difference below that is not seen: print more "
                 "digits, or leave out the group of rate= to take the time between lines."

@@ -43,7 +43,7 @@ def built(name: str, folder: Path | None = None) -> Path:
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", ""), "cc", "gcc", "clang"))), None)
     if compiler is None:
         raise ConfigError(
-            "traces need a C compiler here, and this host has no compiler (cc, gcc, clang): apt-get install gcc libc6-dev, or set CC."
+            "traces need a C compiler, and this host has none of cc, gcc and clang: apt-get install gcc libc6-dev, or set CC."
         )
     target = places[-1]
     part = target.with_name(f"{file}.{os.getpid()}")

@@ -45,6 +45,7 @@ class Rate:
     def __init__(self, pattern: str):
         self.pattern = re.compile(pattern)
         self.last: float | None = None
+        self.unclocked = 0  # lines that came with the first one, so that nothing is known of their time
         self.seconds: list[float] = []
         self.units: list[float] = []  # of the last digit of each number, as a share of it
         self.arrived: list[float] = []  # when the line of each step came
@@ -62,10 +63,11 @@ class Rate:
             self.seconds.append(
                 {"per_second": 1 / number, "milliseconds": number / 1000}.get(match.lastgroup or "", number)
             )
-        elif began is not None:
-            self.seconds.append(now - began)
-        else:
+        elif began is None or (not self.seconds and now == began):
+            self.unclocked += began is not None
             return False
+        else:
+            self.seconds.append(now - began)
         self.arrived.append(now)
         return True
 
@@ -79,14 +81,14 @@ class Rate:
     def resolution(self, start: int) -> float:
         """Return by how much rounding of the printed numbers may move the mean of the steps from ``start`` on, as a share of it.
 
-        Half a unit of the last digit; nothing where the numbers vary by more than that unit's half, because rounding then averages out
-        (Widrow, Kollar & Liu, IEEE Trans. Instrum. Meas. 45, 1996).
+        Half a unit of the last digit; nothing where the numbers vary smoothly by more than that unit's half, because rounding then averages
+        out (Widrow, Kollar & Liu, IEEE Trans. Instrum. Meas. 45, 1996). Two numbers in turn do not vary smoothly.
         """
         seconds, units = self.seconds[start:], self.units[start:]
         if not units:
             return 0.0
         unit = fmean(units)
-        varies = pstdev(seconds) / fmean(seconds) >= AVERAGED * unit
+        varies = len(set(seconds)) > 2 and pstdev(seconds) / fmean(seconds) >= AVERAGED * unit
         return 0.0 if varies else unit / 2
 
     def number_in(self, text: str, match: re.Match) -> float:
@@ -116,7 +118,8 @@ class Rate:
 
     def came_at_once(self) -> bool:
         """Return whether most lines arrived together with another one: the program held them in a buffer."""
-        return len(self.arrived) > 2 and len(set(self.arrived)) <= len(self.arrived) / 2
+        lines, reads = len(self.arrived) + self.unclocked, len(set(self.arrived)) + bool(self.unclocked)
+        return lines > 2 and reads <= lines / 2
 
     def check_clock(self, began: float) -> None:
         """Raise ValueError where the steps do not fit the time that passed since ``began``, the start of the run."""
@@ -125,8 +128,6 @@ class Rate:
                 "printed most of its lines at once, out of a buffer, so that the time between them is not that of a step: use "
                 "program.terminal=true, or start it with `stdbuf -oL`."
             )
-        while self.seconds and not self.seconds[0]:  # came with the first line, so that nothing is known of their time
-            del self.seconds[0], self.arrived[0]
         total, passed = sum(self.seconds), self.arrived[-1] - began if self.arrived else 0.0
         shown = max(self.share_of_clock(), total / passed if passed > CLOCK_SECONDS else 0.0)
         if shown > MOST_OF_CLOCK:

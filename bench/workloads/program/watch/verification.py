@@ -333,7 +333,7 @@ def judge(
             "what they carry is not known."
         )
     if not error and not any(reached for _, reached, _ in verdicts):
-        error = "no process could be verified, so that the allocator is not verified."
+        error = "no process could be verified, so that the allocator in effect is unknown."
     known = {one.program for one, _ in beyond} | allocators_in(path for one in seen for path in one.mapped)
     return {"processes": rows(verdicts, library), "error": error, "notes": notes, "known": sorted(known)}
 

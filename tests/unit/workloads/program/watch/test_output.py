@@ -80,6 +80,15 @@ def test_lines_that_came_in_one_read_share_the_time_before_them() -> None:
     assert rate.seconds == [1.0, 0.5, 0.5, 1.0]
 
 
+def test_lines_that_come_with_the_first_have_no_time_and_are_no_steps() -> None:
+    measure = Measure(min_samples=2)
+    rate = lines(Rate("^step"), *[10.0] * 12)
+    rate.share_out()
+    assert rate.seconds == [] and not enough(rate.seconds, 5.0, measure, None)
+    with pytest.raises(ValueError, match="program.terminal=true"):
+        rate.check_clock(9.0)
+
+
 @pytest.mark.parametrize(
     ("numbers", "resolution"),
     [
@@ -87,6 +96,7 @@ def test_lines_that_came_in_one_read_share_the_time_before_them() -> None:
         (["0.10"] * 8, 0.05),
         (["0.10"] * 7 + ["0.11"], 0.049),
         (["0.09", "0.10", "0.11", "0.10"] * 2, 0.0),  # varies by more than half a unit, so that rounding averages out
+        (["0.1", "0.3"] * 4, 0.333),  # as of 0.14 s and 0.34 s: two levels, each rounded down
         (["2e1", "2e1", "2e1"], 0.25),
     ],
 )

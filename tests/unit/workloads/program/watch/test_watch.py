@@ -85,3 +85,12 @@ def test_a_look_at_the_moment_of_an_exec_sees_one_program(monkeypatch: pytest.Mo
 def test_a_timed_run_is_looked_at_less_the_more_a_look_costs() -> None:
     assert watch.pause_seconds(0.001, 0.01, False) == 0.002 and watch.pause_seconds(0.0, 1000.0, False) == 1.0
     assert watch.pause_seconds(0.05, 20.0, False) == 5.0 and watch.pause_seconds(0.05, 20.0, True) == 0.05
+
+
+def test_of_processes_that_end_while_their_shares_are_read_the_largest_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = tree.Stat(1, "S", 1, tree.Counters(), 0.0, 100 * MIB, 1)
+    monkeypatch.setattr(tree, "shared_once", lambda pids: (80 * MIB, 0))
+    one_run = object.__new__(watch.Watch)
+    one_run.peak_bytes = one_run.huge_bytes = one_run.counted_bytes = 0
+    one_run.weigh([one] * 8)
+    assert one_run.peak_bytes == 100 * MIB
