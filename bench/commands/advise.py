@@ -10,26 +10,30 @@ import contextlib
 import io
 import math
 import os
+import shutil
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from pathlib import Path
 from statistics import fmean
 
 from bench.allocators.catalogue import read_arms
 from bench.allocators.retention import is_usable
 from bench.commands.program import print_failures, program_of, refuse_gpt_keys
+from bench.commands.trace import largest, recorder_into, run_job
 from bench.config.compose import jobs_of_arms
 from bench.config.study import Study
 from bench.copies.launcher import which_copy
 from bench.driver import sweep
 from bench.driver.fits import lacks_pytorch
+from bench.host.files import file_sha256
 from bench.job.checks import check
 from bench.job.errors import ConfigError, RecordError
-from bench.job.job import Job, Program
-from bench.job.quantities import seconds
+from bench.job.job import Job, Program, Replay
+from bench.job.quantities import mebibytes, seconds
 from bench.paths import results_directory
 from bench.record.records import Record
 from bench.report import verdict_json
@@ -43,12 +47,15 @@ from bench.statistics.pairing import Pair
 from bench.statistics.stats import Ratio, verdict
 from bench.workloads import reading
 from bench.workloads.catalogue import workload_of
+from bench.workloads.replay.trace import num_steps, write
 
 FIRST_LOOK_SECONDS = 30.0
 KEPT_AT_LEAST = 2
 FINALISTS = 2
 MOST_TO_CONFIRM = 10  # blocks
 TIE = 0.05  # one short block cannot distinguish arms that are nearer than this
+REPLAYED_STEPS = 2  # of a trace, its last ones, that count
+REPLAYED_RUNS = 3  # a recording and its replays take about as long as so many runs
 Records = list[Record]
 
 
@@ -104,16 +111,18 @@ def candidates(overrides: Sequence[str], program: Program | None = None) -> list
     return usable
 
 
-def first_look(record: Record, jobs: Sequence[Job], budget_seconds: float) -> tuple[list[Job], float]:
+def first_look(
+    record: Record, jobs: Sequence[Job], budget_seconds: float, spent_seconds: float = 0.0
+) -> tuple[list[Job], float]:
     """Return the jobs of a first look that leaves two thirds of the time, by shorter jobs and then by fewer arms, and the seconds of one.
 
-    ``record``: of the reference's own short job. Raises ConfigError where the budget does not hold two arms.
+    ``record``: of the reference's own short job. ``spent_seconds``: by the replay. Raises ConfigError where the budget does not hold two arms.
     """
     workload, measure = workload_of(jobs[0]), jobs[0].measure
     micro_seconds, job_seconds = record["derived"]["micro_batch_seconds"], record["wall_seconds"]
     around = max(job_seconds - micro_seconds * workload.num_samples(record), 0.0)  # to start, and to end
     least = workload.fewest_samples(jobs[0])
-    third = budget_seconds / 3
+    third = (budget_seconds - spent_seconds) / 3
     if job_seconds * len(jobs) > third and least is not None:
         job_seconds = min(job_seconds, max(third / len(jobs), around + least * micro_seconds))
         measure = replace(measure, max_seconds=max(job_seconds - around, least * micro_seconds))
@@ -135,15 +144,43 @@ class Search:
     started: float
     before: list[Job] = field(default_factory=list)
 
-    def run(self, jobs: Sequence[Job], block: int) -> Records:
-        self.before += [job for job in (replace(job, repeat=block) for job in jobs) if job not in self.before]
+    @property
+    def folder(self) -> Path:
+        return results_directory() / self.study.name
+
+    def sweep(self, jobs: Sequence[Job]) -> Records:
+        """Run what is not measured yet of ``jobs``; return the records of all."""
         with contextlib.redirect_stdout(io.StringIO()):  # the answer comes once, at the end
-            code = sweep.run(self.study, self.before)
+            code = sweep.run(self.study, jobs)
         if code == sweep.INTERRUPTED:
             raise SystemExit(code)
-        wanted = {job.content_hash for job in self.before}
-        read = reading.collect([results_directory() / self.study.name]).records
-        found = [record for record in read if record["content_hash"] in wanted]
+        wanted = {job.content_hash for job in jobs}
+        return [record for record in reading.collect([self.folder]).records if record["content_hash"] in wanted]
+
+    def replay(self, jobs: Sequence[Job]) -> Records:
+        """Record a short run under glibc, and replay the calls of its last steps under each arm; none where that cannot be done here."""
+        short, recording = workload_of(jobs[0]).recorded_as(jobs[0]), self.folder / "recording"
+        if short is None:
+            return []
+        say("replay", f"records a short run, and replays its calls of malloc and free under {len(jobs)} allocators")
+        try:
+            error = run_job(short, recorder_into(recording), recording / "run")
+            found = largest(recording)
+            if error or found is None:
+                raise ConfigError(error or "nothing was recorded")
+            path = self.folder / "steps.trace.gz"
+            write(path, found)
+        except ConfigError as error:
+            say("no replay", str(error))
+            return []
+        finally:
+            shutil.rmtree(recording, ignore_errors=True)
+        part = Replay(str(path), file_sha256(str(path)), max(num_steps(found) - REPLAYED_STEPS, 0))
+        return self.sweep([replace(job, workload="replay", replay=part) for job in jobs])
+
+    def run(self, jobs: Sequence[Job], block: int) -> Records:
+        self.before += [job for job in (replace(job, repeat=block) for job in jobs) if job not in self.before]
+        found = self.sweep(self.before)
         times = mean_seconds([record for record in found if record["job"]["repeat"] == block], None)
         say(
             f"block {block + 1}",
@@ -159,17 +196,22 @@ class Search:
 
 @dataclass(frozen=True)
 class Final:
-    """What the search chose, best first and without glibc, and the first block that had no part in the choice."""
+    """What the search chose, best first and without glibc, and the first block that had no part in the choice.
+
+    ``replayed``: a few words on each arm that a replay eliminated.
+    """
 
     arms: tuple[str, ...]
     from_block: int
+    replayed: tuple[str, ...] = ()
 
 
 def search(study: Study, jobs: Sequence[Job], budget_seconds: float, limit_gib: float | None) -> tuple[Records, Final]:
     """Search by sequential halving (Karnin, Koren and Somekh, ICML 2013).
 
-    A short look at each arm, then blocks of those left over, half as many each time, ties kept; what is left is confirmed in fresh
-    blocks with the reference until the budget is used.
+    Where the time does not hold a run of each arm, a replay of their calls comes first. Then a short look at each arm, then blocks of
+    those left over, half as many each time, ties kept; what is left is confirmed in fresh blocks with the reference until the budget is
+    used.
     """
     one = Search(study, budget_seconds, time.monotonic())
     shorter = replace(jobs[0].measure, max_seconds=min(FIRST_LOOK_SECONDS, jobs[0].measure.max_seconds))
@@ -177,7 +219,11 @@ def search(study: Study, jobs: Sequence[Job], budget_seconds: float, limit_gib: 
     found = one.run(left[:1], 0)
     if not found or not found[0]["valid"]:
         return found, Final((), 0)
-    left, job_seconds = first_look(found[0], left, budget_seconds)
+    replayed: tuple[str, ...] = ()
+    begun = time.monotonic()
+    if worth_replaying(found[0], left, budget_seconds):
+        left, replayed = kept_by_replay(left, one.replay(left), found[0], limit_gib)
+    left, job_seconds = first_look(found[0], left, budget_seconds, time.monotonic() - begun)
     minutes = job_seconds * len(left) / 60
     say(
         "plan",
@@ -200,7 +246,41 @@ def search(study: Study, jobs: Sequence[Job], budget_seconds: float, limit_gib: 
     while len(left) >= KEPT_AT_LEAST and block < first_fresh - 1 + MOST_TO_CONFIRM and one.fits(left, found, 1.0):
         block += 1
         found = one.run(left, block)
-    return found, Final(names, first_fresh)
+    return found, Final(names, first_fresh, replayed)
+
+
+def worth_replaying(record: Record, jobs: Sequence[Job], budget_seconds: float) -> bool:
+    """Return whether a run of each arm takes more than the third of the budget that is theirs, and a recording little of it."""
+    return REPLAYED_RUNS * record["wall_seconds"] <= budget_seconds / 3 < len(jobs) * record["wall_seconds"]
+
+
+def kept_by_replay(
+    jobs: Sequence[Job], replays: Records, record: Record, limit_gib: float | None
+) -> tuple[list[Job], tuple[str, ...]]:
+    """Return the reference and the arms that a replay keeps, least CPU time first; and a few words on each of the others.
+
+    Eliminated: what costs TIE of the reference's turn (``record``) more than the cheapest arm, or has a larger heap than the limit. An arm
+    without a valid replay is kept, as the last.
+    """
+    figures = {r["job"]["allocator"]["name"]: r["derived"] for r in replays if r["valid"]}
+    costs = {arm: one["user_seconds_per_it"] + one["system_seconds_per_it"] for arm, one in figures.items()}
+    limit_bytes = math.inf if limit_gib is None else limit_gib * 2**30
+    large = {arm for arm, one in figures.items() if one["peak_rss_bytes"] > limit_bytes}
+    best = min((cost for arm, cost in costs.items() if arm not in large), default=math.inf)
+    border = best + TIE * record["derived"]["micro_batch_seconds"]
+    kept: list[Job] = []
+    words: list[str] = []
+    for job in sorted(jobs, key=lambda job: costs.get(job.allocator.name, math.inf)):
+        arm = job.allocator.name
+        if arm == "glibc":
+            kept.insert(0, job)
+        elif arm in large:
+            words.append(f"{arm} ({mebibytes(figures[arm]['peak_rss_bytes'])})")
+        elif costs.get(arm, 0.0) > border:
+            words.append(f"{arm} (+{costs[arm] - best:.2g} s)")
+        else:
+            kept.append(job)
+    return kept, tuple(words)
 
 
 def survivors(jobs: Sequence[Job], found: Records, limit_gib: float | None) -> list[Job]:
@@ -319,7 +399,14 @@ def given_up(found: Records, limit_gib: float | None, final: Final) -> list[Line
         for arm in sorted(times, key=lambda arm: times[arm])
         if arm not in (*final.arms, "glibc")
     ]
-    return [Line("Caution", f"eliminated by mean time alone, without a CI: {', '.join(said)}")] if said else []
+    lines = []
+    if final.replayed:
+        how = "by CPU time and memory of a turn's calls alone, replayed without their arithmetic"
+        lines.append(Line("Caution", f"eliminated {how}: {', '.join(final.replayed)}"))
+    return [
+        *lines,
+        *([Line("Caution", f"eliminated by mean time alone, without a CI: {', '.join(said)}")] if said else []),
+    ]
 
 
 def say(label: str, text: str) -> None:

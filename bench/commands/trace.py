@@ -18,7 +18,7 @@ from bench.copies.launcher import Copy
 from bench.host.facts import host
 from bench.host.foreign import OF_ALLOCATORS
 from bench.job.errors import ConfigError, printable
-from bench.job.job import Allocator
+from bench.job.job import Allocator, Job
 from bench.workloads.catalogue import workload_of
 from bench.workloads.replay import trace as traces
 from bench.workloads.replay.build import built
@@ -30,18 +30,17 @@ SHOWN = 8  # processes, those with most calls first
 
 def run(options: argparse.Namespace) -> int:
     """Exit code: 0 fine, 1 the program failed or nothing was recorded."""
-    recorder, out = built("recorder"), options.output.absolute()
+    out = options.output.absolute()
     raw = out.with_name(f"{out.name}.raw")
     if raw.exists():
         raise ConfigError(f"{raw} has what an earlier `trace` left (`replay` reads the files in it): move it away.")
-    raw.mkdir(parents=True)
-    env = {"MALLOCOST_TRACE": str(raw / "calls"), "GLIBC_TUNABLES": TUNABLES}
+    recorder = recorder_into(raw)
     started = time.monotonic()
     try:
         error = (
-            run_program(options.after, {**env, "LD_PRELOAD": str(recorder)})
+            run_program(options.after, {**recorder.env, "LD_PRELOAD": str(recorder.library)})
             if options.after
-            else run_workload(options.overrides, Allocator("recorder", str(recorder), env), raw / "run")
+            else run_workload(options.overrides, recorder, raw / "run")
         )
         seconds = time.monotonic() - started
         kept = [one for path in sorted(raw.glob("*.raw")) if (one := keep(path, out, options))]
@@ -63,6 +62,19 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def recorder_into(folder: Path) -> Allocator:
+    """Make ``folder`` and return the recorder, as an allocator, that writes each process's calls there. Raises ConfigError."""
+    library = built("recorder")
+    folder.mkdir(parents=True)
+    return Allocator("recorder", str(library), {"MALLOCOST_TRACE": str(folder / "calls"), "GLIBC_TUNABLES": TUNABLES})
+
+
+def largest(folder: Path) -> traces.Trace | None:
+    """Return what the process with most calls left in ``folder``; None where nothing was recorded."""
+    found = [traces.read(path) for path in folder.glob("*.raw")]
+    return max(found, key=lambda trace: int(trace.header["calls"]), default=None)
+
+
 def run_program(command: Sequence[str], env: dict[str, str]) -> str:
     """Run the command to its end; return what was wrong with it."""
     base = {name: value for name, value in os.environ.items() if not name.startswith(OF_ALLOCATORS)}
@@ -78,7 +90,12 @@ def run_workload(words: Sequence[str], recorder: Allocator, folder: Path) -> str
     _, jobs = compose.jobs_of(words)
     if len(jobs) > 1 or jobs[0].num_ranks > 1:
         raise ConfigError("trace records one run of one rank: give each key one value, and leave nodes at 1.")
-    job = dataclasses.replace(jobs[0], allocator=recorder)
+    return run_job(jobs[0], recorder, folder)
+
+
+def run_job(job: Job, recorder: Allocator, folder: Path) -> str:
+    """Run a job of one rank under the recorder; return what was wrong with it."""
+    job = dataclasses.replace(job, allocator=recorder)
     leader = Leader(Copy(), {"facts": host()}, job.launch.timeout_seconds)
     (outcome,) = leader.run([job], lambda parts: workload_of(job).run_block([job], [folder], parts, on_event))
     return outcome.error or ""
@@ -93,7 +110,7 @@ def keep(path: Path, out: Path, options: argparse.Namespace) -> tuple[int, str, 
 
     None without any."""
     found = traces.read(path)
-    steps = sum(1 for kind, _, _, block, *_ in found if kind == traces.MARK and block == traces.STEP)
+    steps = traces.num_steps(found)
     if options.shorten:
         found = traces.shortened(found)
     path.unlink()

@@ -75,6 +75,10 @@ class Workload:
         """Return the samples of the shortest run that still counts; None where a run cannot be shortened."""
         return None
 
+    def recorded_as(self, job: Job) -> Job | None:
+        """Return the short run whose trace stands for the job's turns; None where none does."""
+        return None
+
     # ---- a run
 
     def run(self, job: Job, folder: Path, on_event: OnEvent) -> Outcome:

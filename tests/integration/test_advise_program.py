@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,25 @@ def test_a_program_that_fails_under_every_arm_shows_its_words(
     caught = capsys.readouterr()
     assert "no run was successful; the first: sh ended with exit code 3" in caught.err
     assert "    no data here" in caught.out
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="the recorder is built with a C compiler")
+def test_a_training_is_recorded_and_replayed_before_it_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tiny GPT: each arm is replayed, whatever its times."""
+    monkeypatch.setenv("BENCH_OUT", str(tmp_path / "out"))
+    monkeypatch.setattr(advise, "MOST_TO_CONFIRM", 1)
+    monkeypatch.setattr(advise, "worth_replaying", lambda *_: True)
+    words = ["advise", "model=tiny", "train.global_batch_size=16", "allocator=tcmalloc,glibc_top_pad"]
+    assert cli.main([*words, "--minutes", "20"]) == 0
+    caught = capsys.readouterr()
+    assert "under 3 allocators" in " ".join(caught.err.split()) and "no replay" not in caught.err
+    found = [r for r in reading.read_all([tmp_path / "out"])[0] if r["valid"]]
+    replays = [r for r in found if r["job"]["workload"] == "replay"]
+    assert {r["job"]["allocator"]["name"] for r in replays} == {"glibc", "tcmalloc", "glibc_top_pad"}
+    assert all(sum(r["ranks"][0]["segments"]["steady"]) == advise.REPLAYED_STEPS for r in replays)
+    assert len({r["ranks"][0]["calls_hash"] for r in replays}) == 1
+    (study,) = (tmp_path / "out").iterdir()
+    assert (study / "steps.trace.gz").exists() and not (study / "recording").exists()
+    assert caught.out.count("Result ") == 1

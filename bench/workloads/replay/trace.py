@@ -264,6 +264,12 @@ def num_calls(events: bytes) -> int:
     return int((~np.isin(np.frombuffer(events, EVENTS)["f0"], (MARK, THREAD_END))).sum())
 
 
+def num_steps(trace: Trace) -> int:
+    """Return how many steps its marks begin."""
+    rows = np.frombuffer(trace.events, EVENTS)
+    return int(((rows["f0"] == MARK) & (rows["f3"] == STEP)).sum())
+
+
 def first_steps(trace: Trace, steps: int) -> Trace:
     """Return the trace up to the end of so many steps."""
     rows = np.frombuffer(trace.events, EVENTS)

@@ -150,3 +150,61 @@ def test_half_of_the_arms_survive_and_the_reference_always(tmp_path: Path) -> No
     records = found(tmp_path, **{arm: {"seconds": seconds} for arm, seconds in arms.items()})
     left = advise.survivors([builders.job(arm) for arm in builders.ARMS], records, None)
     assert {job.allocator.name for job in left} == {"glibc", "tcmalloc", "tcmalloc_release"}
+
+
+def replays(**cost: float) -> advise.Records:
+    """Records of replays, as far as the search reads them: seconds of CPU time for each arm, and 1 GiB."""
+    return [
+        {
+            "job": {"allocator": {"name": arm}},
+            "valid": True,
+            "derived": {
+                "user_seconds_per_it": 0.001,
+                "system_seconds_per_it": seconds,
+                "peak_rss_bytes": 1 << 30,
+            },
+        }
+        for arm, seconds in cost.items()
+    ]  # type: ignore[misc]
+
+
+def kept(tmp_path: Path, found: advise.Records, limit_gib: float | None = None) -> tuple[list[str], tuple[str, ...]]:
+    jobs = [builders.job(arm) for arm in SECONDS]
+    left, words = advise.kept_by_replay(jobs, found, builders.record(tmp_path, jobs[0], seconds=0.2), limit_gib)
+    return [job.allocator.name for job in left], words
+
+
+def test_a_replay_orders_the_arms_and_eliminates_what_costs_much_of_a_turn(tmp_path: Path) -> None:
+    found = replays(glibc=0.1, tcmalloc=0.002, tcmalloc_release=0.15, glibc_tuned_thp=0.001)
+    assert kept(tmp_path, found) == (["glibc", "glibc_tuned_thp", "tcmalloc"], ("tcmalloc_release (+0.15 s)",))
+    near = replays(glibc=0.1, tcmalloc=0.005, tcmalloc_release=0.009, glibc_tuned_thp=0.001)
+    assert kept(tmp_path, near)[1] == (), "5 % of a turn of 0.2 s: one run cannot distinguish them either"
+
+
+def test_a_replay_eliminates_a_heap_that_is_larger_than_the_limit_and_never_an_arm_that_it_did_not_run(
+    tmp_path: Path,
+) -> None:
+    found = replays(glibc=0.1, tcmalloc=0.002, tcmalloc_release=0.1)
+    found[1]["derived"]["peak_rss_bytes"] = 3 << 30
+    assert kept(tmp_path, found, 2.0) == (["glibc", "tcmalloc_release", "glibc_tuned_thp"], ("tcmalloc (3,072 MiB)",))
+    assert kept(tmp_path, []) == ([*SECONDS], ())
+
+
+@pytest.mark.parametrize("minutes, is_replayed", [(1.0, False), (1.75, True), (3.0, False)])
+def test_a_replay_comes_first_where_the_time_does_not_hold_a_run_of_each_arm(
+    clock: list[list[str]], monkeypatch: pytest.MonkeyPatch, minutes: float, is_replayed: bool
+) -> None:
+    """Runs of 10 s and four arms: a third of 3 minutes holds them all, and a third of 1 minute no recording."""
+    asked = []
+
+    def replay(self: advise.Search, jobs: list[Job]) -> advise.Records:
+        asked.append(len(jobs))
+        return replays(glibc=0.1, tcmalloc=0.001, tcmalloc_release=0.2, glibc_tuned_thp=0.001)
+
+    monkeypatch.setattr(advise.Search, "replay", replay)
+    records, final = search(60 * minutes)
+    assert asked == [4] * is_replayed
+    assert final.replayed == (("tcmalloc_release (+0.2 s)",) if is_replayed else ())
+    if is_replayed:
+        assert sorted(clock[1]) == ["glibc_tuned_thp", "tcmalloc"], "glibc was the first"
+        assert "alone, replayed without their arithmetic: tcmalloc_release (+0.2 s)" in advice(records, final=final)
