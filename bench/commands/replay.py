@@ -29,6 +29,11 @@ from bench.workloads.replay.build import built
 from bench.workloads.replay.trace import read
 
 STEPS = ("Allocator", "Minor faults", "System CPU time", "Peak RSS", "Replay")
+RUNS = (
+    "Run: minor faults",
+    "Run: system CPU time",
+    "Run: peak RSS",
+)  # of a turn of the program, where the study has its runs
 ENOUGH_FAULTS = 100_000  # of a step, whose system CPU time is then that of its faults
 KEYS = {"pace": str, "warmup_steps": int, "steps": int}  # of `replay`; all may leave out `replay.`
 
@@ -42,8 +47,9 @@ def run(options: argparse.Namespace) -> int:
     hashes = {job.content_hash for job in jobs}
     found = reading.read_all([results_directory() / study.name])[0] if code != 130 else []
     ours = [record for record in found if record["content_hash"] in hashes and record["valid"]]
+    runs = [record for record in found if record["valid"] and record["job"]["workload"] != jobs[0].workload]
     if ours:
-        print_lines(printed([steps(ours), *fault_cost(ours)], columns()))
+        print_lines(printed([steps(ours, runs), *fault_cost(ours)], columns()))
     return code
 
 
@@ -86,18 +92,39 @@ def jobs_of(replay: Replay, words: Sequence[str]) -> tuple[Study, list[Job]]:
     return study, jobs
 
 
-def steps(found: Sequence[Record]) -> Line:
-    """Return what a step of the trace takes under each allocator, least system CPU time first."""
+def steps(found: Sequence[Record], runs: Sequence[Record] = ()) -> Line:
+    """Return what a step of the trace takes under each allocator, least system CPU time first; beside it the same study's runs of a program."""
+    beside = {arm: cells for arm in {name_of(record) for record in found} if (cells := of_runs(arm, runs))}
     rows = []
     for record in sorted(found, key=lambda record: record["derived"]["system_seconds_per_it"]):
-        figures = record["derived"]
-        counts = f"{figures['minor_faults_per_it']:,.0f}", f"{figures['system_seconds_per_it']:.3g} s"
-        seconds = f"{sum(record['ranks'][0]['segments']['seconds']):.1f} s"
-        rows.append([record["job"]["allocator"]["name"], *counts, mebibytes(figures["peak_rss_bytes"]), seconds])
+        figures, arm = record["derived"], name_of(record)
+        took = f"{sum(record['ranks'][0]['segments']['seconds']):.1f} s"
+        cells = of_turn(figures["minor_faults_per_it"], figures["system_seconds_per_it"], figures["peak_rss_bytes"])
+        rows.append([arm, *cells, took, *(beside.get(arm, ["-"] * len(RUNS)) if beside else ())])
     text = (
         f"a step of the trace ({found[0]['derived']['notes']}); no arithmetic is replayed, so this predicts no speed-up"
     )
-    return Line("Steps", text, table=Table(STEPS, rows, left=("Allocator",)))
+    return Line("Steps", text, table=Table([*STEPS, *(RUNS if beside else ())], rows, left=("Allocator",)))
+
+
+def name_of(record: Record) -> str:
+    return str(record["job"]["allocator"]["name"])
+
+
+def of_turn(faults: float, system_seconds: float, peak_rss_bytes: float) -> list[str]:
+    return [f"{faults:,.0f}", f"{system_seconds:.3g} s", mebibytes(peak_rss_bytes)]
+
+
+def of_runs(arm: str, runs: Sequence[Record]) -> list[str]:
+    """Return the cells of a turn (a micro-batch, a step) in an arm's runs, means over them and the largest peak; none without runs."""
+    figures = [record["derived"] for record in runs if name_of(record) == arm]
+    if not figures:
+        return []
+    counters = [
+        fmean(one[f"{counter}_per_it"] / one["micro_batches_per_it"] for one in figures)
+        for counter in ("minor_faults", "system_seconds")
+    ]
+    return of_turn(counters[0], counters[1], max(one["peak_rss_bytes"] for one in figures))
 
 
 def fault_cost(found: Sequence[Record]) -> list[Line]:

@@ -64,3 +64,9 @@ def test_a_training_is_recorded_and_replayed_before_it_is_run(
     (study,) = (tmp_path / "out").iterdir()
     assert (study / "steps.trace.gz").exists() and not (study / "recording").exists()
     assert caught.out.count("Result ") == 1
+    words = ["replay", str(study / "steps.trace.gz"), f"study={study.name}", "+allocator=glibc,tcmalloc", "steps=1"]
+    assert cli.main([*words, "sweep.html=false"]) == 0
+    table = [line.split() for line in capsys.readouterr().out.splitlines() if "MiB" in line]
+    assert sorted(row[0] for row in table) == ["glibc", "tcmalloc"] and all(row.count("MiB") == 2 for row in table), (
+        "each replay beside the runs of the same study"
+    )
