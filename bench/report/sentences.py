@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bench.statistics.grouping import Section
 
 HUGE_BYTES = 64 << 20  # of huge pages: less is the interpreter's and the libraries' own
+MOST = 0.5  # of the time saved: what is less is not called the cause
 
 
 def gain_by_default(section: Section, pair: Pair) -> float | None:
@@ -125,15 +126,17 @@ def cause_sentence(cause: Cause, reference: str, arm: str) -> str:
     if not cause.significant:
         return f"no significant difference to explain; page faults: {faults}"
     what = "saved" if whole.seconds > 0 else "lost"
-    share = f"{percent(cause.kernel_share)} of the time {what} is system CPU time"
+    part = percent(cause.kernel_share) if cause.kernel_share > 0 else "none"
+    share = f"{part} of the time {what} is system CPU time"
+    lead = "page faults" if cause.kernel_share >= MOST else "not page faults alone"
     if whole.minor_faults * whole.seconds <= 0:
         said = f"not page faults ({arm} has {faults}); {share}"
     elif cause.fault_seconds is None:
-        said = f"page faults: {faults} (cost not measured); {share}"
+        said = f"{lead}: {faults} (cost not measured); {share}"
     elif cause.predicted_seconds is None:
-        said = f"page faults: {faults} (cost lost in the noise of this host); {share}"
+        said = f"{lead}: {faults} (cost lost in the noise of this host); {share}"
     elif cause.agrees:
-        said = f"page faults: {faults}; {share}"
+        said = f"{lead}: {faults}; {share}"
     else:
         predicted = cause.predicted_seconds / whole.seconds
         lead = "page faults" if predicted > 1 else "not page faults alone"
