@@ -49,7 +49,9 @@ def commands(overrides: Sequence[str], blas: str, block: int) -> dict[str, list[
             f"launch.blas={blas}",
         ]
         + [f"+{ARMS}", f"repeat={block}", "study=ours"],
+        # resume: each block is a command of its own, and the earlier ones stay.
         "foreign": ["program", ARMS, f"repeat={block}", "study=foreign", f"rate={RATE}", f"check={CHECK}"]
+        + ["program.resume=true"]
         + ["--", sys.executable, SCRIPT, *words, str(WARM_UP), str(COUNTED)],
     }
 

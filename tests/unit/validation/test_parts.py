@@ -64,6 +64,11 @@ def test_two_ratios_agree_by_an_interval_that_could_have_said_no(
     assert agreed is good and word in said
 
 
+def test_the_blocks_of_a_foreign_program_stay_although_each_is_a_command_of_its_own() -> None:
+    words = foreign.commands(["model=tiny"], "stock", 3)["foreign"]
+    assert "program.resume=true" in words[: words.index("--")] and "repeat=3" in words
+
+
 OUTCOME = '{"seed": 1, "number": 0, "kind": "driver killed", "where": "alone", "moment": 1.5, "seconds": 2.0, "what": {"lost": "r0"}}'
 
 
