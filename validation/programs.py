@@ -110,10 +110,18 @@ def by_hyperfine(
     """Return glibc's time over each arm's, of whole runs."""
     if not file.exists():
         commands = [shlex.join(words), *(shlex.join(["env", *setting, *words]) for setting in settings.values())]
-        timing = ["hyperfine", "-N", "--warmup", "1", "--runs", str(runs), "--export-json", str(file), *commands]
-        subprocess.run(timing, cwd=folder, check=True, capture_output=True)
-    base, *rest = [[[time] for time in one["times"]] for one in json.loads(file.read_text())["results"]]
-    return {arm: ratio(base, times) for arm, times in zip(settings, rest)}
+        times: list[list[list[float]]] = [[] for _ in commands]
+        part = file.with_suffix(".part")
+        for run in range(
+            runs
+        ):  # each command once: the host drifts, and hyperfine would end one before it begins the next
+            timing = ["hyperfine", "-N", "--warmup", str(int(run == 0)), "--runs", "1", "--export-json", str(part)]
+            subprocess.run([*timing, *commands], cwd=folder, check=True, capture_output=True)
+            for found, one in zip(times, json.loads(part.read_text())["results"]):
+                found.append(one["times"])
+        file.write_text(json.dumps(times))
+    base, *rest = json.loads(file.read_text())
+    return {arm: ratio(base, found) for arm, found in zip(settings, rest)}
 
 
 def agree(one: Ratio, two: Ratio) -> bool:
