@@ -10,7 +10,6 @@ import contextlib
 import io
 import math
 import os
-import shutil
 import sys
 import time
 from collections import Counter
@@ -23,7 +22,7 @@ from statistics import fmean
 from bench.allocators.catalogue import read_arms
 from bench.allocators.retention import is_usable
 from bench.commands.program import print_failures, program_of, refuse_gpt_keys
-from bench.commands.trace import largest, recorder_into, run_job
+from bench.commands.trace import record_run
 from bench.config.compose import jobs_of_arms
 from bench.config.study import Study
 from bench.copies.launcher import which_copy
@@ -47,14 +46,13 @@ from bench.statistics.pairing import Pair
 from bench.statistics.stats import Ratio, verdict
 from bench.workloads import reading
 from bench.workloads.catalogue import workload_of
-from bench.workloads.replay.trace import num_steps, write
 
 FIRST_LOOK_SECONDS = 30.0
 KEPT_AT_LEAST = 2
 FINALISTS = 2
 MOST_TO_CONFIRM = 10  # blocks
 TIE = 0.05  # one short block cannot distinguish arms that are nearer than this
-REPLAYED_STEPS = 2  # of a trace, its last ones, that count
+REPLAYED_STEPS = 1  # of a trace, its last ones, that count
 REPLAYED_RUNS = 3  # a recording and its replays take about as long as so many runs
 Records = list[Record]
 
@@ -159,23 +157,16 @@ class Search:
 
     def replay(self, jobs: Sequence[Job]) -> Records:
         """Record a short run under glibc, and replay the calls of its last steps under each arm; none where that cannot be done here."""
-        short, recording = workload_of(jobs[0]).recorded_as(jobs[0]), self.folder / "recording"
+        short = workload_of(jobs[0]).recorded_as(jobs[0])
         if short is None:
             return []
         say("replay", f"records a short run, and replays its calls of malloc and free under {len(jobs)} allocators")
         try:
-            error = run_job(short, recorder_into(recording), recording / "run")
-            found = largest(recording)
-            if error or found is None:
-                raise ConfigError(error or "nothing was recorded")
-            path = self.folder / "steps.trace.gz"
-            write(path, found)
+            path, steps = record_run(short, self.folder)
         except ConfigError as error:
             say("no replay", str(error))
             return []
-        finally:
-            shutil.rmtree(recording, ignore_errors=True)
-        part = Replay(str(path), file_sha256(str(path)), max(num_steps(found) - REPLAYED_STEPS, 0))
+        part = Replay(str(path), file_sha256(str(path)), max(steps - REPLAYED_STEPS, 0))
         return self.sweep([replace(job, workload="replay", replay=part) for job in jobs])
 
     def run(self, jobs: Sequence[Job], block: int) -> Records:
@@ -223,6 +214,9 @@ def search(study: Study, jobs: Sequence[Job], budget_seconds: float, limit_gib: 
     begun = time.monotonic()
     if worth_replaying(found[0], left, budget_seconds):
         left, replayed = kept_by_replay(left, one.replay(left), found[0], limit_gib)
+        if replayed:
+            say("replay", f"eliminates {', '.join(replayed)}")
+    names_left = [job.allocator.name for job in left]
     left, job_seconds = first_look(found[0], left, budget_seconds, time.monotonic() - begun)
     minutes = job_seconds * len(left) / 60
     say(
@@ -230,8 +224,8 @@ def search(study: Study, jobs: Sequence[Job], budget_seconds: float, limit_gib: 
         f"{budget_seconds / 60:g} min: one short run of {len(left)} allocators (about {minutes:.1f} min), then blocks of the faster half "
         f"each time; the last {FINALISTS} are confirmed against glibc in independent blocks",
     )
-    if len(left) < len(jobs):
-        say("left out", f"{', '.join(job.allocator.name for job in jobs[len(left) :])}: too many for the time")
+    if len(left) < len(names_left):
+        say("left out", f"{', '.join(names_left[len(left) :])}: too many for the time")
     if left[0].measure != shorter:
         one.before.clear()  # that run was longer than those that follow, and is not compared with them
     block = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -69,10 +70,22 @@ def recorder_into(folder: Path) -> Allocator:
     return Allocator("recorder", str(library), {"MALLOCOST_TRACE": str(folder / "calls"), "GLIBC_TUNABLES": TUNABLES})
 
 
-def largest(folder: Path) -> traces.Trace | None:
-    """Return what the process with most calls left in ``folder``; None where nothing was recorded."""
-    found = [traces.read(path) for path in folder.glob("*.raw")]
-    return max(found, key=lambda trace: int(trace.header["calls"]), default=None)
+def record_run(job: Job, folder: Path) -> tuple[Path, int]:
+    """Record a run of the job, its process with most calls, in a file of ``folder``; return the file and its number of steps.
+
+    Raises ConfigError where that cannot be done.
+    """
+    raw, file = folder / "recording", folder / "steps.trace.gz"
+    try:
+        error = run_job(job, recorder_into(raw), raw / "run")
+        found = [traces.read(path) for path in raw.glob("*.raw")]
+    finally:
+        shutil.rmtree(raw, ignore_errors=True)
+    if error or not found:
+        raise ConfigError(error or "nothing was recorded")
+    largest = max(found, key=lambda trace: int(trace.header["calls"]))
+    traces.write(file, largest)
+    return file, traces.num_steps(largest)
 
 
 def run_program(command: Sequence[str], env: dict[str, str]) -> str:

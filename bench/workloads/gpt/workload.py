@@ -72,13 +72,13 @@ class Gpt(Workload):
         return micro_batches(job, 1)  # what is left out by design, and one iteration
 
     def recorded_as(self, job: Job) -> Job | None:
-        """Return two steps of warm-up and the shortest iteration with a middle micro-batch; a trace is of one rank."""
+        """Return two steps of warm-up and an iteration that ends with a settled micro-batch; a trace is of one rank."""
         measure = replace(
             job.measure,
             mode="sampled",
             warmup_micro_batches=2,
             iterations=1,
-            iteration_micro_batches=4,
+            iteration_micro_batches=3,
             min_seconds=0.0,
         )
         return replace(job, measure=measure) if job.num_ranks == 1 else None

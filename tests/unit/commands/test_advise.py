@@ -192,7 +192,11 @@ def test_a_replay_eliminates_a_heap_that_is_larger_than_the_limit_and_never_an_a
 
 @pytest.mark.parametrize("minutes, is_replayed", [(1.0, False), (1.75, True), (3.0, False)])
 def test_a_replay_comes_first_where_the_time_does_not_hold_a_run_of_each_arm(
-    clock: list[list[str]], monkeypatch: pytest.MonkeyPatch, minutes: float, is_replayed: bool
+    clock: list[list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    minutes: float,
+    is_replayed: bool,
 ) -> None:
     """Runs of 10 s and four arms: a third of 3 minutes holds them all, and a third of 1 minute no recording."""
     asked = []
@@ -208,3 +212,4 @@ def test_a_replay_comes_first_where_the_time_does_not_hold_a_run_of_each_arm(
     if is_replayed:
         assert sorted(clock[1]) == ["glibc_tuned_thp", "tcmalloc"], "glibc was the first"
         assert "alone, replayed without their arithmetic: tcmalloc_release (+0.2 s)" in advice(records, final=final)
+        assert "left out" not in capsys.readouterr().err, "an arm that a replay eliminated is not left out for the time"
