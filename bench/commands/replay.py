@@ -137,4 +137,4 @@ def fault_cost(found: Sequence[Record]) -> list[Line]:
     if not costs:
         return []
     where = f"{min(costs):.2f} to {max(costs):.2f} over {len(costs)} step{'s' * (len(costs) > 1)} of {ENOUGH_FAULTS:,} faults and more"
-    return [Line("Fault cost", f"{fmean(costs):.2f} µs of system CPU time ({where})")]
+    return [Line("Cost", f"a minor fault takes {fmean(costs):.2f} µs of system CPU time ({where})")]

@@ -24,7 +24,7 @@ class TraceReplay(Workload):
     shorter = "a trace of fewer steps"
     compared = "calls"
     compares_times = False
-    side_by_side = 8
+    side_by_side = 64  # more than there are arms: each group would replay the reference again
     pictures = ()
     code = ("workloads/replay/replayer.c",)
 

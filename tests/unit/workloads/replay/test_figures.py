@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 
+from bench.driver.order import groups
 from bench.driver.resume import measured_code
 from bench.job.errors import AllocatorError
 from bench.job.job import Allocator, Job, Replay
+from bench.paths import CHECKOUT
 from bench.workloads.replay.figures import columns, derive
 from bench.workloads.replay.run import SYMBOLS, refuse_other, run_replays
 from bench.workloads.replay.trace import EVENT, FREE, MALLOC, MARK, STEP, Trace, write
+from bench.workloads.replay.workload import TraceReplay
 
 
 def segment(kind: int, number: int, faults: int) -> dict[str, Any]:
@@ -81,6 +84,11 @@ def test_the_trace_counts_by_its_content_and_the_replayer_by_its_source() -> Non
 def rows(*kinds: int) -> bytes:
     """A step for each pair of calls: a block of a megabyte that lives for a moment."""
     return b"".join(EVENT.pack(kind, 0, 0, STEP if kind == MARK else 0, 0, 0, 1 << 20) for kind in kinds)
+
+
+def test_all_arms_are_one_group_and_the_reference_is_replayed_once() -> None:
+    arms = [Job(allocator=Allocator(path.stem)) for path in (CHECKOUT / "conf" / "allocator").glob("*.yaml")]
+    assert len(groups(arms, arms[0], TraceReplay.side_by_side)) == 1
 
 
 def test_the_replays_of_a_block_run_side_by_side_and_each_has_its_own_outcome(tmp_path: Path) -> None:
