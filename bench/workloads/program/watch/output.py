@@ -248,8 +248,9 @@ class Output:
         if share > LEAST_OF_CLOCK:
             return []
         return [
-            f"The printed seconds are {100 * share:.2g} % of the time between two lines, so that a line is not a step: faults and CPU "
-            "time are given for that share."
+            # To the next ten percent, so that runs have one sentence and not one each.
+            f"The printed seconds are at most {10 * math.ceil(round(10 * share, 6))} % of the time between two lines, so that a line is "
+            "not a step: faults and CPU time are given for that share."
         ]
 
     def columns(self) -> dict[str, Any] | None:
