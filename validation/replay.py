@@ -86,16 +86,17 @@ def replayed(record: Record) -> Costs:
     return Costs(*counts, figures["peak_rss_bytes"] / 2**20)
 
 
-def replay_record(trace: Path, study: str, out: Path, arms: Sequence[str]) -> list[Record]:
+def replay_record(trace: Path, study: str, out: Path, arms: Sequence[str], pace: str = "none") -> list[Record]:
     """Return the records of replays of ``trace`` under each arm, through the product's own command."""
-    words = [f"+allocator={','.join(arms)}", f"warmup_steps={WARMUP}", f"study={study}", "sweep.html=false"]
+    words = [f"+allocator={','.join(arms)}", f"warmup_steps={WARMUP}", f"pace={pace}"]
+    words += [f"study={study}", "sweep.html=false"]
     run_bench(out, "replay", str(trace), *words)
     return [record for record in reading.read_all([out / study])[0] if record["valid"]]
 
 
-def replay(trace: Path, study: str, out: Path, arms: Sequence[str]) -> dict[str, Costs]:
+def replay(trace: Path, study: str, out: Path, arms: Sequence[str], pace: str = "none") -> dict[str, Costs]:
     """Return the costs of a step of ``trace`` under each arm."""
-    return {r["job"]["allocator"]["name"]: replayed(r) for r in replay_record(trace, study, out, arms)}
+    return {r["job"]["allocator"]["name"]: replayed(r) for r in replay_record(trace, study, out, arms, pace)}
 
 
 def mean_of(costs: Sequence[Costs]) -> Costs:
@@ -151,6 +152,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--perturbed", type=int, default=0, metavar="N", help="replays of changed traces for glibc's mean"
     )
+    parser.add_argument(
+        "--pace",
+        default="original",
+        help="original: as the program called, because mimalloc has a clock; none: at once",
+    )
     parser.add_argument("--counts", action="store_true", help="judge no seconds: the records are of another host")
     args = parser.parse_args(argv)
     theirs: dict[str, list[Costs]] = {}
@@ -160,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
         for arm in args.arms:
             if arm not in theirs:
                 theirs[arm] = [trained(run_job(out, f"training_{arm}", f"+allocator={arm}", *SHAPE))]
-        found = {arm: [costs] for arm, costs in replay(args.trace, "replay", out, args.arms).items()}
+        found = {arm: [costs] for arm, costs in replay(args.trace, "replay", out, args.arms, args.pace).items()}
         if args.perturbed and "glibc" in found:
             found["glibc"] += perturbed(args.trace, args.perturbed, out)
     return judge(found, {arm: theirs[arm] for arm in args.arms}, args.counts)
