@@ -112,9 +112,8 @@ def by_hyperfine(
         commands = [shlex.join(words), *(shlex.join(["env", *setting, *words]) for setting in settings.values())]
         times: list[list[list[float]]] = [[] for _ in commands]
         part = file.with_suffix(".part")
-        for run in range(
-            runs
-        ):  # each command once: the host drifts, and hyperfine would end one before it begins the next
+        # Each command once a round: the host drifts, and hyperfine would end one command before it begins the next.
+        for run in range(runs):
             timing = ["hyperfine", "-N", "--warmup", str(int(run == 0)), "--runs", "1", "--export-json", str(part)]
             subprocess.run([*timing, *commands], cwd=folder, check=True, capture_output=True)
             for found, one in zip(times, json.loads(part.read_text())["results"]):

@@ -29,11 +29,8 @@ from bench.workloads.replay.build import built
 from bench.workloads.replay.trace import read
 
 STEPS = ("Allocator", "Minor faults", "System CPU time", "Peak RSS", "Replay")
-RUNS = (
-    "Run: minor faults",
-    "Run: system CPU time",
-    "Run: peak RSS",
-)  # of a turn of the program, where the study has its runs
+# Of a turn, where the study has runs of a program.
+RUNS = ("Run: minor faults", "Run: system CPU time", "Run: peak RSS")
 ENOUGH_FAULTS = 100_000  # of a step, whose system CPU time is then that of its faults
 KEYS = {"pace": str, "warmup_steps": int, "steps": int}  # of `replay`; all may leave out `replay.`
 

@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
         own_seconds = sum(seconds for _, _, seconds in kept)
     finally:
         if not any(raw.glob("*.raw")):
-            remove(raw)
+            shutil.rmtree(raw)
     lines = [line for _, line, _ in sorted(kept, reverse=True)]
     print("\n".join([*lines[:SHOWN], *([f"and {len(lines) - SHOWN} more processes"] if len(lines) > SHOWN else [])]))
     if not kept:
@@ -138,10 +138,3 @@ def keep(path: Path, out: Path, options: argparse.Namespace) -> tuple[int, str, 
     calls, threads = found.header["calls"], found.header["threads"]
     line = f"{os.path.relpath(file)}: {calls:,} calls, {steps} steps, {threads} threads{why}"
     return calls, line, found.header["recorder_seconds"]
-
-
-def remove(folder: Path) -> None:
-    """Remove the folder of a recording, of which everything was kept."""
-    for path in sorted(folder.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    folder.rmdir()
