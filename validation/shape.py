@@ -3,12 +3,17 @@
     python -m validation shape [--allocator glibc tcmalloc] [--warm-ups 1 4 8] [--long 64] [--draws 8] [--out results/shape] [overrides]
 
 glibc's heap layout changes at an optimizer step and then stays, so that an iteration is one draw of what a run costs. For each arm one
-run of long iterations gives the reference: the minor faults of its micro-batches after those that settle. Runs of the shipped
-iteration, after warm-ups of different length, are held against it, draw by draw. Faults do not mind a busy machine; the seconds are
-printed beside them, and mean something on a quiet one.
+run of long iterations gives the reference: the minor faults of its micro-batches after those that settle. Two comparisons with it:
 
-Goal: after the shipped warm-up, the mean faults of the shipped iteration are within 3 % of those of long iterations, for each arm
-that faults at all (more than 10,000 a micro-batch). Exit code 1 when it is missed.
+- Within each long iteration, the micro-batches that the shipped iteration counts against all of them. Both are of one draw, so that a
+  few draws suffice.
+- Runs of the shipped iteration, after warm-ups of different length, draw by draw. Draws differ by a fifth under glibc: hundreds would
+  be needed for 3 %, so that only a difference which their intervals do not explain counts.
+
+Faults do not mind a busy machine; the seconds are printed beside them, and mean something on a quiet one.
+
+Goal: both are within 3 % after the shipped warm-up, for each arm that faults at all (more than 10,000 a micro-batch). Exit code 1 when
+it is missed.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ from typing import Any
 from run_job import parser_of, results, run_job
 
 from bench.config.compose import jobs_of
+from bench.job.sampling import kinds_of
 from bench.job.series import student_t
 
 GOAL = 0.03
@@ -29,15 +35,15 @@ FEW_FAULTS = 10_000  # a micro-batch: below it a share says nothing
 COUNTERS = ("minor_faults", "seconds")
 
 
-def draws(record: dict[str, Any], counter: str) -> list[float]:
-    """Return the mean of ``counter`` over the middle micro-batches of each counted iteration."""
+def draws(record: dict[str, Any], counter: str, most: int | None = None) -> list[float]:
+    """Return the mean of ``counter`` over the middle micro-batches of each counted iteration, the first ``most`` of them."""
     columns = record["ranks"][0]["micro_batches"]
     found: dict[int, list[float]] = {}
     for i, kind in enumerate(columns["kind"]):
         if columns["steady"][i] and kind == "middle":
             both = columns[f"forward_{counter}"][i] + columns[f"backward_{counter}"][i]
             found.setdefault(columns["iteration"][i], []).append(both)
-    return [statistics.fmean(values) for values in found.values()]
+    return [statistics.fmean(values[:most]) for values in found.values()]
 
 
 def half_width(values: Sequence[float]) -> float:
@@ -81,16 +87,28 @@ def main(argv: list[str] | None = None) -> int:
 
             long = run(f"long-{args.long}", shipped.warmup_micro_batches, args.long, args.long_draws)
             print(line(f"{arm}: iterations of {args.long}", long, None)[0], flush=True)
-            base = statistics.fmean(draws(long, "minor_faults"))
+            whole = draws(long, "minor_faults")
+            base, wide = statistics.fmean(whole), half_width(whole)
+            middles = kinds_of(shipped.iteration_micro_batches).count("middle")
+            parts = [one / all_ for one, all_ in zip(draws(long, "minor_faults", middles), whole) if all_]
+            if base > FEW_FAULTS:
+                part = statistics.fmean(parts)
+                print(
+                    f"{arm}: the first {middles} middle ones against all of their iteration: {part:.3f} +- {half_width(parts):.3f}",
+                    flush=True,
+                )
+                if abs(part - 1) > GOAL:
+                    missed.append(f"{arm}, within iterations: {part:.3f}")
             for warm in sorted({*args.warm_ups, shipped.warmup_micro_batches}):
                 each = shipped.iteration_micro_batches
-                words, share = line(
-                    f"{arm}: iterations of {each}, warm-up {warm}", run(f"w{warm}", warm, each, args.draws), base
-                )
+                short = run(f"w{warm}", warm, each, args.draws)
+                words, share = line(f"{arm}: iterations of {each}, warm-up {warm}", short, base)
                 print(words, flush=True)
-                if warm == shipped.warmup_micro_batches and base > FEW_FAULTS and abs(share - 1) > GOAL:
+                explained = math.hypot(wide, half_width(draws(short, "minor_faults")))
+                far = abs(share - 1) > GOAL and abs(share - 1) * base > explained
+                if warm == shipped.warmup_micro_batches and base > FEW_FAULTS and far:
                     missed.append(f"{arm}: {share:.3f}")
-    print(f"goal missed: {', '.join(missed)}" if missed else f"goal met: within {GOAL:.0%}")
+    print(f"goal missed: {', '.join(missed)}" if missed else f"goal met: within {GOAL:.0%}, or within the intervals")
     return 1 if missed else 0
 
 
