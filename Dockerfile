@@ -13,11 +13,11 @@ COPY scripts/packages.sh /packages.sh
 COPY conf/allocator /allocator
 RUN ["/bin/sh", "-c", "sh /packages.sh wanted /allocator >/wanted.txt"]
 
-FROM ${BASE_IMAGE} AS traces
-# The recorder and the replayer of traces; their compiler stays in this stage.
+FROM ${BASE_IMAGE} AS programs
+# Our programs in C; their compiler stays in this stage.
 COPY scripts/install.sh /opt/bench/scripts/
 COPY bench /opt/bench/bench
-RUN ["/bin/sh", "/opt/bench/scripts/install.sh", "traces", "/opt/bench/replay"]
+RUN ["/bin/sh", "/opt/bench/scripts/install.sh", "programs", "/opt/bench/programs"]
 
 FROM ${BASE_IMAGE}
 
@@ -43,7 +43,7 @@ COPY scripts/sbom.py /opt/bench/scripts/sbom.py
 COPY entrypoint.sh /opt/bench/entrypoint.sh
 COPY conf /opt/bench/conf
 COPY bench /opt/bench/bench
-COPY --from=traces /opt/bench/replay /opt/bench/.venv/replay
+COPY --from=programs /opt/bench/programs /opt/bench/.venv/programs
 ARG BASE_IMAGE
 ARG IMAGE_BASE=${BASE_IMAGE}
 ARG IMAGE_REVISION=unknown

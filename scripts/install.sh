@@ -6,7 +6,7 @@
 #   install.sh system                 the arms' libraries and a static shell, from Debian's packages
 #   install.sh environment            Python packages from requirements.lock into /opt/bench/.venv, mimalloc 3 beside them
 #   install.sh torch2                 with TORCH2=1: a second Python and the newest PyTorch into /opt/bench/.venv-torch2
-#   install.sh traces FOLDER          the recorder and the replayer of traces, with a C compiler that is removed again
+#   install.sh programs FOLDER        our programs in C, with a C compiler that is removed again
 #   install.sh project                the code: bytecode, image.json, permissions
 #   install.sh all                    the five in this order
 #
@@ -155,11 +155,11 @@ compile() {
 }
 
 # Which compiler was there before is Debian's, and stays. The files carry the hash of their source: what is there is not built again.
-traces() {
+programs() {
     built=1
-    for source in recorder replayer; do
-        digest=$(sha256sum <"$root/bench/workloads/replay/$source.c" | cut -c 1-12)
-        [ -x "$1/$source-$digest" ] || built=0
+    for source in workloads/replay/recorder workloads/replay/replayer process/mkl_path; do
+        digest=$(sha256sum <"$root/bench/$source.c" | cut -c 1-12)
+        [ -x "$1/${source##*/}-$digest" ] || built=0
     done
     [ "$built" = 0 ] || return 0
     brought=
@@ -168,7 +168,7 @@ traces() {
         # shellcheck disable=SC2086  # a list of package names
         debian $brought >/dev/null
     fi
-    (cd "$root" && python3 -s -B -m bench.workloads.replay.build "$1") || fail "the recorder and the replayer could not be built"
+    (cd "$root" && python3 -s -B -m bench.process.build "$1") || fail "the programs in C could not be built"
     if [ -n "$brought" ]; then
         # shellcheck disable=SC2086
         DEBIAN_FRONTEND=noninteractive apt-get purge -y -qq --auto-remove $brought >/dev/null
@@ -186,7 +186,7 @@ project() {
     chmod 755 "$root/entrypoint.sh" "$root/scripts/install.sh"
     ln -sf "$root/entrypoint.sh" /usr/local/bin/mallocost
     manifest "$root/bench" "$root/conf" "$root/entrypoint.sh" "$root/scripts" "$root"/requirements*.lock "$root/packages.txt" \
-        "$root/.venv/replay" >"$root/project.txt"
+        "$root/.venv/programs" >"$root/project.txt"
     "$python" -I - "$root" "$flavor" <<'PYTHON'
 import hashlib
 import json
@@ -214,7 +214,7 @@ PYTHON
 
 case ${1:-} in
     system | environment | torch2 | project) "$1" ;;
-    traces) traces "${2:-$root/.venv/replay}" ;;
-    all) system; environment; torch2; traces "$root/.venv/replay"; project ;;
-    *) fail "say system, environment, torch2, traces, project or all" ;;
+    programs) programs "${2:-$root/.venv/programs}" ;;
+    all) system; environment; torch2; programs "$root/.venv/programs"; project ;;
+    *) fail "say system, environment, torch2, programs, project or all" ;;
 esac

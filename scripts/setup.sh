@@ -193,9 +193,9 @@ if ! is_current execstack.stamp scripts/clear_execstack.py requirements.lock req
         die "the environment is not ready (the reason is above); the next call tries again"
     stamp scripts/clear_execstack.py requirements.lock requirements-dev.lock >.venv/execstack.stamp
 fi
-# The recorder and the replayer of traces are programs in C; without a compiler only `trace` and `replay` are missing.
+# Our programs in C; without a compiler `trace`, `replay` and the library for Intel MKL are missing.
 if command -v "${CC:-cc}" gcc clang >/dev/null; then
-    .venv/bin/python -I -B -m bench.workloads.replay.build 2>&1 | while IFS= read -r line; do say "$line"; done || true
+    .venv/bin/python -I -B -m bench.process.build 2>&1 | while IFS= read -r line; do say "$line"; done || true
 fi
 if [[ -n ${terminal:-} ]]; then
     libraries=$(scripts/packages.sh wanted conf/allocator | sort -u | wc -l) lacking=$(missing | sort -u | wc -l)

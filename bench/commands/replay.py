@@ -20,12 +20,12 @@ from bench.job.errors import ConfigError
 from bench.job.job import Job, Replay
 from bench.job.quantities import mebibytes
 from bench.paths import results_directory
+from bench.process.build import built
 from bench.record.records import Record
 from bench.report.answer import Line, columns, printed
 from bench.report.tables import Table
 from bench.report.terminal import print_lines
 from bench.workloads import reading
-from bench.workloads.replay.build import built
 from bench.workloads.replay.trace import read
 
 STEPS = ("Allocator", "Minor faults", "System CPU time", "Peak RSS", "Replay")

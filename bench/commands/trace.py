@@ -20,9 +20,9 @@ from bench.host.facts import host
 from bench.host.foreign import OF_ALLOCATORS
 from bench.job.errors import ConfigError, printable
 from bench.job.job import Allocator, Job
+from bench.process.build import built
 from bench.workloads.catalogue import workload_of
 from bench.workloads.replay import trace as traces
-from bench.workloads.replay.build import built
 
 # Every block of 128 KiB and more is a mapping of its own meanwhile: the kernel then tells which of its pages the program touched.
 TUNABLES = "glibc.malloc.mmap_threshold=131072"

@@ -1,4 +1,6 @@
-"""How fast this host multiplies matrices, by default and at best: each in its own fresh process."""
+"""How fast this host multiplies matrices, by default and at best: each in its own fresh process.
+
+Where the two differ, `preload` of a host is the library that gives any program the best path."""
 
 from __future__ import annotations
 
@@ -13,9 +15,12 @@ from typing import Any
 from bench.host.foreign import FOREIGN
 from bench.host.vector import cores_allowed, limit_gflops
 from bench.job.checks import CHOICES
+from bench.job.errors import ConfigError
+from bench.process.build import built
 
 LIMIT_SECONDS = 120.0
 PATHS = CHOICES["launch.blas"]
+PRELOADS = "export LD_PRELOAD="
 SLOW = 1.2  # times as fast on the best path as the library is by default: from here on it is worth a word
 Products = dict[str, dict[str, Any]]
 
@@ -24,15 +29,41 @@ Products = dict[str, dict[str, Any]]
 def products(threads: int, python: str = sys.executable) -> Products | None:
     """Return what `product` finds for each path; None where one fails. Best effort: it never fails a measurement."""
     found = {path: product(path, threads, python) for path in PATHS}
-    return None if None in found.values() else found  # type: ignore[return-value]
+    if None in found.values():
+        return None
+    if gain(found) > SLOW:  # type: ignore[arg-type]
+        found["full"].update(_preloaded(found, threads, python))  # type: ignore[arg-type, union-attr]
+    return found  # type: ignore[return-value]
 
 
-def product(path: str, threads: int, python: str = sys.executable) -> dict[str, Any] | None:
-    """Return ``product_gflops`` and the like of one path, measured by `rank/blas.py` in a fresh process; None if it fails."""
+def _preloaded(found: Products, threads: int, python: str) -> dict[str, Any]:
+    """Return the line that gives any program the best path by a library of ours; empty where it cannot be built, or changes nothing."""
+    try:
+        library = str(built("mkl_path"))
+    except ConfigError:
+        return {}
+    there = product("preloaded", threads, python, LD_PRELOAD=library)
+    if not there or there["product_gflops"] < SLOW * found["stock"]["product_gflops"]:
+        return {}
+    says = f"{there['library']} {there['version']} then takes its {there['path']} path: verified here at {there['product_gflops']:.0f} GFLOP/s."
+    return {"shell_line": f"{PRELOADS}{library}", "shell_says": says}
+
+
+def preload(host: Mapping[str, Any]) -> str | None:
+    """Return the library that gives a program the best path when it is preloaded; None where the default is no slower, or none does."""
+    found = host.get("products")
+    line = found["full"]["shell_line"] if found and gain(found) > SLOW else None
+    return line[len(PRELOADS) :] if line and line.startswith(PRELOADS) else None
+
+
+def product(path: str, threads: int, python: str = sys.executable, **more: str) -> dict[str, Any] | None:
+    """Return ``product_gflops`` and the like of one path, measured by `rank/blas.py` in a fresh process; None if it fails.
+
+    ``more``: variables of that process."""
     env = {name: value for name, value in os.environ.items() if not name.startswith((*FOREIGN, "LD_"))}
     command = [python, "-I", "-B", "-W", "ignore", "-m", "bench.workloads.gpt.rank.blas", path, str(threads)]
     try:
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=LIMIT_SECONDS)
+        done = subprocess.run(command, env={**env, **more}, capture_output=True, text=True, timeout=LIMIT_SECONDS)
         found: dict[str, Any] = json.loads(done.stdout)
     except (OSError, subprocess.TimeoutExpired, ValueError):
         return None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.host.products import SLOW, gain
+from bench.host.products import SLOW, gain, preload
 from bench.job.quantities import count, nodes_text, number, percent, seconds
 from bench.statistics.cause import Cause
 from bench.statistics.costs import stock_gain
@@ -59,18 +59,20 @@ def _slow_products(section: Section) -> Mapping[str, Any] | None:
 
 
 def setting_words(record: Record) -> list[str]:
-    """Return the arm's environment as it was in force, NAME=VALUE each, and its preload."""
+    """Return the arm's environment as it was in force, NAME=VALUE each, and what is preloaded: the allocator, and the math library's path."""
     allocator, proof = record["job"]["allocator"], record["ranks"][0]["proof"]
     dropped = proof.get("dropped", [])
     env = {key: value for key, value in allocator["env"].items() if key not in dropped}
     env.update(pair for name in dropped for pair in (allocator.get("instead") or {}).get(name, {}).items())
-    words = [f"{key}={value}" for key, value in sorted(env.items())]
+    words, preloads = [f"{key}={value}" for key, value in sorted(env.items())], []
     if allocator["library"]:
         # The file; the soname is a link beside it that outlives an upgrade. A pack cuts the folder.
         folder, _, name = proof["malloc_library"].rpartition("/")
         soname = next((one for one in allocator["library"].split(",") if one and name.startswith(one)), name)
-        words.append(f"LD_PRELOAD={folder}/{soname}" if folder.startswith("/") else f"LD_PRELOAD={soname}")
-    return words
+        preloads.append(f"{folder}/{soname}" if folder.startswith("/") else soname)
+    if record["job"]["launch"]["blas"] == "full" and (path := preload(record["hosts"][0])):
+        preloads.append(path)
+    return words + [f"LD_PRELOAD={':'.join(preloads)}"] * bool(preloads)
 
 
 def spread_sentences(section: Section) -> list[str]:

@@ -19,9 +19,9 @@ from bench.host.files import file_sha256
 from bench.host.interrupt import raise_if_interrupted
 from bench.job.errors import AllocatorError, ConfigError
 from bench.job.job import Job, canonical
+from bench.process.build import built
 from bench.process.cpus import allowed_cpus
 from bench.workloads.child import CannotStart, Child, end_child, output_of, read_events, start_child
-from bench.workloads.replay.build import built
 from bench.workloads.replay.figures import columns
 from bench.workloads.replay.trace import Trace, first_steps, read
 from bench.workloads.workload import OnRunEvent

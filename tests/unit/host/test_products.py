@@ -8,12 +8,17 @@ from typing import Any
 
 import pytest
 
-from bench.host.products import disturbed, gain, products, products_sentences
+from bench.host import products as module
+from bench.host.products import disturbed, gain, preload, products, products_sentences
+from bench.job.errors import ConfigError
 
 ANSWER = (
     '{"library": "Intel MKL", "version": "2020.0.0", "path": "%s", "product_gflops": %s, "threads": 2, '
     '"shell_line": "export MKL_DEBUG_CPU_TYPE=5", "shell_says": "It then takes its AVX2 path."}'
 )
+
+
+ANSWER_PRELOADED, ANSWER_UNCHANGED = (f"echo '{ANSWER % ('AVX2', speed)}'" for speed in (150, 51))
 
 
 @pytest.fixture
@@ -42,6 +47,43 @@ def test_each_path_is_asked_of_a_process_of_its_own(interpreter: Callable[[str],
     found = products(2, interpreter(answers(160, 50)))
     assert found and {way: one["path"] for way, one in found.items()} == {"full": "AVX2", "stock": "generic"}
     assert gain(found) == pytest.approx(3.2)
+
+
+def no_compiler(name: str) -> Path:
+    raise ConfigError(f"the {name} needs a C compiler.")
+
+
+@pytest.mark.parametrize(
+    ("built", "script", "line"),
+    [
+        (
+            lambda name: Path("/x") / name,
+            '[ "$LD_PRELOAD" = /x/mkl_path ] && ' + ANSWER_PRELOADED,
+            "export LD_PRELOAD=/x/mkl_path",
+        ),
+        (lambda name: Path("/x") / name, ANSWER_UNCHANGED, "export MKL_DEBUG_CPU_TYPE=5"),
+        (lambda name: Path("/x") / name, "exit 1", "export MKL_DEBUG_CPU_TYPE=5"),
+        (no_compiler, ANSWER_PRELOADED, "export MKL_DEBUG_CPU_TYPE=5"),
+    ],
+)
+def test_a_library_for_the_best_path_is_named_where_it_is_faster_here(
+    built: Callable[[str], Path],
+    script: str,
+    line: str,
+    interpreter: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "built", built)
+    one = {"full": answers(160, 50), "preloaded": script}
+    found = products(2, interpreter(f'if [ "$7" = preloaded ]; then {one["preloaded"]}; else {one["full"]}; fi'))
+    assert (
+        found
+        and found["full"]["shell_line"] == line
+        and found["stock"]["shell_line"] != "export LD_PRELOAD=/x/mkl_path"
+    )
+    named = line.startswith("export LD_PRELOAD=")
+    assert preload({"products": found}) == ("/x/mkl_path" if named else None)
+    assert ("verified here at 150 GFLOP/s" in found["full"]["shell_says"]) == named
 
 
 def test_what_the_host_preloads_or_tunes_does_not_reach_it(

@@ -58,6 +58,12 @@ def test_one_comparison_has_its_result_cause_memory_and_setting_in_this_order() 
     assert found[3].words[0] == "env" and found[3].words[-1] == "LD_PRELOAD=/usr/lib/libtcmalloc.so.4"
 
 
+@pytest.mark.parametrize(("blas", "more"), [("full", ":/x/mkl_path"), ("stock", "")])
+def test_the_setting_preloads_the_path_that_the_runs_took(blas: str, more: str) -> None:
+    setting = answer(section(host(line="export LD_PRELOAD=/x/mkl_path"), blas=blas))[3]
+    assert setting.words[-1] == f"LD_PRELOAD=/usr/lib/libtcmalloc.so.4{more}"
+
+
 def test_where_nothing_is_significantly_faster_glibc_stays() -> None:
     for found in (
         section(arms=SAME),

@@ -1,6 +1,6 @@
 """Matrix products: let Intel MKL use what the CPU can do, read which path is live, measure one product.
 
-    python -I -B -m bench.workloads.gpt.rank.blas full|stock THREADS    (the live path and its GFLOP/s, as one line of JSON)
+    python -I -B -m bench.workloads.gpt.rank.blas full|stock|preloaded THREADS    (the live path and its GFLOP/s, as one line of JSON)
 
 MKL asks whether the CPU is Intel's (``mkl_serv_intel_cpu_true``), remembers the answer in a word of its data, and takes
 its generic path after a no, whatever the CPU can do. `apply` makes the answer yes, in this process alone.
@@ -84,7 +84,10 @@ def ask(library: ctypes.CDLL | None = None, cpu: Cpu | None = None) -> dict[str,
             path = "generic with Zen kernels"
         facts.update(library="Intel MKL", version=version, number=number, path=path)
         if cpu.vendor != "GenuineIntel":
-            if hasattr(library, QUESTION) and library.mkl_serv_intel_cpu_true():
+            question = getattr(ctypes.CDLL(None), QUESTION, None) or getattr(
+                library, QUESTION, None
+            )  # a preloaded one comes first
+            if question and question():
                 facts["reached"] = ANSWERED
             elif number > 0 and takes_debug_type(version):
                 facts["reached"] = BY_VARIABLE
@@ -115,13 +118,13 @@ def _numbers(version: str | None) -> tuple[int, ...]:
 
 
 def apply(asked: str, library: ctypes.CDLL | None = None, cpu: Cpu | None = None) -> dict[str, Any]:
-    """Make MKL take the path of the CPU (``full``), or leave it alone (``stock``); before the first product.
+    """Make MKL take the path of the CPU (``full``), or leave it alone (``stock``, ``preloaded``); before the first product.
 
     Return ``asked``; ``step``, which is what worked: six bytes over the function that asks; and ``note``, one sentence
     where nothing could be done, else None. Raises BlasError when MKL has chosen its path already.
     """
     done: dict[str, Any] = {"asked": asked, "step": DEFAULT, "note": None}
-    if asked == "stock":
+    if asked != "full":
         return done
     library, cpu = library or loaded(), cpu or read_cpu()
     if not hasattr(library, "mkl_serv_cpu_detect"):
@@ -201,6 +204,8 @@ def check(done: dict[str, Any], facts: dict[str, Any]) -> None:
             f"launch.blas=full, but {name} takes its {facts['path']} path on a CPU with {facts['could']} "
             f"({done['step']}): something caps it, or it asks otherwise; use launch.blas=stock."
         )
+    if done["asked"] == "preloaded" and (facts["reached"] != ANSWERED or facts["number"] < AVX2):
+        raise BlasError(f"{name} takes its {facts['path']} path, whatever is preloaded.")
 
 
 def refuse_change(start: dict[str, Any], end: dict[str, Any]) -> None:

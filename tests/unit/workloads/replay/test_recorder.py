@@ -19,7 +19,7 @@ import pytest
 from bench.allocators import library
 from bench.job.errors import AllocatorError, ConfigError
 from bench.job.job import Allocator
-from bench.workloads.replay import build
+from bench.process import build
 from bench.workloads.replay.trace import CALLOC, EVENT, FREE, MALLOC, MARK, MEMALIGN, REALLOC, THREAD_END, Trace, read
 
 pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="both programs are built with a C compiler")
@@ -252,8 +252,9 @@ def test_without_a_compiler_the_hint_names_one(tmp_path: Path, monkeypatch: pyte
 
 
 def test_what_does_not_compile_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "replayer.c").write_text("int main(void) { return nothing; }")
-    monkeypatch.setattr(build, "HERE", tmp_path)
+    source = tmp_path / "replayer.c"
+    source.write_text("int main(void) { return nothing; }")
+    monkeypatch.setitem(build.PROGRAMS, "replayer", (str(source), "-fPIE", "-pie"))
     monkeypatch.setattr(build, "BESIDE", tmp_path / "none")
     with pytest.raises(ConfigError, match="could not be built"):
         build.built("replayer", tmp_path / "out")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from bench.process.build import built
 from bench.workloads.gpt.rank import blas
 
 ROOT = str(Path(__file__).resolve().parents[5])
@@ -24,11 +26,11 @@ def python(code: str, *arguments: str, **variables: str) -> subprocess.Completed
     return subprocess.run(command, env={**env, **variables}, capture_output=True, text=True, timeout=120)
 
 
-def real(asked: str, **variables: str) -> subprocess.CompletedProcess:
+def real(asked: str, change: str = "", **variables: str) -> subprocess.CompletedProcess:
     """The module's own command in a process of its own, on one thread, without pandas, which torch would load; it measures no longer
     than it must."""
     code = f"import sys; sys.modules['pandas'] = None; sys.path.insert(0, {ROOT!r})\n"
-    code += "from bench.workloads.gpt.rank import blas; blas.LOOK_SECONDS = blas.PATIENCE_SECONDS = 0.0\n"
+    code += "from bench.workloads.gpt.rank import blas; blas.LOOK_SECONDS = blas.PATIENCE_SECONDS = 0.0\n" + change
     code += "sys.exit(blas.main(sys.argv[1:]))"
     return python(code, asked, "1", **variables)
 
@@ -66,3 +68,20 @@ def test_the_real_library_set_from_outside_fails_in_one_sentence(
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith(f"launch.blas={asked}, but Intel MKL") and words in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(
+    CPU.could is None or not shutil.which("cc"), reason="needs a C compiler, and a CPU whose best path is another"
+)
+def test_a_preloaded_library_gives_the_best_path_on_a_cpu_that_mkl_takes_for_a_strangers(tmp_path: Path) -> None:
+    """Another preloaded library answers with no, as MKL itself does on a CPU of another vendor; ours comes before it."""
+    no = tmp_path / "no.so"
+    source = "int mkl_serv_intel_cpu_true(void) { return 0; }"
+    subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-o", str(no), "-"], input=source, text=True, check=True)
+    stranger = 'blas.read_cpu = lambda: blas.Cpu("AuthenticAMD", "AVX2")\n'
+    stock = json.loads(real("stock", stranger, LD_PRELOAD=str(no)).stdout)
+    assert stock["number"] < blas.AVX2 and stock["reached"] == "default"
+    ours = json.loads(real("preloaded", stranger, LD_PRELOAD=f"{built('mkl_path', tmp_path)}:{no}").stdout)
+    assert (ours["path"], ours["reached"]) == (CPU.could, "vendor question answered")
+    without = real("preloaded", stranger, LD_PRELOAD=str(no))
+    assert without.returncode == 1 and "path, whatever is preloaded" in without.stderr

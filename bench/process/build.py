@@ -1,6 +1,6 @@
-"""The recorder and the replayer, built with the C compiler of this host.
+"""Our programs in C, built with the C compiler of this host: the recorder and the replayer of traces, and a library for Intel MKL.
 
-``python -m bench.workloads.replay.build [FOLDER]`` builds both, beside the packages of this Python or into FOLDER.
+``python -m bench.process.build [FOLDER]`` builds all, beside the packages of this Python or into FOLDER.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ from pathlib import Path
 
 from bench.job.errors import ConfigError
 
-HERE = Path(__file__).parent
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
-FLAGS = {
-    "recorder": ("-shared", "-fPIC", "-fno-builtin"),
-    "replayer": ("-fPIE", "-pie"),
+# By name: the source in bench/, and flags.
+PROGRAMS = {
+    "recorder": ("workloads/replay/recorder.c", "-shared", "-fPIC", "-fno-builtin"),
+    "replayer": ("workloads/replay/replayer.c", "-fPIE", "-pie"),
+    "mkl_path": ("process/mkl_path.c", "-shared", "-fPIC"),
 }
-
-
-BESIDE = Path(sys.prefix) / "replay"  # where `make setup` and the image put them
+BESIDE = Path(sys.prefix) / "programs"  # where `make setup` and the image put them
 
 
 def cache() -> Path:
@@ -35,7 +34,8 @@ def built(name: str, folder: Path | None = None) -> Path:
 
     Raises ConfigError where it cannot be built, first of all without a C compiler.
     """
-    source = HERE / f"{name}.c"
+    path, *flags = PROGRAMS[name]
+    source = Path(__file__).parents[1] / path
     file = f"{name}-{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}"
     places = [BESIDE / file, (folder or cache()) / file]
     if found := next(filter(Path.is_file, places), None):
@@ -43,13 +43,13 @@ def built(name: str, folder: Path | None = None) -> Path:
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", ""), "cc", "gcc", "clang"))), None)
     if compiler is None:
         raise ConfigError(
-            "traces need a C compiler, and this host has none of cc, gcc and clang: apt-get install gcc libc6-dev, or set CC."
+            f"the {name} needs a C compiler, and this host has none of cc, gcc and clang: apt-get install gcc libc6-dev, or set CC."
         )
     target = places[-1]
     part = target.with_name(f"{file}.{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        command = [compiler, "-O2", *WARNINGS, *FLAGS[name], "-o", str(part), str(source), "-lpthread", "-ldl"]
+        command = [compiler, "-O2", *WARNINGS, *flags, "-o", str(part), str(source), "-lpthread", "-ldl"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["it printed nothing"]
@@ -65,7 +65,7 @@ def built(name: str, folder: Path | None = None) -> Path:
 
 if __name__ == "__main__":
     try:
-        for one in FLAGS:
+        for one in PROGRAMS:
             built(one, Path(sys.argv[1]) if sys.argv[1:] else BESIDE)
     except ConfigError as error:
         sys.exit(str(error))
