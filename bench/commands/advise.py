@@ -160,14 +160,14 @@ class Search:
         short = workload_of(jobs[0]).recorded_as(jobs[0])
         if short is None:
             return []
-        say("replay", f"records a short run, and replays its calls of malloc and free under {len(jobs)} allocators")
+        say("replay", f"records a run, and replays its calls of malloc and free under {len(jobs)} allocators")
         try:
             path, steps = record_run(short, self.folder)
         except ConfigError as error:
             say("no replay", str(error))
             return []
         part = Replay(str(path), file_sha256(str(path)), max(steps - REPLAYED_STEPS, 0))
-        return self.sweep([replace(job, workload="replay", replay=part) for job in jobs])
+        return self.sweep([replace(job, workload="replay", replay=part, program=Program()) for job in jobs])
 
     def run(self, jobs: Sequence[Job], block: int) -> Records:
         self.before += [job for job in (replace(job, repeat=block) for job in jobs) if job not in self.before]

@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     started = time.monotonic()
     try:
         error = (
-            run_program(options.after, {**recorder.env, "LD_PRELOAD": str(recorder.library)})
+            run_program(options.after, recorder)
             if options.after
             else run_workload(options.overrides, recorder, raw / "run")
         )
@@ -77,25 +77,35 @@ def record_run(job: Job, folder: Path) -> tuple[Path, int]:
     """
     raw, file = folder / "recording", folder / "steps.trace.gz"
     try:
-        error = run_job(job, recorder_into(raw), raw / "run")
-        found = [traces.read(path) for path in raw.glob("*.raw")]
+        recorder, command = recorder_into(raw), workload_of(job).command(job)
+        silent = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+        error = (
+            run_program(command, recorder, cwd=job.program.directory, timeout=job.program.timeout_seconds, **silent)
+            if command
+            else run_job(job, recorder, raw / "run")
+        )
+        found = max(raw.glob("*.raw"), key=lambda path: path.stat().st_size, default=None)
+        if error or found is None:
+            raise ConfigError(error or "nothing was recorded")
+        largest = traces.read(found)
     finally:
         shutil.rmtree(raw, ignore_errors=True)
-    if error or not found:
-        raise ConfigError(error or "nothing was recorded")
-    largest = max(found, key=lambda trace: int(trace.header["calls"]))
     traces.write(file, largest)
     return file, traces.num_steps(largest)
 
 
-def run_program(command: Sequence[str], env: dict[str, str]) -> str:
-    """Run the command to its end; return what was wrong with it."""
-    base = {name: value for name, value in os.environ.items() if not name.startswith(OF_ALLOCATORS)}
+def run_program(command: Sequence[str], recorder: Allocator, **how: Any) -> str:
+    """Run the command to its end under the recorder; ``how``: of subprocess.run. Return what was wrong with it."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(OF_ALLOCATORS)}
     try:
-        code = subprocess.run(command, env={**base, **env}).returncode
+        code = subprocess.run(
+            command, env={**env, **recorder.env, "LD_PRELOAD": str(recorder.library)}, **how
+        ).returncode
     except OSError as error:
         raise ConfigError(f"{command[0]} cannot be started: {error.strerror}.") from error
-    return f"{command[0]} ended with exit code {code}; its calls up to then are kept." if code else ""
+    except subprocess.TimeoutExpired:
+        return f"{command[0]} did not end within program.timeout_seconds"
+    return f"{command[0]} ended with exit code {code}; its calls up to then were recorded." if code else ""
 
 
 def run_workload(words: Sequence[str], recorder: Allocator, folder: Path) -> str:

@@ -33,6 +33,23 @@ def test_a_c_program_is_looked_at_confirmed_and_answered(
     assert {one["reached"] for r in ran.values() for one in r["ranks"][0]["proof"]["processes"]} == {True}
 
 
+@pytest.mark.skipif(not shutil.which("cc"), reason="the recorder is built with a C compiler")
+def test_a_whole_run_of_a_program_is_recorded_and_replayed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BENCH_OUT", str(tmp_path / "out"))
+    monkeypatch.setattr(advise, "MOST_TO_CONFIRM", 1)
+    monkeypatch.setattr(advise, "worth_replaying", lambda *_: True)
+    words = ["advise", "allocator=tcmalloc,glibc_top_pad", "--minutes", "20"]
+    assert cli.main([*words, "--", compiled(tmp_path, "work", WORK), "a b"]) == 0
+    assert "no replay" not in capsys.readouterr().err
+    found = [r for r in reading.read_all([tmp_path / "out"])[0] if r["valid"]]
+    made = [r for r in found if r["job"]["workload"] == "replay"]
+    assert {r["job"]["allocator"]["name"] for r in made} == {"glibc", "tcmalloc", "glibc_top_pad"}
+    assert len({r["ranks"][0]["calls_hash"] for r in made}) == 1
+    assert all(r["job"]["program"]["command"][1:] == ["a b"] for r in found if r not in made)
+
+
 def test_a_program_that_fails_under_every_arm_shows_its_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

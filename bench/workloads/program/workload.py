@@ -62,6 +62,10 @@ class UserProgram(Workload):
         by_rules = job.program.rate is not None and job.program.stop_after_steps is None
         return STEPS_TO_LOOK if by_rules else None
 
+    def recorded_as(self, job: Job) -> Job | None:
+        """Return a whole run; the trace of a program has no marks where its steps begin."""
+        return job if job.program.rate is None else None
+
     def run(self, job: Job, folder: Path, on_event: OnEvent) -> Outcome:
         return run_program(job, folder, on_event)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from bench.job.job import Job, Program
 from bench.record.fields import COUNTERS
 from bench.workloads.program.watch.output import steady_from
 from bench.workloads.program.workload import UserProgram
@@ -52,6 +53,11 @@ def test_a_first_run_that_took_much_longer_or_much_less_is_stated() -> None:
         == []
         == UserProgram().cautions(record([], 3.5, run={"wall_seconds": 0.5, "stopped": True}))
     )
+
+
+def test_a_trace_stands_for_a_whole_run_and_for_no_step() -> None:
+    whole, stepped = (Job(workload="program", program=Program(["a"], rate=rate)) for rate in (None, "step"))
+    assert UserProgram().recorded_as(whole) == whole and UserProgram().recorded_as(stepped) is None
 
 
 def test_values_that_one_arm_does_not_repeat_are_stated() -> None:
