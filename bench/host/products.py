@@ -76,8 +76,8 @@ def disturbed(one: Mapping[str, Any]) -> bool:
 
 
 def gain(found: Products | None) -> float:
-    """Return how many times faster the product is on the best path than by default; 1 where that is unknown."""
-    if not found or not found["stock"]["product_gflops"]:
+    """Return how many times faster the product is on the best path than by default; 1 where that is unknown, or both are one path."""
+    if not found or not found["stock"]["product_gflops"] or found["full"]["path"] == found["stock"]["path"]:
         return 1.0
     return float(found["full"]["product_gflops"] / found["stock"]["product_gflops"])
 
@@ -116,7 +116,7 @@ def products_sentences(host: Mapping[str, Any]) -> list[str]:
     elif limit:
         said += f", {100 * fast / limit:.0f} % of the theoretical peak"
         said += " (cores boost above the reported clock)" if exceeds_limit(host) else ""
-    if fast < SLOW * slow:
+    if gain(found) < SLOW:
         return [f"{said}; by default {slow:.0f}."]
     line = f"in a job script `{full['shell_line']}`" if full["shell_line"] else "no variable"
     return [

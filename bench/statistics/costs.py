@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
-from bench.host.products import SLOW, disturbed, exceeds_limit
+from bench.host.products import SLOW, disturbed, exceeds_limit, gain
 from bench.host.vector import limit_gflops
 from bench.statistics.cause import fault_prices, total
 from bench.statistics.cells import Cell
@@ -90,7 +90,7 @@ def stock_seconds(cell: Cell, host: Mapping[str, Any]) -> float | None:
     where that path is not slow, or not known.
     """
     fast, slow = (product_of_a_thread(host, path) for path in (cell.job.launch.blas, "stock"))
-    if cell.tflops is None or not fast or not slow or fast <= SLOW * slow:
+    if cell.tflops is None or not fast or not slow or fast <= SLOW * slow or gain(host["products"]) <= SLOW:
         return None
     gflops = 1000 * cell.tflops * cell.nodes / cores_of(cell)
     return cell.sec_per_it.value * gflops * (1 / slow - 1 / fast)

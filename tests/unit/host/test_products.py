@@ -124,6 +124,13 @@ def test_a_slow_path_is_said_with_the_line_for_a_job_script() -> None:
     assert "no variable (It does)" in products_sentences(host(120, 50, None))[0]
 
 
+def test_two_speeds_of_one_path_are_noise() -> None:
+    """A virtual machine's cores were slow while the second product ran."""
+    found = host(120, 90)
+    found["products"]["stock"]["path"] = "AVX2"
+    assert gain(found["products"]) == 1.0 and products_sentences(found)[0].endswith("; by default 90.")
+
+
 def test_a_disturbed_product_is_said_to_be_one_and_is_no_share_of_anything() -> None:
     found = host(87, 37)
     found["products"]["full"]["product_cpus"] = 1.1

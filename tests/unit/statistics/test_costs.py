@@ -17,7 +17,8 @@ from bench.workloads.gpt.flops import tflops
 
 
 def products(full: float, stock: float) -> dict[str, Any]:
-    paths = {"full": {"product_gflops": full, "threads": 2}, "stock": {"product_gflops": stock, "threads": 2}}
+    speeds = {"full": ("AVX2", full), "stock": ("generic", stock)}
+    paths = {way: {"path": path, "product_gflops": speed, "threads": 2} for way, (path, speed) in speeds.items()}
     return {**b.HOST, "products": paths}
 
 
