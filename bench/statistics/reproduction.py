@@ -27,7 +27,7 @@ from bench.workloads.catalogue import workload_of
 SOFTWARE = ("packages.torch", "system.glibc", "memory.thp", "memory.page_bytes", "machine")
 Point = tuple[int, str, bool]  # nodes, arm, whether the nodes are simulated
 EVERYTHING: Point = (0, "", False)  # of two results as a whole
-WORDS = ("reproduced", "within tolerance", "not reproduced", "not comparable")
+WORDS = ("reproduced", "within tolerance", "not reproduced", "inconclusive", "not comparable")
 
 
 @dataclass(frozen=True)
@@ -168,9 +168,9 @@ def agree(a: Side, b: Side, tolerance: float) -> dict[Point, Agreement]:
 
     With the quotient's 95 % interval from both standard errors (Welch), *reproduced*: the whole interval lies within the tolerance
     (equivalence by interval inclusion, as in `stats.verdict`), so that noise cannot earn it; *within tolerance*: the same, but something
-    named differs, or one side is a single run, whose spread is unknown; *not reproduced*: the whole interval lies outside; *not
-    comparable*: the results are of different things, or the interval crosses the border, and then the number of blocks that would
-    decide is given. Raises ConfigError for an invalid tolerance.
+    named differs, or one side is a single run, whose spread is unknown; *not reproduced*: the whole interval lies outside; *inconclusive*:
+    the interval crosses the border, and the number of blocks that would decide is given; *not comparable*: the results are of different
+    things. Raises ConfigError for an invalid tolerance.
     """
     check_tolerance(tolerance)
     other = experiments_differ(a, b)[0]
@@ -216,7 +216,7 @@ def _judged(one: LogMean, two: LogMean, tolerance: float, conditions: tuple[str,
     elif abs(away) + half <= limit:
         word = "within tolerance" if conditions or singles else "reproduced"
     else:
-        word, blocks = "not comparable", deciding_blocks(one, two, limit)
+        word, blocks = "inconclusive", deciding_blocks(one, two, limit)
     half = math.expm1(min(half, 50.0))
     return Agreement(word, away=math.expm1(away), half=half, singles=singles, conditions=conditions, blocks=blocks)
 

@@ -51,7 +51,7 @@ def other_host(**changes: Any) -> dict[str, Any]:
     [
         (1.55, 0.0005, "reproduced"),  # 3 % apart, significantly less than 5
         (1.2, 0.005, "not reproduced"),
-        (1.5, 0.25, "not comparable"),  # a quarter of noise on each sample
+        (1.5, 0.25, "inconclusive"),  # a quarter of noise on each sample
     ],
 )
 def test_the_verdict_follows_the_ratio(tmp_path: Path, faster: float, spread: float, word: str) -> None:
@@ -160,9 +160,9 @@ def test_records_that_were_set_aside_are_asked_for_by_name(tmp_path: Path) -> No
         (1.00, 0.010, "reproduced"),
         (1.02, 0.010, "reproduced"),
         (1.03, 0.004, "reproduced"),
-        (1.045, 0.010, "not comparable"),  # the interval reaches over the border: noise earns nothing
-        (1.06, 0.008, "not comparable"),  # nearer than the tolerance, or not: it cannot be told
-        (1.00, 0.030, "not comparable"),  # too wide for the tolerance
+        (1.045, 0.010, "inconclusive"),  # the interval reaches over the border: noise earns nothing
+        (1.06, 0.008, "inconclusive"),  # nearer than the tolerance, or not: it cannot be told
+        (1.00, 0.030, "inconclusive"),  # too wide for the tolerance
         (1.20, 0.020, "not reproduced"),
         (1.06, 0.002, "not reproduced"),
     ],
@@ -235,7 +235,7 @@ def test_arms_that_are_not_paired_are_compared_by_their_blocks(tmp_path: Path) -
     a = unpaired(tmp_path / "a", [0.10, 0.12, 0.10, 0.12])
     b = unpaired(tmp_path / "b", [0.106, 0.127, 0.106, 0.127])
     word, said = only(a, b)
-    assert word == "not comparable" and "blocks on each side would" in said
+    assert word == "inconclusive" and "blocks on each side would" in said
     quiet, near, far = (
         unpaired(tmp_path / name, [0.1 * f, 0.1005 * f, 0.1 * f, 0.0998 * f])
         for name, f in (("c", 1), ("d", 1.01), ("e", 1.2))
