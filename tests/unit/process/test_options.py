@@ -200,7 +200,7 @@ def test_what_a_version_has_dropped_is_not_set(
     assert proof["dropped"] == dropped and {**always, **in_force} == {
         key: value for key, value in proof["options"].items() if key.isupper()
     }
-    words = setting_words({"job": {"allocator": asdict(arm)}, "ranks": [{"proof": proof}]})
+    words = setting_words({"job": {"allocator": asdict(arm), "launch": {"blas": "stock"}}, "ranks": [{"proof": proof}]})
     assert {word.split("=")[0] for word in words} == {*always, *in_force, "LD_PRELOAD"}
 
 
