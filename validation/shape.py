@@ -36,11 +36,14 @@ COUNTERS = ("minor_faults", "seconds")
 
 
 def draws(record: dict[str, Any], counter: str, most: int | None = None) -> list[float]:
-    """Return the mean of ``counter`` over the middle micro-batches of each counted iteration, the first ``most`` of them."""
+    """Return the mean of ``counter`` over the middle micro-batches of each iteration, the first ``most`` of them.
+
+    A micro-batch of the warm-up is none of them. The change point that a run of many cuts off by its times is no matter of faults.
+    """
     columns = record["ranks"][0]["micro_batches"]
     found: dict[int, list[float]] = {}
     for i, kind in enumerate(columns["kind"]):
-        if columns["steady"][i] and kind == "middle":
+        if kind == "middle":
             both = columns[f"forward_{counter}"][i] + columns[f"backward_{counter}"][i]
             found.setdefault(columns["iteration"][i], []).append(both)
     return [statistics.fmean(values[:most]) for values in found.values()]

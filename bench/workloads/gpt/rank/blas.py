@@ -84,9 +84,10 @@ def ask(library: ctypes.CDLL | None = None, cpu: Cpu | None = None) -> dict[str,
             path = "generic with Zen kernels"
         facts.update(library="Intel MKL", version=version, number=number, path=path)
         if cpu.vendor != "GenuineIntel":
-            question = getattr(ctypes.CDLL(None), QUESTION, None) or getattr(
-                library, QUESTION, None
-            )  # a preloaded one comes first
+            # A preloaded function comes first, as it does for MKL itself.
+            question = next(
+                (getattr(one, QUESTION) for one in (ctypes.CDLL(None), library) if hasattr(one, QUESTION)), None
+            )
             if question and question():
                 facts["reached"] = ANSWERED
             elif number > 0 and takes_debug_type(version):
