@@ -5,10 +5,11 @@
 glibc's heap layout changes at an optimizer step and then stays, so that an iteration is one draw of what a run costs. For each arm one
 run of long iterations gives the reference: the minor faults of its micro-batches after those that settle. Two comparisons with it:
 
-- Within each long iteration, the micro-batches that the shipped iteration counts against all of them. Both are of one draw, so that a
-  few draws suffice.
-- Runs of the shipped iteration, after warm-ups of different length, draw by draw. Draws differ by a fifth under glibc: hundreds would
-  be needed for 3 %, so that only a difference which their intervals do not explain counts.
+- Within each long iteration, the micro-batches that the shipped iteration counts against all of them.
+- Runs of the shipped iteration, after warm-ups of different length, draw by draw.
+
+Draws differ by 14 % under glibc, and its micro-batches by as much within some: hundreds of draws would be needed for 3 %, so that only a
+difference which the intervals do not explain counts.
 
 Faults do not mind a busy machine; the seconds are printed beside them, and mean something on a quiet one.
 
@@ -100,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
                     f"{arm}: the first {middles} middle ones against all of their iteration: {part:.3f} +- {half_width(parts):.3f}",
                     flush=True,
                 )
-                if abs(part - 1) > GOAL:
+                if abs(part - 1) > max(GOAL, half_width(parts)):
                     missed.append(f"{arm}, within iterations: {part:.3f}")
             for warm in sorted({*args.warm_ups, shipped.warmup_micro_batches}):
                 each = shipped.iteration_micro_batches
