@@ -3,7 +3,7 @@
     python -I -B -m bench.workloads.gpt.rank FD    (a pipe's number; what to do comes as lines of JSON on standard input)
 
 What happens is told as lines of JSON through FD: ``proved``; ``ready`` with what must be alike on all ranks, after which the rank
-waits for ``go``; in an interleaved run ``waits`` before each micro-batch, until ``turn``; micro-batches as they end; ``part``, the
+waits for ``go``; in an interleaved run ``waits`` before each micro-batch and layer, until ``turn``; micro-batches as they end; ``part``, the
 rank's part of the record, as soon as it has trained; ``after``, what is measured after that; then it waits for ``end``. Or ``failed``,
 with one sentence.
 """
@@ -127,7 +127,8 @@ def run(orders: Orders, tell: Tell, started: float, without: list) -> None:
         groups = initialize_groups(job, timedelta(seconds=limit) if limit else NO_LIMIT)
     tell({"event": "connected"})
     turns = Turns(orders, tell, order.get("interleaved", False))
-    trainer = Trainer(job, turns.clock, marked(MICRO_BATCH, turns.wait, after=True), groups)
+    pause = turns.wait if turns.interleaved else None
+    trainer = Trainer(job, turns.clock, marked(MICRO_BATCH, turns.wait, after=True), groups, pause)
     me["startup_seconds"] = time.perf_counter() - started
     trainer.run(marked(BETWEEN, tell, after=False))
 

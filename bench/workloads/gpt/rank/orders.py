@@ -56,7 +56,9 @@ class Orders:
 class Turns:
     """This rank's turns. Between two of them the rank sleeps in the kernel, and ``clock`` stands still.
 
-    A turn is one micro-batch, with the optimizer step where one follows. A run that is not interleaved never waits.
+    A turn is one layer's pass, so that what the host does for a second or two meets all runs. It is one micro-batch where a layer takes
+    only milliseconds, and where gradients are synchronized; with the optimizer step where one follows. A run that is not interleaved never
+    waits.
     """
 
     def __init__(self, orders: Orders, tell: Tell, interleaved: bool):

@@ -29,6 +29,7 @@ from bench.workloads.gpt.rank.gpt import GPT
 from bench.workloads.gpt.rank.parallel import Group, Groups, clip_gradients, initialize_groups
 from bench.workloads.gpt.rank.pipeline import Neighbors, one_forward_one_backward
 
+SHORTEST_TURN_FLOPS = 10**9  # of a layer, some 10 ms: to pass on a shorter turn would take longer than the turn
 Columns = dict[str, list[Any]]
 Tell = Callable[[dict[str, Any]], None]
 DDP_BUCKET_FLOATS = (25 << 20) // 4  # bucket_cap_mb of DistributedDataParallel, by default
@@ -37,7 +38,8 @@ DDP_BUCKET_FLOATS = (25 << 20) // 4  # bucket_cap_mb of DistributedDataParallel,
 class Trainer:
     """Model, optimizer and counters of one rank. Needs an initialized process group (gloo), of one rank too.
 
-    ``wait``: returns when the rank may run its next micro-batch; ``clock`` stands still meanwhile.
+    ``wait``: returns when the rank may run its next micro-batch, and ``pause`` when it may run its next layer; ``clock`` stands still
+    meanwhile.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Trainer:
         clock: Callable[[], float] = time.perf_counter,
         wait: Callable[[], None] = lambda: None,
         groups: Groups | None = None,
+        pause: Callable[[], None] | None = None,
     ):
         self.job, self.clock, self.wait = job, clock, wait
         self.groups = groups or initialize_groups(job)
@@ -59,6 +62,10 @@ class Trainer:
         more = COLLECTIVE_COLUMNS if self.groups.split else ()
         self.micro_batches: Columns = {name: [] for name in (*MICRO_BATCH_COLUMNS, *more)}
         self.iterations: Columns = {name: [] for name in ITERATION_COLUMNS}
+        self.synchronizes = False
+        if pause and self.ddp and layer_flops(job) > SHORTEST_TURN_FLOPS:
+            for layer in self.model.layers:
+                layer.register_forward_pre_hook(lambda *_: None if self.synchronizes else pause())
 
     def numbers(self, before: int) -> range:
         """Return the samples of this rank's micro-batch that has ``before`` of its micro-batches before it."""
@@ -78,6 +85,7 @@ class Trainer:
         tokens, labels = self.tokens.batch(numbers)
         self.seed_dropout(numbers.start)
         synchronise = last and job.train.overlap_grad_reduce
+        self.synchronizes = last and self.groups.data.size > 1  # gloo's threads would go on in a pause
         with contextlib.nullcontext() if synchronise else self.ddp.no_sync():
             lap = Laps(self.clock, self.groups)
             loss = self.ddp(tokens, labels)
@@ -217,6 +225,11 @@ class Trainer:
         flag = torch.tensor([int(more)])
         dist.broadcast(flag, 0)
         return bool(flag.item())
+
+
+def layer_flops(job: Job) -> int:
+    """Return about the floating-point operations of a layer's forward pass: 24 B s h^2 (`bench.workloads.gpt.flops`)."""
+    return 24 * job.train.micro_batch_size * job.model.sequence * job.model.hidden**2
 
 
 def adam(model: GPT, job: Job) -> torch.optim.Adam:

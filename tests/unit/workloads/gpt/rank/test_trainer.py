@@ -17,6 +17,7 @@ from bench.job.job import Data, Job
 from bench.job.sampling import kinds_of
 from bench.process.counters import rss_bytes
 from bench.workloads.gpt.rank.data import Tokens
+from bench.workloads.gpt.rank.parallel import Group, Groups
 from bench.workloads.gpt.rank.trainer import ITERATION_COLUMNS, MICRO_BATCH_COLUMNS, Trainer, adam
 
 pytestmark = pytest.mark.usefixtures("process_group", "one_thread")
@@ -100,6 +101,23 @@ def test_a_large_file_is_mapped_and_not_read(tmp_path: Path) -> None:
 
 
 # What an iteration does
+
+
+@pytest.mark.parametrize(("least", "replicas", "passes"), [(0, 1, 3 * 2), (0, 2, 2 * 2), (10**9, 1, 0)])
+def test_an_interleaved_run_pauses_before_each_layers_pass(
+    small_job: Job, monkeypatch: pytest.MonkeyPatch, least: int, replicas: int, passes: int
+) -> None:
+    """Forward and recomputation; not in layers of milliseconds, nor where gloo's threads would go on reducing gradients."""
+    monkeypatch.setattr("bench.workloads.gpt.rank.trainer.SHORTEST_TURN_FLOPS", least)
+    pauses: list[None] = []
+    groups = Groups(data=Group(0, replicas))
+    paused = Trainer(small_job, groups=groups, pause=lambda: pauses.append(None))
+    alone = Trainer(small_job, groups=groups)
+    for trainer in (paused, alone):
+        trainer.iteration(0, kinds_of(3), silent)
+    assert len(pauses) == passes * small_job.model.layers
+    assert paused.micro_batches["loss"] == alone.micro_batches["loss"]
+
 
 
 def test_columns_have_equal_lengths_and_true_contents(small_job: Job, events: list[dict[str, Any]]) -> None:
