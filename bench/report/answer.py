@@ -198,10 +198,10 @@ def precision(section: Section, ratios: Sequence[Ratio]) -> str:
     widest = ratios[needs.index(max(needs))]
     blocks, more = widest.num_blocks, max(needs) - widest.num_blocks
     few = f"only {blocks_text(blocks)}" if blocks < FEW_BLOCKS else ""
-    if more <= 0:
-        return few
     known = blocks > 1 and not widest.says_nothing
     width = f"±{100 * (math.sqrt(widest.high / widest.low) - 1):.0f}%" if known else "no CI"
+    if more <= 0 or width == f"±{100 * goal:.0f}%":
+        return few
     head = f"{few or 'wide CI'} ({width})"
     seconds = sum(sum(record["wall_seconds"] for record in cell.records) / cell.num_blocks for cell in section.cells)
     minutes = max(1, math.ceil(more * seconds / 60))

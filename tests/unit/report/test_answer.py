@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shlex
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from bench.job.job import Job, Launch
 from bench.paths import CHECKOUT
 from bench.record.packs import with_packs
 from bench.report import document, html, sentences, terminal
-from bench.report.answer import Line, answer, hanging, pasted, plain_table, printed
+from bench.report.answer import Line, answer, hanging, pasted, plain_table, precision, printed
 from bench.report.tables import Table
 from bench.statistics.grouping import Section, sections
 from bench.workloads import reading
@@ -119,6 +121,14 @@ def test_a_wide_interval_has_the_command_and_the_minutes_that_narrow_it() -> Non
         [b.record(Path("/results/tcmalloc"), job, seconds=9.0 + 3 * n) for n, job in enumerate(jobs)], "glibc"
     )
     assert "`make bench ARGS=measure.blocks_max_minutes=" in lines(of_bench)["Caution"]
+
+
+def test_an_interval_that_rounds_to_the_goal_is_not_called_wide() -> None:
+    found = section()
+    for high, wide in ((1.0411, False), (1.0468, True)):
+        error = math.log(high) / 2.571  # Student's t of six blocks
+        ratio = replace(found.pairs[0].ratio, value=1.0, low=1 / high, high=high, num_blocks=6, standard_error=error)  # type: ignore[type-var]
+        assert bool(precision(found, [ratio])) is wide
 
 
 def test_where_the_default_path_is_slow_its_variable_and_the_gain_there_are_given() -> None:
