@@ -3,8 +3,8 @@
     python -m validation coverage [--tries 2000] [--seed 1]
 
 Every try is a sweep of eight blocks of two interleaved arms. What is simulated is what was measured: under the reference arm the level
-of an iteration is a draw of its own, the host has slow stretches of half a minute, and the arms alternate micro-batch by micro-batch
-(ABBA), so that a stretch meets both. The product's own functions decide which iterations there are (`sampling.iterations`), what they
+of an iteration is a draw of its own, the host has slow stretches of half a minute, and the arms alternate layer by layer (ABBA), so that
+a stretch meets both. Runs have the shape of `+experiment=tcmalloc`. The product's own functions decide which iterations there are (`sampling.iterations`), what they
 are derived to (`figures.derive_rank`), and how runs become an interval (`stats.ratio`, as `pairing.pair` calls it); the first three,
 five and all eight blocks are judged. The truth is the ratio of whole iterations after the warm-up.
 
@@ -31,13 +31,15 @@ from typing import Any
 import numpy as np
 from run_job import parser_of
 
+from bench.config.compose import jobs_of
 from bench.driver.order import shuffle_arms
-from bench.job.job import Job, Measure
+from bench.job.job import Job
 from bench.job.sampling import iterations, wants_more, warm_up
 from bench.record.fields import COUNTERS
 from bench.statistics import stats
 from bench.workloads.gpt.figures import derive_rank
 
+MEASURE = jobs_of(["+experiment=tcmalloc"])[1][0].measure
 BLOCKS = (3, 5, 8)
 ARMS = ("glibc", "tcmalloc")
 FASTEST = 1.4  # how many times less time the second arm takes
@@ -51,6 +53,7 @@ class Shape:
     name: str
     iterations: int = 2  # of a run
     interleaved: bool = True
+    turns: int = 24  # of a micro-batch: forward and recomputation of twelve layers
     draws: float = 0.05  # of an iteration's level under the reference arm: faults that vary by 15 %
     noise: float = 0.012  # of a micro-batch
     warm_up: float = 0.08  # what the first micro-batch takes longer; it falls in a line to nothing within the warm-up
@@ -65,11 +68,13 @@ class Shape:
 
 
 SHAPES = (
-    Shape("make bench: 2 iterations a run"),
-    Shape("1 iteration a run", iterations=1),
+    Shape("make bench: 1 iteration a run", iterations=1),
+    Shape("2 iterations a run"),
     Shape("4 iterations a run", iterations=4),
     Shape("8 iterations, runs differ more", iterations=8, runs=0.02),
     Shape("one after another", interleaved=False),
+    Shape("turns of a micro-batch", turns=1),
+    Shape("slow stretches of 3 s", iterations=1, stretch_seconds=3.0),
     Shape("runs heavy-tailed", run_shape="t3", runs=0.008),
     Shape("spikes", spikes=0.03),
     Shape("long slow stretches, drift 20 %", stretch_seconds=120.0, drift=0.20),
@@ -104,7 +109,7 @@ def run_kinds(case: Shape) -> tuple[list[str], list[int], int]:
 
 
 def job_of(case: Shape) -> Job:
-    return Job(measure=Measure(iterations=case.iterations))
+    return Job(measure=replace(MEASURE, iterations=case.iterations))
 
 
 def steps_of_warm_up(job: Job) -> int:
@@ -151,10 +156,10 @@ def run(case: Shape, seconds: np.ndarray) -> dict[str, Any]:
 def blocks_of(rng: np.random.Generator, case: Shape, seed: int) -> Iterator[tuple[list[float], list[float]]]:
     """Yield the blocks of one sweep, without end: the samples of the reference's run and of the arm's, as in `pairing.pair`."""
     job, (_, iteration, warm) = job_of(case), run_kinds(case)
-    length = len(iteration)
+    length = len(iteration) * case.turns
     for block in itertools.count():
         order = shuffle_arms(ARMS, seed, block)
-        host = host_of(rng, case, 2 * length, SECONDS) * (1 + case.drift * block / BLOCKS[-1])
+        host = host_of(rng, case, 2 * length, SECONDS / case.turns) * (1 + case.drift * block / BLOCKS[-1])
         places = np.arange(2 * length).reshape(2, length)
         if case.interleaved:  # ABBA
             pairs = np.arange(2 * length).reshape(length, 2)
@@ -163,7 +168,8 @@ def blocks_of(rng: np.random.Generator, case: Shape, seed: int) -> Iterator[tupl
         for arm, place in zip(order, places):
             is_reference = arm == ARMS[0]
             level = SECONDS / (1 if is_reference else FASTEST)
-            values = level * level_of(rng, case, iteration, warm, is_reference) * host[place]
+            shared = host[place].reshape(-1, case.turns).mean(axis=1)
+            values = level * level_of(rng, case, iteration, warm, is_reference) * shared
             samples[arm] = derive_rank(job, run(case, values))["samples"]
         yield samples[ARMS[0]], samples[ARMS[1]]
 

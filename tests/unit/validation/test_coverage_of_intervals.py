@@ -9,20 +9,30 @@ import numpy as np
 import pytest
 
 SHAPES = {shape.name: shape for shape in coverage.SHAPES}
-BENCH = SHAPES["make bench: 2 iterations a run"]
+BENCH = SHAPES["2 iterations a run"]
 
 
 def test_a_run_has_the_shipped_warm_up_and_its_iterations() -> None:
     kinds, iteration, warm = coverage.run_kinds(BENCH)
-    assert warm == 4 and iteration == [0, 1, 2, 3, *[4] * 5, *[5] * 5]
-    assert [i for i, kind in enumerate(kinds) if kind == "middle"] == [6, 7, 11, 12]
+    assert warm == 2 and iteration == [0, 1, *[2] * 4, *[3] * 4]
+    assert [i for i, kind in enumerate(kinds) if kind == "middle"] == [4, 8]
 
 
 def test_the_reference_has_a_level_for_each_iteration_and_the_arm_has_one() -> None:
     quiet = replace(BENCH, noise=0.0, runs=0.0, warm_up=0.0)
     _, iteration, warm = coverage.run_kinds(quiet)
     reference, arm = (coverage.level_of(np.random.default_rng(1), quiet, iteration, warm, yes) for yes in (True, False))
-    assert len({round(x, 9) for x in reference}) == 6 and set(arm) == {1.0}
+    assert len({round(x, 9) for x in reference}) == 4 and set(arm) == {1.0}
+
+
+def test_short_turns_make_equal_arms_more_alike_under_slow_stretches_of_seconds() -> None:
+    noisy = replace(BENCH, draws=0.0, noise=0.0, runs=0.0, slow=0.5, stretch_seconds=3.0)
+    ratios = []
+    for turns in (1, 24):
+        blocks = coverage.blocks_of(np.random.default_rng(1), replace(noisy, turns=turns), 1)
+        pairs = [next(blocks) for _ in range(100)]
+        ratios.append(np.std([np.log(sum(ours) / sum(theirs)) for ours, theirs in pairs]))
+    assert ratios[1] < ratios[0] / 2
 
 
 def test_a_slow_stretch_lasts_half_a_minute_and_meets_both_arms() -> None:
@@ -42,7 +52,7 @@ def test_an_interval_too_narrow_misses_the_goals(times: float, good: bool, monke
         return replace(known, low=low, high=high)
 
     monkeypatch.setattr(coverage.stats, "ratio", narrowed)
-    outcomes, (fewest, _, most) = coverage.judge(1, 0, 30)
+    outcomes, (fewest, _, most) = coverage.judge(1, 1, 30)
     assert (fewest, most) == (2, 2)
     assert (not coverage.missed(BENCH, 5, outcomes[5], 30)) == good
 
