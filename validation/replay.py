@@ -1,7 +1,7 @@
 """A replay of the published trace against the training that it was recorded from, arm by arm: minor faults, system CPU time, peak memory.
 
     python -m validation replay --out results/replay
-    python -m validation replay --training gallery/gpt124m-xeon.tar.gz --arms glibc tcmalloc --perturbed 20
+    python -m validation replay --training gallery/gpt124m-iterations-xeon.tar.gz --perturbed 20
     python -m validation replay --training gallery/gpt124m-allocators-epyc.tar.gz --counts
 
 Training: the 124M GPT in the trace's shape (4 micro-batches of warm-up, iterations of 5), once for each arm; an arm that the records of
