@@ -4,9 +4,10 @@
 
 Every try is a sweep of eight blocks of two interleaved arms. What is simulated is what was measured: under the reference arm the level
 of an iteration is a draw of its own, the host has slow stretches of half a minute, and the arms alternate layer by layer (ABBA), so that
-a stretch meets both. Runs have the shape of `+experiment=tcmalloc`. The product's own functions decide which iterations there are (`sampling.iterations`), what they
-are derived to (`figures.derive_rank`), and how runs become an interval (`stats.ratio`, as `pairing.pair` calls it); the first three,
-five and all eight blocks are judged. The truth is the ratio of whole iterations after the warm-up.
+a stretch meets both. Runs have the shape of `+experiment=tcmalloc`. The product's own functions decide which iterations there are
+(`sampling.iterations`), what they are derived to (`figures.derive_rank`), and how runs become an interval (`stats.ratio`, as
+`pairing.pair` calls it); the first three, five and all eight blocks are judged. The truth is the ratio of whole iterations after the
+warm-up.
 
 Goals, in every shape but the stress ones: 93 to 97 % from five blocks, at least 90 % at three; two equal arms (A/A) called different in
 no more than 7 %, what that leaves; each give or take two standard errors of the simulation, which are printed. Exit code 1 when
