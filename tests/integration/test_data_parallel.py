@@ -26,6 +26,9 @@ LAUNCHERS = {
     "bench": ("BENCH_NODE_RANK", "BENCH_NUM_NODES"),
     "openmpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
 }
+# Two runs on two nodes, of layers that are long enough to be turns.
+LONG = ["model.hidden=256", "model.sequence=768", "measure.iterations=1"]
+LAYERS = [*JOB, *LONG, "-m", "nodes=2", "repeat=0", "launch.oversubscribe=true", "+allocator=glibc,tcmalloc"]
 LOCAL = "127.0.0.1"
 
 
@@ -44,6 +47,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     alone = {name: partial(bench, [*JOB, *words], root / name) for name, words in ALONE.items()}
     pair = [*JOB, "nodes=2", "launch.oversubscribe=true"]
     pairs = {name: partial(copies, [pair] * 2, root / name, name) for name in LAUNCHERS}
+    pairs["layers"] = lambda: copies([LAYERS] * 2, root / "layers")
+    pairs["one after another"] = lambda: copies([[*LAYERS, "sweep.interleave=false"]] * 2, root / "sequential")
     # Copies that must not go together, or that are alone.
     sweep = [*JOB, "repeat=range(8)"]
     short = [*JOB, "nodes=2", "launch.timeout_seconds=3"]
@@ -99,6 +104,17 @@ def test_losses_and_steps_are_those_of_one_rank(results: dict[str, Any], name: s
     assert norms == pytest.approx(alone["ranks"][0]["iterations"]["grad_norm"], rel=1e-4)
     assert all(rank["iterations"]["grad_norm"] == norms for rank in record["ranks"])
     assert len({rank["parameters_sha256"] for rank in record["ranks"]}) == 1, "all ranks hold the same parameters"
+
+
+def test_two_nodes_that_alternate_layer_by_layer_train_the_same_bits(results: dict[str, Any]) -> None:
+    (leader, follower), (alone, _) = results["layers"], results["one after another"]
+    assert (leader.code, follower.code, alone.code) == (0, 0, 0), leader.stderr + follower.stderr + alone.stderr
+    bits = set()
+    for arm in ("glibc", "tcmalloc"):
+        paused, whole = (done.one(allocator__name=arm) for done in (leader, alone))
+        assert paused["interleaved_with"] and "interleaved_with" not in whole
+        bits |= {rank["parameters_sha256"] for record in (paused, whole) for rank in record["ranks"]}
+    assert len(bits) == 1
 
 
 @pytest.mark.parametrize("name", ["ranks", "bench", "openmpi"])
