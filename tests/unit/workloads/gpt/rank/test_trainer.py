@@ -119,7 +119,6 @@ def test_an_interleaved_run_pauses_before_each_layers_pass(
     assert paused.micro_batches["loss"] == alone.micro_batches["loss"]
 
 
-
 def test_columns_have_equal_lengths_and_true_contents(small_job: Job, events: list[dict[str, Any]]) -> None:
     trainer = Trainer(with_measure(small_job, iterations=2, warmup_micro_batches=2), Clock())
     trainer.run(events.append)
